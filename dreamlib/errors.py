@@ -1,0 +1,35 @@
+"""Our exceptions.  Each message is one clear sentence and names the remedy."""
+
+from __future__ import annotations
+
+
+class DreamlibError(Exception):
+    """Something the user can put right; the message says how.  The CLI prints it and exits 2."""
+
+
+class ConfigError(DreamlibError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class DataError(DreamlibError):
+    """Images are missing, unreadable or not what their manifest says."""
+
+
+class WeightsUnavailable(DreamlibError):
+    """A pretrained network's file is not here, or is not the file it claims to be."""
+
+
+class RunError(DreamlibError):
+    """A run folder cannot be opened, written or continued."""
+
+
+class CheckpointError(DreamlibError):
+    """A file of saved state does not hold what its manifest promises."""
+
+
+class NotEnoughSamples(DreamlibError):
+    """A statistic was asked of fewer images than it needs or than exist."""
+
+
+class Interrupted(DreamlibError):
+    """A long job was asked to stop between two units of work; what is done is kept."""

@@ -1,0 +1,59 @@
+"""One progress helper for all long work: honest, throttled, with an ETA.
+
+Jobs take a `progress` argument of type `Progress`, a function that opens a bar and returns its
+`advance`.  The default is silent, so that a library call prints nothing by itself.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+Advance = Callable[[int], None]
+Progress = Callable[[str, int], Advance]
+
+
+def silent(label: str, total: int) -> Advance:
+    return lambda count: None
+
+
+def duration(seconds: float) -> str:
+    """3725 -> '1 h 02 min'; 65 -> '1 min 05 s'; 8.2 -> '8 s'."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    if whole >= 60:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole} s"
+
+
+class TextProgress:
+    """Lines of plain text: the first after `first` seconds, then at most one every `every`.
+
+    Plain text reads the same in a terminal, in a notebook and in papermill's log, and a low rate
+    keeps a hosted notebook's page alive.  Short jobs print nothing until they finish.
+    """
+
+    def __init__(self, every: float = 10.0, first: float = 3.0, file=None):
+        self.every, self.first, self.file = every, first, file
+
+    def __call__(self, label: str, total: int) -> Advance:
+        start = time.monotonic()
+        due, done, seen = start + self.first, 0, False
+
+        def advance(count: int) -> None:
+            nonlocal due, done, seen
+            done += count
+            now = time.monotonic()
+            finished = done >= total
+            if now < due and not (finished and seen):
+                return
+            seconds = now - start
+            rate = done / seconds if seconds else 0.0
+            left = "done" if finished else f"ETA {duration((total - done) / rate)}" if rate else ""
+            text = f"{label}: {done:,}/{total:,} ({done / total:.0%}) · {rate:.3g}/s · {left}"
+            print(text, file=self.file or sys.stdout, flush=True)  # noqa: T201
+            due, seen = now + self.every, True
+
+        return advance
