@@ -1,0 +1,90 @@
+"""Seeds to images: image i of seed s has the same bytes however the work is split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlib.diffusion.dream import Net
+from dreamlib.diffusion.samplers import Noise, Step
+from dreamlib.diffusion.schedule import Schedule
+from dreamlib.errors import Interrupted
+from dreamlib.images import quantise
+from dreamlib.rng import torch_rng
+
+
+class BoundSampler(Protocol):
+    """A sampler with its steps and options filled in."""
+
+    def __call__(self, net: Net, sched: Schedule, x: Tensor, noise: Noise) -> Iterator[Step]: ...
+
+
+def image_noise(
+    seed: int, slots: Sequence[int | None], shape: Sequence[int], t: int, device: torch.device
+) -> Tensor:
+    """Standard normal [B,*shape]; row r is keyed by (seed, slots[r], t), empty slots are zero."""
+    rows = torch.zeros(len(slots), *shape)
+    for row, image in zip(rows, slots):
+        if image is not None:
+            row.normal_(generator=torch_rng("image", seed, image, t))
+    return rows.to(device)
+
+
+def batches(images: Sequence[int], batch: int) -> list[list[int | None]]:
+    """Deal images out to batches of one fixed size; image i always sits in row i % batch.
+
+    A network's floats may depend on the batch size and on the row, never on the other rows'
+    values; so with both fixed an image's bytes do not depend on its company.  An image goes into
+    the first batch whose row is free.
+    """
+    dealt: list[list[int | None]] = []
+    for image in images:
+        free = next((b for b in dealt if b[image % batch] is None), None)
+        if free is None:
+            free = [None] * batch
+            dealt.append(free)
+        free[image % batch] = image
+    return dealt
+
+
+@torch.inference_mode()
+def draw_images(
+    net: Net,
+    sched: Schedule,
+    sampler: BoundSampler,
+    images: Sequence[int],
+    *,
+    seed: int,
+    shape: Sequence[int],
+    batch: int,
+    device: torch.device,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[list[int | None], Step], None] | None = None,
+) -> np.ndarray:
+    """Generate images numbered `images` of `seed` -> uint8 [N,H,W,C], in the order asked.
+
+    shape is (C, H, W).  `on_step` sees every step of every batch (for figures); `should_stop` is
+    asked after every step, and ends the drawing by raising Interrupted.
+    """
+    drawn: dict[int, np.ndarray] = {}
+    for slots in batches(list(dict.fromkeys(images)), batch):
+        # The start is the noise of timestep T, one beyond the last that a sampler asks for.
+        x = image_noise(seed, slots, shape, len(sched), device)
+
+        def noise(t: int, slots: list[int | None] = slots) -> Tensor:
+            return image_noise(seed, slots, shape, t, device)
+
+        for step in sampler(net, sched, x, noise):
+            x = step.x_t
+            if on_step:
+                on_step(slots, step)
+            if should_stop():
+                raise Interrupted("asked to stop while drawing images")
+        for row, image in zip(quantise(x), slots):
+            if image is not None:
+                drawn[image] = row
+    return np.stack([drawn[image] for image in images])

@@ -1,0 +1,186 @@
+"""The DREAM family: one shift along the model's own error, four losses.
+
+With D = eps - eps_hat (no gradient), the clean image that the network sees in x_t is
+x0_hat = x0 + (s/a) D.  Moving the input by s*lam*D is therefore the same as noising
+x0 + lam*(x0_hat - x0): input and target can be compared across the losses by eye.
+
+    loss           input                        target          lam
+    standard       x_t                          eps             -
+    conservative   x_t + shift (x0_hat clipped) eps             lam_max * t/T * ramp(step)
+    paper          x_t + s*lam*D                eps + lam*D     s**p
+    perturb        x_t + s*gamma*xi             eps             -
+
+A loss is called as `loss(net, sched, batch, step)` and yields one or more terms [B], one value
+per image; the training step sums them, calling backward after each so that two branches never
+hold their activations together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dreamlib.diffusion.process import q_sample, x0_from_eps
+from dreamlib.diffusion.schedule import Schedule
+
+
+class Batch(NamedTuple):
+    """A training batch and everything random about it, drawn for the whole batch at once."""
+
+    x0: Tensor  # [B,C,H,W] in [-1, 1]
+    t: Tensor  # int64 [B]
+    eps: Tensor  # [B,C,H,W], standard normal
+    xi: Tensor  # [B,C,H,W], a second standard normal, for `perturb`
+    coin: Tensor  # float32 [B], uniform in [0, 1), for the sampled estimator
+
+
+Net = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[nn.Module, Schedule, Batch, int], Iterator[Tensor]]
+
+
+def ramp(step: int, start: int, length: int) -> float:
+    """0 before `start`, then min(step / length, 1), with both in optimizer steps."""
+    return 0.0 if step < start else min(step / max(length, 1), 1.0)
+
+
+def lam_linear(sched: Schedule, t: Tensor, lam_max: float, factor: float) -> Tensor:
+    """lam_max * t/T * factor, float64 [B]: large where the image is mostly noise."""
+    return lam_max * factor * t.double() / len(sched)
+
+
+def lam_power(sched: Schedule, t: Tensor, p: float) -> Tensor:
+    """sqrt(1 - alpha_bar)**p, float64 [B].  Zhou 2024 (DREAM), Sec. 4.2."""
+    return (1 - sched.alpha_bar[t.cpu()]).sqrt().to(t.device) ** p
+
+
+@contextmanager
+def own_error(net: nn.Module) -> Iterator[None]:
+    """Measure the model's own error: no gradient, dropout off; restores the training mode."""
+    training = net.training
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        net.train(training)
+
+
+def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error per image, float32 [B]."""
+    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+
+
+def rectify(
+    sched: Schedule, batch: Batch, x_t: Tensor, eps_hat: Tensor, lam: Tensor
+) -> tuple[Tensor, Tensor]:
+    """DREAM's pair: input and target moved along the model's own error.  lam [B]; lam = 0 is DDPM.
+
+    The pair still describes x0 exactly.  Zhou 2024, Alg. 1.
+    """
+    _, s = sched.signal_noise(batch.t)
+    shift = lam.float().view(-1, 1, 1, 1) * (batch.eps - eps_hat.float())
+    return x_t + s * shift, batch.eps + shift
+
+
+def adapt(sched: Schedule, batch: Batch, x_t: Tensor, eps_hat: Tensor, lam: Tensor) -> Tensor:
+    """The same input, with x0_hat clipped to [-1, 1] first.  lam [B] -> [B,C,H,W].
+
+    Noising x0 + lam*(clip(x0_hat) - x0) with the same eps adds a*lam*(clip(x0_hat) - x0) to x_t.
+    """
+    a, _ = sched.signal_noise(batch.t)
+    x0_hat = x0_from_eps(sched, x_t, batch.t, eps_hat.float()).clamp(-1, 1)
+    return x_t + a * lam.float().view(-1, 1, 1, 1) * (x0_hat - batch.x0)
+
+
+def standard(net: nn.Module, sched: Schedule, batch: Batch, step: int = 0) -> Iterator[Tensor]:
+    """Predict the noise in x_t.  Ho 2020, Eq. 14."""
+    x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
+    yield squared_error(net(x_t, batch.t), batch.eps)
+
+
+@dataclass(frozen=True)
+class Conservative:
+    """The original recipe's loss: a share `weight` of the error comes from the adapted input.
+
+    Two estimators of one objective.  `both` evaluates both branches, the second reusing the
+    first's detached prediction.  `sampled` sends each image down one branch, the adapted one with
+    probability `weight`, and pays an extra forward pass for those images alone.
+    """
+
+    lam_max: float = 0.5
+    start: int = 0
+    length: int = 1
+    weight: float = 0.3
+    estimator: str = "sampled"
+
+    def lam(self, sched: Schedule, t: Tensor, step: int) -> Tensor:
+        return lam_linear(sched, t, self.lam_max, ramp(step, self.start, self.length))
+
+    def __call__(
+        self, net: nn.Module, sched: Schedule, batch: Batch, step: int
+    ) -> Iterator[Tensor]:
+        lam = self.lam(sched, batch.t, step)
+        if not lam.any():
+            return standard(net, sched, batch)
+        branches = self._both if self.estimator == "both" else self._sampled
+        return branches(net, sched, batch, lam)
+
+    def _both(
+        self, net: nn.Module, sched: Schedule, batch: Batch, lam: Tensor
+    ) -> Iterator[Tensor]:
+        x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
+        eps_hat = net(x_t, batch.t)
+        yield (1 - self.weight) * squared_error(eps_hat, batch.eps)
+        x_adapted = adapt(sched, batch, x_t, eps_hat.detach(), lam)
+        yield self.weight * squared_error(net(x_adapted, batch.t), batch.eps)
+
+    def _sampled(
+        self, net: nn.Module, sched: Schedule, batch: Batch, lam: Tensor
+    ) -> Iterator[Tensor]:
+        x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
+        rows = torch.nonzero((batch.coin < self.weight) & (lam > 0)).flatten()
+        if len(rows):
+            part = Batch(*(field[rows] for field in batch))
+            with own_error(net):
+                eps_hat = net(x_t[rows], part.t)
+            x_t = x_t.index_copy(0, rows, adapt(sched, part, x_t[rows], eps_hat, lam[rows]))
+        yield squared_error(net(x_t, batch.t), batch.eps)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The DREAM paper's loss: shifted input, shifted target.  Zhou 2024, Alg. 1."""
+
+    p: float = 1.0
+
+    def lam(self, sched: Schedule, t: Tensor, step: int) -> Tensor:
+        return lam_power(sched, t, self.p)
+
+    def __call__(
+        self, net: nn.Module, sched: Schedule, batch: Batch, step: int
+    ) -> Iterator[Tensor]:
+        x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
+        with own_error(net):
+            eps_hat = net(x_t, batch.t)
+        x_hat, target = rectify(
+            sched, batch, x_t, eps_hat, self.lam(sched, batch.t, step)
+        )
+        yield squared_error(net(x_hat, batch.t), target)
+
+
+@dataclass(frozen=True)
+class Perturb:
+    """Input perturbation: an independent Gaussian in the place of D.  Ning 2023, Alg. 1."""
+
+    gamma: float = 0.1
+
+    def __call__(
+        self, net: nn.Module, sched: Schedule, batch: Batch, step: int
+    ) -> Iterator[Tensor]:
+        x_t = q_sample(sched, batch.x0, batch.t, batch.eps + self.gamma * batch.xi)
+        yield squared_error(net(x_t, batch.t), batch.eps)

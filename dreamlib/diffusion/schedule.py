@@ -1,0 +1,57 @@
+"""Noise schedules, held in float64."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A variance-preserving schedule: alpha_bar float64 [T], decreasing, inside (0, 1)."""
+
+    alpha_bar: Tensor
+
+    def __post_init__(self) -> None:
+        bar = self.alpha_bar
+        if bar.dtype != torch.float64 or bar.ndim != 1:
+            raise ValueError("alpha_bar is a float64 vector")
+        falls = bool((bar[1:] < bar[:-1]).all())
+        if not (falls and 0 < bar[-1] and bar[0] < 1):
+            raise ValueError("alpha_bar must decrease inside (0, 1)")
+
+    def __len__(self) -> int:
+        return len(self.alpha_bar)
+
+    def signal_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """a_t and s_t, float32, ready to broadcast over images: t [B] -> 2 x [B,1,1,1]."""
+        bar = self.alpha_bar[t.cpu()].view(-1, 1, 1, 1)
+        return bar.sqrt().float().to(t.device), (1 - bar).sqrt().float().to(t.device)
+
+
+def from_betas(betas: Tensor) -> Schedule:
+    """Ho 2020, Sec. 2: alpha_bar_t is the product of 1 - beta up to t.  betas float64 [T]."""
+    return Schedule(torch.cumprod(1 - betas, dim=0))
+
+
+def linear(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Schedule:
+    """Ho 2020, Sec. 4: betas rise linearly."""
+    return from_betas(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64))
+
+
+def cosine(
+    steps: int, s: float = 0.008, beta_min: float = 1e-4, beta_max: float = 0.9999
+) -> Schedule:
+    """Nichol 2021, Eq. 17: alpha_bar follows cos^2; betas clipped to [beta_min, beta_max].
+
+    The lower clip is the original recipe's; it changes the first 13 of 1000 betas.
+    """
+    grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+    bar = torch.cos((grid + s) / (1 + s) * math.pi / 2) ** 2
+    return from_betas((1 - bar[1:] / bar[:-1]).clamp(beta_min, beta_max))
+
+
+SCHEDULES = {"linear": linear, "cosine": cosine}

@@ -1,0 +1,176 @@
+"""The U-Net: residual blocks with time scale and shift, attention, full-resolution skips."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GROUPS = 8
+
+
+def time_embedding(t: Tensor, dim: int) -> Tensor:
+    """Sinusoids of the timestep, t [B] -> float32 [B,dim].  Vaswani 2017, Sec. 3.5."""
+    half = dim // 2
+    rates = torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)
+    angles = t.float()[:, None] * rates[None]
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class ResBlock(nn.Module):
+    """GN, SiLU, conv, GN with time scale and shift, SiLU, dropout, conv; plus a shortcut."""
+
+    def __init__(self, inp: int, out: int, time_dim: int, dropout: float):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(GROUPS, inp)
+        self.conv1 = nn.Conv2d(inp, out, 3, padding=1)
+        self.time = nn.Linear(time_dim, 2 * out)
+        self.norm2 = nn.GroupNorm(GROUPS, out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(out, out, 3, padding=1)
+        self.shortcut = nn.Conv2d(inp, out, 1) if inp != out else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """x [B,inp,H,W], emb [B,time_dim] -> [B,out,H,W]."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.time(F.silu(emb))[:, :, None, None].chunk(2, dim=1)
+        h = h * (1 + scale) + shift
+        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return h + self.shortcut(x)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over pixels, residual.  [B,C,H,W] -> the same shape."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(GROUPS, width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.proj = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, width, height, breadth = x.shape
+        qkv = self.qkv(self.norm(x)).view(batch, 3, self.heads, width // self.heads, -1)
+        # [B,heads,pixels,d], contiguous: SDPA's quick kernels need stride(-1) == 1.
+        q, k, v = qkv.transpose(-1, -2).contiguous().unbind(1)
+        h = F.scaled_dot_product_attention(q, k, v)
+        h = h.transpose(-1, -2).reshape(batch, width, height, breadth)
+        return x + self.proj(h)
+
+
+class Level(nn.Module):
+    """Blocks at one resolution: residual blocks in a row, then attention where it is asked for."""
+
+    def __init__(
+        self, widths: Sequence[int], time_dim: int, dropout: float, heads: int, attend: bool
+    ):
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            ResBlock(inp, out, time_dim, dropout) for inp, out in zip(widths, widths[1:])
+        )
+        self.attention = Attention(widths[-1], heads) if attend else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x, emb)
+        return self.attention(x)
+
+
+class Middle(nn.Module):
+    """ResBlock, attention, ResBlock at the lowest resolution."""
+
+    def __init__(self, width: int, time_dim: int, dropout: float, heads: int):
+        super().__init__()
+        self.first = ResBlock(width, width, time_dim, dropout)
+        self.attention = Attention(width, heads)
+        self.second = ResBlock(width, width, time_dim, dropout)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        return self.second(self.attention(self.first(x, emb)), emb)
+
+
+class UNet(nn.Module):
+    """Predicts the noise in x_t.  forward(x_t [B,C,S,S], t [B]) -> float [B,C,S,S].
+
+    `widths` has one entry per level; every level ends in a stride-2 convolution and hands its
+    skip over at full resolution, before it.  `attention` lists the resolutions (after the patch
+    stem) that attend; the middle always does.  `patch` > 1 folds patch x patch pixels into
+    channels first: an inexpensive stem for small machines.
+    """
+
+    def __init__(
+        self,
+        *,
+        size: int,
+        channels: int,
+        widths: Sequence[int],
+        blocks: int = 2,
+        attention: Sequence[int] = (),
+        heads: int = 4,
+        dropout: float = 0.0,
+        patch: int = 1,
+    ):
+        super().__init__()
+        check_shape(size, widths, attention, heads, patch)
+        self.size, self.channels, self.patch = size, channels, patch
+        pixels, time_dim, levels = channels * patch**2, 4 * widths[0], len(widths)
+        inner = [size // patch // 2**i for i in range(levels)]
+        inputs = [widths[0], *widths[:-1]]
+
+        def level(first: int, rest: int, i: int) -> Level:
+            row = [first, *[rest] * blocks]
+            return Level(row, time_dim, dropout, heads, inner[i] in attention)
+
+        self.time = nn.Sequential(
+            nn.Linear(widths[0], time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
+        )
+        self.stem = nn.Conv2d(pixels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(level(inputs[i], widths[i], i) for i in range(levels))
+        self.shrink = nn.ModuleList(nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths)
+        self.middle = Middle(widths[-1], time_dim, dropout, heads)
+        above = [*widths[1:], widths[-1]]
+        self.grow = nn.ModuleList(
+            nn.ConvTranspose2d(above[i], widths[i], 4, stride=2, padding=1) for i in range(levels)
+        )
+        self.up = nn.ModuleList(level(2 * widths[i], widths[i], i) for i in range(levels))
+        self.norm = nn.GroupNorm(GROUPS, widths[0])
+        self.head = nn.Conv2d(widths[0], pixels, 3, padding=1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        emb = self.time(time_embedding(t, self.stem.out_channels))
+        h = self.stem(F.pixel_unshuffle(x_t, self.patch) if self.patch > 1 else x_t)
+        skips = []
+        for level, shrink in zip(self.down, self.shrink):
+            h = level(h, emb)
+            skips.append(h)
+            h = shrink(h)
+        h = self.middle(h, emb)
+        for level, grow, skip in reversed(list(zip(self.up, self.grow, skips))):
+            h = level(torch.cat([grow(h), skip], dim=1), emb)
+        h = self.head(F.silu(self.norm(h)))
+        return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
+
+
+def check_shape(
+    size: int, widths: Sequence[int], attention: Sequence[int], heads: int, patch: int
+) -> None:
+    """Raise ValueError naming the allowed values when these sizes cannot be built."""
+    unit = patch * 2 ** len(widths)
+    if size % unit:
+        raise ValueError(
+            f"size {size} does not divide into patches of {patch} and {len(widths)} halvings: "
+            f"take a multiple of {unit}, or fewer widths"
+        )
+    bad = [w for w in widths if w % GROUPS or w % heads]
+    if bad:
+        raise ValueError(f"widths {bad} must be multiples of {GROUPS} (groups) and {heads} (heads)")
+    known = [size // patch // 2**i for i in range(len(widths))]
+    unknown = [r for r in attention if r not in known]
+    if unknown:
+        raise ValueError(f"no level has resolution {unknown}: attention may name {known}")
