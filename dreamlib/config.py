@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from dreamlib.errors import ConfigError
 from dreamlib.files import write_text
 
+PRESETS = Path(__file__).parent / "presets"
 SPAN = re.compile(r"^\s*([0-9.]+)\s*(%|epochs?|steps?)\s*$")
 
 
@@ -26,7 +26,7 @@ def _span(value: Any) -> Any:
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     if whole or (isinstance(value, str) and SPAN.match(value)):
         return value
-    raise ValueError('give steps (2000), epochs ("3 epochs") or a share of the run ("10 %")')
+    raise ValueError('steps (2000), epochs ("3 epochs") or a share of the run ("10 %")')
 
 
 Span = Annotated[int | str, BeforeValidator(_span)]
@@ -65,7 +65,7 @@ class Data(Section):
 
 
 class Net(Section):
-    widths: Annotated[tuple[Int, ...], Field(min_length=1)]
+    widths: tuple[Int, ...]
     blocks: Int = Field(2, ge=1)
     attention: tuple[Int, ...] = ()  # resolutions; the middle block always attends
     heads: Int = Field(4, ge=1)
@@ -109,7 +109,7 @@ class Train(Section):
     hours: Float | None = Field(None, gt=0)  # time budget of one session
     save_minutes: Float = Field(10.0, gt=0)
     log_every: Int = Field(50, ge=1)  # steps
-    previews: Int = Field(4, ge=0)  # sample grids, beside those at 5, 25, 50, 75 and 100 %
+    preview_every: Span = 0  # sample grids, beside those at 5, 25, 50, 75 and 100 %
     tensorboard: Bool = False
 
 
@@ -125,7 +125,7 @@ class Sample(Section):
 
 class Evaluate(Section):
     extractor: Literal["classifier", "inception"] = "inception"
-    n: Annotated[tuple[Int, ...], Field(min_length=1)] = (500, 5000)
+    n: tuple[Int, ...] = (500, 5000)
     reference: Int = Field(5000, ge=2)  # held-out real images, the same for every column
     weights: str | None = None  # the Inception file, or a folder that holds it
     anchors: Bool = False  # score the untrained network and Gaussian images as well
@@ -143,6 +143,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits(self) -> Config:
+        if not self.net.widths or not self.evaluate.n:
+            raise ValueError("net.widths and evaluate.n need at least one number each")
         if self.sample.steps > self.diffusion.steps:
             raise ValueError(
                 f"sample.steps is {self.sample.steps}, but diffusion.steps only "
@@ -153,7 +155,15 @@ class Config(Section):
 
 # Fields that leave a run the same run: where and how fast it goes, and what is asked of it later.
 MAY_CHANGE = {
-    "train": {"hours", "device", "micro", "save_minutes", "log_every", "previews", "tensorboard"},
+    "train": {
+        "hours",
+        "device",
+        "micro",
+        "save_minutes",
+        "log_every",
+        "preview_every",
+        "tensorboard",
+    },
     "data": {"path"},  # the packed images' fingerprint decides, not where they lay
     "sample": None,
     "evaluate": None,
@@ -193,11 +203,14 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
 )
 
 
-def _parse(text: str, source: str) -> Any:
+def parse_value(text: str, source: str) -> Any:
+    """A YAML value; ConfigError names `source` when it is not one."""
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -206,8 +219,7 @@ def _parse(text: str, source: str) -> Any:
 
 
 def preset_names() -> list[str]:
-    folder = resources.files("dreamlib") / "presets"
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def load_config(preset: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -216,7 +228,7 @@ def load_config(preset: str | Path, overrides: Iterable[str] = ()) -> Config:
     Raises ConfigError naming file, field, value and what is allowed.
     """
     source, text = _read(preset)
-    values = _parse(text, source)
+    values = parse_value(text, source)
     if not isinstance(values, dict):
         raise ConfigError(f"{source} must hold sections such as data, net and train")
     values.setdefault("preset", Path(str(preset)).stem)
@@ -238,8 +250,7 @@ def _read(preset: str | Path) -> tuple[str, str]:
             f"there is no preset {preset!r}: {hint}choose one of {', '.join(preset_names())}, "
             "or give a path that ends in .yaml"
         )
-    name = f"{preset}.yaml"
-    return name, (resources.files("dreamlib") / "presets" / name).read_text(encoding="utf-8")
+    return f"{preset}.yaml", (PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -250,7 +261,7 @@ def _override(values: dict[str, Any], override: str) -> None:
     section = values.setdefault(path[0], {})
     if not isinstance(section, dict):
         raise ConfigError(f"override {override!r}: {path[0]} is not a section")
-    section[path[1]] = _parse(text, f"--set {override}")
+    section[path[1]] = parse_value(text, f"--set {override}")
 
 
 def make_config(values: dict[str, Any], source: str) -> Config:

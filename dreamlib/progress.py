@@ -53,7 +53,7 @@ class TextProgress:
             rate = done / seconds if seconds else 0.0
             left = "done" if finished else f"ETA {duration((total - done) / rate)}" if rate else ""
             text = f"{label}: {done:,}/{total:,} ({done / total:.0%}) · {rate:.3g}/s · {left}"
-            print(text, file=self.file or sys.stdout, flush=True)  # noqa: T201
+            print(text, file=self.file or sys.stdout, flush=True)
             due, seen = now + self.every, True
 
         return advance

@@ -72,12 +72,12 @@ def draw_images(
     """
     drawn: dict[int, np.ndarray] = {}
     for slots in batches(list(dict.fromkeys(images)), batch):
-        # The start is the noise of timestep T, one beyond the last that a sampler asks for.
-        x = image_noise(seed, slots, shape, len(sched), device)
 
         def noise(t: int, slots: list[int | None] = slots) -> Tensor:
             return image_noise(seed, slots, shape, t, device)
 
+        # The start is the noise of timestep T, one beyond the last that a sampler asks for.
+        x = noise(len(sched))
         for step in sampler(net, sched, x, noise):
             x = step.x_t
             if on_step:
@@ -88,3 +88,45 @@ def draw_images(
             if image is not None:
                 drawn[image] = row
     return np.stack([drawn[image] for image in images])
+
+
+def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
+    """From a to b [C,H,W] along the great circle, so that norms stay those of Gaussian noise."""
+    angle = torch.arccos(torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).double())
+    near, far = torch.sin((1 - share) * angle), torch.sin(share * angle)
+    return ((near * a + far * b) / torch.sin(angle)).float()
+
+
+@torch.inference_mode()
+def interpolate(
+    net: Net,
+    sched: Schedule,
+    sampler: BoundSampler,
+    ends: tuple[int, int],
+    count: int,
+    *,
+    seed: int,
+    shape: Sequence[int],
+    batch: int,
+    device: torch.device,
+) -> np.ndarray:
+    """`count` images between two of `seed`, ends included -> uint8 [count,H,W,C].
+
+    Starts are interpolated spherically; the sampler must be deterministic, because noise added on
+    the way would leave nothing in common between neighbours.
+    """
+    first, last = (image_noise(seed, [end], shape, len(sched), device)[0] for end in ends)
+    starts = [slerp(first, last, i / (count - 1)) for i in range(count)]
+    frames = []
+    for begin in range(0, count, batch):
+        part = torch.stack(starts[begin : begin + batch])
+        x = torch.zeros(batch, *shape, device=device)
+        x[: len(part)] = part
+        for step in sampler(net, sched, x, _no_noise):
+            x = step.x_t
+        frames.append(quantise(x)[: len(part)])
+    return np.concatenate(frames)
+
+
+def _no_noise(t: int) -> Tensor:
+    raise ValueError("interpolation needs a deterministic sampler: ddim with eta 0")

@@ -35,8 +35,14 @@ class Batch(NamedTuple):
     x0: Tensor  # [B,C,H,W] in [-1, 1]
     t: Tensor  # int64 [B]
     eps: Tensor  # [B,C,H,W], standard normal
-    xi: Tensor  # [B,C,H,W], a second standard normal, for `perturb`
     coin: Tensor  # float32 [B], uniform in [0, 1), for the sampled estimator
+    xi: Tensor | None = None  # [B,C,H,W], a second standard normal, for `perturb`
+
+    def rows(self, which: Tensor | slice) -> Batch:
+        return Batch(*(None if field is None else field[which] for field in self))
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(None if field is None else field.to(device) for field in self))
 
 
 Net = Callable[[Tensor, Tensor], Tensor]
@@ -130,9 +136,7 @@ class Conservative:
         branches = self._both if self.estimator == "both" else self._sampled
         return branches(net, sched, batch, lam)
 
-    def _both(
-        self, net: nn.Module, sched: Schedule, batch: Batch, lam: Tensor
-    ) -> Iterator[Tensor]:
+    def _both(self, net: nn.Module, sched: Schedule, batch: Batch, lam: Tensor) -> Iterator[Tensor]:
         x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
         eps_hat = net(x_t, batch.t)
         yield (1 - self.weight) * squared_error(eps_hat, batch.eps)
@@ -145,7 +149,7 @@ class Conservative:
         x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
         rows = torch.nonzero((batch.coin < self.weight) & (lam > 0)).flatten()
         if len(rows):
-            part = Batch(*(field[rows] for field in batch))
+            part = batch.rows(rows)
             with own_error(net):
                 eps_hat = net(x_t[rows], part.t)
             x_t = x_t.index_copy(0, rows, adapt(sched, part, x_t[rows], eps_hat, lam[rows]))
@@ -167,9 +171,7 @@ class Paper:
         x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
         with own_error(net):
             eps_hat = net(x_t, batch.t)
-        x_hat, target = rectify(
-            sched, batch, x_t, eps_hat, self.lam(sched, batch.t, step)
-        )
+        x_hat, target = rectify(sched, batch, x_t, eps_hat, self.lam(sched, batch.t, step))
         yield squared_error(net(x_hat, batch.t), target)
 
 

@@ -20,7 +20,7 @@ class Schedule:
         if bar.dtype != torch.float64 or bar.ndim != 1:
             raise ValueError("alpha_bar is a float64 vector")
         falls = bool((bar[1:] < bar[:-1]).all())
-        if not (falls and 0 < bar[-1] and bar[0] < 1):
+        if not (falls and bar[-1] > 0 and bar[0] < 1):
             raise ValueError("alpha_bar must decrease inside (0, 1)")
 
     def __len__(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +71,7 @@ class Level(nn.Module):
     ):
         super().__init__()
         self.blocks = nn.ModuleList(
-            ResBlock(inp, out, time_dim, dropout) for inp, out in zip(widths, widths[1:])
+            ResBlock(inp, out, time_dim, dropout) for inp, out in pairwise(widths)
         )
         self.attention = Attention(widths[-1], heads) if attend else nn.Identity()
 

@@ -1,0 +1,37 @@
+# Two commands for newcomers: `make demo` and `make test`.  Each sets up .venv when it is missing.
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+HOST_PYTHON ?= python3
+PRESET ?= faces16
+DATA ?=
+
+.PHONY: demo test test-slow lint clean
+
+$(VENV)/.installed: pyproject.toml
+	$(HOST_PYTHON) -c 'import sys; sys.exit("dreamlib needs Python 3.10 or newer") if sys.version_info < (3, 10) else None'
+	$(HOST_PYTHON) -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --upgrade pip
+	$(PYTHON) -m pip install --quiet --editable '.[all]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PYTHON) -m pip install --quiet --editable '.[all,dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	$(PYTHON) -m dreamlib demo --preset $(PRESET) $(if $(DATA),--data $(DATA))
+
+test: $(VENV)/.installed-dev
+	$(PYTHON) -m pytest
+
+test-slow: $(VENV)/.installed-dev
+	$(PYTHON) -m pytest -m slow
+
+lint: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+# Removes what the other targets made, runs/ excepted: it holds trained models.
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,259 @@
+"""Commands: `python -m dreamlib COMMAND`.  Each is a few calls to the library."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform as python_platform
+import sys
+from itertools import count
+from pathlib import Path
+from typing import Annotated, Optional
+
+import torch
+import typer
+
+from dreamlib import host
+from dreamlib.config import load_config, preset_names
+from dreamlib.errors import ConfigError, DreamlibError, RunError
+from dreamlib.images import enlarge, grid, save_png
+from dreamlib.progress import TextProgress
+from dreamlib.run import Run, open_run
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+say = typer.echo
+
+Preset = Annotated[Optional[str], typer.Option(help="a preset's name or a YAML file")]  # noqa: UP045
+Data = Annotated[Optional[Path], typer.Option(help="the folder that holds the images")]  # noqa: UP045
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", help="section.field=value, as often as you like"),
+]
+Folder = Annotated[Path, typer.Argument(help="a run folder")]
+
+
+def _overrides(settings: list[str] | None, data: Path | None) -> list[str]:
+    named = [f"data.path={json.dumps(str(data.absolute()))}"] if data else []
+    return [*(settings or []), *named]
+
+
+def _open(run: Path, preset: str | None, settings: list[str] | None, data: Path | None) -> Run:
+    overrides = _overrides(settings, data)
+    return open_run(run, preset, overrides=overrides, progress=TextProgress(), say=say)
+
+
+def _existing(run: Path, settings: list[str] | None = None) -> Run:
+    """Open a run without making a folder for a misspelt name."""
+    if not (run / "config.yaml").is_file():
+        raise RunError(f"{run} holds no run: check the path, or begin one with `dreamlib train`")
+    return _open(run, None, settings, None)
+
+
+@app.command()
+def demo(
+    preset: Annotated[str, typer.Option(help="a preset's name")] = "faces16",
+    data: Data = None,
+    out: Annotated[Optional[Path], typer.Option(help="the run folder")] = None,  # noqa: UP045
+    settings: Set = None,
+) -> None:
+    """The whole story in one command: the notebook 00_complete, run headless."""
+    from dreamlib.notebooks import find_notebook, run_notebook
+
+    folder = out or Path("runs") / ("demo" if preset == "faces16" else f"demo-{preset}")
+    overrides = _overrides(settings, data)
+    load_config(preset, overrides)  # a wrong setting is said at once, not inside a cell
+    parameters = {"PRESET": preset, "RUN": str(folder.absolute()), "OVERRIDES": overrides}
+    page = run_notebook(find_notebook("00_complete"), folder / "00_complete.ipynb", parameters)
+    say(f"\nDone.  Under {folder}/ you find:")
+    for path, what in (
+        (page, "the notebook, as a page"),
+        (folder / "00_complete.ipynb", "the notebook, executed"),
+        (folder / "figures", "samples, curves, denoising process, FD against N (PNG and PDF)"),
+        (folder / "figures" / "scores.md", "the 500-versus-5000 table"),
+        (folder / "evaluation" / "scores.json", "every score with its N, floor and error"),
+        (folder / "weights", "the averaged weights"),
+    ):
+        say(f"  {path.relative_to(folder)!s:26} {what}")
+
+
+@app.command()
+def data(
+    preset: Annotated[str, typer.Option(help="a preset's name or a YAML file")] = "faces16",
+    data: Data = None,
+    home: Annotated[Path, typer.Option(help="where packed images are kept")] = Path("runs/data"),
+    verify: Annotated[bool, typer.Option(help="read everything again and compare hashes")] = False,
+    settings: Set = None,
+) -> None:
+    """Pack a data set once, and show what is in it."""
+    from dreamlib.run import pack_data
+
+    config = load_config(preset, _overrides(settings, data))
+    packed = pack_data(config, home, TextProgress())
+    if verify:
+        packed.verify()
+    sheet = packed.folder / "contact-sheet.png"
+    images, _ = packed.take("train", min(64, len(packed.indices("train"))))
+    save_png(grid(enlarge(images, 64), gap=4), sheet)
+    manifest = packed.manifest
+    say(f"{manifest['count']:,} images in {packed.folder}: {manifest['splits']}")
+    say(f"attributes: {', '.join(packed.attributes) or 'none'}; look at {sheet}")
+    for reject in manifest["rejects"]:
+        say(f"not used: {reject['name']}: {reject['reason']}")
+
+
+@app.command()
+def explain(
+    preset: Annotated[str, typer.Argument(help="a preset's name or a YAML file")],
+    settings: Set = None,
+) -> None:
+    """A network's parameters by block, and its work per image."""
+    from dreamlib.explain import explain as count_work
+
+    config = load_config(preset, settings or [])
+    grey = config.data.name in ("fashion", "mnist", "digits")
+    say(count_work(config, channels=1 if grey else 3).text())
+
+
+@app.command()
+def train(
+    run: Annotated[Optional[Path], typer.Argument(help="a run folder, new or begun")] = None,  # noqa: UP045
+    preset: Preset = None,
+    name: Annotated[Optional[str], typer.Option(help="make a fresh folder runs/NAME")] = None,  # noqa: UP045
+    data: Data = None,
+    hours: Annotated[Optional[float], typer.Option(help="time budget of this session")] = None,  # noqa: UP045
+    settings: Set = None,
+) -> None:
+    """Begin a run, or continue it: the same command does both."""
+    from dreamlib.report.dashboard import watch
+    from dreamlib.train import train as train_run
+
+    if (run is None) == (name is None):
+        raise ConfigError("name a run folder (runs/faces), or --name for a fresh one; not both")
+    folder = run if run is not None else _fresh(Path("runs"), str(name))
+    opened = _open(folder, preset, settings, data)
+    watch(opened, train_run(opened, hours))
+    say(f"{opened.dir.status()['state']}: {folder}")
+
+
+def _fresh(home: Path, name: str) -> Path:
+    """runs/NAME, or runs/NAME-2, runs/NAME-3, ... when that is taken."""
+    names = (name if i == 1 else f"{name}-{i}" for i in count(1))
+    return next(home / n for n in names if not (home / n).exists())
+
+
+@app.command()
+def sample(
+    run: Folder,
+    n: Annotated[int, typer.Option(min=1, help="how many images, from seed 0 on")] = 64,
+    png: Annotated[Optional[Path], typer.Option(help="also write 00001.png, ... here")] = None,  # noqa: UP045
+    interpolate: Annotated[bool, typer.Option(help="ten frames from seed 0 to seed 1")] = False,
+    ends: Annotated[tuple[int, int], typer.Option(help="seeds to interpolate between")] = (0, 1),
+    frames: Annotated[int, typer.Option(min=2)] = 10,
+    settings: Set = None,
+) -> None:
+    """Generate images with the averaged weights."""
+    from dreamlib.generate import export_png, generate, interpolation
+
+    opened = _existing(run, settings)
+    if interpolate:
+        images = interpolation(opened, *ends, frames)
+        sheet = opened.dir.samples / f"interpolation-{ends[0]}-{ends[1]}.png"
+    else:
+        images = generate(opened, range(n), progress=TextProgress())
+        sheet = opened.dir.samples / f"sheet-{n}.png"
+    save_png(grid(enlarge(images[:256], 64), columns=frames if interpolate else None, gap=4), sheet)
+    say(f"{len(images):,} images; look at {sheet}")
+    if png:
+        export_png(images, png, TextProgress())
+        say(f"PNG files in {png}")
+
+
+@app.command()
+def evaluate(
+    run: Folder,
+    n: Annotated[Optional[list[int]], typer.Option(help="set sizes: --n 500 --n 5000")] = None,  # noqa: UP045
+    settings: Set = None,
+) -> None:
+    """Score a run: 500 within 5000, one reference, a floor at every N."""
+    from dreamlib.evaluate import evaluate as score
+    from dreamlib.report.tables import markdown
+
+    study = score(_existing(run, settings), n, progress=TextProgress())
+    say(markdown(study))
+    say(f"\nscores in {run / 'evaluation' / 'scores.json'}")
+
+
+@app.command()
+def figures(run: Folder) -> None:
+    """Draw every figure and table of a scored run, from its files."""
+    from dreamlib.evaluate import read_study
+    from dreamlib.generate import generate, process
+    from dreamlib.report.figures import save_all
+    from dreamlib.report.tables import save_tables
+
+    opened = _existing(run)
+    study = read_study(run)
+    process(opened)
+    paths = save_all(opened, generate(opened, range(64)))
+    for path in [*paths, *save_tables(study, opened.dir.figures)]:
+        say(str(path))
+
+
+@app.command()
+def notebooks(
+    names: Annotated[list[str], typer.Argument(help="00_complete, or a path")],
+    out: Annotated[Path, typer.Option(help="where executed notebooks go")] = Path("runs/notebooks"),
+    parameter: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--parameter", "-p", help="NAME=value, as the notebook's cell has it"),
+    ] = None,
+) -> None:
+    """Run notebooks headless with papermill, and keep an HTML page of each."""
+    from dreamlib.config import parse_value
+    from dreamlib.notebooks import find_notebook, run_notebook
+
+    pairs = [item.partition("=") for item in parameter or []]
+    if any(not equals for _, equals, _ in pairs):
+        raise ConfigError("a parameter reads NAME=value: -p PRESET=faces16")
+    parameters = {key: parse_value(text, f"-p {key}") for key, _, text in pairs}
+    for name in names:
+        path = find_notebook(name)
+        say(str(run_notebook(path, out / path.name, parameters)))
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has, what will be used, and why."""
+    from dreamlib.metrics.inception import find_weights
+
+    device = host.choose_device()
+    precision = host.choose_precision("auto", device)
+    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    memory = host.memory_bytes()
+    try:
+        weights = str(find_weights(host.weight_folders()))
+    except DreamlibError as error:
+        weights = str(error)
+    rows = {
+        "platform": f"{host.platform()}, Python {python_platform.python_version()}",
+        "torch": f"{torch.__version__}, {torch.get_num_threads()} of {os.cpu_count()} cores",
+        "device": f"{device}{gpu}",
+        "precision": f"{precision.name}, because {precision.reason}",
+        "memory": f"{memory / 2**30:.1f} GiB" if memory else "unknown",
+        "disk": f"{host.free_disk(Path.cwd()) / 2**30:.1f} GiB free here",
+        "weights": weights,
+        "presets": ", ".join(preset_names()),
+    }
+    for name, value in rows.items():
+        say(f"{name:<10} {value}")
+
+
+def main() -> None:
+    """Run a command; an error of ours is one sentence on stderr and exit code 2."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        app()
+    except DreamlibError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,186 @@
+"""Small classic sets: Fashion-MNIST and MNIST (IDX files), and scikit-learn's digits."""
+
+from __future__ import annotations
+
+import gzip
+import http.client
+import math
+import zlib
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dreamlib.data.packed import Item, Source
+from dreamlib.errors import DataError
+from dreamlib.files import sha256_array
+from dreamlib.rng import numpy_rng
+
+FILES = {
+    "train images": "train-images-idx3-ubyte",
+    "train labels": "train-labels-idx1-ubyte",
+    "test images": "t10k-images-idx3-ubyte",
+    "test labels": "t10k-labels-idx1-ubyte",
+}
+CLASSES = {
+    "fashion": (
+        *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
+        *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+    ),
+    "mnist": tuple("0123456789"),
+}
+TORCHVISION = {"fashion": "FashionMNIST", "mnist": "MNIST"}  # its class, and its folder
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
+NATIVE = 28  # pixels
+DIGITS_HELD_OUT = 300  # digits in the reference split, and as many in the floor split
+
+
+def read_idx(path: Path | str) -> np.ndarray:
+    """The uint8 array in an IDX file, gzipped or plain.  DataError if it is not a whole one."""
+    path = Path(path)
+    remedy = f"delete {path} and fetch it again"
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
+    if len(data) < 4 or data[:3] != b"\0\0\x08":  # two zeros, then the code of unsigned bytes
+        raise DataError(f"{path} is not an IDX file of bytes; {remedy}")
+    dimensions = data[3]
+    start = 4 + 4 * dimensions
+    if dimensions == 0 or len(data) < start:
+        raise DataError(f"{path} ends inside its header; {remedy}")
+    shape = [int(n) for n in np.frombuffer(data, ">u4", dimensions, offset=4)]
+    if len(data) - start != math.prod(shape):
+        raise DataError(
+            f"{path} holds {len(data) - start:,} values where its header promises {shape}; {remedy}"
+        )
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
+
+
+def idx_source(
+    name: str, folder: Path | str | None, size: int = 32, cache: Path | str | None = None
+) -> Source:
+    """Fashion-MNIST ("fashion") or MNIST ("mnist") at 28 pixels, or at 32 with a black border.
+
+    The four files are looked for in `folder`, gzipped or not.  Without a folder they are looked for
+    in `cache` (and, for Fashion-MNIST, where Debian puts them), then downloaded into `cache`.  The
+    test images become the reference and floor splits, half each.
+    """
+    if name not in CLASSES:
+        raise DataError(f"there is no IDX set {name!r}; use one of {', '.join(CLASSES)}")
+    if size not in (NATIVE, 32):
+        raise DataError(f"{name} has {NATIVE} pixels and is not resized; set size to 28 or 32")
+    arrays = {part: read_idx(path) for part, path in _locate(name, folder, cache).items()}
+    for part in ("train", "test"):
+        _check(part, arrays[f"{part} images"], arrays[f"{part} labels"])
+    count = len(arrays["train images"]) + len(arrays["test images"])
+    description = {
+        "size": size,
+        "border": (size - NATIVE) // 2,
+        "arrays": {part: sha256_array(array) for part, array in arrays.items()},
+        "held out": "test images, half reference and half floor by a keyed permutation",
+    }
+    attributes = {"class": CLASSES[name]}
+    return Source(name, description, attributes, count, partial(_items, arrays, size))
+
+
+def digits_source(size: int = 16) -> Source:
+    """scikit-learn's 1,797 handwritten digits, 8x8, enlarged to size x size by Pillow's bicubic."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise DataError("the digits come with scikit-learn; `pip install scikit-learn`") from error
+    bunch = load_digits()
+    images = np.floor(bunch.images * 255 / 16 + 0.5).astype(np.uint8)
+    order = numpy_rng("digits split").permutation(len(images))
+
+    def items() -> Iterator[Item]:
+        for place, i in enumerate(order):
+            split = "reference" if place < DIGITS_HELD_OUT else "floor"
+            split = split if place < 2 * DIGITS_HELD_OUT else "train"
+            large = Image.fromarray(images[i]).resize((size, size), Image.Resampling.BICUBIC)
+            yield Item(f"digit/{i:05d}", np.array(large)[..., None], (int(bunch.target[i]),), split)
+
+    description = {
+        "size": size,
+        "filter": "Pillow bicubic",
+        "arrays": {"images": sha256_array(images), "labels": sha256_array(bunch.target)},
+        "held out": f"{DIGITS_HELD_OUT} reference, {DIGITS_HELD_OUT} floor, keyed permutation",
+    }
+    return Source("digits", description, {"class": CLASSES["mnist"]}, len(images), items)
+
+
+def _items(arrays: dict[str, np.ndarray], size: int) -> Iterator[Item]:
+    border = (size - NATIVE) // 2
+    margin = ((border, border), (border, border), (0, 0))
+
+    def item(part: str, i: int, split: str) -> Item:
+        image = np.pad(arrays[f"{part} images"][i][..., None], margin)
+        return Item(f"{part}/{i:05d}", image, (int(arrays[f"{part} labels"][i]),), split)
+
+    for i in range(len(arrays["train images"])):
+        yield item("train", i, "train")
+    # In permuted order, because MNIST's later test images are harder than its first ones: so the
+    # first n of a split are a fair sample of it.
+    order = numpy_rng("idx split").permutation(len(arrays["test images"]))
+    for place, i in enumerate(order):
+        yield item("test", i, "reference" if place < len(order) // 2 else "floor")
+
+
+def _check(part: str, images: np.ndarray, labels: np.ndarray) -> None:
+    if images.shape[1:] != (NATIVE, NATIVE) or labels.shape != images.shape[:1]:
+        raise DataError(
+            f"the {part} files hold images {images.shape} and labels {labels.shape}, not one label "
+            "per 28x28 image; fetch both files again"
+        )
+    if labels.max(initial=0) > 9:
+        raise DataError(f"the {part} labels go beyond 9; fetch that file again")
+
+
+def _locate(name: str, folder: Path | str | None, cache: Path | str | None) -> dict[str, Path]:
+    if folder is not None:
+        found = _find(name, Path(folder))
+        if found is None:
+            raise DataError(f"{folder} does not hold the four files of {name}; {_remedy(name)}")
+        return found
+    known = [Path(cache)] if cache is not None else []
+    known += [DEBIAN] if name == "fashion" else []
+    for place in known:
+        if found := _find(name, place):
+            return found
+    if cache is None:
+        raise DataError(f"{name} is not on this machine; {_remedy(name)}")
+    _download(name, Path(cache))
+    found = _find(name, Path(cache))
+    if found is None:
+        raise DataError(f"the download of {name} left no usable files; {_remedy(name)}")
+    return found
+
+
+def _find(name: str, folder: Path) -> dict[str, Path] | None:
+    """The four files in one folder, or None if any is missing."""
+    for place in (folder, folder / TORCHVISION[name] / "raw"):
+        for ending in ("", ".gz"):
+            found = {part: place / f"{file}{ending}" for part, file in FILES.items()}
+            if all(path.is_file() for path in found.values()):
+                return found
+    return None
+
+
+def _download(name: str, cache: Path) -> None:
+    from torchvision import datasets
+
+    try:
+        getattr(datasets, TORCHVISION[name])(str(cache), download=True)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise DataError(f"{name} could not be downloaded ({error}); {_remedy(name)}") from error
+
+
+def _remedy(name: str) -> str:
+    files = ", ".join(f"{file}.gz" for file in FILES.values())
+    debian = f" or install the Debian package dataset-fashion-mnist ({DEBIAN})"
+    return f"put {files} into one folder and name it{debian if name == 'fashion' else ''}"

@@ -1,0 +1,60 @@
+"""Training batches by step number: permuted, endless, addressable, without a DataLoader."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlib.errors import DataError
+from dreamlib.images import dequantise
+from dreamlib.rng import numpy_rng, torch_rng
+
+
+class Stream:
+    """`stream[step]` is the batch of that step, whatever was asked before.
+
+    Batches are cut from an endless row of permutations of `rows`, one for each epoch, so that every
+    epoch sees every row once and a batch may straddle epochs.  The order is keyed by (seed, epoch),
+    flips by (seed, step).
+    """
+
+    def __init__(
+        self, images: np.ndarray, rows: np.ndarray, batch: int, seed: int, flip: bool = False
+    ):
+        """images uint8 [N,H,W,C] (a memmap will do), rows [n] are those to train on."""
+        if not len(rows):
+            raise DataError("there are no rows to train on; pack a source with a train split")
+        if batch < 1:
+            raise ValueError(f"a batch holds at least one image, got {batch}")
+        self.images, self.rows = images, np.asarray(rows)
+        self.batch, self.seed, self.flip = batch, seed, flip
+        self._order = lru_cache(maxsize=2)(self._permute)  # a straddling batch needs two epochs
+
+    @property
+    def epoch_steps(self) -> float:
+        """Steps in which every row is seen once."""
+        return len(self.rows) / self.batch
+
+    def rows_at(self, step: int) -> np.ndarray:
+        """The row numbers of batch `step`, [B]."""
+        if step < 0:
+            raise IndexError(f"steps count from 0, got {step}")
+        places = np.arange(step * self.batch, (step + 1) * self.batch)
+        epochs, offsets = np.divmod(places, len(self.rows))
+        parts = [self._order(int(e))[offsets[epochs == e]] for e in np.unique(epochs)]
+        return np.concatenate(parts)
+
+    def __getitem__(self, step: int) -> Tensor:
+        """Batch `step`: float32 [B,C,H,W] in [-1, 1]."""
+        pixels = np.asarray(self.images[self.rows_at(step)])
+        if self.flip:
+            coins = torch.rand(self.batch, generator=torch_rng("flip", self.seed, step))
+            chosen = coins.numpy() < 0.5
+            pixels[chosen] = pixels[chosen, :, ::-1]
+        return dequantise(pixels)
+
+    def _permute(self, epoch: int) -> np.ndarray:
+        return self.rows[numpy_rng("order", self.seed, epoch).permutation(len(self.rows))]

@@ -1,0 +1,221 @@
+"""Run and seeds to images: shards on disk, resumable, and PNG files for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreamlib.build import Cast, make_net, make_sampler, make_schedule
+from dreamlib.diffusion.draw import draw_images, interpolate
+from dreamlib.diffusion.samplers import Step
+from dreamlib.errors import ConfigError
+from dreamlib.files import (
+    fingerprint,
+    read_json,
+    sha256_array,
+    write_atomic,
+    write_json,
+    write_npy,
+)
+from dreamlib.images import quantise, save_png
+from dreamlib.progress import Progress, silent
+from dreamlib.run import Run
+
+
+def generate(
+    run: Run,
+    seeds: Sequence[int],
+    *,
+    untrained: bool = False,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> np.ndarray:
+    """Images numbered `seeds` -> uint8 [N,H,W,C].  Seed k is image k, always.
+
+    Whole shards are kept under generated/ and read again next time; interrupted work continues
+    at the first missing shard.  `untrained` draws from the network's initial weights, as an
+    anchor for scores.  Raises RunError when there are no weights, Interrupted when asked to stop.
+    """
+    if len(seeds) == 0 or min(seeds) < 0:
+        raise ConfigError("seeds are whole numbers from 0 on, and at least one: range(64), say")
+    store = Shards(run, untrained)
+    found: dict[int, np.ndarray] = {}
+    advance = progress(f"generating ({store.name})", len(seeds))
+    for shard, wanted in store.plan(seeds):
+        images = store.read(shard)
+        if images is None and len(wanted) == store.size:
+            images = store.draw(store.members(shard), should_stop)
+            store.write(shard, images)
+        if images is None:
+            found |= zip(wanted, store.draw(wanted, should_stop))
+        else:
+            found |= {i: images[i - shard * store.size] for i in wanted}
+        advance(len(wanted))
+    return np.stack([found[i] for i in seeds])
+
+
+@dataclass
+class Shards:
+    """Files of `size` consecutive images each, with a manifest of what made them."""
+
+    run: Run
+    untrained: bool
+
+    def __post_init__(self) -> None:
+        sample = self.run.config.sample
+        self.size = sample.shard
+        step = 0 if self.untrained else self.card["step"]
+        own = f"{sample.sampler}-{sample.steps}-seed{sample.seed}"
+        self.name = f"{own}-{'untrained' if self.untrained else f'step{step}'}"
+        self.folder = self.run.dir.generated / self.name
+        self.manifest = self._open()
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        return self.run.weights()[1]
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the pixels."""
+        weights = "initial" if self.untrained else self.card["sha256"]
+        return {
+            "weights": weights,
+            "sample": self.run.config.sample.model_dump(mode="json"),
+            "precision": self.run.precision.name,
+            "device": self.run.device.type,
+        }
+
+    def _open(self) -> dict[str, Any]:
+        """The manifest of these very images; images of other settings are forgotten."""
+        path = self.folder / "manifest.json"
+        if path.exists():
+            manifest = read_json(path)
+            if manifest["fingerprint"] == fingerprint(self.identity()):
+                return manifest
+        print_of = fingerprint(self.identity())
+        return {"identity": self.identity(), "fingerprint": print_of, "shards": {}}
+
+    def plan(self, seeds: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """Shard numbers, each with the images wanted of it."""
+        wanted: dict[int, list[int]] = {}
+        for seed in dict.fromkeys(seeds):
+            wanted.setdefault(seed // self.size, []).append(seed)
+        return sorted(wanted.items())
+
+    def members(self, shard: int) -> range:
+        return range(shard * self.size, (shard + 1) * self.size)
+
+    def path(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:05d}.npy"
+
+    def read(self, shard: int) -> np.ndarray | None:
+        """A shard that the manifest vouches for, else None."""
+        path, sha256 = self.path(shard), self.manifest["shards"].get(str(shard))
+        if sha256 is None or not path.exists():
+            return None
+        images = np.load(path, allow_pickle=False)
+        return images if sha256_array(images) == sha256 else None
+
+    def write(self, shard: int, images: np.ndarray) -> None:
+        write_npy(self.path(shard), images)
+        self.manifest["shards"][str(shard)] = sha256_array(images)
+        write_json(self.folder / "manifest.json", self.manifest)
+
+    @cached_property
+    def net(self) -> torch.nn.Module:
+        run = self.run
+        net = make_net(run.config, run.data.channels)
+        if not self.untrained:
+            net.load_state_dict(run.weights()[0])
+        return Cast(net.to(run.device).eval(), run.device, run.precision)
+
+    def draw(
+        self,
+        images: Sequence[int],
+        should_stop: Callable[[], bool],
+        on_step: Callable[[list[int | None], Step], None] | None = None,
+    ) -> np.ndarray:
+        config, size = self.run.config, self.run.config.data.size
+        return draw_images(
+            self.net,
+            make_schedule(config),
+            make_sampler(config),
+            images,
+            seed=config.sample.seed,
+            shape=(self.run.data.channels, size, size),
+            batch=config.sample.batch,
+            device=self.run.device,
+            should_stop=should_stop,
+            on_step=on_step,
+        )
+
+
+def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarray:
+    """`count` images from seed `first` to seed `last` -> uint8 [count,H,W,C].
+
+    Raises ConfigError for an ancestral sampler: it shows noise, not the way between two images.
+    """
+    sample, size = run.config.sample, run.config.data.size
+    if sample.sampler != "ddim" or sample.eta > 0:
+        raise ConfigError(
+            "interpolation needs a deterministic sampler: --set sample.sampler=ddim "
+            "--set sample.eta=0"
+        )
+    if count < 2:
+        raise ConfigError(f"an interpolation has at least 2 frames, got {count}")
+    return interpolate(
+        Shards(run, untrained=False).net,
+        make_schedule(run.config),
+        make_sampler(run.config),
+        (first, last),
+        count,
+        seed=sample.seed,
+        shape=(run.data.channels, size, size),
+        batch=sample.batch,
+        device=run.device,
+    )
+
+
+def process(run: Run, images: int = 8, moments: int = 8) -> Path:
+    """samples/process.npz: x_t and x0_hat, uint8 [images, moments, H,W,C], and their t.
+
+    The moments are spread evenly over the sampler's steps, first and last included.
+    """
+    path = run.dir.samples / "process.npz"
+    store = Shards(run, untrained=False)
+    if path.exists() and str(np.load(path)["fingerprint"]) == store.manifest["fingerprint"]:
+        return path
+    steps = run.config.sample.steps
+    images = min(images, run.config.sample.batch)
+    chosen = {round(i * (steps - 1) / (moments - 1)) for i in range(moments)}
+    kept: list[Step] = []
+    seen = 0
+
+    def on_step(slots: list[int | None], step: Step) -> None:
+        nonlocal seen
+        if seen in chosen:
+            kept.append(step)
+        seen += 1
+
+    store.draw(range(images), lambda: False, on_step)
+    arrays = {
+        "x_t": np.stack([quantise(step.x_t[:images]) for step in kept], axis=1),
+        "x0_hat": np.stack([quantise(step.x0_hat[:images]) for step in kept], axis=1),
+        "t": np.array([step.t for step in kept]),
+        "fingerprint": np.array(store.manifest["fingerprint"]),
+    }
+    write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
+    return path
+
+
+def export_png(images: np.ndarray, folder: Path, progress: Progress = silent) -> None:
+    """00001.png, 00002.png, ... in one flat folder: RGB, exactly these pixels."""
+    advance = progress("writing PNG files", len(images))
+    for number, image in enumerate(images, start=1):
+        save_png(image, folder / f"{number:05d}.png")
+        advance(1)

@@ -1,0 +1,114 @@
+"""Where we are and what that implies: platform, device, precision, search paths."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dreamlib.errors import ConfigError, RunError
+
+
+def platform() -> str:
+    """'kaggle', 'colab' or 'local'.  Kaggle's image is built from Colab's, so it is asked first."""
+    if os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
+        return "kaggle"
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if "google.colab" in str(shell) or Path("/var/colab/hostname").exists():
+        return "colab"
+    return "local"
+
+
+def cpu_flags() -> set[str]:
+    """The processor's feature flags as Linux names them; empty on other systems."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return set()
+    lines = [line for line in info.read_text().splitlines() if line.startswith("flags")]
+    return set(lines[0].split(":", 1)[1].split()) if lines else set()
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """'auto' takes CUDA, then MPS, then the CPU.  Raises when the GPU cannot run this torch."""
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"train.device {name!r} is unknown: try auto, cpu, cuda or mps"
+        ) from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError("train.device is cuda, but torch sees no GPU: use train.device=auto")
+        major, minor = torch.cuda.get_device_capability(device)
+        lowest = min(
+            int(arch[3:].rstrip("af")) for arch in torch.cuda.get_arch_list() if "sm_" in arch
+        )
+        if 10 * major + minor < lowest:
+            raise RunError(
+                f"this torch has no kernels for {torch.cuda.get_device_name(device)} "
+                f"(sm_{major}{minor}): on Kaggle choose the accelerator 'GPU T4 x2'"
+            )
+    return device
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How the network computes: `dtype` of autocast (None = float32), loss scaling, and why."""
+
+    name: str
+    dtype: torch.dtype | None
+    scale: bool
+    reason: str
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """'auto': bf16 where the hardware multiplies it, fp16 with loss scaling on older GPUs."""
+    if name != "auto":
+        return _precision(name, "as asked")
+    if device.type == "cuda":
+        # torch.cuda.is_bf16_supported() says yes on a T4, where bf16 is emulated and slow.
+        major, minor = torch.cuda.get_device_capability(device)
+        kind = "bf16" if major >= 8 else "fp16"
+        return _precision(kind, f"{torch.cuda.get_device_name(device)} is sm_{major}{minor}")
+    if device.type == "cpu":
+        found = sorted(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+        if found:
+            return _precision("bf16", f"this CPU has {' and '.join(found)}")
+        return _precision("fp32", "this CPU has neither avx512_bf16 nor amx_bf16")
+    return _precision("fp32", f"no mixed precision is used on {device.type}")
+
+
+def _precision(name: str, reason: str) -> Precision:
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    return Precision(name, dtype, name == "fp16", reason)
+
+
+def weight_folders(named: str | None = None) -> list[Path]:
+    """Where pretrained weights are looked for, in order (evaluation weights; no downloads)."""
+    hub = Path(os.environ.get("TORCH_HOME", Path.home() / ".cache" / "torch")) / "hub/checkpoints"
+    env = os.environ.get("DREAMLIB_WEIGHTS")
+    inputs = sorted(Path("/kaggle/input").glob("**/*.pth")) if platform() == "kaggle" else []
+    places = [named, env, hub, *sorted({path.parent for path in inputs})]
+    return [Path(place) for place in places if place]
+
+
+def free_disk(folder: Path) -> int:
+    """Free bytes where `folder` is or would be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def memory_bytes() -> int | None:
+    """Physical memory, or None where the system does not say."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,0 +1,161 @@
+"""Extractors with an identity, and one streaming, cached way to run them over uint8 images."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlib.errors import Interrupted
+from dreamlib.files import (
+    fingerprint,
+    read_json,
+    sha256_array,
+    sha256_file,
+    write_json,
+    write_npy,
+)
+from dreamlib.metrics.classifier import FEATURES, Classifier, weights_bytes
+from dreamlib.metrics.inception import RESIZE, Inception
+from dreamlib.progress import Progress, silent
+
+log = logging.getLogger(__name__)
+
+# Part of the cache key: raise it when the way features are computed changes.
+REVISION = 1
+
+
+class Extractor(Protocol):
+    """What turns uint8 images [B,H,W,C] into float32 features [B,dim], each image by itself."""
+
+    name: str  # "classifier", "inception": the word in FD[name]
+    identity: str  # name, 12 hex of the weights' SHA-256 and resize mode: what a record quotes
+    dim: int
+
+    def __call__(self, images: np.ndarray) -> Tensor: ...
+
+
+class ClassifierExtractor:
+    """The 64 features of a trained `Classifier`, at the images' own size."""
+
+    name, dim = "classifier", FEATURES
+
+    def __init__(self, classifier: Classifier, device: torch.device | str = "cpu"):
+        digest = hashlib.sha256(weights_bytes(classifier)).hexdigest()
+        self.identity = f"{self.name}-{digest[:12]}-native"
+        self.classifier = classifier.to(device)
+
+    def __call__(self, images: np.ndarray) -> Tensor:
+        return self.classifier.features(images)
+
+
+class InceptionExtractor:
+    """The 2048 features of Inception-2015 after clean resizing, from a verified file of weights.
+
+    `weights_path` comes from `inception.find_weights`; WeightsUnavailable where it does not fit.
+    """
+
+    name, dim = "inception", 2048
+
+    def __init__(self, weights_path: Path, device: torch.device | str = "cpu"):
+        self.identity = f"{self.name}-{sha256_file(weights_path)[:12]}-{RESIZE}"
+        self.inception = Inception(weights_path, device)
+
+    def __call__(self, images: np.ndarray) -> Tensor:
+        return self.inception.features(images)
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """features [N,2048] -> the network's 1008 no-bias logits, float64 [N,1008]."""
+        return self.inception.logits(features)
+
+
+def extract(
+    images: np.ndarray,
+    extractor: Extractor,
+    *,
+    batch: int = 100,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+    cache: Path | None = None,
+) -> np.ndarray:
+    """Features of uint8 images [N,H,W,C] (a memmap may be larger than memory): float64 [N,dim].
+
+    With `cache`, a folder, features are kept by content: images, extractor and REVISION.
+    TypeError for other images, FloatingPointError for non-finite features, Interrupted when
+    `should_stop` asks for it between two batches.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise TypeError(f"extract takes uint8 [N,H,W,C], got {images.dtype} {images.shape}")
+    header: dict = {"extractor": extractor.identity, "revision": REVISION}
+    if cache is not None:
+        header["images"] = sha256_array(images)
+        path = Path(cache) / f"features-{fingerprint(header)[:12]}.npy"
+        found = _cached(path, header, (len(images), extractor.dim))
+        if found is not None:
+            return found.astype(np.float64)
+    features = np.empty((len(images), extractor.dim), np.float32)
+    advance = progress(f"{extractor.name} features", len(images))
+    with _full_precision():
+        for start in range(0, len(images), batch):
+            if should_stop():
+                raise Interrupted(f"stopped after the features of {start} of {len(images)} images")
+            features[start : start + batch] = _one_batch(images, start, batch, extractor)
+            advance(min(batch, len(images) - start))
+    if cache is not None:
+        _keep(path, header, features)
+    return features.astype(np.float64)
+
+
+def _one_batch(images: np.ndarray, start: int, batch: int, extractor: Extractor) -> np.ndarray:
+    """Always `batch` images, filled up with zeros: the bits of a float sum can depend on the
+    batch size, and an image must have the same features in every set that holds it."""
+    part = images[start : start + batch]
+    padded = np.zeros((batch, *images.shape[1:]), np.uint8)
+    padded[: len(part)] = part
+    features = extractor(padded)[: len(part)].float().cpu().numpy()
+    if not np.isfinite(features).all():
+        raise FloatingPointError(
+            f"{extractor.identity} gave NaN or infinite features within images "
+            f"{start} to {start + len(part) - 1}"
+        )
+    return features
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Keep TF32 out of the features of a GPU; on a CPU this changes nothing."""
+    matmul = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(
+            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul)
+
+
+def _keep(path: Path, header: dict, features: np.ndarray) -> None:
+    """Features first, as float32 (nothing is lost), their header last."""
+    write_npy(path, features)
+    write_json(path.with_suffix(".json"), {**header, "sha256": sha256_file(path)})
+
+
+def _cached(path: Path, header: dict, shape: tuple[int, int]) -> np.ndarray | None:
+    """The kept features, if the header beside them says that they are whole and these."""
+    note = path.with_suffix(".json")
+    if not (path.is_file() and note.is_file()):
+        return None
+    if read_json(note) == {**header, "sha256": sha256_file(path)}:
+        features = np.load(path, allow_pickle=False)
+        if features.shape == shape:
+            return features
+    log.warning("%s is not what its header says: the features are computed again", path)
+    return None

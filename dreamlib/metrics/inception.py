@@ -1,0 +1,134 @@
+"""Inception-2015 features after clean resizing: what FID is computed from.
+
+The weights are the TensorFlow network of Heusel et al. 2017 as converted by pytorch-fid; the
+resizing is Parmar et al. 2022 (clean-fid).  The file is found, never downloaded behind one's back,
+and a file whose content does not match its name is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dreamlib.errors import WeightsUnavailable
+from dreamlib.files import sha256_file
+from dreamlib.images import to_rgb
+
+WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
+SOURCE = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+RESIZE = "clean"
+SIZE = 299
+
+
+def find_weights(search: Sequence[Path], filename: str = WEIGHTS) -> Path:
+    """The first `filename` in the folders of `search` (an item may also be the file itself).
+
+    Its SHA-256 must begin with the 8 hex digits that end its name.  WeightsUnavailable where the
+    first hit has another hash, or where there is none.
+    """
+    prefix = _hash_in_name(filename)
+    for place in map(Path, search):
+        path = place / filename if place.is_dir() else place
+        if not path.is_file():
+            continue
+        found = sha256_file(path)[:8]
+        if found != prefix:
+            raise WeightsUnavailable(
+                f"{path} is damaged or another file: its SHA-256 begins with {found}, not with "
+                f"{prefix}; delete it and put the right one there"
+            )
+        return path
+    places = ", ".join(map(str, search)) or "no folder at all"
+    raise WeightsUnavailable(
+        f"{filename} (SHA-256 {prefix}...) was not found; searched: {places}. Download "
+        f"{SOURCE}{filename} and put it into one of these folders, or set DREAMLIB_WEIGHTS "
+        "to the folder that holds it. Without it, name the extractor `classifier` instead"
+    )
+
+
+def _hash_in_name(filename: str) -> str:
+    match = re.search(r"-([0-9a-f]{8})\.\w+$", filename)
+    if match is None:
+        raise ValueError(f"{filename} does not end in 8 hex digits of its SHA-256")
+    return match[1]
+
+
+def resize_clean(images: np.ndarray) -> np.ndarray:
+    """uint8 [B,H,W,1 or 3] -> float32 [B,299,299,3] in [0, 255].  Parmar et al. 2022.
+
+    Bicubic with antialiasing on float channels, never rounded back to integers; an overshoot is
+    cut off.  Grey images become three equal channels.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise TypeError(f"images are uint8 [B,H,W,1 or 3], got {images.dtype} {images.shape}")
+    resized = np.empty((len(images), SIZE, SIZE, images.shape[-1]), np.float32)
+    for image, out in zip(images, resized):
+        for channel in range(images.shape[-1]):
+            plane = Image.fromarray(image[..., channel].astype(np.float32))
+            out[..., channel] = plane.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    return to_rgb(resized.clip(0, 255))
+
+
+class Inception:
+    """The frozen network: `features` of images, and `logits` of features.
+
+    Pixels enter as (v - 128) / 128, as in the TensorFlow graph, torch-fidelity and clean-fid's
+    "clean" mode; pytorch-fid's 2 v / 255 - 1 moves features by less than 1e-4.
+    WeightsUnavailable where clean-fid is not installed or the file holds another network.
+    """
+
+    def __init__(self, weights_path: Path, device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        net = _build()
+        state = torch.load(weights_path, map_location="cpu", weights_only=True)
+        try:
+            net.load_state_dict(state)
+        except RuntimeError as error:  # torch's word for names or shapes that do not fit
+            raise WeightsUnavailable(
+                f"{weights_path} does not hold Inception-2015: put {WEIGHTS} there"
+            ) from error
+        self.head = net.fc.weight.detach().double().numpy()  # [1008,2048]
+        net.fc = nn.Identity()
+        self.net = net.eval().requires_grad_(False).to(self.device)
+
+    @torch.inference_mode()
+    def features(self, images: np.ndarray) -> Tensor:
+        """uint8 [B,H,W,1 or 3] -> float32 [B,2048]."""
+        pixels = torch.from_numpy(resize_clean(images)).permute(0, 3, 1, 2).contiguous()
+        return self.net((pixels.to(self.device) - 128) / 128)
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """features [N,2048] -> float64 [N,1008], without the bias, as the Inception score takes."""
+        return np.asarray(features, np.float64) @ self.head.T
+
+
+def _build() -> nn.Module:
+    """torchvision's Inception with clean-fid's blocks, which pool as TensorFlow does."""
+    try:
+        from cleanfid import inception_pytorch as clean
+    except ModuleNotFoundError as error:
+        raise WeightsUnavailable(
+            "Inception features need clean-fid: pip install 'dreamlib[eval]'"
+        ) from error
+    from torchvision.models import inception as plain
+
+    def last_blocks(channels: int) -> nn.Module:
+        # Of the two blocks of this kind, the first averages and the second takes the maximum.
+        return (clean.FIDInceptionE_1 if channels == 1280 else clean.FIDInceptionE_2)(channels)
+
+    blocks = [
+        plain.BasicConv2d,
+        clean.FIDInceptionA,
+        plain.InceptionB,
+        clean.FIDInceptionC,
+        plain.InceptionD,
+        last_blocks,
+        plain.InceptionAux,
+    ]
+    return plain.Inception3(1008, aux_logits=False, inception_blocks=blocks, init_weights=False)

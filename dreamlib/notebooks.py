@@ -1,0 +1,72 @@
+"""Notebooks without a reader: papermill runs them, and an HTML page is kept beside each."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from dreamlib.errors import ConfigError, DreamlibError
+from dreamlib.files import write_text
+
+HOME = Path(__file__).resolve().parent.parent / "notebooks"
+
+
+def find_notebook(name: str) -> Path:
+    """'00_complete' or a path -> the file; ConfigError lists what there is."""
+    path = Path(name) if name.endswith(".ipynb") else HOME / f"{name}.ipynb"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in HOME.glob("*.ipynb"))) or "none in this install"
+        raise ConfigError(
+            f"there is no notebook {path}: known are {known}; give a path that ends in .ipynb, or "
+            "work in a clone of the repository"
+        )
+    return path
+
+
+def check_parameters(path: Path, parameters: dict[str, Any]) -> None:
+    """Refuse a parameter that the notebook does not have, before anything runs."""
+    from papermill import inspect_notebook
+
+    known = list(inspect_notebook(str(path)))
+    unknown = [name for name in parameters if name not in known]
+    if unknown:
+        raise ConfigError(f"{path.name} has no parameter {', '.join(unknown)}: it has {known}")
+
+
+def run_notebook(path: Path, output: Path, parameters: dict[str, Any]) -> Path:
+    """Execute a notebook into `output` and write its HTML beside it -> the HTML's path.
+
+    A failing cell raises DreamlibError with the cell's own message; the executed notebook, up to
+    that cell, is kept.
+    """
+    from papermill import PapermillExecutionError, execute_notebook
+
+    check_parameters(path, parameters)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    os.environ["DREAMLIB_HEADLESS"] = "1"
+    try:
+        execute_notebook(
+            str(path),
+            str(output),
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            log_output=True,
+        )
+    except PapermillExecutionError as error:
+        raise DreamlibError(
+            f"{path.name} stopped in cell {error.exec_count}: {error.ename}: {error.evalue} "
+            f"(what ran is in {output}; run the same command again to continue)"
+        ) from error
+    return to_html(output)
+
+
+def to_html(notebook: Path) -> Path:
+    """The executed notebook as one self-contained page."""
+    from nbconvert import HTMLExporter
+
+    page, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
+    target = notebook.with_suffix(".html")
+    write_text(target, page)
+    return target

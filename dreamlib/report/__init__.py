@@ -1,0 +1,1 @@
+"""Figures, tables and the live view.  They read files and compute no result of their own."""

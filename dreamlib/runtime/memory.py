@@ -1,0 +1,49 @@
+"""Memory pressure changes slices, never the mathematics."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from dreamlib.errors import RunError
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA and MPS raise their own kinds; the CPU allocator a RuntimeError with this text."""
+    kinds = (torch.cuda.OutOfMemoryError,)
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, kinds) or any(text in str(error).lower() for text in texts)
+
+
+class MicroBatch:
+    """The number of images per forward pass; halved when memory runs out."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def redo_smaller(self, work: Callable[[int], T]) -> T:
+        """work(size), again from its beginning with half the size after running out of memory."""
+        while True:
+            try:
+                return work(self.size)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the except block: the traceback no longer holds the step's tensors.
+            if self.size == 1:
+                raise RunError(
+                    "out of memory with a single image: take a smaller network (net.widths, "
+                    "net.patch) or a GPU with more memory"
+                )
+            self.size //= 2
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            log.warning("out of memory: redoing this step with micro-batches of %d", self.size)

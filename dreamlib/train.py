@@ -1,0 +1,228 @@
+"""Training a diffusion model: one optimizer step, and the loop that the run drives."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamlib.build import (
+    Cast,
+    make_loss,
+    make_net,
+    make_optimizer,
+    make_sampler,
+    make_schedule,
+    make_stream,
+    total_steps,
+)
+from dreamlib.config import span_steps
+from dreamlib.diffusion.draw import draw_images
+from dreamlib.diffusion.dream import Batch, Perturb
+from dreamlib.diffusion.ema import averaged
+from dreamlib.errors import RunError
+from dreamlib.rng import seeded, torch_rng
+from dreamlib.run import Run, Tick
+from dreamlib.runtime.memory import MicroBatch
+
+QUARTILES = 4
+PREVIEWS = 16
+
+
+def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
+    """Train a run from where it stands: yields a Tick per optimizer step.
+
+    Stops at the end, at the deadline (`hours`, counted from the start of this process), or on
+    SIGINT or SIGTERM; each time, and when the caller leaves the loop, everything is saved first.
+    A finished run yields nothing.  Raises RunError when another process trains this run.
+    """
+    status = run.dir.status()
+    if status["state"] == "finished":
+        run.say(f"FINISHED at step {status['step']:,}: nothing left to train in {run.folder}")
+        return
+    torch.use_deterministic_algorithms(run.config.train.deterministic)
+    yield from run.drive(DiffusionTrainer(run), hours)
+
+
+class Meter:
+    """Means over the steps since the last log row; part of the state, so that a resumed run's
+    log equals an undisturbed one's."""
+
+    def __init__(self, device: torch.device):
+        self.sums = torch.zeros(QUARTILES, dtype=torch.float64, device=device)
+        self.counts = torch.zeros_like(self.sums)
+        self.lam = torch.zeros((), dtype=torch.float64, device=device)
+        self.norm = torch.zeros_like(self.lam)
+        self.steps = 0
+
+    def add(self, quartile: Tensor, losses: Tensor, lam: Tensor | float, norm: Tensor) -> None:
+        """quartile int64 [B], losses [B]: one value per image; lam: the batch's mean lambda."""
+        self.sums.index_add_(0, quartile, losses.double())
+        self.counts.index_add_(0, quartile, torch.ones_like(losses, dtype=torch.float64))
+        self.lam += lam
+        self.norm += norm
+        self.steps += 1
+
+    def row(self) -> dict[str, Any]:
+        """The means, as plain numbers; a quartile that no image fell into is None."""
+        loss = float(self.sums.sum() / self.counts.sum())
+        parts = zip(self.sums.tolist(), self.counts.tolist())
+        return {
+            "loss": loss,
+            "loss_by_quartile": [s / n if n else None for s, n in parts],
+            "lam": float(self.lam) / self.steps,
+            "grad_norm": float(self.norm) / self.steps,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            is_tensor = isinstance(value, Tensor)
+            setattr(self, name, value.to(self.sums.device) if is_tensor else value)
+
+
+class DiffusionTrainer:
+    """Net, averaged weights, optimizer, loss scaler and log means; one step at a time."""
+
+    def __init__(self, run: Run):
+        config, self.device = run.config, run.device
+        self.config, self.data = config, run.data
+        self.stream = make_stream(config, run.data)
+        self.epoch = self.stream.epoch_steps
+        self.total = total_steps(config, self.epoch)
+        self.sched = make_schedule(config)
+        self.loss = make_loss(config, self.epoch, self.total)
+        self.net = make_net(config, run.data.channels).to(self.device)
+        self.ema = averaged(self.net, config.train.ema)
+        self.optimizer = make_optimizer(config, self.net, self.device)
+        precision = run.precision
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scale)
+        self.cast = Cast(self.net, self.device, precision)
+        self.cast_ema = Cast(self.ema.module, self.device, precision)
+        self.micro = MicroBatch(min(config.train.micro or config.train.batch, config.train.batch))
+        self.meter = Meter(self.device)
+        self.step = 0
+        self.clock = (time.monotonic(), 0)  # when, and at which step, the last row was written
+
+    # ------------------------------------------------------------------ one step
+
+    def advance(self) -> dict[str, Any] | None:
+        """One optimizer step.  Everything random in it is keyed by (seed, step)."""
+        batch = self.draw(self.step)
+        self.set_lr()
+        losses = self.micro.redo_smaller(lambda micro: self.accumulate(batch, micro))
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.train.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.ema.update_parameters(self.net)
+        quartile = (batch.t * QUARTILES // len(self.sched)).to(self.device)
+        self.meter.add(quartile, losses, self.mean_lam(batch), norm)
+        self.step += 1
+        due = self.step % self.config.train.log_every == 0 or self.step == self.total
+        return self.row() if due else None
+
+    def draw(self, step: int) -> Batch:
+        """The batch of a step: images, timesteps and noise for all of it, before any slicing."""
+        seed, x0 = self.config.train.seed, self.stream[step]
+        rng = torch_rng("step", seed, step)
+        t = torch.randint(len(self.sched), (len(x0),), generator=rng)
+        eps = torch.randn(x0.shape, generator=rng)
+        coin = torch.rand(len(x0), generator=rng)
+        if isinstance(self.loss, Perturb):
+            return Batch(x0, t, eps, coin, torch.randn(x0.shape, generator=rng))
+        return Batch(x0, t, eps, coin)
+
+    def accumulate(self, batch: Batch, micro: int) -> Tensor:
+        """Gradients of the batch's mean loss, `micro` images at a time -> losses [B]."""
+        self.optimizer.zero_grad(set_to_none=True)
+        size = len(batch.x0)
+        losses = torch.zeros(size, device=self.device)
+        with seeded("dropout", self.config.train.seed, self.step):
+            for start in range(0, size, micro):
+                part = slice(start, start + micro)
+                rows = batch.rows(part).to(self.device)
+                for term in self.loss(self.cast, self.sched, rows, self.step):
+                    self.scaler.scale(term.sum() / size).backward()
+                    losses[part] += term.detach()
+        return losses
+
+    def mean_lam(self, batch: Batch) -> float:
+        lam = getattr(self.loss, "lam", None)
+        return float(lam(self.sched, batch.t, self.step).mean()) if lam else 0.0
+
+    def set_lr(self) -> None:
+        """The learning rate is a function of the step: linear warm-up, then constant or cosine."""
+        train, step = self.config.train, self.step
+        warmup = span_steps(train.warmup, epoch=self.epoch, total=self.total)
+        factor = min(1.0, (step + 1) / (warmup + 1))
+        if train.lr_schedule == "cosine":
+            factor *= 0.5 * (1 + math.cos(math.pi * step / self.total))
+        for group in self.optimizer.param_groups:
+            group["lr"] = train.lr * factor
+
+    def row(self) -> dict[str, Any]:
+        """A log row; raises RunError when the loss is no longer a number."""
+        row = {"step": self.step, "epoch": self.step / self.epoch, **self.meter.row()}
+        if not math.isfinite(row["loss"]):
+            raise RunError(
+                f"the loss became {row['loss']} near step {self.step}: start again from the last "
+                "checkpoint with a smaller train.lr or train.precision=fp32"
+            )
+        (then, before), now = self.clock, time.monotonic()
+        row["lr"] = self.optimizer.param_groups[0]["lr"]
+        row["images_per_s"] = (self.step - before) * self.config.train.batch / (now - then)
+        row["time"] = time.time()
+        self.clock = (now, self.step)
+        self.meter = Meter(self.device)
+        return row
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        return {"step": self.step, **parts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self.PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.step = state["step"]
+        self.clock = (time.monotonic(), self.step)
+
+    PARTS = ("net", "ema", "optimizer", "scaler", "meter")
+
+    def averaged(self) -> dict[str, Tensor]:
+        return {name: value.cpu() for name, value in self.ema.module.state_dict().items()}
+
+    def preview(self) -> dict[str, np.ndarray]:
+        """The same few seeds from the averaged and from the raw weights."""
+        draw = (
+            {"": self.cast_ema, "-raw": self.cast}
+            if self.step < self.total
+            else {"": self.cast_ema}
+        )
+        return {name: self._preview(net) for name, net in draw.items()}
+
+    def _preview(self, net: nn.Module) -> np.ndarray:
+        size = self.config.data.size
+        training = net.training
+        net.eval()
+        images = draw_images(
+            net,
+            self.sched,
+            make_sampler(self.config),
+            range(PREVIEWS),
+            seed=self.config.sample.seed,
+            shape=(self.data.channels, size, size),
+            batch=PREVIEWS,
+            device=self.device,
+        )
+        net.train(training)
+        return images

@@ -1,0 +1,204 @@
+"""The small classifier: deterministic, it learns, and its files are trusted only when true."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from dreamlib.metrics.classifier import (
+    Classifier,
+    accuracy,
+    load_or_train_classifier,
+    train_classifier,
+    weights_bytes,
+)
+
+VALUES = (3, 2)
+EPOCHS = 12
+
+
+def squares(n, key, size=16):
+    """Noisy images of one square: labels are its colour (3) and whether it lies on the right."""
+    rng = np.random.default_rng(key)
+    images = rng.integers(0, 90, (n, size, size, 3), np.uint8)
+    colour, right = rng.integers(0, 3, n), rng.integers(0, 2, n)
+    rows, columns = rng.integers(0, 11, n), right * 8 + rng.integers(0, 4, n)
+    for image, c, y, x in zip(images, colour, rows, columns):
+        image[y : y + 5, x : x + 5, c] += 120
+    return images, np.stack([colour, right], axis=1)
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return squares(640, 0)
+
+
+@pytest.fixture(scope="module")
+def trained(toy):
+    return train_classifier(*toy, VALUES, epochs=EPOCHS)
+
+
+def test_learns_every_attribute(trained):
+    assert min(accuracy(trained, *squares(500, 1))) > 0.95
+
+
+def test_the_same_seed_gives_the_same_weights(toy, trained):
+    with torch.random.fork_rng():
+        torch.manual_seed(123)  # the global generator has no say
+        again = train_classifier(*toy, VALUES, epochs=EPOCHS)
+    assert weights_bytes(again) == weights_bytes(trained)
+    other = train_classifier(*toy, VALUES, epochs=EPOCHS, seed=1)
+    assert weights_bytes(other) != weights_bytes(trained)
+
+
+def test_training_leaves_global_state_alone(toy, trained):
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        again = train_classifier(*toy, VALUES, epochs=EPOCHS)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert weights_bytes(again) == weights_bytes(trained)  # whatever the number of cores
+
+
+def test_reads_a_memmap_and_reports_progress(toy, trained, tmp_path):
+    images, labels = toy
+    np.save(tmp_path / "images.npy", images)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    seen = []
+
+    def progress(label, total):
+        seen.append(total)
+        return lambda count: seen.append(-count)
+
+    same = train_classifier(mapped, labels, VALUES, epochs=EPOCHS, progress=progress)
+    assert weights_bytes(same) == weights_bytes(trained)
+    assert sum(seen) == 0
+    assert seen[0] == EPOCHS * (640 // 128)
+    np.testing.assert_array_equal(same.predict(mapped), trained.predict(images))
+
+
+def test_shapes_and_types(toy, trained):
+    images = toy[0][:7]
+    features = trained.features(images)
+    assert features.shape == (7, 64)
+    assert features.dtype == torch.float32
+    logits = trained.logits(images)
+    assert [tuple(each.shape) for each in logits] == [(7, 3), (7, 2)]
+    predicted = trained.predict(images)
+    assert predicted.dtype == np.int16
+    assert predicted.shape == (7, 2)
+    np.testing.assert_array_equal(predicted, np.stack([x.argmax(1) for x in logits], 1))
+
+
+@pytest.mark.parametrize(("size", "channels"), [(16, 1), (28, 1), (32, 3)])
+def test_every_size_of_the_contract(size, channels):
+    net = Classifier(channels, (10,))
+    assert net.features(np.zeros((2, size, size, channels), np.uint8)).shape == (2, 64)
+
+
+def test_features_are_always_of_eval_mode(toy, trained):
+    images = toy[0][:9]
+    want = trained.features(images)
+    trained.train()
+    assert torch.equal(trained.features(images), want)
+
+
+def test_features_have_unit_variance_and_full_rank(toy, trained):
+    # The batch norm's running statistics lag behind, hence the wide band.
+    cov = np.cov(trained.features(toy[0]).double().numpy().T)
+    assert 0.5 < np.trace(cov) / 64 < 1.5
+    assert np.linalg.eigvalsh(cov)[0] > 1e-6
+
+
+def test_wrong_input_is_refused(toy, trained):
+    images, labels = toy
+    with pytest.raises(TypeError, match="uint8"):
+        trained.features(images[:2].astype(np.float32))
+    with pytest.raises(ValueError, match=r"\[B,H,W,3\]"):
+        trained.features(images[:2, ..., :1])
+    for wrong, message in [
+        (labels[:, 0], "one column per attribute"),
+        (labels[:-1], "one column per attribute"),
+        (labels.astype(float), "integers"),
+        (labels + 1, r"0\.\.K-1"),
+        (labels - 1, r"0\.\.K-1"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            train_classifier(images, wrong, VALUES)
+
+
+@pytest.fixture
+def load(toy, tmp_path, monkeypatch):
+    """`load_or_train_classifier` on 256 toy images, at one epoch."""
+    images, labels = toy[0][:256], toy[1][:256]
+
+    def short(*args, **named):
+        return train_classifier(*args, **named, epochs=1)
+
+    monkeypatch.setattr("dreamlib.metrics.classifier.train_classifier", short)
+
+    def load(key=None, seed=0):
+        held_out = squares(64, 2)
+        where = tmp_path / "kept"
+        return load_or_train_classifier(
+            where, key or {"data": "a"}, images, labels, VALUES, held_out, seed=seed
+        )
+
+    load.folder = tmp_path / "kept"
+    return load
+
+
+def forbid_training(monkeypatch):
+    def refuse(*args, **named):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("dreamlib.metrics.classifier.train_classifier", refuse)
+
+
+def test_reloaded_features_are_bit_identical(load, toy, monkeypatch):
+    first = load()
+    (card,) = load.folder.glob("*.json")
+    forbid_training(monkeypatch)
+    again = load()
+    assert torch.equal(again.features(toy[0][:50]), first.features(toy[0][:50]))
+    assert not again.training
+    text = json.loads(card.read_text())
+    assert len(text["accuracy"]) == 2
+    assert (text["n"], text["n_held_out"]) == (256, 64)
+    assert {"key", "seconds", "sha256"} <= {*text}
+
+
+def test_other_data_or_seed_is_another_classifier(load):
+    load()
+    load(key={"data": "b"})
+    load(seed=1)
+    assert len([*load.folder.glob("*.safetensors")]) == 3
+
+
+def test_a_damaged_file_is_trained_again(load, caplog):
+    first = load()
+    (path,) = load.folder.glob("*.safetensors")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with caplog.at_level(logging.WARNING):
+        again = load()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert path.name in caplog.text
+    assert weights_bytes(again) == weights_bytes(first) == path.read_bytes()
+
+
+def test_a_file_without_card_is_trained_again(load):
+    first = load()
+    (card,) = load.folder.glob("*.json")
+    want = json.loads(card.read_text())["sha256"]
+    card.unlink()
+    (path,) = load.folder.glob("*.safetensors")
+    path.write_bytes(b"half a file")
+    assert weights_bytes(load()) == weights_bytes(first)
+    assert json.loads(card.read_text())["sha256"] == want

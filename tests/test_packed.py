@@ -1,0 +1,189 @@
+"""Packing: what goes in comes out, is checked, and is not done twice."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dreamlib.data.packed import Item, Source, open_packed, pack
+from dreamlib.errors import DataError, NotEnoughSamples
+from dreamlib.files import read_json, sha256_file, write_json
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 5, 3), dtype=np.uint8)
+PIXELS[7] = PIXELS[1]  # one duplicate
+ITEMS = [
+    Item(f"i{k}", image, (k % 3, k % 2), "floor" if k % 4 == 3 else "train")
+    for k, image in enumerate(PIXELS)
+]
+ITEMS.insert(0, Item("broken", None, reject="it is torn"))
+ITEMS.insert(5, Item("text", None, reject="it is prose"))
+
+
+def source_of(entries, **changes):
+    attributes = {"kind": ("a", "b", "c"), "odd": ("no", "yes")}
+    return replace(
+        Source("toy", {"size": 5}, attributes, len(entries), lambda: iter(entries)), **changes
+    )
+
+
+def must_not_be_read():
+    raise AssertionError("the source was read again")
+
+
+def test_packed_images_are_the_sources(tmp_path):
+    packed = pack(source_of(ITEMS), tmp_path / "p")
+    np.testing.assert_array_equal(packed.images, PIXELS)
+    assert packed.labels.tolist() == [[k % 3, k % 2] for k in range(12)]
+    assert packed.indices("floor").tolist() == [3, 7, 11]
+    assert packed.indices("train").tolist() == [0, 1, 2, 4, 5, 6, 8, 9, 10]
+    assert (packed.size, packed.channels) == (5, 3)
+    assert packed.attributes == {"kind": ("a", "b", "c"), "odd": ("no", "yes")}
+    assert not packed.images.flags.writeable
+    np.testing.assert_array_equal(np.load(tmp_path / "p/images.npy"), PIXELS)  # a plain .npy file
+    packed.verify()
+
+
+def test_manifest_says_what_happened(tmp_path):
+    manifest = pack(source_of(ITEMS), tmp_path).manifest
+    assert manifest["count"] == 12
+    assert manifest["splits"] == {"train": 9, "reference": 0, "floor": 3}
+    assert manifest["duplicates"] == 1
+    assert manifest["rejects"] == [
+        {"name": "broken", "reason": "it is torn"},
+        {"name": "text", "reason": "it is prose"},
+    ]
+    for name, record in manifest["files"].items():
+        assert record["sha256"] == sha256_file(tmp_path / name)
+
+
+def test_progress_reaches_the_count(tmp_path):
+    steps = []
+    pack(source_of(ITEMS), tmp_path, lambda label, total: steps.append(-total) or steps.append)
+    assert sum(steps) == 0
+
+
+def test_unlabelled_grey_images_pack_too(tmp_path):
+    items = [Item("a", PIXELS[0, :, :, :1], split="train")]
+    packed = pack(source_of(items, attributes={}), tmp_path)
+    assert packed.labels.shape == (1, 0)
+    assert packed.channels == 1
+
+
+def test_second_call_opens_without_reading_the_source(tmp_path):
+    first = pack(source_of(ITEMS), tmp_path)
+    again = pack(source_of(ITEMS, items=must_not_be_read), tmp_path)
+    assert again.fingerprint == first.fingerprint
+
+
+def test_another_description_is_packed_again_in_place(tmp_path):
+    pack(source_of(ITEMS), tmp_path)
+    changed = pack(source_of(ITEMS[3:], description={"size": 5, "first": 3}), tmp_path)
+    np.testing.assert_array_equal(changed.images, PIXELS[2:])
+    assert changed.manifest["description"] == {"size": 5, "first": 3}
+
+
+def test_an_interrupted_packing_leaves_nothing_that_opens(tmp_path):
+    pack(source_of(ITEMS), tmp_path)
+
+    def torn():
+        yield ITEMS[1]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(source_of(ITEMS, description={}, items=torn), tmp_path)
+    with pytest.raises(DataError, match="no packed images"):
+        open_packed(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+    np.testing.assert_array_equal(pack(source_of(ITEMS), tmp_path).images, PIXELS)
+
+
+def test_fingerprint_follows_pixels_labels_splits_and_names_only(tmp_path):
+    base = pack(source_of(ITEMS), tmp_path / "0").fingerprint
+    same = pack(source_of(ITEMS, name="other", description={"note": "x"}), tmp_path / "1")
+    assert same.fingerprint == base
+    other_image = [*ITEMS[:-1], ITEMS[-1]._replace(image=PIXELS[0])]
+    other_label = [*ITEMS[:-1], ITEMS[-1]._replace(labels=(0, 0))]
+    other_split = [*ITEMS[:-1], ITEMS[-1]._replace(split="reference")]
+    renamed = source_of(ITEMS, attributes={"kind": ("a", "b", "d"), "odd": ("no", "yes")})
+    others = [*map(source_of, (other_image, other_label, other_split)), renamed]
+    prints = {pack(s, tmp_path / f"o{k}").fingerprint for k, s in enumerate(others)}
+    assert len(prints | {base}) == 5
+
+
+def test_an_altered_byte_is_found(tmp_path):
+    pack(source_of(ITEMS), tmp_path)
+    data = bytearray((tmp_path / "images.npy").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "images.npy").write_bytes(data)
+    with pytest.raises(DataError, match=r"images.npy has changed.*delete that folder"):
+        open_packed(tmp_path).verify()
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "split.npy"])
+def test_a_short_or_missing_file_is_found_on_opening(tmp_path, name):
+    pack(source_of(ITEMS), tmp_path)
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
+    with pytest.raises(DataError, match=name):
+        open_packed(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(DataError, match=name):
+        open_packed(tmp_path)
+
+
+def test_a_manifest_that_is_missing_torn_or_of_another_format_is_refused(tmp_path):
+    with pytest.raises(DataError, match="dreamlib data"):
+        open_packed(tmp_path)
+    manifest = pack(source_of(ITEMS), tmp_path).manifest
+    write_json(tmp_path / "manifest.json", manifest | {"shape": [5, 5, 1]})
+    with pytest.raises(DataError, match="shapes"):
+        open_packed(tmp_path)
+    write_json(tmp_path / "manifest.json", manifest | {"format": 99})
+    with pytest.raises(DataError, match="format is 99"):
+        open_packed(tmp_path)
+    pack(source_of(ITEMS), tmp_path)  # another format is packed again
+    assert read_json(tmp_path / "manifest.json") == manifest
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(DataError, match="not JSON"):
+        open_packed(tmp_path)
+
+
+def test_nothing_usable_names_the_place_and_the_reasons(tmp_path):
+    items = [Item(f"f{k}", None, reject=f"reason {k}") for k in range(5)]
+    with pytest.raises(DataError, match=r"/pictures \(5 .*f0: reason 0; f1: .*; f2: reason 2\)"):
+        pack(source_of(items, place="/pictures"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ITEMS[2]._replace(image=PIXELS[0, :4]),
+        ITEMS[2]._replace(image=PIXELS[0].astype(float)),
+        ITEMS[2]._replace(labels=(0,)),
+        ITEMS[2]._replace(labels=(3, 0)),
+        ITEMS[2]._replace(labels=(-1, 0)),
+        ITEMS[2]._replace(split="test"),
+    ],
+)
+def test_a_source_that_breaks_its_word_is_refused(tmp_path, wrong):
+    with pytest.raises(ValueError):
+        pack(source_of([ITEMS[1], wrong]), tmp_path)
+
+
+def test_take_gives_nested_samples_and_counts_them(tmp_path):
+    packed = pack(source_of(ITEMS), tmp_path)
+    images, labels = packed.take("train", 5, start=1)
+    np.testing.assert_array_equal(images, PIXELS[[1, 2, 4, 5, 6]])
+    np.testing.assert_array_equal(packed.take("train", 2, start=1)[0], images[:2])
+    assert labels.tolist() == [[1, 1], [2, 0], [1, 0], [2, 1], [0, 0]]
+    assert type(images) is np.ndarray
+    with pytest.raises(NotEnoughSamples, match="holds 9 images, but 10"):
+        packed.take("train", 10)
+    with pytest.raises(NotEnoughSamples, match="holds 3 images, but 3 from position 1"):
+        packed.take("floor", 3, start=1)
+
+
+@pytest.mark.parametrize("split", ["reference", "validation"])
+def test_an_empty_or_unknown_split_names_the_others(tmp_path, split):
+    with pytest.raises(DataError, match=f"{split}.*train 9.*floor 3"):
+        pack(source_of(ITEMS), tmp_path).indices(split)

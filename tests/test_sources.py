@@ -1,0 +1,348 @@
+"""Sources of real images: IDX files, digits, and any folder."""
+
+import gzip
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+from torchvision import datasets
+
+from dreamlib.data import idx
+from dreamlib.data.folder import folder_source, load_square, to_rgb
+from dreamlib.data.idx import CLASSES, DEBIAN, FILES, digits_source, idx_source, read_idx
+from dreamlib.data.packed import pack
+from dreamlib.errors import DataError
+
+RED, GREEN, BLUE, GREY = (220, 30, 40), (20, 200, 60), (30, 60, 210), (128, 128, 128)
+
+
+def idx_bytes(array):
+    header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+    return header + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def small_set(tmp_path):
+    """Twelve training and eight test images in the four plain files."""
+    random = np.random.default_rng(0)
+    arrays = {
+        "train images": random.integers(0, 256, (12, 28, 28)),
+        "train labels": np.arange(12) % 10,
+        "test images": random.integers(0, 256, (8, 28, 28)),
+        "test labels": np.arange(8),
+    }
+    for part, array in arrays.items():
+        (tmp_path / FILES[part]).write_bytes(idx_bytes(array))
+    return tmp_path, arrays
+
+
+# IDX files
+
+
+@pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
+def test_idx_files_are_read_plain_or_gzipped(tmp_path, shape):
+    array = np.arange(np.prod(shape)).reshape(shape)
+    (tmp_path / "plain").write_bytes(idx_bytes(array))
+    (tmp_path / "zipped").write_bytes(gzip.compress(idx_bytes(array)))
+    for name in ("plain", "zipped"):
+        found = read_idx(tmp_path / name)
+        assert found.dtype == np.uint8
+        np.testing.assert_array_equal(found, array)
+
+
+WHOLE = idx_bytes(np.arange(24).reshape(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "not an IDX file"),
+        (b"\x89PNG" + WHOLE, "not an IDX file"),
+        (b"\0\0\x0d" + WHOLE[3:], "not an IDX file of bytes"),  # floats
+        (b"\0\0\x08\0", "ends inside its header"),
+        (WHOLE[:10], "ends inside its header"),
+        (WHOLE[:-1], "holds 23 values"),
+        (WHOLE + b"\0", "holds 25 values"),
+        (gzip.compress(WHOLE)[:-9], "cannot be read"),
+        (gzip.compress(WHOLE)[:10] + b"garbage", "cannot be read"),
+    ],
+)
+def test_damaged_idx_files_are_refused(tmp_path, data, message):
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(DataError, match=f"{message}.*delete .* and fetch it again"):
+        read_idx(tmp_path / "file")
+
+
+def test_a_missing_idx_file_is_a_data_error(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        read_idx(tmp_path / "absent")
+
+
+def test_idx_set_keeps_pixels_labels_and_halves_the_test_images(small_set):
+    folder, arrays = small_set
+    packed = pack(idx_source("mnist", folder, 28), folder / "packed")
+    images, labels = packed.take("train", 12)
+    np.testing.assert_array_equal(images[..., 0], arrays["train images"])
+    assert labels[:, 0].tolist() == arrays["train labels"].tolist()
+    held = [packed.take(split, 4) for split in ("reference", "floor")]
+    found = np.concatenate([labels[:, 0] for _, labels in held])
+    assert sorted(found) == list(range(8))  # each test image in one of the two
+    assert found.tolist() != list(range(8))  # and not in the order of the file
+    np.testing.assert_array_equal(
+        np.concatenate([images[..., 0] for images, _ in held]), arrays["test images"][found]
+    )
+
+
+def test_size_32_is_a_black_border_of_two(small_set):
+    folder, arrays = small_set
+    image = next(idx_source("fashion", folder, 32).items()).image
+    assert image.shape == (32, 32, 1)
+    np.testing.assert_array_equal(image[2:-2, 2:-2, 0], arrays["train images"][0])
+    assert image.astype(int).sum() == arrays["train images"][0].sum()
+
+
+def test_gzip_and_torchvisions_folder_change_nothing(small_set, tmp_path):
+    folder, _ = small_set
+    plain = idx_source("mnist", folder, 28)
+    raw = tmp_path / "other/MNIST/raw"
+    raw.mkdir(parents=True)
+    for name in FILES.values():
+        (raw / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
+    assert idx_source("mnist", tmp_path / "other", 28).description == plain.description
+
+
+def test_idx_sets_that_do_not_fit_together_are_refused(small_set):
+    folder, _ = small_set
+    with pytest.raises(DataError, match="28 or 32"):
+        idx_source("mnist", folder, 64)
+    with pytest.raises(DataError, match="fashion, mnist"):
+        idx_source("kmnist", folder, 28)
+    (folder / FILES["train labels"]).write_bytes(idx_bytes(np.arange(12)))
+    with pytest.raises(DataError, match="beyond 9"):
+        idx_source("mnist", folder, 28)
+    (folder / FILES["train labels"]).write_bytes(idx_bytes(np.arange(5)))
+    with pytest.raises(DataError, match="one label per 28x28 image"):
+        idx_source("mnist", folder, 28)
+    (folder / FILES["train labels"]).unlink()
+    with pytest.raises(DataError, match=r"does not hold the four files .*train-labels"):
+        idx_source("mnist", folder, 28)
+
+
+def test_without_network_the_remedy_names_the_files_and_the_package(tmp_path, monkeypatch):
+    def offline(root, download):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(idx, "DEBIAN", tmp_path / "absent")
+    monkeypatch.setattr(datasets, "FashionMNIST", offline)
+    with pytest.raises(DataError, match=r"no route.*t10k-labels.*dataset-fashion-mnist"):
+        idx_source("fashion", None, 32, cache=tmp_path)
+    with pytest.raises(DataError, match="not on this machine"):
+        idx_source("fashion", None, 32)
+
+
+def test_the_real_fashion_mnist(tmp_path):
+    if not DEBIAN.is_dir():
+        assert os.environ.get("DREAMLIB_REQUIRE_DATA") != "1", f"{DEBIAN} must be here"
+        pytest.skip(f"no {DEBIAN}; install the Debian package dataset-fashion-mnist")
+    packed = pack(idx_source("fashion", DEBIAN, 32), tmp_path)
+    assert packed.manifest["splits"] == {"train": 60_000, "reference": 5_000, "floor": 5_000}
+    assert packed.attributes["class"][9] == "ankle boot"
+    train = packed.labels[packed.indices("train"), 0]
+    assert np.bincount(train).tolist() == [6_000] * 10
+    assert train[:5].tolist() == [9, 0, 0, 3, 0]  # as published: boot, T-shirt, T-shirt, dress, ...
+    inner = packed.images[:60_000, 2:-2, 2:-2] / 255
+    assert inner.mean() == pytest.approx(0.2860, abs=1e-4)  # the mean everybody normalises with
+    assert inner.std() == pytest.approx(0.3530, abs=1e-4)
+
+
+def test_digits_are_scikit_learns(tmp_path):
+    bunch = pytest.importorskip("sklearn.datasets").load_digits()
+    small = pack(digits_source(8), tmp_path / "8")
+    large = pack(digits_source(16), tmp_path / "16")
+    assert small.manifest["splits"] == {"train": 1197, "reference": 300, "floor": 300}
+    expected = {(i.astype(int).tobytes(), t) for i, t in zip(bunch.images, bunch.target)}
+    grey = np.rint(small.images[..., 0] * (16 / 255)).astype(int)
+    assert {(i.tobytes(), t) for i, t in zip(grey, small.labels[:, 0])} == expected
+    assert large.images.shape == (1797, 16, 16, 1)
+    assert set(CLASSES["mnist"]) == set(large.attributes["class"])
+    shrunk = large.images[..., 0].reshape(-1, 8, 2, 8, 2).mean(axis=(2, 4)).reshape(-1, 64)
+    flat = small.images.reshape(-1, 64).astype(float)
+    distance = (flat**2).sum(1) - 2 * shrunk @ flat.T  # less a constant of each row
+    assert (distance.argmin(1) == np.arange(1797)).all()  # each enlarged digit is nearest itself
+
+
+# Folders
+
+
+def plain(colour, size=(40, 40), mode="RGB"):
+    return Image.new(mode, size, colour)
+
+
+def save_half_transparent_palette(path):
+    """Left half palette entry 0 (blue), right half entry 1, which is transparent."""
+    picture = Image.new("P", (40, 40), 0)
+    picture.putpalette([*BLUE, *GREEN])
+    picture.paste(1, (20, 0, 40, 40))
+    picture.save(path, transparency=1)
+
+
+def save_turned(path):
+    """Red above blue as seen, but stored lying on its side with an EXIF note to turn it."""
+    stored = plain(RED)
+    stored.paste(BLUE, (20, 0, 40, 40))  # red left, blue right
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise: the left side comes on top
+    stored.save(path, exif=exif, quality=95)
+
+
+@pytest.fixture
+def album(tmp_path):
+    folder = tmp_path / "album"
+    (folder / "deep").mkdir(parents=True)
+    plain(RED).save(folder / "red.jpg", quality=95)
+    plain((0, 255, 255, 0), mode="CMYK").save(folder / "cmyk.JPEG", quality=95)
+    ramp = np.full((40, 40), 128 * 257, np.uint16)
+    ramp[:, 20:] = 64 * 257
+    Image.fromarray(ramp).save(folder / "grey16.png")
+    save_half_transparent_palette(folder / "deep/palette.png")
+    save_turned(folder / "turned.jpg")
+    plain((*GREEN, 128), mode="RGBA").save(folder / "veil.webp", lossless=True)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "torn.jpg")
+    torn = (folder / "torn.jpg").read_bytes()
+    (folder / "torn.jpg").write_bytes(torn[: len(torn) // 2])
+    (folder / "prose.jpg").write_text("Not an image at all.")
+    (folder / "float.tif").parent.mkdir(exist_ok=True)
+    Image.fromarray(np.full((40, 40), 0.5, np.float32)).save(folder / "float.tif")
+    (folder / ".hidden.png").write_bytes(b"")
+    (folder / "notes.txt").write_text("left alone")
+    return folder
+
+
+def test_every_kind_of_image_gets_its_right_colours(album):
+    def corners(name):
+        image = load_square(album / name, 16).astype(int)
+        assert image.shape == (16, 16, 3)
+        return image[2, 2], image[2, -3], image[-3, 2]  # top left, top right, bottom left
+
+    def close(found, *colours, atol=1):
+        for pixel, colour in zip(found, colours):
+            np.testing.assert_allclose(pixel, colour, atol=atol)
+
+    close(corners("red.jpg"), RED, RED, RED, atol=3)  # JPEG
+    close(corners("cmyk.JPEG"), *[(255, 0, 0)] * 3, atol=3)  # magenta and yellow ink
+    close(corners("grey16.png"), [128] * 3, [64] * 3, [128] * 3)  # scaled, not clipped to white
+    close(corners("deep/palette.png"), BLUE, (255, 255, 255), BLUE)
+    close(corners("turned.jpg"), RED, RED, BLUE, atol=6)
+    half_green = np.array(GREEN) * 128 / 255 + 255 * 127 / 255
+    close(corners("veil.webp"), *[half_green] * 3, atol=1.5)
+
+
+def test_bad_files_are_in_the_manifest_with_their_reason(album, tmp_path):
+    packed = pack(folder_source(album, 16), tmp_path / "packed")
+    assert packed.manifest["count"] == 6
+    reasons = {r["name"]: r["reason"] for r in packed.manifest["rejects"]}
+    assert set(reasons) == {"torn.jpg", "prose.jpg", "float.tif"}
+    assert "truncated" in reasons["torn.jpg"]
+    assert reasons["prose.jpg"] == "not an image that Pillow can read"
+    assert "8-bit or 16-bit" in reasons["float.tif"]
+    assert packed.attributes == {}
+
+
+def test_truncated_images_are_never_filled_in(album, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(DataError, match="LOAD_TRUNCATED_IMAGES to False"):
+        list(folder_source(album, 16).items())
+
+
+def test_crop_is_central_and_resize_antialiased(tmp_path):
+    wide = plain(BLUE, (60, 20))
+    wide.paste(RED, (20, 0, 40, 20))  # the central square
+    wide.save(tmp_path / "wide.png")
+    assert (load_square(tmp_path / "wide.png", 10) == RED).all()
+    checks = np.indices((64, 64)).sum(0) % 2 * 255
+    Image.fromarray(checks.astype(np.uint8)).save(tmp_path / "checks.png")
+    inner = load_square(tmp_path / "checks.png", 8)[1:-1, 1:-1]
+    assert np.abs(inner.astype(int) - 128).max() <= 2  # picking single pixels would give 0 or 255
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "YCbCr", "HSV", "I;16"])
+def test_white_is_white_in_every_mode(mode):
+    white = np.full((4, 4), 65535, np.uint16) if mode == "I;16" else None
+    picture = Image.fromarray(white) if white is not None else plain("white").convert(mode)
+    rgb = to_rgb(picture)
+    assert rgb.mode == "RGB"
+    assert np.array(rgb).min() >= 254  # YCbCr rounds
+
+
+def many_pictures(folder, start, stop):
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(start, stop):
+        noise = np.random.default_rng(k).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{k:03d}.png")
+
+
+def splits(source):
+    return {item.name: item.split for item in source.items()}
+
+
+def test_adding_files_moves_no_other_and_the_shares_hold(tmp_path):
+    many_pictures(tmp_path, 0, 300)
+    before, prefix = folder_source(tmp_path, 8), splits(folder_source(tmp_path, 8))
+    many_pictures(tmp_path, 300, 400)
+    after = folder_source(tmp_path, 8)
+    found = splits(after)
+    assert prefix.items() <= found.items()
+    assert [n for n in found if n in prefix] == list(prefix)  # nor does the order change
+    assert before.description != after.description
+    counts = {s: list(found.values()).count(s) for s in ("train", "reference", "floor")}
+    # 4 standard deviations of binomial counts among 400
+    assert abs(counts["train"] - 320) < 32
+    assert abs(counts["reference"] - 40) < 24
+    assert abs(counts["floor"] - 40) < 24
+
+
+def test_equal_pictures_share_a_split_and_renaming_changes_the_description(tmp_path):
+    many_pictures(tmp_path / "a", 0, 40)
+    many_pictures(tmp_path / "b", 0, 40)
+    found = splits(folder_source(tmp_path, 8))
+    assert all(found[f"a/{k:03d}.png"] == found[f"b/{k:03d}.png"] for k in range(40))
+    before = folder_source(tmp_path, 8).description
+    assert folder_source(tmp_path, 8).description == before
+    (tmp_path / "a/000.png").rename(tmp_path / "a/zzz.png")
+    assert folder_source(tmp_path, 8).description != before
+
+
+def test_subfolders_are_classes_only_when_all_images_lie_in_them(tmp_path):
+    many_pictures(tmp_path / "dog/small", 0, 3)
+    assert folder_source(tmp_path, 8).attributes == {}  # one class says nothing
+    many_pictures(tmp_path / "cat", 3, 6)
+    source = folder_source(tmp_path, 8)
+    assert source.attributes == {"class": ("cat", "dog")}
+    named = {item.name: item.labels for item in source.items()}
+    assert named["cat/003.png"] == (0,)
+    assert named["dog/small/000.png"] == (1,)
+    many_pictures(tmp_path, 6, 7)
+    assert folder_source(tmp_path, 8).attributes == {}
+
+
+def test_the_first_images_of_a_split_are_a_mixture_of_classes(tmp_path):
+    many_pictures(tmp_path / "a", 0, 60)
+    many_pictures(tmp_path / "b", 60, 120)
+    packed = pack(folder_source(tmp_path, 8), tmp_path / ".packed")
+    first = packed.take("train", 40)[1][:, 0]
+    assert 6 < first.sum() < 34  # 4 standard deviations about 20
+
+
+def test_a_folder_without_images_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="there is no folder"):
+        folder_source(tmp_path / "absent", 16)
+    (tmp_path / "notes.txt").write_text("no image")
+    with pytest.raises(DataError, match="holds no images; put some there"):
+        folder_source(tmp_path, 16)
+    (tmp_path / "only.png").write_text("no image either")
+    with pytest.raises(DataError, match=f"no usable image in {Path(tmp_path)}.*only.png"):
+        pack(folder_source(tmp_path, 16), tmp_path / "packed")
