@@ -36,10 +36,10 @@ def make_source(config: Config, cache: Path) -> Source:
         counts = data.train or 20_000, data.reference or 5_000, data.floor or 5_000
         return faces_source(data.size, *counts, seed=data.seed)
     if data.name == "digits":
-        return digits_source(data.size, seed=data.seed)
+        return digits_source(data.size)
     if data.name in ("fashion", "mnist"):
         folder = Path(data.path) if data.path else None
-        return idx_source(data.name, folder, data.size, cache=cache, seed=data.seed)
+        return idx_source(data.name, folder, data.size, cache)
     if not data.path:
         raise ConfigError("data.path is missing: name the folder that holds the images (--data)")
     return folder_source(Path(data.path), data.size)

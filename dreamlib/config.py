@@ -61,7 +61,7 @@ class Data(Section):
     train: Int | None = Field(None, ge=1)  # images to draw (faces only)
     reference: Int | None = Field(None, ge=1)
     floor: Int | None = Field(None, ge=1)
-    seed: Int = Field(0, ge=0)  # of the faces, and of the splits
+    seed: Int = Field(0, ge=0)  # of the faces
 
 
 class Net(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -113,8 +113,9 @@ class Run:
         with self.dir.locked(), StopFlag().listening() as stop:
             self._resume(trainer)
             self.dir.set_status("running", step=trainer.step, total=trainer.total)
+            write_row = self._row_writer(trainer.step)
             try:
-                state = yield from self._loop(trainer, clock, stop)
+                state = yield from self._loop(trainer, clock, stop, write_row)
             except GeneratorExit:
                 self._close(trainer, clock, "interrupted")
                 raise
@@ -124,7 +125,29 @@ class Run:
                 raise
             self._close(trainer, clock, state)
 
-    def _loop(self, trainer: Trainer, clock: Clock, stop: StopFlag) -> Iterator[Tick]:
+    def _row_writer(self, step: int) -> Callable[[dict[str, Any]], None]:
+        """Where log rows go: log.jsonl, and TensorBoard beside it if the run asks for it."""
+        if not self.config.train.tensorboard:
+            return self.dir.append_log
+        from torch.utils.tensorboard import SummaryWriter
+
+        board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+
+        def write(row: dict[str, Any]) -> None:
+            self.dir.append_log(row)
+            for name in ("loss", "lam", "grad_norm", "lr", "images_per_s"):
+                board.add_scalar(name, row[name], row["step"])
+            board.flush()
+
+        return write
+
+    def _loop(
+        self,
+        trainer: Trainer,
+        clock: Clock,
+        stop: StopFlag,
+        write_row: Callable[[dict[str, Any]], None],
+    ) -> Generator[Tick, None, str]:
         previews = self._preview_steps(trainer)
         while trainer.step < trainer.total:
             if clock.over():
@@ -133,7 +156,7 @@ class Run:
                 return "interrupted"
             row = trainer.advance()
             if row:
-                self.dir.append_log(row)
+                write_row(row)
             if trainer.step in previews:
                 self._preview(trainer)
             if clock.save_due():

@@ -42,7 +42,7 @@ def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
     A finished run yields nothing.  Raises RunError when another process trains this run.
     """
     status = run.dir.status()
-    if status["state"] == "finished":
+    if status["state"] == "finished" and (run.dir.weights / "card.json").exists():
         run.say(f"FINISHED at step {status['step']:,}: nothing left to train in {run.folder}")
         return
     torch.use_deterministic_algorithms(run.config.train.deterministic)

@@ -9,6 +9,7 @@ import torch
 
 from dreamlib.metrics.classifier import (
     Classifier,
+    _batches,
     accuracy,
     load_or_train_classifier,
     train_classifier,
@@ -51,6 +52,16 @@ def test_the_same_seed_gives_the_same_weights(toy, trained):
     assert weights_bytes(again) == weights_bytes(trained)
     other = train_classifier(*toy, VALUES, epochs=EPOCHS, seed=1)
     assert weights_bytes(other) != weights_bytes(trained)
+
+
+def test_every_epoch_is_a_new_order_of_the_set():
+    first, second = np.split(np.concatenate([*_batches(256, 2, 2, seed=0)]), 2)
+    for epoch in (first, second):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(256))
+    assert (first != second).any()
+    assert (first != np.concatenate([*_batches(256, 1, 2, seed=1)])).any()
+    (few,) = _batches(5, 1, 1, seed=0)
+    np.testing.assert_array_equal(few, np.arange(5))
 
 
 def test_training_leaves_global_state_alone(toy, trained):
@@ -164,9 +175,11 @@ def test_reloaded_features_are_bit_identical(load, toy, monkeypatch):
     first = load()
     (card,) = load.folder.glob("*.json")
     forbid_training(monkeypatch)
+    before = torch.get_rng_state()
     again = load()
-    assert torch.equal(again.features(toy[0][:50]), first.features(toy[0][:50]))
+    assert torch.equal(torch.get_rng_state(), before)
     assert not again.training
+    assert torch.equal(again.features(toy[0][:50]), first.features(toy[0][:50]))
     text = json.loads(card.read_text())
     assert len(text["accuracy"]) == 2
     assert (text["n"], text["n_held_out"]) == (256, 64)
@@ -180,12 +193,14 @@ def test_other_data_or_seed_is_another_classifier(load):
     assert len([*load.folder.glob("*.safetensors")]) == 3
 
 
-def test_a_damaged_file_is_trained_again(load, caplog):
+@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
+def test_a_damaged_file_is_trained_again(load, caplog, suffix):
     first = load()
     (path,) = load.folder.glob("*.safetensors")
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
+    damaged = path.with_suffix(suffix)
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 2] ^= 128  # in the card: no longer UTF-8
+    damaged.write_bytes(data)
     with caplog.at_level(logging.WARNING):
         again = load()
     assert [record.levelname for record in caplog.records] == ["WARNING"]

@@ -153,7 +153,7 @@ def test_cache_hits_by_content_and_misses_on_any_change(tmp_path):
     assert len([*tmp_path.glob("features-*.npy")]) == 3
 
 
-@pytest.mark.parametrize("file", ["npy", "json", "half"])
+@pytest.mark.parametrize("file", ["npy", "json", "no json", "half"])
 def test_a_damaged_cache_is_not_believed(tmp_path, caplog, file):
     pooled, images = Pooled(), pictures(12)
     want = extract(images, pooled, cache=tmp_path)
@@ -165,6 +165,8 @@ def test_a_damaged_cache_is_not_believed(tmp_path, caplog, file):
     elif file == "json":
         note = path.with_suffix(".json")
         note.write_text(note.read_text().replace("pooled-test", "pooled-rest"))
+    elif file == "no json":
+        path.with_suffix(".json").write_text("{")
     else:
         path.with_suffix(".json").unlink()
     with caplog.at_level(logging.WARNING):

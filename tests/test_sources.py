@@ -166,6 +166,7 @@ def test_digits_are_scikit_learns(tmp_path):
     expected = {(i.astype(int).tobytes(), t) for i, t in zip(bunch.images, bunch.target)}
     grey = np.rint(small.images[..., 0] * (16 / 255)).astype(int)
     assert {(i.tobytes(), t) for i, t in zip(grey, small.labels[:, 0])} == expected
+    assert small.images.max() == 255
     assert large.images.shape == (1797, 16, 16, 1)
     assert set(CLASSES["mnist"]) == set(large.attributes["class"])
     shrunk = large.images[..., 0].reshape(-1, 8, 2, 8, 2).mean(axis=(2, 4)).reshape(-1, 64)

@@ -14,7 +14,7 @@ from dreamlib.data.packed import SPLITS, Item, Source
 from dreamlib.errors import DataError
 from dreamlib.rng import numpy_rng
 
-DRAWING = 1  # raise it whenever the pixels of any face change
+DRAWING = 1  # raise it whenever a change here or in drawing.py alters the pixels of any face
 BLOCK = 64  # consecutive faces whose parameters are drawn together
 MIN_SIZE = 16  # pixels; below, eyes are smaller than two pixels and their colour is lost
 
@@ -87,7 +87,9 @@ class _Faces:
         self.skin = self.tone(SKIN, "skin", "skin_tone")
         self.hair = self.tone(HAIR, "hair_colour", "hair_tone")
 
-    def tone(self, palette, attribute: str, nuisance: str) -> np.ndarray:
+    # Colours are float32 [n,3] from 0 to 255, one for each person, or [1,3] for all alike.
+
+    def tone(self, palette: Sequence, attribute: str, nuisance: str) -> np.ndarray:
         colours = np.array(palette, np.float32)[self.label[attribute]]
         return np.minimum(colours * self.vary[nuisance][:, :, 0], 255)
 
@@ -146,9 +148,8 @@ def _paint_hair_in_front(f: _Faces) -> None:
         x, y = f.x[rows], f.y[rows]
         shape = _front(style, x, y)
         f.paint(f.hair[rows], shape, rows=rows)
-        f.paint(
-            gleam[rows], shape, 0.55 * glow(x + f.vary["light"][rows], y + 0.5, 0.4, 0.16), rows
-        )
+        shine = glow(x + f.vary["light"][rows], y + 0.5, 0.4, 0.16)
+        f.paint(gleam[rows], shape, 0.55 * shine, rows)
 
 
 def _paint_body(f: _Faces) -> None:
@@ -165,11 +166,8 @@ def _paint_head(f: _Faces) -> None:
     f.paint(f.skin, head)
     shade = np.clip(0.1 + 0.45 * (y - 0.14) + f.vary["light"] * x, 0, 1)
     f.paint(f.skin * np.float32(0.72), head, 0.55 * shade)
-    f.paint(
-        np.minimum(f.skin * np.float32(1.22), 255),
-        head,
-        0.7 * glow(x + f.vary["light"], y, 0.5, 0.5),
-    )
+    lit = np.minimum(f.skin * np.float32(1.22), 255)
+    f.paint(lit, head, 0.7 * glow(x + f.vary["light"], y, 0.5, 0.5))
     cheeks = glow(np.abs(x) - 0.36, y - 0.44, 0.22, 0.17)
     f.canvas.paint(BLUSH, f.vary["blush"] * cheeks)
 

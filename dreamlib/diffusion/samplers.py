@@ -33,9 +33,9 @@ class Step(NamedTuple):
 def spaced(total: int, steps: int) -> list[int]:
     """`steps` timesteps, evenly spread, falling to 0.  Song 2021 (DDIM), App. D.2, "linear".
 
-    They are floor(i * total / steps), spread from below, so that few steps do not begin at total - 1: there a cosine schedule
-    has a = 1.5e-5, x0_hat is the network's rounding error enlarged 64,000 times, and one large
-    step would write that error into the image.
+    They are floor(i * total / steps), spread from below, so that few steps do not begin at
+    total - 1: there a cosine schedule has a = 1.5e-5, x0_hat is the network's rounding error
+    enlarged 64,000 times, and one large step would write that error into the image.
     """
     if not 1 <= steps <= total:
         raise ValueError(f"sampling takes 1..{total} steps, got {steps}")

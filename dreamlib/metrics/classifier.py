@@ -1,8 +1,7 @@
 """A small classifier of a labelled set: the extractor of FD[classifier], and a reader of modes.
 
-A domain without Inception weights, or images too small for them, still deserves a Fréchet distance
-in features that mean something there.  This network learns them from the set's own labels in
-minutes on two CPU cores.  Its distances compare with each other, never with FID.
+Where Inception's weights are absent or the images too small for them, this network learns features
+from the set's own labels, in a minute on one core.  Its distances never compare with FID.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ PEAK_LR = 3e-3
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 class Classifier(nn.Module):
@@ -120,11 +119,8 @@ def train_classifier(
     with _one_thread():
         for picked in _batches(len(images), epochs, batches, seed):
             logits = net(_to_network(images[picked], net.channels))
-            target = torch.as_tensor(labels[picked]).long()
-            loss = sum(
-                F.cross_entropy(each, target[:, i], label_smoothing=0.1)
-                for i, each in enumerate(logits)
-            )
+            targets = torch.as_tensor(labels[picked].T).long()
+            loss = sum(F.cross_entropy(*pair, label_smoothing=0.1) for pair in zip(logits, targets))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -172,7 +168,7 @@ def save_classifier(classifier: Classifier, folder: Path, card: dict[str, Any]) 
 
     The card, written last, gains the weights' sha256: files without a true card are not trusted.
     """
-    path = Path(folder) / f"classifier-{fingerprint(card['key'])[:12]}.safetensors"
+    path = _path(folder, card["key"])
     data = weights_bytes(classifier)
     write_bytes(path, data)
     write_json(path.with_suffix(".json"), {**card, "sha256": hashlib.sha256(data).hexdigest()})
@@ -192,16 +188,14 @@ def load_or_train_classifier(
 ) -> Classifier:
     """The classifier of this data, from `folder` where it was trained before, bit for bit.
 
-    `key` says what the data is (a fingerprint of images and labels); architecture, values and
-    seed are added to it.  The card holds the accuracy per attribute on `held_out`, an
-    (images, labels) pair, n and seconds.  A file that is not what its card says is trained anew.
+    `key` says what the data is (a fingerprint of images and labels).  The card holds the accuracy
+    per attribute on `held_out`, an (images, labels) pair.  Damaged files are trained anew.
     """
-    shape = [*images.shape[1:]]
-    settings = {"architecture": ARCHITECTURE, "shape": shape, "values": [*values], "seed": seed}
-    full_key = {**key, **settings}
-    path = Path(folder) / f"classifier-{fingerprint(full_key)[:12]}.safetensors"
-    classifier = Classifier(shape[-1], values)
-    if _load_into(classifier, path):
+    settings = {"architecture": ARCHITECTURE, "values": [*values], "seed": seed}
+    full_key = {**key, **settings, "shape": [*images.shape[1:]]}
+    with seeded("classifier weights", seed):
+        classifier = Classifier(images.shape[-1], values)
+    if _load_into(classifier, _path(folder, full_key)):
         return classifier
     start = time.monotonic()
     classifier = train_classifier(images, labels, values, seed=seed, progress=progress)
@@ -216,18 +210,29 @@ def load_or_train_classifier(
     return classifier
 
 
+def _path(folder: Path, key: dict[str, Any]) -> Path:
+    return Path(folder) / f"classifier-{fingerprint(key)[:12]}.safetensors"
+
+
 def _load_into(classifier: Classifier, path: Path) -> bool:
     """Whether `path` and its card were there and true; a file without a card was never finished."""
     card = path.with_suffix(".json")
     if not (path.is_file() and card.is_file()):
         return False
     data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != read_json(card).get("sha256"):
+    if hashlib.sha256(data).hexdigest() != read_card(card).get("sha256"):
         log.warning("%s is not what its card says: the classifier is trained again", path)
         return False
-    classifier.load_state_dict(safetensors.torch.load(data))
-    classifier.eval()
+    classifier.eval().load_state_dict(safetensors.torch.load(data))
     return True
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The JSON card beside a kept file; a card that is no JSON vouches for nothing: {}."""
+    try:
+        return read_json(path)
+    except ValueError:
+        return {}
 
 
 def _to_network(images: np.ndarray | Tensor, channels: int) -> Tensor:
@@ -237,8 +242,7 @@ def _to_network(images: np.ndarray | Tensor, channels: int) -> Tensor:
 
 
 def _check_labels(images: np.ndarray, labels: np.ndarray, values: Sequence[int]) -> None:
-    if labels.shape != (len(images), len(values)):
-        want = (len(images), len(values))
+    if labels.shape != (want := (len(images), len(values))):
         raise ValueError(f"labels must be {want}, one column per attribute, got {labels.shape}")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels are integers, got {labels.dtype}")

@@ -16,13 +16,12 @@ from torch import Tensor
 from dreamlib.errors import Interrupted
 from dreamlib.files import (
     fingerprint,
-    read_json,
     sha256_array,
     sha256_file,
     write_json,
     write_npy,
 )
-from dreamlib.metrics.classifier import FEATURES, Classifier, weights_bytes
+from dreamlib.metrics.classifier import FEATURES, Classifier, read_card, weights_bytes
 from dreamlib.metrics.inception import RESIZE, Inception
 from dreamlib.progress import Progress, silent
 
@@ -153,7 +152,7 @@ def _cached(path: Path, header: dict, shape: tuple[int, int]) -> np.ndarray | No
     note = path.with_suffix(".json")
     if not (path.is_file() and note.is_file()):
         return None
-    if read_json(note) == {**header, "sha256": sha256_file(path)}:
+    if read_card(note) == {**header, "sha256": sha256_file(path)}:
         features = np.load(path, allow_pickle=False)
         if features.shape == shape:
             return features

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from dreamlib.progress import duration
@@ -63,8 +62,3 @@ def _headless() -> bool:
     import os
 
     return bool(os.environ.get("DREAMLIB_HEADLESS"))
-
-
-def newest_preview(run: Run) -> Path:
-    """The latest sample grid of a run; FileNotFoundError when there is none yet."""
-    return max(p for p in run.dir.samples.glob("step-*.png") if not p.stem.endswith("-raw"))

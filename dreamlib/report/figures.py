@@ -14,7 +14,7 @@ from dreamlib.errors import RunError
 from dreamlib.evaluate import Score, Study, read_study
 from dreamlib.files import write_atomic
 from dreamlib.images import grid
-from dreamlib.run import Run
+from dreamlib.run import STAGES, Run
 
 # Okabe & Ito's colours: distinct for colour-blind readers and in grey print.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
@@ -70,6 +70,22 @@ def curves(run: Run) -> Figure:
         f"{_name(run)} · {run.config.loss.name} loss · every point is a mean of "
         f"{run.config.train.log_every} steps",
     )
+    return fig
+
+
+def stages(run: Run) -> Figure:
+    """The same seeds at 5, 25, 50, 75 and 100 % of training; from samples/step-*.png."""
+    total = run.dir.status()["total"]
+    steps = [max(1, round(share * total)) for share in STAGES]
+    paths = {step: run.dir.samples / f"step-{step:08d}.png" for step in steps}
+    if not all(path.exists() for path in paths.values()):
+        raise RunError(f"{run.dir.samples} does not hold every stage yet: finish training first")
+    fig, axes = _figure(1.9 * len(paths), 2.2, len(paths))
+    for ax, (step, path) in zip(axes, paths.items()):
+        ax.imshow(plt.imread(path), interpolation="nearest")
+        ax.set_title(f"step {step:,}", fontsize=8)
+        ax.axis("off")
+    _footer(fig, f"{_name(run)} · averaged weights (EMA) · the same seeds throughout")
     return fig
 
 
@@ -195,6 +211,7 @@ def save_all(run: Run, images: np.ndarray) -> list[Path]:
     """Every figure that the run's files allow, into its figures/ folder."""
     figures = {
         "curves": curves(run),
+        "stages": stages(run),
         "samples": sample_grid(run, images),
         "process": process(run),
         "fd_against_n": fd_against_n(run),

@@ -1,0 +1,65 @@
+"""A tiny run that trains in seconds, and one torch thread: tests share two cores with others."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dreamlib.run import Run, open_run
+from dreamlib.train import train
+
+TINY = [
+    "data.train=120",
+    "data.reference=60",
+    "data.floor=60",
+    "net.widths=[8, 16]",
+    "net.attention=[8]",
+    "net.heads=2",
+    "diffusion.steps=40",
+    "train.length=8",
+    "train.batch=6",
+    "train.warmup=2",
+    "train.log_every=4",
+    "train.precision=fp32",
+    "train.device=cpu",
+    "sample.steps=4",
+    "sample.batch=8",
+    "sample.shard=10",
+    "evaluate.n=[20, 60]",
+    "evaluate.reference=60",
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_home(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture
+def tiny(tmp_path, data_home, monkeypatch):
+    """open_tiny(name, *more overrides) -> a Run under tmp_path; packed images are shared."""
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+
+    def open_tiny(name: str = "run", *more: str) -> Run:
+        return open_run(tmp_path / name, "faces16", overrides=[*TINY, *more], say=lambda text: None)
+
+    return open_tiny
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory, data_home):
+    """One tiny finished run for everything that only reads it."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DREAMLIB_DATA", str(data_home))
+    folder = tmp_path_factory.mktemp("runs") / "trained"
+    torch.set_num_threads(1)
+    run = open_run(folder, "faces16", overrides=TINY, say=lambda text: None)
+    for _ in train(run):
+        pass
+    yield run
+    patch.undo()

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import pytest
+
+from dreamlib.config import (
+    differences,
+    dump_config,
+    identity,
+    load_config,
+    save_config,
+    span_steps,
+)
+from dreamlib.errors import ConfigError
+
+
+def test_round_trip(tmp_path):
+    config = load_config("faces16", ["train.lr=3e-4", "loss.start=2 epochs"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert "0.0003" in dump_config(config)
+
+
+def test_scientific_notation_is_a_number():
+    assert load_config("faces16", ["train.lr=2e-4"]).train.lr == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.bacth=3", ["faces16.yaml", "train.bacth", "did you mean batch", "lr_schedule"]),
+        ("trian.batch=3", ["trian", "train"]),
+        ("train.batch=many", ["train.batch", "'many'", "integer"]),
+        ("train.batch=true", ["train.batch", "integer"]),
+        ("train.batch=0", ["train.batch", "0", "greater than or equal to 1"]),
+        ("train.lr=-1.0", ["train.lr", "-1.0", "greater than 0"]),
+        ("loss.name=dream", ["loss.name", "'conservative'"]),
+        ("loss.start=soon", ["loss.start", "epochs", "10 %"]),
+        ("sample.steps=2000", ["sample.steps", "1000"]),
+        ("net.widths=[]", ["net.widths"]),
+        ("batch=3", ["section.field=value"]),
+        ("train.batch", ["section.field=value"]),
+        ("data.size=[", ["not valid YAML"]),
+    ],
+)
+def test_bad_overrides_name_field_value_and_what_is_allowed(override, words):
+    with pytest.raises(ConfigError) as error:
+        load_config("faces16", [override])
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_unknown_preset_suggests_one():
+    with pytest.raises(ConfigError, match="did you mean faces16"):
+        load_config("face16")
+
+
+def test_missing_and_broken_files(tmp_path):
+    with pytest.raises(ConfigError, match=r"no config file .*nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
+    with pytest.raises(ConfigError, match="must hold sections"):
+        load_config(tmp_path / "list.yaml")
+    (tmp_path / "part.yaml").write_text("data: {name: faces, size: 16}\n")
+    with pytest.raises(ConfigError, match="net is missing"):
+        load_config(tmp_path / "part.yaml")
+
+
+def test_spans():
+    assert span_steps(2000, epoch=100) == 2000
+    assert span_steps("3 epochs", epoch=390.625) == 1172
+    assert span_steps("10 %", epoch=1, total=500) == 50
+    assert span_steps("40 steps", epoch=1) == 40
+    with pytest.raises(ConfigError, match="share of itself"):
+        span_steps("10 %", epoch=1)
+
+
+def test_only_what_may_change_is_left_out_of_the_identity():
+    base = load_config("faces16")
+    free = ["train.hours=1.0", "train.micro=4", "train.log_every=7", "sample.steps=9"]
+    assert identity(load_config("faces16", free)) == identity(base)
+    fixed = load_config("faces16", ["train.lr=5e-4", "train.seed=3"])
+    assert differences(identity(base), identity(fixed)) == [
+        "train.lr: 0.001 -> 0.0005",
+        "train.seed: 0 -> 3",
+    ]

@@ -1,0 +1,185 @@
+"""The DREAM family: identities, limits, estimators."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from dreamlib.diffusion import dream
+from dreamlib.diffusion.dream import Batch, Conservative, Paper, Perturb, standard
+from dreamlib.diffusion.process import q_sample, x0_from_eps
+from dreamlib.diffusion.schedule import cosine
+
+SCHED = cosine(100)
+
+
+class Small(nn.Module):
+    """A network with dropout that counts its passes and the images in them."""
+
+    def __init__(self, dropout: float = 0.0):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        self.dropout = nn.Dropout(dropout)
+        self.passes: list[tuple[int, bool, bool]] = []
+
+    def forward(self, x, t):
+        self.passes.append((len(x), torch.is_grad_enabled(), self.training))
+        return self.dropout(self.conv(x)) + 0.01 * t.view(-1, 1, 1, 1)
+
+
+def batch(size=64, seed=0, perturb=False):
+    rng = torch.Generator().manual_seed(seed)
+    shape = (size, 1, 4, 4)
+    return Batch(
+        torch.rand(shape, generator=rng) * 2 - 1,
+        torch.randint(100, (size,), generator=rng),
+        torch.randn(shape, generator=rng),
+        torch.rand(size, generator=rng),
+        torch.randn(shape, generator=rng) if perturb else None,
+    )
+
+
+def total(loss, net, data, step=1000):
+    return sum(term.sum() for term in loss(net, SCHED, data, step))
+
+
+def gradient(loss, data, step=1000):
+    net = Small()
+    for term in loss(net, SCHED, data, step):
+        term.sum().backward()
+    return net.conv.weight.grad.clone()
+
+
+def test_rectified_pair_still_describes_x0():
+    data, net = batch(), Small()
+    x_t = q_sample(SCHED, data.x0, data.t, data.eps)
+    lam = torch.full((64,), 0.7, dtype=torch.float64)
+    x_hat, target = dream.rectify(SCHED, data, x_t, net(x_t, data.t).detach(), lam)
+    a, s = SCHED.signal_noise(data.t)
+    # multiplied by a on both sides: dividing by a near t = T would only enlarge rounding
+    assert_close(x_hat - s * target, a * data.x0, rtol=0, atol=1e-5)
+
+
+def test_conservative_input_is_the_papers_without_the_clip():
+    """x0 + lam (x0_hat - x0), noised again with the same eps, equals x_t + s lam D."""
+    data = batch()
+    x_t = q_sample(SCHED, data.x0, data.t, data.eps)
+    eps_hat = data.eps + 1e-3 * torch.randn(data.eps.shape)  # so that x0_hat stays inside [-1, 1]
+    keep = (data.t < 60) & (data.x0.abs().flatten(1).amax(1) < 0.98)
+    data, x_t, eps_hat = data.rows(keep), x_t[keep], eps_hat[keep]
+    assert len(x_t) > 5
+    lam = torch.full((len(x_t),), 0.5, dtype=torch.float64)
+    adapted = dream.adapt(SCHED, data, x_t, eps_hat, lam)
+    shifted, _ = dream.rectify(SCHED, data, x_t, eps_hat, lam)
+    assert_close(adapted, shifted, rtol=0, atol=1e-6)
+    x0_hat = x0_from_eps(SCHED, x_t, data.t, eps_hat)
+    again = q_sample(SCHED, data.x0 + 0.5 * (x0_hat - data.x0), data.t, data.eps)
+    assert_close(adapted, again, rtol=0, atol=1e-6)
+
+
+def test_the_clip_bounds_the_shift_where_x0_hat_explodes():
+    data = batch()
+    data = data._replace(t=torch.full_like(data.t, 99))
+    x_t = q_sample(SCHED, data.x0, data.t, data.eps)
+    lam = torch.full((64,), 0.5, dtype=torch.float64)
+    adapted = dream.adapt(SCHED, data, x_t, torch.zeros_like(x_t), lam)
+    a, _ = SCHED.signal_noise(data.t)
+    assert ((adapted - x_t).abs() <= a).all()
+
+
+@pytest.mark.parametrize(
+    "loss", [Conservative(start=500, length=1), Conservative(lam_max=0.0, estimator="both")]
+)
+def test_lambda_zero_is_the_standard_loss_itself(loss):
+    data = batch()
+    net, plain = Small(), Small()
+    assert torch.equal(total(loss, net, data, step=10), total(standard, plain, data))
+    assert net.passes == plain.passes
+
+
+def test_paper_with_large_p_and_perturb_without_gamma_equal_standard():
+    data = batch(perturb=True)
+    data = data._replace(t=data.t.clamp(max=70))  # s < 1, so s**p vanishes
+    assert_close(total(Paper(1e6), Small(), data), total(standard, Small(), data))
+    assert_close(total(Perturb(0.0), Small(), data), total(standard, Small(), data))
+
+
+def test_perturb_moves_the_input_and_keeps_the_target():
+    data, seen = batch(perturb=True), []
+
+    class Spy(Small):
+        def forward(self, x, t):
+            seen.append(x)
+            return torch.zeros_like(x)
+
+    losses = next(iter(Perturb(0.1)(Spy(), SCHED, data, 0)))
+    _, s = SCHED.signal_noise(data.t)
+    assert_close(seen[0] - q_sample(SCHED, data.x0, data.t, data.eps), 0.1 * s * data.xi)
+    assert_close(losses, data.eps.square().flatten(1).mean(1))
+
+
+def test_ramp_is_the_recipes():
+    """0 before epoch 10, then min(epoch / 20, 1): a half at once, full from epoch 20."""
+    assert [dream.ramp(e, 10, 20) for e in (9, 10, 15, 20, 99)] == [0, 0.5, 0.75, 1, 1]
+
+
+def test_lambda_rules():
+    t = torch.tensor([0, 50, 99])
+    loss = Conservative(lam_max=0.5, start=0, length=10)
+    assert loss.lam(SCHED, t, 100).tolist() == [0, 0.25, 0.495]
+    assert loss.lam(SCHED, t, 100).dtype == torch.float64
+    assert_close(Paper(2.0).lam(SCHED, t, 0), 1 - SCHED.alpha_bar[t])
+
+
+def test_both_reuses_its_prediction_and_sampled_pays_for_its_share_only():
+    data, net = batch(), Small()
+    total(Conservative(estimator="both"), net, data)
+    assert [size for size, *_ in net.passes] == [64, 64]
+    net = Small()
+    total(Conservative(estimator="sampled"), net, data)
+    rows = int(((data.coin < 0.3) & (data.t > 0)).sum())
+    assert net.passes == [(rows, False, False), (64, True, True)]
+
+
+def test_paper_measures_its_error_without_gradient_or_dropout():
+    net = Small(dropout=0.5)
+    total(Paper(), net, batch())
+    assert net.passes == [(64, False, False), (64, True, True)]
+    assert net.training
+
+
+def test_estimators_have_equal_expectation():
+    """`sampled` over many coins averages to `both`: value and gradient."""
+    data = batch(size=16)
+    both = Conservative(estimator="both")
+    sampled = Conservative(estimator="sampled")
+    rng = torch.Generator().manual_seed(1)
+    draws = 4000
+    coins = torch.rand(draws, 16, generator=rng)
+    big = Batch(*(f.repeat(draws, *[1] * (f.ndim - 1)) for f in data[:3]), coins.flatten())
+    value = total(sampled, Small(), big) / draws
+    expected = total(both, Small(), data)
+    # standard error of a mean of 4000 draws, measured: 0.15 %; four of them allowed
+    assert_close(value, expected, rtol=6e-3, atol=0)
+    mean = gradient(sampled, big) / draws
+    assert_close(mean, gradient(both, data), rtol=0.02, atol=0.02 * float(mean.abs().max()))
+
+
+def test_both_matches_a_single_backward():
+    data, net = batch(), Small()
+    total(Conservative(estimator="both"), net, data).backward()
+    assert_close(gradient(Conservative(estimator="both"), data), net.conv.weight.grad)
+
+
+def test_conservative_target_is_the_true_noise():
+    """A network that answers eps for any input has no loss, whatever lambda is."""
+    data = batch()
+
+    class Oracle(Small):
+        def forward(self, x, t):
+            return data.eps[: len(x)] + 0 * self.conv.weight.sum()
+
+    assert float(total(Conservative(estimator="both"), Oracle(), data).detach()) == 0

@@ -1,0 +1,114 @@
+"""Arrows point down: the ranks of docs/ARCHITECTURE.md, read from the source and enforced."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent / "dreamlib"
+RANK = {
+    **dict.fromkeys(
+        ["config", "presets", "rng", "files", "images", "host", "progress", "errors"], 0
+    ),
+    **dict.fromkeys(["diffusion", "data", "runtime", "metrics", "gan"], 1),
+    "build": 2,
+    "run": 3,
+    **dict.fromkeys(["train", "generate", "explain"], 4),
+    "evaluate": 5,
+    "ablate": 6,
+    "report": 7,
+    "notebooks": 8,
+    **dict.fromkeys(["cli", "__init__"], 9),
+    "__main__": 10,
+}
+PILLARS = {"diffusion", "data", "runtime", "metrics", "gan"}
+# Inside rank 0 and inside a pillar, files follow this order too.
+ORDER = {
+    "rank 0": ["errors", "rng", "files", "images", "progress", "config", "host"],
+    "diffusion": ["schedule", "process", "dream", "samplers", "draw", "unet", "ema"],
+    "data": ["packed", "stream", "drawing", "faces", "idx", "folder"],
+    "runtime": ["checkpoint", "clock", "memory", "rundir"],
+    "metrics": ["inception", "classifier", "features", "frechet"],
+}
+HEAVY = ["IPython", "matplotlib", "lpips", "cleanfid", "gdown", "papermill", "nbconvert", "scipy"]
+
+
+def imports(path: Path) -> list[str]:
+    """Every dreamlib module that a file imports, with names imported from packages resolved."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [node.module or "", *names]
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    return [name for name in found if name.split(".")[0] == "dreamlib" and "." in name]
+
+
+def files() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def home(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def test_every_file_has_a_rank():
+    assert {home(path) for path in files()} <= set(RANK)
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    here = home(path)
+    for name in imports(path):
+        part = name.split(".")[1]
+        if part not in RANK or part == here:
+            continue
+        same_rank_0 = RANK[part] == RANK[here] == 0
+        assert RANK[part] < RANK[here] or same_rank_0, f"{path} must not import {name}"
+        assert not (here in PILLARS and part in ("config", "host")), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_inside_a_pillar_follow_their_order(path):
+    group = home(path) if home(path) in ORDER else "rank 0" if RANK[home(path)] == 0 else None
+    if group is None or path.stem == "__init__":
+        return
+    order = ORDER[group]
+    for name in imports(path):
+        part = name.split(".")[2 if group != "rank 0" and len(name.split(".")) > 2 else 1]
+        if part in order:
+            assert order.index(part) <= order.index(path.stem), f"{path} must not import {name}"
+
+
+def test_importing_dreamlib_pulls_in_nothing_heavy():
+    code = (
+        "import sys, dreamlib, dreamlib.config, dreamlib.run, dreamlib.train, dreamlib.evaluate;"
+        f"print([m for m in {HEAVY!r} if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_import_dreamlib_alone_does_not_even_load_torch():
+    code = "import sys, dreamlib; print('torch' in sys.modules)"
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert out.stdout.strip() == "False"
+
+
+def test_files_and_functions_stay_small():
+    for path in files():
+        text = path.read_text()
+        assert len(text.splitlines()) <= 320, f"{path} is too long"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                length = (node.end_lineno or 0) - node.lineno + 1
+                assert length <= 60, f"{path}:{node.name} has {length} lines"
