@@ -169,13 +169,9 @@ class DiffusionTrainer:
             group["lr"] = train.lr * factor
 
     def row(self) -> dict[str, Any]:
-        """A log row; raises RunError when the loss is no longer a number."""
+        """A log row; raises RunError when the weights are no longer numbers."""
+        self.check_finite()
         row = {"step": self.step, "epoch": self.step / self.epoch, **self.meter.row()}
-        if not math.isfinite(row["loss"]):
-            raise RunError(
-                f"the loss became {row['loss']} near step {self.step}: start again from the last "
-                "checkpoint with a smaller train.lr or train.precision=fp32"
-            )
         (then, before), now = self.clock, time.monotonic()
         row["lr"] = self.optimizer.param_groups[0]["lr"]
         row["images_per_s"] = (self.step - before) * self.config.train.batch / (now - then)
@@ -184,9 +180,18 @@ class DiffusionTrainer:
         self.meter = Meter(self.device)
         return row
 
+    def check_finite(self) -> None:
+        """NaN is said at once, and never becomes a log row, a preview or a checkpoint."""
+        if not all(bool(torch.isfinite(p).all()) for p in self.net.parameters()):
+            raise RunError(
+                f"the weights became NaN or infinite by step {self.step}: nothing of it is saved; "
+                "begin a new run with a smaller train.lr, or with train.precision=fp32"
+            )
+
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
+        self.check_finite()
         parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
         return {"step": self.step, **parts}
 
@@ -203,6 +208,7 @@ class DiffusionTrainer:
 
     def preview(self) -> dict[str, np.ndarray]:
         """The same few seeds from the averaged and from the raw weights."""
+        self.check_finite()
         draw = (
             {"": self.cast_ema, "-raw": self.cast}
             if self.step < self.total

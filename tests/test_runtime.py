@@ -1,0 +1,249 @@
+"""Checkpoints, locks, logs, clocks and memory: what a crash or a small machine can do to them."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import time
+
+import pytest
+import torch
+
+from dreamlib.errors import CheckpointError, RunError
+from dreamlib.files import read_json, write_atomic, write_json
+from dreamlib.runtime.checkpoint import newest_checkpoint, save_checkpoint
+from dreamlib.runtime.clock import Clock, StopFlag, process_age
+from dreamlib.runtime.memory import MicroBatch
+from dreamlib.runtime.rundir import RunDir
+
+FACTS = {"config": "c", "data": "d"}
+
+
+def save(folder, step):
+    return save_checkpoint(folder, step, {"step": step, "w": torch.full((50,), step)}, FACTS)
+
+
+# ---------------------------------------------------------------------- files
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def torn(file):
+        file.write(b"ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomic(path, torn)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_write_order_is_write_fsync_rename_fsync_folder(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        original = getattr(os, name)
+
+        def spy(*args, name=name, original=original):
+            kind = "folder" if name == "fsync" and os.path.isdir(f"/proc/self/fd/{args[0]}") else ""
+            calls.append(f"{name} {kind}".strip())
+            return original(*args)
+
+        monkeypatch.setattr(os, name, spy)
+    save(tmp_path, 3)
+    once = ["fsync", "replace", "fsync folder"]
+    assert calls == once + once  # the data, whole, before its manifest
+
+
+# ---------------------------------------------------------------------- checkpoints
+
+
+def test_round_trip_and_only_three_are_kept(tmp_path):
+    for step in range(1, 6):
+        save(tmp_path, step)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [f"step-{s:08d}.{kind}" for s in (3, 4, 5) for kind in ("json", "pt")]
+    newest = newest_checkpoint(tmp_path)
+    assert newest.step == 5
+    assert torch.equal(newest.load()["w"], torch.full((50,), 5))
+    assert newest.manifest["config"] == "c"
+
+
+def damage_truncate(path):
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def damage_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def damage_empty(path):
+    path.write_bytes(b"")
+
+
+def damage_missing(path):
+    path.unlink()
+
+
+def damage_manifest_missing(path):
+    path.with_suffix(".json").unlink()
+
+
+def damage_manifest_torn(path):
+    path.with_suffix(".json").write_text('{"format": 1, "st')
+
+
+def damage_manifest_of_another(path):
+    other = path.with_name("step-00000001.json")
+    path.with_suffix(".json").write_bytes(other.read_bytes())
+
+
+def damage_format(path):
+    manifest = read_json(path.with_suffix(".json"))
+    write_json(path.with_suffix(".json"), manifest | {"format": 99})
+
+
+DAMAGES = [value for name, value in dict(globals()).items() if name.startswith("damage_")]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+def test_the_newest_good_generation_is_taken(tmp_path, damage, caplog):
+    save(tmp_path, 1)
+    path = save(tmp_path, 2).path
+    damage(path)
+    newest = newest_checkpoint(tmp_path)
+    assert newest.step == 1
+    assert newest.load()["step"] == 1
+    if damage is not damage_manifest_missing:  # without a manifest there is nothing to pass over
+        assert "passing over step-00000002.pt" in caplog.text
+
+
+def test_nothing_intact_is_an_error_and_not_a_fresh_start(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    damage_bit(save(tmp_path, 1).path)
+    with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_pickle_bomb_is_not_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "exploded"),)
+
+    checkpoint = save(tmp_path, 1)
+    checkpoint.path.write_bytes(pickle.dumps(Bomb()))
+    manifest = read_json(checkpoint.path.with_suffix(".json"))
+    import hashlib
+
+    data = checkpoint.path.read_bytes()
+    forged = manifest | {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    write_json(checkpoint.path.with_suffix(".json"), forged)
+    with pytest.raises(pickle.UnpicklingError):
+        newest_checkpoint(tmp_path).load()
+    assert not (tmp_path / "exploded").exists()
+
+
+# ---------------------------------------------------------------------- run folder
+
+
+def test_log_survives_a_torn_line_and_is_cut(tmp_path):
+    run = RunDir(tmp_path)
+    for step in (4, 8, 12):
+        run.append_log({"step": step})
+    with open(run.log, "a") as file:
+        file.write('{"step": 1')
+    assert [row["step"] for row in run.read_log()] == [4, 8, 12]
+    run.cut_log(8)
+    run.append_log({"step": 12, "again": True})
+    assert run.read_log() == [{"step": 4}, {"step": 8}, {"step": 12, "again": True}]
+
+
+def test_a_second_trainer_is_refused_until_the_first_lets_go(tmp_path):
+    with RunDir(tmp_path).locked():
+        with pytest.raises(RunError, match=rf"pid {os.getpid()} on .*wait for it"):
+            with RunDir(tmp_path).locked():
+                pass
+    with RunDir(tmp_path).locked():
+        pass
+
+
+def test_an_unwritable_folder_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write in the run folder"):
+        RunDir(tmp_path / "file" / "run")
+
+
+# ---------------------------------------------------------------------- clock
+
+
+def test_the_deadline_leaves_room_for_the_last_save(monkeypatch):
+    import dreamlib.runtime.clock as clock_module
+
+    age = [0.0]
+    monkeypatch.setattr(clock_module, "process_age", lambda: age[0])
+    clock = Clock(hours=1.0, save_minutes=10, margin=5, longest_save=20)
+    age[0] = 3600 - 5 - 40 - 1
+    assert not clock.over()
+    age[0] += 2
+    assert clock.over()
+    assert not Clock(hours=None, save_minutes=10).over()
+
+
+def test_saves_are_due_by_the_clock_and_their_cost_is_measured():
+    clock = Clock(hours=None, save_minutes=1e-4)
+    time.sleep(0.02)
+    assert clock.save_due()
+    with clock.saving():
+        time.sleep(0.03)
+    assert not clock.save_due()
+    assert clock.longest_save >= 0.03
+
+
+def test_process_age_counts_from_the_process_start():
+    first = process_age()
+    assert 0 < first < 24 * 3600
+    time.sleep(0.05)
+    assert process_age() - first == pytest.approx(0.05, abs=0.04)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_set_a_flag_and_the_old_handler_comes_back(number):
+    before = signal.getsignal(number)
+    with StopFlag().listening() as stop:
+        assert not stop
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+        assert stop
+        assert stop.reason == signal.Signals(number).name
+    assert signal.getsignal(number) is before
+
+
+# ---------------------------------------------------------------------- memory
+
+
+def test_out_of_memory_halves_and_redoes_the_step():
+    sizes = []
+
+    def work(size):
+        sizes.append(size)
+        if size > 3:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return "done"
+
+    micro = MicroBatch(16)
+    assert micro.redo_smaller(work) == "done"
+    assert sizes == [16, 8, 4, 2]
+    assert micro.size == 2
+
+
+def test_other_errors_pass_and_one_image_is_the_end():
+    micro = MicroBatch(8)
+    with pytest.raises(RuntimeError, match="shapes"):
+        micro.redo_smaller(lambda size: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+    assert micro.size == 8
+    with pytest.raises(RunError, match=r"smaller network"):
+        micro.redo_smaller(lambda size: (_ for _ in ()).throw(RuntimeError("out of memory")))

@@ -1,0 +1,201 @@
+"""Training: exact resume, slices that change nothing, honest logs."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from dreamlib.errors import RunError
+from dreamlib.run import open_run
+from dreamlib.runtime.checkpoint import newest_checkpoint
+from dreamlib.train import DiffusionTrainer, train
+
+TIMES = {"time", "images_per_s"}
+
+
+def final_state(run):
+    return newest_checkpoint(run.dir.checkpoints).load()
+
+
+def rows(run):
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in run.dir.read_log()]
+
+
+def flatten(state, prefix=""):
+    for key, value in state.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def assert_same_state(a, b):
+    a, b = dict(flatten(a)), dict(flatten(b))
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        same = torch.equal(value, b[key]) if torch.is_tensor(value) else value == b[key]
+        assert same, f"{key} differs"
+
+
+@pytest.mark.parametrize("more", [["net.dropout=0.2"], ["loss.estimator=both"]])
+def test_left_after_every_step_and_resumed_equals_undisturbed(tiny, more):
+    whole = tiny("whole", *more)
+    ticks = list(train(whole))
+    assert [tick.step for tick in ticks] == list(range(1, 9))
+    for stop in range(1, 8):
+        run = tiny(f"stop{stop}", *more)
+        for _ in itertools.islice(train(run), stop):
+            pass
+        assert run.dir.status()["state"] == "interrupted"
+        again = tiny(f"stop{stop}", *more)
+        assert [tick.step for tick in train(again)] == list(range(stop + 1, 9))
+        assert_same_state(final_state(again), final_state(whole))
+        assert rows(again) == rows(whole)
+    assert whole.dir.status()["state"] == "finished"
+
+
+def test_weights_are_the_average_and_have_a_card(trained):
+    weights, card = trained.weights()
+    state = final_state(trained)
+    assert card["step"] == state["step"] == 8
+    assert card["config"] == trained.facts["config"]
+    for name, value in weights.items():
+        assert torch.equal(value, state["ema"][f"module.{name}"])
+    raw = state["net"]["stem.weight"]
+    assert not torch.equal(weights["stem.weight"], raw)
+
+
+def test_altered_weights_are_refused(tiny):
+    run = tiny()
+    list(train(run))
+    path = run.dir.weights / "ema.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    assert load_file(path)
+    with pytest.raises(RunError, match="not the file its card describes"):
+        run.weights()
+
+
+def test_a_finished_run_trains_no_further(trained):
+    assert list(train(trained)) == []
+
+
+def test_micro_batches_give_the_same_gradient(tiny):
+    gradients = {}
+    for micro in (6, 4, 1):
+        trainer = DiffusionTrainer(tiny("run", f"train.micro={micro}", "loss.start=0"))
+        losses = trainer.accumulate(trainer.draw(3), trainer.micro.size)
+        gradients[micro] = [losses, *(p.grad for p in trainer.net.parameters())]
+    for micro in (4, 1):
+        for ours, whole in zip(gradients[micro], gradients[6]):
+            # summation order only; the gradients' scale is about 1e-2
+            assert_close(ours, whole, rtol=1e-4, atol=1e-6)
+
+
+def test_out_of_memory_redoes_the_step_without_a_trace(tiny, monkeypatch):
+    calm = tiny("calm")
+    list(train(calm))
+    original, failures = DiffusionTrainer.accumulate, []
+
+    def scarce(self, batch, micro):
+        if micro > 3:
+            failures.append(self.step)
+            # half the work is done when memory runs out
+            original(self, batch.rows(slice(0, 3)), 3)
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return original(self, batch, micro)
+
+    monkeypatch.setattr(DiffusionTrainer, "accumulate", scarce)
+    tight = tiny("tight")
+    list(train(tight))
+    assert failures == [0]
+    for name, value in tight.weights()[0].items():
+        # slices change the order of summation; AdamW's first steps divide by tiny gradients
+        assert_close(value, calm.weights()[0][name], rtol=1e-2, atol=1e-4)
+
+
+def test_the_log_says_what_happened(trained):
+    first, last = trained.dir.read_log()
+    assert (first["step"], last["step"]) == (4, 8)
+    # the network begins by predicting 0, so the loss begins at E[eps^2] = 1
+    assert first["loss"] == pytest.approx(1, abs=0.15)
+    parts = [value for value in last["loss_by_quartile"] if value is not None]
+    assert min(parts) <= last["loss"] <= max(parts)
+    assert last["lr"] == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi * 7 / 8)))
+    assert 0 < last["lam"] < 0.5
+
+
+def test_lambda_is_zero_before_its_start(tiny):
+    run = tiny("run", "loss.start=4", "loss.ramp=8")
+    list(train(run))
+    first, last = run.dir.read_log()
+    assert first["lam"] == 0
+    assert last["lam"] > 0
+
+
+def test_previews_at_every_stage(trained):
+    names = sorted(path.name for path in trained.dir.samples.glob("step-*.png"))
+    stages = [name for name in names if "raw" not in name]
+    assert stages == [f"step-{step:08d}.png" for step in (1, 2, 4, 6, 8)]
+    assert "step-00000004-raw.png" in names
+
+
+def test_the_deadline_pauses_and_says_so(tiny):
+    said = []
+    run = open_run(tiny().folder, say=said.append)
+    assert list(train(run, hours=1e-6)) == []
+    assert run.dir.status()["state"] == "paused_deadline"
+    assert said[0].startswith("FRESH START because")
+    assert "time budget" in said[-1]
+    run = open_run(run.folder, say=said.append)
+    assert len(list(train(run))) == 8
+    assert any(text.startswith("RESUMED at step 0 of 8 from") for text in said)
+
+
+def test_weights_that_are_not_numbers_stop_loudly_and_are_not_saved(tiny):
+    run = tiny("run", "train.lr=1e30")
+    with pytest.raises(RunError, match=r"became NaN or infinite.*smaller train.lr"):
+        list(train(run))
+    assert run.dir.status()["state"] == "failed"
+    assert newest_checkpoint(run.dir.checkpoints) is None
+
+
+def test_other_settings_are_refused_by_field(tiny):
+    tiny("run")
+    with pytest.raises(RunError, match=r"train.lr: 0.001 -> 0.002"):
+        tiny("run", "train.lr=2e-3")
+    assert tiny("run", "train.save_minutes=3.0").config.train.save_minutes == 3.0
+
+
+def test_tensorboard_gets_the_rows_and_continues(tiny):
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    more = "train.tensorboard=true"
+    for _ in itertools.islice(train(tiny("run", more)), 5):
+        pass
+    run = tiny("run", more)
+    list(train(run))
+    events = event_accumulator.EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert [step for step, _ in logged] == [4, 8]
+    assert_close([value for _, value in logged], [row["loss"] for row in run.dir.read_log()])
+
+
+def test_bf16_autocast_trains_and_resumes_exactly(tiny):
+    more = "train.precision=bf16"
+    whole, parted = tiny("whole", more), tiny("parted", more)
+    list(train(whole))
+    for _ in itertools.islice(train(parted), 3):
+        pass
+    parted = tiny("parted", more)
+    list(train(parted))
+    assert_same_state(final_state(parted), final_state(whole))
+    assert all(value.dtype == torch.float32 for value in whole.weights()[0].values())
