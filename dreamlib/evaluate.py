@@ -104,10 +104,11 @@ def evaluate(
     corrected, absent = _corrected(name, generated, floor, reference)
     rows += corrected
     if settings.anchors:
-        drawn = generate(run, range(largest), untrained=True, progress=progress)
-        rows.append(_score(name, "untrained", features(drawn), largest, reference))
-        drawn = gaussian_images(data.images[data.indices("train")], largest, seed=0)
-        rows.append(_score(name, "gaussian", features(drawn), largest, reference))
+        # At the smallest N: they are far away, and sampling costs as much as for the model.
+        drawn = generate(run, range(sizes[0]), untrained=True, progress=progress)
+        rows.append(_score(name, "untrained", features(drawn), sizes[0], reference))
+        drawn = gaussian_images(data.images[data.indices("train")], sizes[0], seed=0)
+        rows.append(_score(name, "gaussian", features(drawn), sizes[0], reference))
     shares = {}
     if isinstance(extractor, ClassifierExtractor):
         shares = _shares(data.attributes, extractor.classifier.predict(images), reference_labels)

@@ -163,10 +163,9 @@ def test_log_survives_a_torn_line_and_is_cut(tmp_path):
 
 
 def test_a_second_trainer_is_refused_until_the_first_lets_go(tmp_path):
-    with RunDir(tmp_path).locked():
-        with pytest.raises(RunError, match=rf"pid {os.getpid()} on .*wait for it"):
-            with RunDir(tmp_path).locked():
-                pass
+    refused = pytest.raises(RunError, match=rf"pid {os.getpid()} on .*wait for it")
+    with RunDir(tmp_path).locked(), refused, RunDir(tmp_path).locked():
+        pass
     with RunDir(tmp_path).locked():
         pass
 

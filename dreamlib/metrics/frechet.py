@@ -161,8 +161,7 @@ def _influence(features: np.ndarray, own: Moments, other: Moments) -> np.ndarray
     A = S'^.5 (S'^.5 S S'^.5)^-.5 S'^.5; directions without variance are left out of the inverse.
     """
     values, vectors = np.linalg.eigh(other.root @ own.cov @ other.root)
-    noise = values.max() * len(values) * np.finfo(np.float64).eps
-    alive = values > max(noise, 0.0)
+    alive = values > 0
     half = other.root @ (vectors[:, alive] * values[alive] ** -0.25)
     centred = features - own.mean
     moved = np.square(centred @ half).sum(axis=1)

@@ -172,6 +172,7 @@ def shares(run: Run) -> Figure:
         (f"{attribute}: {value}", share["generated"] / share["real"])
         for attribute, values in study.shares.items()
         for value, share in values.items()
+        if share["real"] > 0
     ]
     fig, (axes,) = _figure(4.6, 0.16 * len(bars) + 0.9)
     labels, ratios = zip(*bars[::-1])

@@ -49,7 +49,8 @@ def shares_markdown(study: Study) -> str:
     for attribute, values in study.shares.items():
         for value, share in values.items():
             real, generated = share["real"], share["generated"]
-            cells = f"{real:.3f}", f"{generated:.3f}", f"{generated / real:.2f}"
+            ratio = f"{generated / real:.2f}" if real else "–"
+            cells = f"{real:.3f}", f"{generated:.3f}", ratio
             lines.append(_line((attribute, value, *cells)))
     return "\n".join(lines)
 

@@ -1,0 +1,168 @@
+"""The commands, as a user types them: what they promise, and every kind of bad input."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from dreamlib.cli import main
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def dreamlib(tmp_path, data_home, monkeypatch, capsys):
+    """dreamlib("train", "x") -> (exit code, stdout, stderr), run in tmp_path in this process."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["dreamlib", *map(str, words)])
+        with pytest.raises(SystemExit) as exit:
+            main()
+        out = capsys.readouterr()
+        return exit.value.code or 0, out.out, out.err
+
+    return call
+
+
+def tiny_words(*more: str) -> list[str]:
+    return [word for setting in [*TINY, *more] for word in ("--set", setting)]
+
+
+@pytest.fixture
+def copy(trained, tmp_path):
+    shutil.copytree(trained.folder, tmp_path / "trained")
+    return tmp_path / "trained"
+
+
+def test_train_sample_evaluate_figures(dreamlib, tmp_path):
+    code, out, _ = dreamlib("train", "r", "--preset", "faces16", *tiny_words())
+    assert code == 0
+    assert "FRESH START because" in out
+    assert "finished: r" in out
+    code, out, _ = dreamlib("train", "r")
+    assert code == 0
+    assert "FINISHED at step 8" in out
+    code, out, _ = dreamlib("sample", "r", "--n", "12", "--png", "pngs")
+    assert code == 0
+    assert len(list((tmp_path / "pngs").glob("*.png"))) == 12
+    code, out, _ = dreamlib("sample", "r", "--interpolate", "--ends", "3", "4")
+    assert (tmp_path / "r/samples/interpolation-3-4.png").exists()
+    code, out, _ = dreamlib("evaluate", "r")
+    assert code == 0
+    assert "| FD[classifier] | held-out real |" in out
+    code, out, _ = dreamlib("figures", "r")
+    assert code == 0
+    for name in ("curves.png", "fd_against_n.pdf", "scores.tex"):
+        assert (tmp_path / "r/figures" / name).stat().st_size > 100
+
+
+def test_a_name_makes_a_fresh_folder(dreamlib, tmp_path):
+    for folder in ("hw3", "hw3-2"):
+        code, _, _ = dreamlib("train", "--name", "hw3", "--preset", "faces16", *tiny_words())
+        assert code == 0
+        assert (tmp_path / "runs" / folder / "weights/card.json").exists()
+
+
+def test_explain_doctor_and_data(dreamlib, tmp_path):
+    code, out, _ = dreamlib("explain", "celeba64")
+    assert code == 0
+    assert "54,846,979" in out
+    code, out, _ = dreamlib("doctor")
+    assert code == 0
+    for word in ("precision", "because", "pt_inception", "free here"):
+        assert word in out
+    code, out, _ = dreamlib("data", "--verify", *tiny_words())
+    assert code == 0
+    assert "240 images" in out
+    assert list((tmp_path / "runs/data").glob("faces-16-*/contact-sheet.png"))
+
+
+def test_unused_images_are_listed(dreamlib, tmp_path):
+    for i in range(40):
+        folder = tmp_path / "cats"
+        folder.mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20), (6 * i, 30, 200 - i)).save(folder / f"{i}.png")
+    (tmp_path / "cats/notes.jpg").write_text("not an image")
+    words = ["--set", "data.name=folder", "--set", "data.size=16", "--data", str(folder)]
+    code, out, _ = dreamlib("data", *words)
+    assert code == 0
+    assert "40 images" in out
+    assert "not used: notes.jpg" in out
+
+
+BAD = {
+    "unknown preset": (["train", "r", "--preset", "faces61"], ["did you mean faces16"]),
+    "no preset": (["train", "r"], ["r holds no run yet", "preset"]),
+    "misspelt override": (
+        ["train", "r", "--preset", "faces16", "--set", "train.bacth=3"],
+        ["train.bacth", "did you mean batch"],
+    ),
+    "empty data folder": (
+        ["train", "r", "--preset", "celeba64", "--data", "empty"],
+        ["empty", "image"],
+    ),
+    "missing data folder": (
+        ["train", "r", "--preset", "celeba64", "--data", "nowhere"],
+        ["nowhere"],
+    ),
+    "no data folder": (["train", "r", "--preset", "celeba64"], ["--data"]),
+    "folder without images": (
+        ["train", "r", "--preset", "celeba64", "--data", "texts"],
+        ["texts", "image"],
+    ),
+    "neither folder nor name": (["train", "--preset", "faces16"], ["--name"]),
+    "not a run": (["sample", "nowhere"], ["nowhere holds no run", "dreamlib train"]),
+    "seeds": (["sample", "trained", "--set", "sample.steps=99999"], ["sample.steps", "40"]),
+    "another config": (
+        ["train", "trained", "--set", "train.lr=0.5"],
+        ["train.lr: 0.001 -> 0.5", "another folder"],
+    ),
+    "N too large": (["evaluate", "trained", "--n", "20", "--n", "5000"], ["5,000", "60"]),
+    "no weights": (
+        ["evaluate", "trained", "--set", "evaluate.extractor=inception"],
+        ["pt_inception", "DREAMLIB_WEIGHTS"],
+    ),
+    "unwritable": (["train", "file/r", "--preset", "faces16"], ["cannot write", "file/r"]),
+    "unknown notebook": (["notebooks", "99_none"], ["99_none", "00_complete"]),
+    "bad parameter": (["notebooks", "00_complete", "-p", "PRESTE=x"], ["PRESTE", "PRESET"]),
+    "ancestral interpolation": (
+        ["sample", "trained", "--interpolate", "--set", "sample.sampler=ddpm"],
+        ["deterministic", "sample.sampler=ddim"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_clear_sentence(dreamlib, tmp_path, copy, name):
+    words, expected = BAD[name]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/readme.txt").write_text("no image")
+    (tmp_path / "file").write_text("")
+    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file() and "figures" not in str(p)}
+    code, _, err = dreamlib(*words)
+    assert code != 0
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    for word in expected:
+        assert word in err
+    changed = [p for p, data in before.items() if p.read_bytes() != data]
+    assert not changed, "a refused command must not change the run"
+
+
+def test_the_module_is_the_command(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "dreamlib", "explain", "nope"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: there is no preset 'nope'")
