@@ -5,6 +5,11 @@ HOST_PYTHON ?= python3
 PRESET ?= faces16
 DATA ?=
 
+# glibc gives large blocks back to the system after every use; keeping them saves a quarter of a
+# small network's training step on a CPU.  Memory then stays at its peak.  Other systems ignore it.
+export MALLOC_MMAP_MAX_ = 0
+export MALLOC_TRIM_THRESHOLD_ = 2147483647
+
 .PHONY: demo test test-slow lint clean
 
 $(VENV)/.installed: pyproject.toml

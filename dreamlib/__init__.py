@@ -7,32 +7,14 @@ Four verbs, no hidden state:
     images = generate(run, seeds=range(64))
     study = evaluate(run, n=(500, 5000))
 
-They are loaded on first use, so that `import dreamlib` costs nothing.
+The verbs are bound here at once, because each shares its name with the module it comes from:
+whichever is imported last would own the name `dreamlib.train`.
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from dreamlib.evaluate import evaluate
+from dreamlib.generate import generate
+from dreamlib.run import open_run
+from dreamlib.train import train
 
 __version__ = "0.1.0"
-
-_HOMES = {
-    "open_run": "dreamlib.run",
-    "train": "dreamlib.train",
-    "generate": "dreamlib.generate",
-    "evaluate": "dreamlib.evaluate",
-}
 __all__ = ["evaluate", "generate", "open_run", "train"]
-
-if TYPE_CHECKING:
-    from dreamlib.evaluate import evaluate
-    from dreamlib.generate import generate
-    from dreamlib.run import open_run
-    from dreamlib.train import train
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'dreamlib' has no attribute {name!r}; it has {__all__}")
-    return getattr(import_module(_HOMES[name]), name)

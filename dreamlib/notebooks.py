@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ def run_notebook(path: Path, output: Path, parameters: dict[str, Any]) -> Path:
             parameters=parameters,
             kernel_name="python3",
             progress_bar=False,
-            log_output=True,
+            stdout_file=sys.stdout,  # the cells' own progress lines
         )
     except PapermillExecutionError as error:
         raise DreamlibError(
@@ -66,7 +68,8 @@ def to_html(notebook: Path) -> Path:
     """The executed notebook as one self-contained page."""
     from nbconvert import HTMLExporter
 
-    page, _ = HTMLExporter(embed_images=True).from_filename(str(notebook))
+    logging.getLogger("traitlets").setLevel(logging.ERROR)  # it misses alternative texts
+    page, _ = HTMLExporter().from_filename(str(notebook))
     target = notebook.with_suffix(".html")
     write_text(target, page)
     return target

@@ -82,7 +82,7 @@ def test_png_files_keep_the_contract(tmp_path):
 def test_process_ends_in_the_images_themselves(run):
     stored = np.load(process(run, images=5, moments=4))
     assert stored["x_t"].shape == (5, 4, 16, 16, 3)
-    assert stored["t"].tolist() == [30, 20, 10, 0]
+    assert stored["t"].tolist() == [38, 25, 13, 0]
     assert np.array_equal(stored["x_t"][:, -1], generate(run, range(5)))
     assert np.array_equal(stored["x0_hat"][:, -1], stored["x_t"][:, -1])
 

@@ -106,3 +106,18 @@ def test_ema_warms_up_and_follows_its_formula():
         decay = min(0.9, (1 + count) / (10 + count))
         expected = weight if expected is None else decay * expected + (1 - decay) * weight
         assert_close(ema.module.weight, expected)
+
+
+def test_attention_is_float32_under_autocast(monkeypatch):
+    dtypes = []
+    original = F.scaled_dot_product_attention
+
+    def spy(q, k, v):
+        out = original(q, k, v)
+        dtypes.extend([q.dtype, out.dtype])
+        return out
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
+    with torch.autocast("cpu", torch.bfloat16):
+        Attention(16, 4)(torch.randn(2, 16, 4, 4))
+    assert dtypes == [torch.float32, torch.float32]

@@ -21,6 +21,8 @@ from dreamlib.diffusion.schedule import Schedule
 
 Noise = Callable[[int], Tensor]
 
+LEAST_SIGNAL = 0.01  # the a from which few-step samplers start
+
 
 class Step(NamedTuple):
     """The state after the network was asked at timestep t."""
@@ -30,16 +32,24 @@ class Step(NamedTuple):
     x0_hat: Tensor  # the clean image that the network saw, clamped to [-1, 1]
 
 
-def spaced(total: int, steps: int) -> list[int]:
-    """`steps` timesteps, evenly spread, falling to 0.  Song 2021 (DDIM), App. D.2, "linear".
+def spaced(sched: Schedule, steps: int) -> list[int]:
+    """`steps` timesteps falling evenly to 0 from the last one that still holds some signal.
 
-    They are floor(i * total / steps), spread from below, so that few steps do not begin at
-    total - 1: there a cosine schedule has a = 1.5e-5, x0_hat is the network's rounding error
-    enlarged 64,000 times, and one large step would write that error into the image.
+    Starting from pure noise assumes a = 0.  Where a < LEAST_SIGNAL a prediction of x0 is the
+    network's rounding error enlarged 1/a times (64,000 times at the end of a cosine schedule),
+    and one long step would write it into the image; where a is much larger, the start lacks the
+    image's large, strong modes, and colours come out too pale.  Taking all T steps is ancestral
+    sampling as it was trained: those steps are short and harmless.
     """
+    total = len(sched)
     if not 1 <= steps <= total:
         raise ValueError(f"sampling takes 1..{total} steps, got {steps}")
-    return [i * total // steps for i in reversed(range(steps))]
+    top = int(torch.nonzero(sched.alpha_bar.sqrt() >= LEAST_SIGNAL).max())
+    if steps > top + 1:
+        top = total - 1
+    if steps == 1:
+        return [top]
+    return [round(i * top / (steps - 1)) for i in reversed(range(steps))]
 
 
 def _predict_x0(net: Net, sched: Schedule, x_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
@@ -61,7 +71,7 @@ def ddpm(
 
     x float [B,C,H,W], standard normal.  `temperature` scales the added noise.
     """
-    for t, previous in pairwise([*spaced(len(sched), steps), -1]):
+    for t, previous in pairwise([*spaced(sched, steps), -1]):
         x0_hat, _ = _predict_x0(net, sched, x, t)
         x, variance = posterior(sched, x0_hat, x, t, previous)
         if variance > 0:
@@ -80,7 +90,7 @@ def ddim(
 ) -> Iterator[Step]:
     """Song 2021 (DDIM), Eq. 12: deterministic at eta = 0, `ddpm` at eta = 1.  x as in `ddpm`."""
     bar = sched.alpha_bar
-    for t, previous in pairwise([*spaced(len(sched), steps), -1]):
+    for t, previous in pairwise([*spaced(sched, steps), -1]):
         x0_hat, ts = _predict_x0(net, sched, x, t)
         eps_hat = eps_from_x0(sched, x, ts, x0_hat)
         bar_prev = float(bar[previous]) if previous >= 0 else 1.0

@@ -56,9 +56,11 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, width, height, breadth = x.shape
         qkv = self.qkv(self.norm(x)).view(batch, 3, self.heads, width // self.heads, -1)
-        # [B,heads,pixels,d], contiguous: SDPA's quick kernels need stride(-1) == 1.
-        q, k, v = qkv.transpose(-1, -2).contiguous().unbind(1)
-        h = F.scaled_dot_product_attention(q, k, v)
+        # [B,heads,pixels,d], contiguous: SDPA's quick kernels need stride(-1) == 1.  In float32:
+        # exact under autocast, and for few pixels on a CPU 4 to 12 times as fast as bfloat16.
+        q, k, v = qkv.transpose(-1, -2).float().contiguous().unbind(1)
+        with torch.autocast(x.device.type, enabled=False):
+            h = F.scaled_dot_product_attention(q, k, v)
         h = h.transpose(-1, -2).reshape(batch, width, height, breadth)
         return x + self.proj(h)
 

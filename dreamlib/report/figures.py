@@ -24,8 +24,8 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
+    "axes.axisbelow": True,
     "grid.alpha": 0.25,
-    "legend.frameon": False,
     "savefig.dpi": 200,
 }
 
@@ -64,7 +64,7 @@ def curves(run: Run) -> Figure:
         label = ("t in first quarter", "second", "third", "last (most noise)")[i]
         right.plot(steps, [np.nan if v is None else v for v in values], color=colour, label=label)
     right.set(xlabel="optimizer step", yscale="log", title="Loss by quartile of t")
-    right.legend(fontsize=7)
+    right.legend(fontsize=7, frameon=False)
     _footer(
         fig,
         f"{_name(run)} · {run.config.loss.name} loss · every point is a mean of "
@@ -80,7 +80,7 @@ def stages(run: Run) -> Figure:
     paths = {step: run.dir.samples / f"step-{step:08d}.png" for step in steps}
     if not all(path.exists() for path in paths.values()):
         raise RunError(f"{run.dir.samples} does not hold every stage yet: finish training first")
-    fig, axes = _figure(1.9 * len(paths), 2.2, len(paths))
+    fig, axes = _figure(1.9 * len(paths), 2.5, len(paths))
     for ax, (step, path) in zip(axes, paths.items()):
         ax.imshow(plt.imread(path), interpolation="nearest")
         ax.set_title(f"step {step:,}", fontsize=8)
@@ -147,18 +147,20 @@ def fd_against_n(run: Run) -> Figure:
         for row in fixed:
             axes.plot(0, row.value, marker="*", ms=9, color=colour, ls="none", clip_on=False)
     sizes = sorted({row.n for row in study.rows})
-    axes.xaxis.set_major_locator(FixedLocator([0, *(1 / n for n in sizes)]))
+    axes.xaxis.set_major_locator(FixedLocator([1 / n for n in sizes]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels(["N → ∞\n(corrected, ★)", *(f"N = {n:,}" for n in sizes)])
-    axes.set(ylabel=metric, ylim=(min(0, axes.get_ylim()[0]), None))
+    axes.set_xticklabels([f"1/{n:,}" for n in sizes])
+    axes.set(xlabel="1/N", ylabel=metric, ylim=(min(0, axes.get_ylim()[0]), None))
     axes.set_title("The same model at every N: the slope is bias", fontsize=9)
-    axes.legend(fontsize=7, loc="center right")
+    if not study.absent:
+        axes.plot([], [], "*", ms=9, color=GREY, label="bias corrected (N → ∞)")
+    axes.legend(fontsize=7, loc="center right", frameon=False)
     _footer(fig, _study_footer(study))
     return fig
 
 
 def _points(axes: Axes, rows: list[Score], colour: str, label: str) -> None:
-    """A line through the rows, and a dot for each disjoint set."""
+    """A line through the rows, and a dash for each disjoint set."""
     rows = sorted(rows, key=lambda row: row.n)
     axes.plot([1 / r.n for r in rows], [r.value for r in rows], "o-", color=colour, label=label)
     for row in rows:
