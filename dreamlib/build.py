@@ -17,6 +17,7 @@ from dreamlib.data.packed import Packed, Source
 from dreamlib.data.stream import Stream
 from dreamlib.diffusion import dream
 from dreamlib.diffusion.draw import BoundSampler
+from dreamlib.diffusion.process import eps_from_v
 from dreamlib.diffusion.samplers import ddim, ddpm
 from dreamlib.diffusion.schedule import Schedule, cosine, linear
 from dreamlib.diffusion.unet import UNet
@@ -74,19 +75,34 @@ def make_net(config: Config, channels: int) -> UNet:
         raise ConfigError(f"net does not fit data.size: {error}") from error
 
 
-class Cast(nn.Module):
-    """A network run under autocast, answering in float32."""
+class Denoiser(nn.Module):
+    """A network run under autocast that answers with eps in float32, whatever it predicts.
 
-    def __init__(self, net: nn.Module, device: torch.device, precision: Precision):
+    A network that predicts v has its error in eps multiplied by a.  In x0, eps divides by a again:
+    so errors are not enlarged where there is little signal, which is where an image's brightness
+    and colours are decided.
+    """
+
+    def __init__(self, net: nn.Module, config: Config, device: torch.device, precision: Precision):
         super().__init__()
-        self.net = net
+        self.net, self.sched = net, make_schedule(config)
+        self.predicts_v = config.diffusion.prediction == "v"
         self.autocast = partial(
             torch.autocast, device.type, precision.dtype, enabled=precision.dtype is not None
         )
 
     def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
         with self.autocast():
-            return self.net(x_t, t).float()
+            out = self.net(x_t, t).float()
+        return eps_from_v(self.sched, x_t, t, out) if self.predicts_v else out
+
+
+def loss_weight(config: Config, sched: Schedule, t: Tensor) -> Tensor:
+    """Weight of the error in eps, float32 [B]: 1, or for v 1/a^2, which makes it the error in v."""
+    if config.diffusion.prediction == "eps":
+        return torch.ones(t.shape, device=t.device)
+    a, _ = sched.signal_noise(t)
+    return a.flatten() ** -2
 
 
 def make_schedule(config: Config) -> Schedule:

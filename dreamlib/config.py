@@ -78,6 +78,7 @@ class Diffusion(Section):
     schedule: Literal["linear", "cosine"] = "cosine"
     beta_start: Float = Field(1e-4, gt=0, lt=1)  # linear only
     beta_end: Float = Field(0.02, gt=0, lt=1)  # linear only
+    prediction: Literal["eps", "v"] = "eps"  # what the network's output means; v for short runs
 
 
 class Loss(Section):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from dreamlib.build import Cast, make_net, make_sampler, make_schedule
+from dreamlib.build import Denoiser, make_net, make_sampler, make_schedule
 from dreamlib.diffusion.draw import draw_images, interpolate
 from dreamlib.diffusion.samplers import Step
 from dreamlib.errors import ConfigError
@@ -132,7 +132,7 @@ class Shards:
         net = make_net(run.config, run.data.channels)
         if not self.untrained:
             net.load_state_dict(run.weights()[0])
-        return Cast(net.to(run.device).eval(), run.device, run.precision)
+        return Denoiser(net.to(run.device).eval(), run.config, run.device, run.precision)
 
     def draw(
         self,

@@ -224,13 +224,16 @@ def open_run(
 ) -> Run:
     """Open a run folder, or make one from a preset; opening it again continues it.
 
-    Packs the images on first use.  Raises ConfigError, DataError, or RunError when the folder
-    holds a run with other settings (naming the fields).
+    Packs the images on first use.  On an existing run, overrides hold for this opening only.
+    Raises ConfigError, DataError, or RunError when the folder holds a run with other settings
+    (naming the fields).
     """
     run_dir = RunDir(folder)
     config = _settle_config(run_dir, preset, tuple(overrides))
+    run_dir.create()
     data = _settle_data(run_dir, config, progress)
-    save_config(config, run_dir.config)
+    if not run_dir.config.exists():
+        save_config(config, run_dir.config)
     return Run(run_dir, config, data, say)
 
 
@@ -278,5 +281,6 @@ def _settle_data(run_dir: RunDir, config: Config, progress: Progress) -> Packed:
             f"the images in {data.folder} are not those that {run_dir.folder} was begun with: "
             "put the original images back, or begin a new run folder"
         )
-    write_json(run_dir.data, {"packed": data.folder.name, "fingerprint": data.fingerprint})
+    if not recorded:
+        write_json(run_dir.data, {"packed": data.folder.name, "fingerprint": data.fingerprint})
     return data

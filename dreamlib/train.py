@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dreamlib.build import (
-    Cast,
+    Denoiser,
+    loss_weight,
     make_loss,
     make_net,
     make_optimizer,
@@ -54,16 +55,18 @@ class Meter:
     log equals an undisturbed one's."""
 
     def __init__(self, device: torch.device):
-        self.sums = torch.zeros(QUARTILES, dtype=torch.float64, device=device)
+        exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.sums = torch.zeros(QUARTILES, dtype=exact, device=device)
         self.counts = torch.zeros_like(self.sums)
-        self.lam = torch.zeros((), dtype=torch.float64, device=device)
+        self.lam = torch.zeros((), dtype=exact, device=device)
         self.norm = torch.zeros_like(self.lam)
         self.steps = 0
 
     def add(self, quartile: Tensor, losses: Tensor, lam: Tensor | float, norm: Tensor) -> None:
         """quartile int64 [B], losses [B]: one value per image; lam: the batch's mean lambda."""
-        self.sums.index_add_(0, quartile, losses.double())
-        self.counts.index_add_(0, quartile, torch.ones_like(losses, dtype=torch.float64))
+        losses = losses.to(self.sums.dtype)
+        self.sums.index_add_(0, quartile, losses)
+        self.counts.index_add_(0, quartile, torch.ones_like(losses))
         self.lam += lam
         self.norm += norm
         self.steps += 1
@@ -104,8 +107,8 @@ class DiffusionTrainer:
         self.optimizer = make_optimizer(config, self.net, self.device)
         precision = run.precision
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scale)
-        self.cast = Cast(self.net, self.device, precision)
-        self.cast_ema = Cast(self.ema.module, self.device, precision)
+        self.denoiser = Denoiser(self.net, config, self.device, precision)
+        self.denoiser_ema = Denoiser(self.ema.module, config, self.device, precision)
         self.micro = MicroBatch(min(config.train.micro or config.train.batch, config.train.batch))
         self.meter = Meter(self.device)
         self.step = 0
@@ -141,7 +144,10 @@ class DiffusionTrainer:
         return Batch(x0, t, eps, coin)
 
     def accumulate(self, batch: Batch, micro: int) -> Tensor:
-        """Gradients of the batch's mean loss, `micro` images at a time -> losses [B]."""
+        """Gradients of the batch's mean weighted loss, `micro` images at a time.
+
+        Returns each image's unweighted loss [B]: the error in eps, comparable between settings.
+        """
         self.optimizer.zero_grad(set_to_none=True)
         size = len(batch.x0)
         losses = torch.zeros(size, device=self.device)
@@ -149,8 +155,9 @@ class DiffusionTrainer:
             for start in range(0, size, micro):
                 part = slice(start, start + micro)
                 rows = batch.rows(part).to(self.device)
-                for term in self.loss(self.cast, self.sched, rows, self.step):
-                    self.scaler.scale(term.sum() / size).backward()
+                weight = loss_weight(self.config, self.sched, rows.t)
+                for term in self.loss(self.denoiser, self.sched, rows, self.step):
+                    self.scaler.scale((weight * term).sum() / size).backward()
                     losses[part] += term.detach()
         return losses
 
@@ -210,9 +217,9 @@ class DiffusionTrainer:
         """The same few seeds from the averaged and from the raw weights."""
         self.check_finite()
         draw = (
-            {"": self.cast_ema, "-raw": self.cast}
+            {"": self.denoiser_ema, "-raw": self.denoiser}
             if self.step < self.total
-            else {"": self.cast_ema}
+            else {"": self.denoiser_ema}
         )
         return {name: self._preview(net) for name, net in draw.items()}
 

@@ -121,7 +121,7 @@ BAD = {
     "seeds": (["sample", "trained", "--set", "sample.steps=99999"], ["sample.steps", "40"]),
     "another config": (
         ["train", "trained", "--set", "train.lr=0.5"],
-        ["train.lr: 0.001 -> 0.5", "another folder"],
+        ["train.lr: 0.002 -> 0.5", "another folder"],
     ),
     "N too large": (["evaluate", "trained", "--n", "20", "--n", "5000"], ["5,000", "60"]),
     "no weights": (

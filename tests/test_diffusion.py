@@ -6,8 +6,18 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from dreamlib.build import Denoiser, loss_weight
+from dreamlib.config import load_config
 from dreamlib.diffusion import schedule
-from dreamlib.diffusion.process import eps_from_x0, posterior, q_sample, x0_from_eps
+from dreamlib.diffusion.process import (
+    eps_from_v,
+    eps_from_x0,
+    posterior,
+    q_sample,
+    v_from_eps,
+    x0_from_eps,
+)
+from dreamlib.host import Precision
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -83,3 +93,46 @@ def test_the_last_step_arrives_at_x0(sched):
     mean, variance = posterior(sched, x0, x_t, 0, -1)
     assert variance == 0
     assert_close(mean, x0)
+
+
+def test_v_and_eps_invert_each_other_and_v_is_its_definition(sched):
+    x0, eps = draw()
+    t = torch.tensor([0, 10, 300, 600, 900])
+    x_t = q_sample(sched, x0, t, eps)
+    a, s = sched.signal_noise(t)
+    v = a * eps - s * x0
+    assert_close(eps_from_v(sched, x_t, t, v), eps, rtol=0, atol=1e-6)
+    assert_close(v_from_eps(sched, x_t, t, eps), v, rtol=0, atol=1e-5)
+    theirs = diffusers.DDPMScheduler(1000, trained_betas=betas_of(sched).numpy())
+    assert_close(theirs.get_velocity(x0, eps, t), v, rtol=1e-3, atol=1e-4)
+
+
+def betas_of(sched):
+    return torch.cat([1 - sched.alpha_bar[:1], 1 - sched.alpha_bar[1:] / sched.alpha_bar[:-1]])
+
+
+def test_weighted_error_in_eps_is_the_error_in_v(sched):
+    """What a network that predicts v is trained on, through the same losses as any other."""
+    x0, eps = draw()
+    t = torch.tensor([5, 10, 300, 600, 900])
+    x_t = q_sample(sched, x0, t, eps)
+    config = load_config("faces16", ["diffusion.prediction=v"])
+    fp32 = Precision("fp32", None, False, "test")
+    answer = torch.randn(x0.shape, generator=torch.Generator().manual_seed(2))
+    denoiser = Denoiser(Constant(answer), config, torch.device("cpu"), fp32)
+    in_eps = (denoiser(x_t, t) - eps).square().flatten(1).mean(1)
+    a, s = sched.signal_noise(t)
+    in_v = (answer - (a * eps - s * x0)).square().flatten(1).mean(1)
+    assert_close(loss_weight(config, sched, t) * in_eps, in_v, rtol=1e-4, atol=1e-6)
+    plain = load_config("faces16", ["diffusion.prediction=eps"])
+    assert torch.equal(Denoiser(Constant(eps), plain, t.device, fp32)(x_t, t), eps)
+    assert torch.equal(loss_weight(plain, sched, t), torch.ones(5))
+
+
+class Constant(torch.nn.Module):
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x_t, t):
+        return self.answer

@@ -122,6 +122,16 @@ def test_the_newest_good_generation_is_taken(tmp_path, damage, caplog):
         assert "passing over step-00000002.pt" in caplog.text
 
 
+def test_a_good_checkpoint_is_not_written_over_and_a_damaged_one_is(tmp_path):
+    path = save(tmp_path, 1).path
+    before = path.stat().st_ino
+    save(tmp_path, 1)
+    assert path.stat().st_ino == before
+    damage_bit(path)
+    save(tmp_path, 1)
+    assert newest_checkpoint(tmp_path).load()["step"] == 1
+
+
 def test_nothing_intact_is_an_error_and_not_a_fresh_start(tmp_path):
     assert newest_checkpoint(tmp_path) is None
     damage_bit(save(tmp_path, 1).path)
@@ -173,7 +183,7 @@ def test_a_second_trainer_is_refused_until_the_first_lets_go(tmp_path):
 def test_an_unwritable_folder_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write in the run folder"):
-        RunDir(tmp_path / "file" / "run")
+        RunDir(tmp_path / "file" / "run").create()
 
 
 # ---------------------------------------------------------------------- clock

@@ -127,7 +127,7 @@ def test_the_log_says_what_happened(trained):
     assert first["loss"] == pytest.approx(1, abs=0.15)
     parts = [value for value in last["loss_by_quartile"] if value is not None]
     assert min(parts) <= last["loss"] <= max(parts)
-    assert last["lr"] == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi * 7 / 8)))
+    assert last["lr"] == pytest.approx(2e-3 * 0.5 * (1 + math.cos(math.pi * 7 / 8)))
     assert 0 < last["lam"] < 0.5
 
 
@@ -168,8 +168,8 @@ def test_weights_that_are_not_numbers_stop_loudly_and_are_not_saved(tiny):
 
 def test_other_settings_are_refused_by_field(tiny):
     tiny("run")
-    with pytest.raises(RunError, match=r"train.lr: 0.001 -> 0.002"):
-        tiny("run", "train.lr=2e-3")
+    with pytest.raises(RunError, match=r"train.lr: 0.002 -> 0.003"):
+        tiny("run", "train.lr=3e-3")
     assert tiny("run", "train.save_minutes=3.0").config.train.save_minutes == 3.0
 
 

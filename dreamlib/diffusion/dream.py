@@ -55,13 +55,18 @@ def ramp(step: int, start: int, length: int) -> float:
 
 
 def lam_linear(sched: Schedule, t: Tensor, lam_max: float, factor: float) -> Tensor:
-    """lam_max * t/T * factor, float64 [B]: large where the image is mostly noise."""
-    return lam_max * factor * t.double() / len(sched)
+    """lam_max * t/T * factor, float64 [B] on the CPU: large where the image is mostly noise."""
+    return lam_max * factor * t.cpu().double() / len(sched)
 
 
 def lam_power(sched: Schedule, t: Tensor, p: float) -> Tensor:
-    """sqrt(1 - alpha_bar)**p, float64 [B].  Zhou 2024 (DREAM), Sec. 4.2."""
-    return (1 - sched.alpha_bar[t.cpu()]).sqrt().to(t.device) ** p
+    """sqrt(1 - alpha_bar)**p, float64 [B] on the CPU.  Zhou 2024 (DREAM), Sec. 4.2."""
+    return (1 - sched.alpha_bar[t.cpu()]).sqrt() ** p
+
+
+def _spread(lam: Tensor, like: Tensor) -> Tensor:
+    """lam [B] -> float32 [B,1,1,1] beside the images."""
+    return lam.float().view(-1, 1, 1, 1).to(like.device)
 
 
 @contextmanager
@@ -89,7 +94,7 @@ def rectify(
     The pair still describes x0 exactly.  Zhou 2024, Alg. 1.
     """
     _, s = sched.signal_noise(batch.t)
-    shift = lam.float().view(-1, 1, 1, 1) * (batch.eps - eps_hat.float())
+    shift = _spread(lam, x_t) * (batch.eps - eps_hat.float())
     return x_t + s * shift, batch.eps + shift
 
 
@@ -100,7 +105,7 @@ def adapt(sched: Schedule, batch: Batch, x_t: Tensor, eps_hat: Tensor, lam: Tens
     """
     a, _ = sched.signal_noise(batch.t)
     x0_hat = x0_from_eps(sched, x_t, batch.t, eps_hat.float()).clamp(-1, 1)
-    return x_t + a * lam.float().view(-1, 1, 1, 1) * (x0_hat - batch.x0)
+    return x_t + a * _spread(lam, x_t) * (x0_hat - batch.x0)
 
 
 def standard(net: nn.Module, sched: Schedule, batch: Batch, step: int = 0) -> Iterator[Tensor]:
@@ -147,12 +152,13 @@ class Conservative:
         self, net: nn.Module, sched: Schedule, batch: Batch, lam: Tensor
     ) -> Iterator[Tensor]:
         x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
-        rows = torch.nonzero((batch.coin < self.weight) & (lam > 0)).flatten()
-        if len(rows):
+        chosen = torch.nonzero((batch.coin.cpu() < self.weight) & (lam > 0)).flatten()
+        if len(chosen):
+            rows = chosen.to(x_t.device)
             part = batch.rows(rows)
             with own_error(net):
                 eps_hat = net(x_t[rows], part.t)
-            x_t = x_t.index_copy(0, rows, adapt(sched, part, x_t[rows], eps_hat, lam[rows]))
+            x_t = x_t.index_copy(0, rows, adapt(sched, part, x_t[rows], eps_hat, lam[chosen]))
         yield squared_error(net(x_t, batch.t), batch.eps)
 
 

@@ -26,6 +26,21 @@ def eps_from_x0(sched: Schedule, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
     return (x_t - a * x0) / s
 
 
+def v_from_eps(sched: Schedule, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    """v = a eps - s x0 of the image that x_t and eps imply.  Salimans 2022, Sec. 4.
+
+    Written without x0, whose division by a would be worse: (eps - s x_t) / a.
+    """
+    a, s = sched.signal_noise(t)
+    return (eps - s * x_t) / a
+
+
+def eps_from_v(sched: Schedule, x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
+    """eps = s x_t + a v: the inverse of `v_from_eps`."""
+    a, s = sched.signal_noise(t)
+    return s * x_t + a * v
+
+
 def posterior(
     sched: Schedule, x0: Tensor, x_t: Tensor, t: int, previous: int
 ) -> tuple[Tensor, float]:

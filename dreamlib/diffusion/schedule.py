@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ class Schedule:
     """A variance-preserving schedule: alpha_bar float64 [T], decreasing, inside (0, 1)."""
 
     alpha_bar: Tensor
+    _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         bar = self.alpha_bar
@@ -27,9 +30,17 @@ class Schedule:
         return len(self.alpha_bar)
 
     def signal_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """a_t and s_t, float32, ready to broadcast over images: t [B] -> 2 x [B,1,1,1]."""
-        bar = self.alpha_bar[t.cpu()].view(-1, 1, 1, 1)
-        return bar.sqrt().float().to(t.device), (1 - bar).sqrt().float().to(t.device)
+        """a_t and s_t, float32, ready to broadcast over images: t [B] -> 2 x [B,1,1,1].
+
+        Rounded once from float64; kept per device, so that a GPU never waits for the host.
+        """
+        if t.device not in self._tables:
+            with torch.inference_mode(False):  # a table made while sampling serves training too
+                roots = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
+                a, s = (root.float().view(-1, 1, 1, 1).to(t.device) for root in roots)
+            self._tables[t.device] = a, s
+        a, s = self._tables[t.device]
+        return a[t], s[t]
 
 
 def from_betas(betas: Tensor) -> Schedule:

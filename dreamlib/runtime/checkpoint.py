@@ -58,9 +58,16 @@ def save_checkpoint(
     """Write, fsync, rename, read back, compare; then the manifest; then drop what is too old.
 
     `state` holds tensors and plain values; `facts` (config hash, data fingerprint, ...) goes into
-    the manifest.  Raises CheckpointError when the file read back is not the one written.
+    the manifest.  A good checkpoint of this step is left as it is: runs repeat exactly, and
+    writing over the only generation could lose it.  Raises CheckpointError when the file read
+    back is not the one written.
     """
     path = folder / f"step-{step:08d}.pt"
+    if path.with_suffix(".json").exists():
+        flaw, manifest = _check(path)
+        if not flaw:
+            return Checkpoint(step, path, manifest)
+        path.with_suffix(".json").unlink()  # an old manifest must not stand beside new data
     hashing: list[_Hashing] = []
 
     def write(file: IO[bytes]) -> None:

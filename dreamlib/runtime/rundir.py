@@ -17,10 +17,22 @@ from dreamlib.runtime.clock import process_age
 
 
 class RunDir:
-    """Paths and small files of one run.  Creating it creates the folder."""
+    """Paths and small files of one run."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self.config = self.folder / "config.yaml"
+        self.data = self.folder / "data.json"
+        self.checkpoints = self.folder / "checkpoints"
+        self.weights = self.folder / "weights"
+        self.samples = self.folder / "samples"
+        self.generated = self.folder / "generated"
+        self.evaluation = self.folder / "evaluation"
+        self.figures = self.folder / "figures"
+        self.log = self.folder / "log.jsonl"
+
+    def create(self) -> None:
+        """Make the folder; RunError when it cannot be written in."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / ".writable.tmp"
@@ -31,15 +43,6 @@ class RunDir:
                 f"cannot write in the run folder {self.folder} ({error.strerror}): "
                 "choose another folder or change its permissions"
             ) from error
-        self.config = self.folder / "config.yaml"
-        self.data = self.folder / "data.json"
-        self.checkpoints = self.folder / "checkpoints"
-        self.weights = self.folder / "weights"
-        self.samples = self.folder / "samples"
-        self.generated = self.folder / "generated"
-        self.evaluation = self.folder / "evaluation"
-        self.figures = self.folder / "figures"
-        self.log = self.folder / "log.jsonl"
 
     # ------------------------------------------------------------------ status
 

@@ -73,7 +73,10 @@ def check(tmp_path, data_home, count, seed):
     weights = "weights/ema.safetensors"
     assert (run.folder / weights).read_bytes() == (whole.folder / weights).read_bytes()
     rows = [
-        [{k: v for k, v in row.items() if k not in ("time", "images_per_s")} for row in r.read_log()]
+        [
+            {k: v for k, v in row.items() if k not in ("time", "images_per_s")}
+            for row in r.read_log()
+        ]
         for r in (run, whole)
     ]
     assert rows[0] == rows[1]
