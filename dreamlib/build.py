@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dreamlib.config import Config, span_steps
 from dreamlib.data.faces import faces_source
@@ -17,7 +17,7 @@ from dreamlib.data.packed import Packed, Source
 from dreamlib.data.stream import Stream
 from dreamlib.diffusion import dream
 from dreamlib.diffusion.draw import BoundSampler
-from dreamlib.diffusion.process import eps_from_v
+from dreamlib.diffusion.prediction import Denoiser
 from dreamlib.diffusion.samplers import ddim, ddpm
 from dreamlib.diffusion.schedule import Schedule, cosine, linear
 from dreamlib.diffusion.unet import UNet
@@ -75,41 +75,17 @@ def make_net(config: Config, channels: int) -> UNet:
         raise ConfigError(f"net does not fit data.size: {error}") from error
 
 
-class Denoiser(nn.Module):
-    """A network run under autocast that answers with eps in float32, whatever it predicts.
-
-    A network that predicts v has its error in eps multiplied by a.  In x0, eps divides by a again:
-    so errors are not enlarged where there is little signal, which is where an image's brightness
-    and colours are decided.
-    """
-
-    def __init__(self, net: nn.Module, config: Config, device: torch.device, precision: Precision):
-        super().__init__()
-        self.net, self.sched = net, make_schedule(config)
-        self.predicts_v = config.diffusion.prediction == "v"
-        self.autocast = partial(
-            torch.autocast, device.type, precision.dtype, enabled=precision.dtype is not None
-        )
-
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        with self.autocast():
-            out = self.net(x_t, t).float()
-        return eps_from_v(self.sched, x_t, t, out) if self.predicts_v else out
-
-
-def loss_weight(config: Config, sched: Schedule, t: Tensor) -> Tensor:
-    """Weight of the error in eps, float32 [B]: 1, or for v 1/a^2, which makes it the error in v."""
-    if config.diffusion.prediction == "eps":
-        return torch.ones(t.shape, device=t.device)
-    a, _ = sched.signal_noise(t)
-    return a.flatten() ** -2
-
-
 def make_schedule(config: Config) -> Schedule:
     diffusion = config.diffusion
     if diffusion.schedule == "linear":
         return linear(diffusion.steps, diffusion.beta_start, diffusion.beta_end)
     return cosine(diffusion.steps)
+
+
+def make_denoiser(
+    config: Config, net: nn.Module, sched: Schedule, precision: Precision
+) -> Denoiser:
+    return Denoiser(net, sched, config.diffusion.prediction, precision.dtype)
 
 
 def make_loss(config: Config, epoch: float, total: int) -> Any:
@@ -142,14 +118,8 @@ def make_optimizer(config: Config, net: nn.Module, device: torch.device) -> torc
 def make_sampler(config: Config) -> BoundSampler:
     sample = config.sample
     if sample.sampler == "ddim":
-        return partial(_swap, ddim, sample.steps, {"eta": sample.eta})
-    return partial(_swap, ddpm, sample.steps, {"temperature": sample.temperature})
-
-
-def _swap(
-    sampler: Any, steps: int, own: dict[str, float], net: Any, sched: Any, x: Any, noise: Any
-):
-    return sampler(net, sched, x, steps, noise, **own)
+        return partial(ddim, steps=sample.steps, eta=sample.eta)
+    return partial(ddpm, steps=sample.steps, temperature=sample.temperature)
 
 
 def make_classifier(data: Packed, seed: int, progress: Progress = silent) -> Classifier:
@@ -172,7 +142,17 @@ def make_classifier(data: Packed, seed: int, progress: Progress = silent) -> Cla
     )
 
 
-def make_extractor(config: Config, data: Packed, progress: Progress = silent) -> Extractor:
+def make_extractor(
+    config: Config, data: Packed, device: torch.device, progress: Progress = silent
+) -> Extractor:
     if config.evaluate.extractor == "classifier":
         return ClassifierExtractor(make_classifier(data, 0, progress))
-    return InceptionExtractor(find_weights(weight_folders(config.evaluate.weights)))
+    return InceptionExtractor(find_weights(weight_folders(config.evaluate.weights)), device)
+
+
+def check(config: Config, data: Packed) -> None:
+    """Build what training will build, on no device, so that a wrong setting is said at once."""
+    with torch.device("meta"):
+        make_net(config, data.channels)
+    epoch = len(data.indices("train")) / config.train.batch
+    make_loss(config, epoch, total_steps(config, epoch))

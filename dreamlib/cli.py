@@ -7,6 +7,7 @@ import logging
 import os
 import platform as python_platform
 import sys
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Optional
@@ -139,7 +140,7 @@ def train(
 def _fresh(home: Path, name: str) -> Path:
     """runs/NAME, or runs/NAME-2, runs/NAME-3, ... when that is taken."""
     names = (name if i == 1 else f"{name}-{i}" for i in count(1))
-    return next(home / n for n in names if not (home / n).exists())
+    return next(home / n for n in names if not (home / n / "config.yaml").exists())
 
 
 @app.command()
@@ -227,22 +228,31 @@ def doctor() -> None:
     """What this machine has, what will be used, and why."""
     from dreamlib.metrics.inception import find_weights
 
-    device = host.choose_device()
-    precision = host.choose_precision("auto", device)
-    gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    def device() -> str:
+        chosen = host.choose_device()
+        return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else str(chosen)
+
+    def precision() -> str:
+        chosen = host.choose_precision("auto", host.choose_device())
+        return f"{chosen.name}, because {chosen.reason}"
+
+    def answer(question: Callable[[], object]) -> str:
+        try:
+            return str(question())
+        except DreamlibError as error:
+            return str(error)
+
     memory = host.memory_bytes()
-    try:
-        weights = str(find_weights(host.weight_folders()))
-    except DreamlibError as error:
-        weights = str(error)
+    packed = sorted(p.parent.name for p in Path("runs/data").glob("*/manifest.json"))
     rows = {
         "platform": f"{host.platform()}, Python {python_platform.python_version()}",
         "torch": f"{torch.__version__}, {torch.get_num_threads()} of {os.cpu_count()} cores",
-        "device": f"{device}{gpu}",
-        "precision": f"{precision.name}, because {precision.reason}",
+        "device": answer(device),
+        "precision": answer(precision),
         "memory": f"{memory / 2**30:.1f} GiB" if memory else "unknown",
         "disk": f"{host.free_disk(Path.cwd()) / 2**30:.1f} GiB free here",
-        "weights": weights,
+        "data": f"packed in runs/data: {', '.join(packed) or 'nothing yet'}",
+        "weights": answer(lambda: find_weights(host.weight_folders())),
         "presets": ", ".join(preset_names()),
     }
     for name, value in rows.items():

@@ -18,7 +18,7 @@ from dreamlib.errors import ConfigError
 from dreamlib.files import write_text
 
 PRESETS = Path(__file__).parent / "presets"
-SPAN = re.compile(r"^\s*([0-9.]+)\s*(%|epochs?|steps?)\s*$")
+SPAN = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(%|epochs?|steps?)\s*$")
 
 
 def _span(value: Any) -> Any:
@@ -78,7 +78,7 @@ class Diffusion(Section):
     schedule: Literal["linear", "cosine"] = "cosine"
     beta_start: Float = Field(1e-4, gt=0, lt=1)  # linear only
     beta_end: Float = Field(0.02, gt=0, lt=1)  # linear only
-    prediction: Literal["eps", "v"] = "eps"  # what the network's output means; v for short runs
+    prediction: Literal["eps", "v"] = "eps"  # what the network's output means
 
 
 class Loss(Section):
@@ -126,7 +126,7 @@ class Sample(Section):
 
 class Evaluate(Section):
     extractor: Literal["classifier", "inception"] = "inception"
-    n: tuple[Int, ...] = (500, 5000)
+    n: tuple[Annotated[Int, Field(ge=2)], ...] = (500, 5000)
     reference: Int = Field(5000, ge=2)  # held-out real images, the same for every column
     weights: str | None = None  # the Inception file, or a folder that holds it
     anchors: Bool = False  # score the untrained network and Gaussian images as well
@@ -146,6 +146,12 @@ class Config(Section):
     def _fits(self) -> Config:
         if not self.net.widths or not self.evaluate.n:
             raise ValueError("net.widths and evaluate.n need at least one number each")
+        if self.loss.name == "perturb" and self.diffusion.prediction == "v":
+            # Its target is not the noise in its input; v would divide the difference by a.
+            raise ValueError("loss.name perturb needs diffusion.prediction eps")
+        counts = self.data.train, self.data.reference, self.data.floor
+        if self.data.name != "faces" and any(counts):
+            raise ValueError("data.train, data.reference and data.floor are for faces only")
         if self.sample.steps > self.diffusion.steps:
             raise ValueError(
                 f"sample.steps is {self.sample.steps}, but diffusion.steps only "
@@ -171,14 +177,13 @@ MAY_CHANGE = {
 }
 
 
-def identity(config: Config) -> dict[str, Any]:
+def identity(config: Config, *, exclude_defaults: bool = False) -> dict[str, Any]:
     """The part of a config that a run may not change."""
-    values = config.model_dump(mode="json")
+    values = config.model_dump(mode="json", exclude_defaults=exclude_defaults)
     for section, fields in MAY_CHANGE.items():
-        if fields is None:
-            del values[section]
-        else:
-            values[section] = {k: v for k, v in values[section].items() if k not in fields}
+        kept = values.pop(section, {})
+        if fields is not None:
+            values[section] = {k: v for k, v in kept.items() if k not in fields}
     return values
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dreamlib.build import make_extractor
-from dreamlib.errors import NotEnoughSamples
+from dreamlib.errors import ConfigError, NotEnoughSamples, RunError
 from dreamlib.files import read_json, write_json
 from dreamlib.generate import generate
 from dreamlib.images import dequantise, quantise
@@ -83,8 +83,11 @@ def evaluate(
     """
     settings, data = run.config.evaluate, run.data
     sizes = sorted(n or settings.n)
+    if sizes[0] < 2:
+        raise ConfigError(f"a distance needs at least 2 images per set, got N = {sizes[0]}")
     largest = sizes[-1]
-    extractor = make_extractor(run.config, data, progress)
+    card = run.weights()[1]
+    extractor = make_extractor(run.config, data, run.device, progress)
     cache = run.dir.evaluation / "features"
 
     def features(images: np.ndarray) -> np.ndarray:
@@ -112,7 +115,9 @@ def evaluate(
     shares = {}
     if isinstance(extractor, ClassifierExtractor):
         shares = _shares(data.attributes, extractor.classifier.predict(images), reference_labels)
-    study = Study(_facts(run, name, extractor), rows, shares, absent)
+    if run.weights()[1] != card:
+        raise RunError(f"{run.folder} was trained further while it was scored: score it again")
+    study = Study(_facts(run, name, extractor, card), rows, shares, absent)
     write_json(run.dir.evaluation / "scores.json", {"format": FORMAT, **asdict(study)})
     return study
 
@@ -123,6 +128,8 @@ def read_study(run_folder: Any) -> Study:
     if not path.exists():
         raise NotEnoughSamples(f"{run_folder} has no scores yet: run `dreamlib evaluate` first")
     values = read_json(path)
+    if values["format"] != FORMAT:
+        raise RunError(f"{path} has format {values['format']}, not {FORMAT}: evaluate again")
     rows = [Score(**row) for row in values["rows"]]
     return Study(values["facts"], rows, values["shares"], values["absent"])
 
@@ -189,8 +196,8 @@ def _shares(
     return shares
 
 
-def _facts(run: Run, metric: str, extractor: Extractor) -> dict[str, Any]:
-    card, sample = run.weights()[1], run.config.sample
+def _facts(run: Run, metric: str, extractor: Extractor, card: dict[str, Any]) -> dict[str, Any]:
+    sample = run.config.sample
     return {
         "metric": metric,
         "preset": run.config.preset,

@@ -41,6 +41,15 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     sync_folder(path.parent)
 
 
+def sweep(folder: Path) -> None:
+    """Remove temporary files that killed processes left in `folder`."""
+    for path in folder.glob(".*.tmp"):
+        owner = path.name.split(".")[-2]
+        alive = owner.isdigit() and os.name != "nt" and Path(f"/proc/{owner}").exists()
+        if not alive or int(owner) == os.getpid():
+            path.unlink(missing_ok=True)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     write_atomic(path, lambda file: file.write(data))
 

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
-from dreamlib.build import Denoiser, make_net, make_sampler, make_schedule
+from dreamlib.build import make_denoiser, make_net, make_sampler, make_schedule
 from dreamlib.diffusion.draw import draw_images, interpolate
 from dreamlib.diffusion.samplers import Step
 from dreamlib.errors import ConfigError
@@ -23,7 +25,7 @@ from dreamlib.files import (
     write_json,
     write_npy,
 )
-from dreamlib.images import quantise, save_png
+from dreamlib.images import quantise, to_rgb
 from dreamlib.progress import Progress, silent
 from dreamlib.run import Run
 
@@ -70,19 +72,21 @@ class Shards:
     def __post_init__(self) -> None:
         sample = self.run.config.sample
         self.size = sample.shard
-        step = 0 if self.untrained else self.card["step"]
+        self.fingerprint = fingerprint(self.identity())
+        step = "untrained" if self.untrained else f"step{self.weights[1]['step']}"
         own = f"{sample.sampler}-{sample.steps}-seed{sample.seed}"
-        self.name = f"{own}-{'untrained' if self.untrained else f'step{step}'}"
+        self.name = f"{own}-{step}-{self.fingerprint[:8]}"
         self.folder = self.run.dir.generated / self.name
         self.manifest = self._open()
 
     @cached_property
-    def card(self) -> dict[str, Any]:
-        return self.run.weights()[1]
+    def weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Read once, so that every image and the record of them are of the same weights."""
+        return self.run.weights()
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides the pixels."""
-        weights = "initial" if self.untrained else self.card["sha256"]
+        weights = "initial" if self.untrained else self.weights[1]["sha256"]
         return {
             "weights": weights,
             "sample": self.run.config.sample.model_dump(mode="json"),
@@ -91,14 +95,10 @@ class Shards:
         }
 
     def _open(self) -> dict[str, Any]:
-        """The manifest of these very images; images of other settings are forgotten."""
         path = self.folder / "manifest.json"
         if path.exists():
-            manifest = read_json(path)
-            if manifest["fingerprint"] == fingerprint(self.identity()):
-                return manifest
-        print_of = fingerprint(self.identity())
-        return {"identity": self.identity(), "fingerprint": print_of, "shards": {}}
+            return read_json(path)
+        return {"identity": self.identity(), "fingerprint": self.fingerprint, "shards": {}}
 
     def plan(self, seeds: Sequence[int]) -> list[tuple[int, list[int]]]:
         """Shard numbers, each with the images wanted of it."""
@@ -118,7 +118,10 @@ class Shards:
         path, sha256 = self.path(shard), self.manifest["shards"].get(str(shard))
         if sha256 is None or not path.exists():
             return None
-        images = np.load(path, allow_pickle=False)
+        try:
+            images = np.load(path, allow_pickle=False)
+        except (ValueError, EOFError):  # cut short; it is drawn again
+            return None
         return images if sha256_array(images) == sha256 else None
 
     def write(self, shard: int, images: np.ndarray) -> None:
@@ -131,8 +134,9 @@ class Shards:
         run = self.run
         net = make_net(run.config, run.data.channels)
         if not self.untrained:
-            net.load_state_dict(run.weights()[0])
-        return Denoiser(net.to(run.device).eval(), run.config, run.device, run.precision)
+            net.load_state_dict(self.weights[0])
+        net.to(run.device).eval()
+        return make_denoiser(run.config, net, make_schedule(run.config), run.precision)
 
     def draw(
         self,
@@ -166,8 +170,11 @@ def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarra
             "interpolation needs a deterministic sampler: --set sample.sampler=ddim "
             "--set sample.eta=0"
         )
-    if count < 2:
-        raise ConfigError(f"an interpolation has at least 2 frames, got {count}")
+    if count < 2 or min(first, last) < 0 or first == last:
+        raise ConfigError(
+            "an interpolation has at least 2 frames and two different seeds from 0 on, got "
+            f"{count} frames from {first} to {last}"
+        )
     return interpolate(
         Shards(run, untrained=False).net,
         make_schedule(run.config),
@@ -188,7 +195,7 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     """
     path = run.dir.samples / "process.npz"
     store = Shards(run, untrained=False)
-    if path.exists() and str(np.load(path)["fingerprint"]) == store.manifest["fingerprint"]:
+    if path.exists() and str(np.load(path)["fingerprint"]) == store.fingerprint:
         return path
     steps = run.config.sample.steps
     images = min(images, run.config.sample.batch)
@@ -207,15 +214,27 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
         "x_t": np.stack([quantise(step.x_t[:images]) for step in kept], axis=1),
         "x0_hat": np.stack([quantise(step.x0_hat[:images]) for step in kept], axis=1),
         "t": np.array([step.t for step in kept]),
-        "fingerprint": np.array(store.manifest["fingerprint"]),
+        "fingerprint": np.array(store.fingerprint),
     }
     write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
     return path
 
 
 def export_png(images: np.ndarray, folder: Path, progress: Progress = silent) -> None:
-    """00001.png, 00002.png, ... in one flat folder: RGB, exactly these pixels."""
+    """00001.png, 00002.png, ... in one flat folder: RGB, exactly these pixels.
+
+    Raises ConfigError when the folder holds PNG files that these would not replace: whoever reads
+    the folder next would take them for images of this model.
+    """
+    names = [f"{number:05d}.png" for number in range(1, len(images) + 1)]
+    strangers = {path.name for path in folder.glob("*.png")} - set(names)
+    if strangers:
+        raise ConfigError(
+            f"{folder} holds {len(strangers)} other PNG files ({min(strangers)}, ...): name an "
+            "empty folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     advance = progress("writing PNG files", len(images))
-    for number, image in enumerate(images, start=1):
-        save_png(image, folder / f"{number:05d}.png")
+    for name, image in zip(names, to_rgb(images)):
+        Image.fromarray(image).save(folder / name)
         advance(1)

@@ -48,9 +48,8 @@ def choose_device(name: str = "auto") -> torch.device:
         if not torch.cuda.is_available():
             raise ConfigError("train.device is cuda, but torch sees no GPU: use train.device=auto")
         major, minor = torch.cuda.get_device_capability(device)
-        lowest = min(
-            int(arch[3:].rstrip("af")) for arch in torch.cuda.get_arch_list() if "sm_" in arch
-        )
+        archs = [a[3:].rstrip("af") for a in torch.cuda.get_arch_list() if a.startswith("sm_")]
+        lowest = min(map(int, archs), default=0)
         if 10 * major + minor < lowest:
             raise RunError(
                 f"this torch has no kernels for {torch.cuda.get_device_name(device)} "

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from dreamlib.build import make_source
+from dreamlib.build import check, make_source
 from dreamlib.config import (
     Config,
     differences,
@@ -23,8 +23,8 @@ from dreamlib.config import (
     span_steps,
 )
 from dreamlib.data.packed import Packed, open_packed, pack
-from dreamlib.errors import DataError, RunError
-from dreamlib.files import fingerprint, read_json, sha256_file, write_bytes, write_json
+from dreamlib.errors import ConfigError, DataError, RunError
+from dreamlib.files import fingerprint, read_json, sha256_file, sweep, write_bytes, write_json
 from dreamlib.host import Precision, choose_device, choose_precision
 from dreamlib.images import enlarge, grid, save_png
 from dreamlib.progress import Progress, silent
@@ -81,7 +81,9 @@ class Run:
     @property
     def facts(self) -> dict[str, str]:
         """What a checkpoint must agree with: settings and images."""
-        return {"config": fingerprint(identity(self.config)), "data": self.data.fingerprint}
+        # Defaults are left out, so that a setting added later leaves older runs what they are.
+        settings = identity(self.config, exclude_defaults=True)
+        return {"config": fingerprint(settings), "data": self.data.fingerprint}
 
     # ------------------------------------------------------------------ weights
 
@@ -92,13 +94,20 @@ class Run:
         card = {"step": step, "sha256": sha256_file(path), "weights": "averaged (EMA)"}
         write_json(self.dir.weights / "card.json", card | self.facts)
 
+    def has_weights(self) -> bool:
+        try:
+            self.weights()
+        except RunError:
+            return False
+        return True
+
     def weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The averaged weights and their card.  Raises RunError when there are none yet."""
         path, card_path = self.dir.weights / "ema.safetensors", self.dir.weights / "card.json"
         if not card_path.exists():
             raise RunError(f"{self.folder} has no weights yet: train it first (dreamlib train)")
         card = read_json(card_path)
-        if sha256_file(path) != card["sha256"]:
+        if not path.exists() or sha256_file(path) != card["sha256"]:
             raise RunError(f"{path} is not the file its card describes: run training again")
         return load_file(path), card
 
@@ -109,7 +118,10 @@ class Run:
 
         Resumes first.  Saves by the clock, at the end, and when the caller leaves the loop.
         """
-        clock = Clock(hours or self.config.train.hours, self.config.train.save_minutes)
+        hours = hours if hours is not None else self.config.train.hours
+        if hours is not None and hours <= 0:
+            raise ConfigError(f"the time budget must be above 0 hours, got {hours}")
+        clock = Clock(hours, self.config.train.save_minutes)
         with self.dir.locked(), StopFlag().listening() as stop:
             self._resume(trainer)
             self.dir.set_status("running", step=trainer.step, total=trainer.total)
@@ -166,6 +178,8 @@ class Run:
 
     def _resume(self, trainer: Trainer) -> None:
         """Load the newest checkpoint that verifies, and say so in one banner."""
+        for folder in (self.dir.checkpoints, self.dir.weights, self.dir.samples):
+            sweep(folder)
         newest = newest_checkpoint(self.dir.checkpoints)
         if newest is None:
             self.dir.cut_log(0)
@@ -178,25 +192,30 @@ class Run:
         self.dir.cut_log(trainer.step)
         self.say(
             f"RESUMED at step {trainer.step:,} of {trainer.total:,} from {newest.path} "
-            f"(sha {newest.manifest['sha256'][:8]})"
+            f"(sha {newest.manifest['sha256'][:8]}) on {self.device}, {self.precision.name}"
         )
 
     def _save(self, trainer: Trainer, clock: Clock) -> None:
         with clock.saving():
             save_checkpoint(self.dir.checkpoints, trainer.step, trainer.state_dict(), self.facts)
+            if trainer.step:
+                self.export_weights(trainer.step, trainer.averaged())
         self.dir.set_status("running", step=trainer.step, total=trainer.total)
 
     def _close(self, trainer: Trainer, clock: Clock, state: str) -> None:
-        """Save, export the averaged weights, and say how to go on."""
+        """Save, and say how to go on."""
         self._save(trainer, clock)
-        self.export_weights(trainer.step, trainer.averaged())
         self.dir.set_status(state, step=trainer.step, total=trainer.total)
         if state != "finished":
-            why = {"paused_deadline": "the time budget is used up"}.get(state, "asked to stop")
-            self.say(
-                f"PAUSED at step {trainer.step:,} of {trainer.total:,}: {why}; everything is "
-                "saved, run the same command or cell again to go on"
-            )
+            say = f"PAUSED at step {trainer.step:,} of {trainer.total:,}; everything is saved. "
+            if state == "paused_deadline":
+                say += (
+                    f"The time budget of {clock.hours} h since this process began is used up: "
+                    "begin a new session, or give more hours, and run the same command or cell"
+                )
+            else:
+                say += "Asked to stop: run the same command or cell again to go on"
+            self.say(say)
 
     def _preview_steps(self, trainer: Trainer) -> set[int]:
         steps = {max(1, round(share * trainer.total)) for share in STAGES}
@@ -230,10 +249,14 @@ def open_run(
     """
     run_dir = RunDir(folder)
     config = _settle_config(run_dir, preset, tuple(overrides))
-    run_dir.create()
+    run_dir.check_writable()
     data = _settle_data(run_dir, config, progress)
+    check(config, data)
+    run_dir.create()
     if not run_dir.config.exists():
         save_config(config, run_dir.config)
+    if not run_dir.data.exists():
+        write_json(run_dir.data, {"packed": data.folder.name, "fingerprint": data.fingerprint})
     return Run(run_dir, config, data, say)
 
 
@@ -281,6 +304,4 @@ def _settle_data(run_dir: RunDir, config: Config, progress: Progress) -> Packed:
             f"the images in {data.folder} are not those that {run_dir.folder} was begun with: "
             "put the original images back, or begin a new run folder"
         )
-    if not recorded:
-        write_json(run_dir.data, {"packed": data.folder.name, "fingerprint": data.fingerprint})
     return data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from dreamlib.build import (
-    Denoiser,
-    loss_weight,
+    make_denoiser,
     make_loss,
     make_net,
     make_optimizer,
@@ -26,6 +26,7 @@ from dreamlib.config import span_steps
 from dreamlib.diffusion.draw import draw_images
 from dreamlib.diffusion.dream import Batch, Perturb
 from dreamlib.diffusion.ema import averaged
+from dreamlib.diffusion.prediction import loss_weight
 from dreamlib.errors import RunError
 from dreamlib.rng import seeded, torch_rng
 from dreamlib.run import Run, Tick
@@ -43,9 +44,11 @@ def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
     A finished run yields nothing.  Raises RunError when another process trains this run.
     """
     status = run.dir.status()
-    if status["state"] == "finished" and (run.dir.weights / "card.json").exists():
+    if status["state"] == "finished" and run.has_weights():
         run.say(f"FINISHED at step {status['step']:,}: nothing left to train in {run.folder}")
         return
+    if run.config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
     torch.use_deterministic_algorithms(run.config.train.deterministic)
     yield from run.drive(DiffusionTrainer(run), hours)
 
@@ -60,6 +63,7 @@ class Meter:
         self.counts = torch.zeros_like(self.sums)
         self.lam = torch.zeros((), dtype=exact, device=device)
         self.norm = torch.zeros_like(self.lam)
+        self.skipped = torch.zeros_like(self.lam)
         self.steps = 0
 
     def add(self, quartile: Tensor, losses: Tensor, lam: Tensor | float, norm: Tensor) -> None:
@@ -68,7 +72,10 @@ class Meter:
         self.sums.index_add_(0, quartile, losses)
         self.counts.index_add_(0, quartile, torch.ones_like(losses))
         self.lam += lam
-        self.norm += norm
+        # Loss scaling finds its scale by overflowing now and then; such a step is not taken.
+        taken = torch.isfinite(norm)
+        self.norm += torch.where(taken, norm, 0)
+        self.skipped += ~taken
         self.steps += 1
 
     def row(self) -> dict[str, Any]:
@@ -79,7 +86,8 @@ class Meter:
             "loss": loss,
             "loss_by_quartile": [s / n if n else None for s, n in parts],
             "lam": float(self.lam) / self.steps,
-            "grad_norm": float(self.norm) / self.steps,
+            "grad_norm": float(self.norm) / max(self.steps - float(self.skipped), 1),
+            "skipped_steps": int(self.skipped),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -88,7 +96,7 @@ class Meter:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():
             is_tensor = isinstance(value, Tensor)
-            setattr(self, name, value.to(self.sums.device) if is_tensor else value)
+            setattr(self, name, value.to(self.sums) if is_tensor else value)
 
 
 class DiffusionTrainer:
@@ -107,8 +115,8 @@ class DiffusionTrainer:
         self.optimizer = make_optimizer(config, self.net, self.device)
         precision = run.precision
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scale)
-        self.denoiser = Denoiser(self.net, config, self.device, precision)
-        self.denoiser_ema = Denoiser(self.ema.module, config, self.device, precision)
+        self.denoiser = make_denoiser(config, self.net, self.sched, precision)
+        self.denoiser_ema = make_denoiser(config, self.ema.module, self.sched, precision)
         self.micro = MicroBatch(min(config.train.micro or config.train.batch, config.train.batch))
         self.meter = Meter(self.device)
         self.step = 0
@@ -155,7 +163,7 @@ class DiffusionTrainer:
             for start in range(0, size, micro):
                 part = slice(start, start + micro)
                 rows = batch.rows(part).to(self.device)
-                weight = loss_weight(self.config, self.sched, rows.t)
+                weight = loss_weight(self.sched, self.config.diffusion.prediction, rows.t)
                 for term in self.loss(self.denoiser, self.sched, rows, self.step):
                     self.scaler.scale((weight * term).sum() / size).backward()
                     losses[part] += term.detach()
@@ -189,9 +197,10 @@ class DiffusionTrainer:
 
     def check_finite(self) -> None:
         """NaN is said at once, and never becomes a log row, a preview or a checkpoint."""
-        if not all(bool(torch.isfinite(p).all()) for p in self.net.parameters()):
+        values = [self.meter.sums, *self.net.parameters()]
+        if not all(bool(torch.isfinite(value).all()) for value in values):
             raise RunError(
-                f"the weights became NaN or infinite by step {self.step}: nothing of it is saved; "
+                f"loss or weights became NaN or infinite by step {self.step}: nothing is saved; "
                 "begin a new run with a smaller train.lr, or with train.precision=fp32"
             )
 
@@ -204,7 +213,11 @@ class DiffusionTrainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in self.PARTS:
+            if name == "scaler" and not state[name]:
+                continue  # saved without loss scaling, on another kind of device
             getattr(self, name).load_state_dict(state[name])
+        for group in self.optimizer.param_groups:
+            group["fused"] = self.device.type in ("cpu", "cuda")
         self.step = state["step"]
         self.clock = (time.monotonic(), self.step)
 

@@ -119,6 +119,14 @@ BAD = {
     "neither folder nor name": (["train", "--preset", "faces16"], ["--name"]),
     "not a run": (["sample", "nowhere"], ["nowhere holds no run", "dreamlib train"]),
     "seeds": (["sample", "trained", "--set", "sample.steps=99999"], ["sample.steps", "40"]),
+    "a network that does not fit": (
+        ["train", "r", "--preset", "faces16", "--set", "net.widths=[10]"],
+        ["net does not fit", "[10]"],
+    ),
+    "a length that is no length": (
+        ["train", "r", "--preset", "faces16", "--set", "train.length=50 %"],
+        ["train.length"],
+    ),
     "another config": (
         ["train", "trained", "--set", "train.lr=0.5"],
         ["train.lr: 0.002 -> 0.5", "another folder"],
@@ -145,15 +153,17 @@ def test_bad_input_is_one_clear_sentence(dreamlib, tmp_path, copy, name):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/readme.txt").write_text("no image")
     (tmp_path / "file").write_text("")
-    before = {p: p.read_bytes() for p in copy.rglob("*") if p.is_file() and "figures" not in str(p)}
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     code, _, err = dreamlib(*words)
     assert code != 0
     assert err.startswith("error: ")
     assert "Traceback" not in err
     for word in expected:
         assert word in err
-    changed = [p for p, data in before.items() if p.read_bytes() != data]
-    assert not changed, "a refused command must not change the run"
+    after = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    made = {p for p in after.keys() - before.keys() if copy not in p.parents}
+    assert not made, "a refused command must not begin a run"
+    assert not [p for p in before if after.get(p) != before[p]], "nor change one"
 
 
 def test_the_module_is_the_command(tmp_path):

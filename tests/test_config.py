@@ -37,6 +37,8 @@ def test_scientific_notation_is_a_number():
         ("loss.start=soon", ["loss.start", "epochs", "10 %"]),
         ("sample.steps=2000", ["sample.steps", "1000"]),
         ("net.widths=[]", ["net.widths"]),
+        ("evaluate.n=[1, 500]", ["evaluate.n", "greater than or equal to 2"]),
+        ("loss.start=1.2.3 %", ["loss.start"]),
         ("batch=3", ["section.field=value"]),
         ("train.batch", ["section.field=value"]),
         ("data.size=[", ["not valid YAML"]),
@@ -47,6 +49,13 @@ def test_bad_overrides_name_field_value_and_what_is_allowed(override, words):
         load_config("faces16", [override])
     for word in words:
         assert word in str(error.value)
+
+
+def test_settings_that_exclude_each_other():
+    with pytest.raises(ConfigError, match=r"perturb needs diffusion\.prediction eps"):
+        load_config("fashion-cpu", ["loss.name=perturb"])
+    with pytest.raises(ConfigError, match="for faces only"):
+        load_config("digits16", ["data.train=100"])
 
 
 def test_unknown_preset_suggests_one():

@@ -6,18 +6,15 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from dreamlib.build import Denoiser, loss_weight
-from dreamlib.config import load_config
 from dreamlib.diffusion import schedule
+from dreamlib.diffusion.prediction import Denoiser, loss_weight
 from dreamlib.diffusion.process import (
     eps_from_v,
     eps_from_x0,
     posterior,
     q_sample,
-    v_from_eps,
     x0_from_eps,
 )
-from dreamlib.host import Precision
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -95,14 +92,13 @@ def test_the_last_step_arrives_at_x0(sched):
     assert_close(mean, x0)
 
 
-def test_v_and_eps_invert_each_other_and_v_is_its_definition(sched):
+def test_eps_from_v_inverts_the_definition_of_v(sched):
     x0, eps = draw()
     t = torch.tensor([0, 10, 300, 600, 900])
     x_t = q_sample(sched, x0, t, eps)
     a, s = sched.signal_noise(t)
     v = a * eps - s * x0
     assert_close(eps_from_v(sched, x_t, t, v), eps, rtol=0, atol=1e-6)
-    assert_close(v_from_eps(sched, x_t, t, eps), v, rtol=0, atol=1e-5)
     theirs = diffusers.DDPMScheduler(1000, trained_betas=betas_of(sched).numpy())
     assert_close(theirs.get_velocity(x0, eps, t), v, rtol=1e-3, atol=1e-4)
 
@@ -116,17 +112,13 @@ def test_weighted_error_in_eps_is_the_error_in_v(sched):
     x0, eps = draw()
     t = torch.tensor([5, 10, 300, 600, 900])
     x_t = q_sample(sched, x0, t, eps)
-    config = load_config("faces16", ["diffusion.prediction=v"])
-    fp32 = Precision("fp32", None, False, "test")
     answer = torch.randn(x0.shape, generator=torch.Generator().manual_seed(2))
-    denoiser = Denoiser(Constant(answer), config, torch.device("cpu"), fp32)
-    in_eps = (denoiser(x_t, t) - eps).square().flatten(1).mean(1)
+    in_eps = (Denoiser(Constant(answer), sched, "v")(x_t, t) - eps).square().flatten(1).mean(1)
     a, s = sched.signal_noise(t)
     in_v = (answer - (a * eps - s * x0)).square().flatten(1).mean(1)
-    assert_close(loss_weight(config, sched, t) * in_eps, in_v, rtol=1e-4, atol=1e-6)
-    plain = load_config("faces16", ["diffusion.prediction=eps"])
-    assert torch.equal(Denoiser(Constant(eps), plain, t.device, fp32)(x_t, t), eps)
-    assert torch.equal(loss_weight(plain, sched, t), torch.ones(5))
+    assert_close(loss_weight(sched, "v", t) * in_eps, in_v, rtol=1e-4, atol=1e-6)
+    assert torch.equal(Denoiser(Constant(eps), sched, "eps")(x_t, t), eps)
+    assert torch.equal(loss_weight(sched, "eps", t), torch.ones(5))
 
 
 class Constant(torch.nn.Module):

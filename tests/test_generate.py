@@ -49,12 +49,16 @@ def test_a_damaged_shard_is_drawn_again(run):
     path = next(run.dir.generated.glob("*/shard-00001.npy"))
     np.save(path, np.zeros_like(np.load(path)))
     assert np.array_equal(generate(run, range(20)), whole)
+    path.write_bytes(path.read_bytes()[:-9])
+    assert np.array_equal(generate(run, range(20)), whole)
 
 
 def test_other_settings_have_other_images(run):
     whole = generate(run, range(10))
+    kept = {path: path.read_bytes() for path in run.dir.generated.glob("*/*")}
     other = open_run(run.folder, overrides=["sample.eta=0.5"], say=lambda text: None)
     assert not np.array_equal(generate(other, range(10)), whole)
+    assert all(path.read_bytes() == data for path, data in kept.items())
     untrained = generate(run, range(10), untrained=True)
     assert not np.array_equal(untrained, whole)
 
@@ -79,6 +83,14 @@ def test_png_files_keep_the_contract(tmp_path):
     assert np.array_equal(np.asarray(picture), images[2].repeat(3, axis=-1))
 
 
+def test_png_files_are_not_mixed_with_others(tmp_path):
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    export_png(images, tmp_path)
+    export_png(images, tmp_path)
+    with pytest.raises(ConfigError, match=r"1 other PNG files \(00003.png"):
+        export_png(images[:2], tmp_path)
+
+
 def test_process_ends_in_the_images_themselves(run):
     stored = np.load(process(run, images=5, moments=4))
     assert stored["x_t"].shape == (5, 4, 16, 16, 3)
@@ -92,6 +104,9 @@ def test_interpolation_wants_a_deterministic_sampler(run):
     ancestral = open_run(run.folder, overrides=["sample.sampler=ddpm"], say=lambda text: None)
     with pytest.raises(ConfigError, match="deterministic"):
         interpolation(ancestral, 0, 1)
+    for ends in ((3, 3), (-1, 2)):
+        with pytest.raises(ConfigError, match="two different seeds"):
+            interpolation(run, *ends)
 
 
 def test_ddpm_runs_draw_the_same_images_in_any_split(run):

@@ -29,7 +29,7 @@ PILLARS = {"diffusion", "data", "runtime", "metrics", "gan"}
 # Inside rank 0 and inside a pillar, files follow this order too.
 ORDER = {
     "rank 0": ["errors", "rng", "files", "images", "progress", "config", "host"],
-    "diffusion": ["schedule", "process", "dream", "samplers", "draw", "unet", "ema"],
+    "diffusion": ["schedule", "process", "prediction", "dream", "samplers", "draw", "unet", "ema"],
     "data": ["packed", "stream", "drawing", "faces", "idx", "folder"],
     "runtime": ["checkpoint", "clock", "memory", "rundir"],
     "metrics": ["inception", "classifier", "features", "frechet"],

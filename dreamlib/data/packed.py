@@ -17,7 +17,15 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from dreamlib.errors import DataError, NotEnoughSamples
-from dreamlib.files import fingerprint, read_json, sha256_file, write_atomic, write_json, write_npy
+from dreamlib.files import (
+    fingerprint,
+    read_json,
+    sha256_file,
+    sweep,
+    write_atomic,
+    write_json,
+    write_npy,
+)
 from dreamlib.progress import Progress, silent
 
 FORMAT = 1
@@ -118,6 +126,7 @@ def pack(source: Source, folder: Path | str, progress: Progress = silent) -> Pac
     folder = Path(folder)
     if (folder / MANIFEST).is_file() and _origin(_read_manifest(folder)) == _wanted(source):
         return open_packed(folder)
+    sweep(folder)
     (folder / MANIFEST).unlink(missing_ok=True)
     writer = _Writer(source, folder, progress)
     write_atomic(folder / IMAGES, writer.write_images)

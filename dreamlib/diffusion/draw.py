@@ -78,7 +78,7 @@ def draw_images(
 
         # The start is the noise of timestep T, one beyond the last that a sampler asks for.
         x = noise(len(sched))
-        for step in sampler(net, sched, x, noise):
+        for step in sampler(net, sched, x, noise=noise):
             x = step.x_t
             if on_step:
                 on_step(slots, step)
@@ -115,14 +115,15 @@ def interpolate(
     Starts are interpolated spherically; the sampler must be deterministic, because noise added on
     the way would leave nothing in common between neighbours.
     """
-    first, last = (image_noise(seed, [end], shape, len(sched), device)[0] for end in ends)
+    cpu = torch.device("cpu")
+    first, last = (image_noise(seed, [end], shape, len(sched), cpu)[0] for end in ends)
     starts = [slerp(first, last, i / (count - 1)) for i in range(count)]
     frames = []
     for begin in range(0, count, batch):
         part = torch.stack(starts[begin : begin + batch])
         x = torch.zeros(batch, *shape, device=device)
-        x[: len(part)] = part
-        for step in sampler(net, sched, x, _no_noise):
+        x[: len(part)] = part.to(device)
+        for step in sampler(net, sched, x, noise=_no_noise):
             x = step.x_t
         frames.append(quantise(x)[: len(part)])
     return np.concatenate(frames)

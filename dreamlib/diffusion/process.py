@@ -26,17 +26,8 @@ def eps_from_x0(sched: Schedule, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
     return (x_t - a * x0) / s
 
 
-def v_from_eps(sched: Schedule, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    """v = a eps - s x0 of the image that x_t and eps imply.  Salimans 2022, Sec. 4.
-
-    Written without x0, whose division by a would be worse: (eps - s x_t) / a.
-    """
-    a, s = sched.signal_noise(t)
-    return (eps - s * x_t) / a
-
-
 def eps_from_v(sched: Schedule, x_t: Tensor, t: Tensor, v: Tensor) -> Tensor:
-    """eps = s x_t + a v: the inverse of `v_from_eps`."""
+    """eps = s x_t + a v, for v = a eps - s x0.  Shapes as in `q_sample`.  Salimans 2022, Sec. 4."""
     a, s = sched.signal_noise(t)
     return s * x_t + a * v
 

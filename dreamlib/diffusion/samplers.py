@@ -100,6 +100,3 @@ def ddim(
         if sigma > 0:
             x = x + sigma * noise(t)
         yield Step(t, x, x0_hat)
-
-
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim}

@@ -32,7 +32,7 @@ class Schedule:
     def signal_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """a_t and s_t, float32, ready to broadcast over images: t [B] -> 2 x [B,1,1,1].
 
-        Rounded once from float64; kept per device, so that a GPU never waits for the host.
+        Rounded once from float64; kept per device, so that no copy is made on the way.
         """
         if t.device not in self._tables:
             with torch.inference_mode(False):  # a table made while sampling serves training too
@@ -63,6 +63,3 @@ def cosine(
     grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     bar = torch.cos((grid + s) / (1 + s) * math.pi / 2) ** 2
     return from_betas((1 - bar[1:] / bar[:-1]).clamp(beta_min, beta_max))
-
-
-SCHEDULES = {"linear": linear, "cosine": cosine}

@@ -1,4 +1,4 @@
-"""The live view of a training: one line of facts, one picture that is replaced in place."""
+"""The live view of a training: one line of facts, replaced in place where that is possible."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dreamlib.run import Run, Tick
 def watch(run: Run, ticks: Iterable[Tick], every: float = 15.0) -> None:
     """Drive a training to its end or pause, showing where it stands.
 
-    In a live notebook the line and the newest preview are replaced in place; elsewhere (a
-    terminal, papermill) the line is printed at most every `every` seconds.
+    In a live notebook the line is replaced in place; elsewhere (a terminal, papermill) it is
+    printed at most every `every` seconds.
     """
     show = _in_place() or run.say
     begun, due, first = time.monotonic(), 0.0, None

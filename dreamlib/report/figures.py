@@ -95,7 +95,7 @@ def sample_grid(run: Run, images: np.ndarray, columns: int = 8) -> Figure:
     fig, (axes,) = _figure(0.62 * columns, 0.62 * rows + 0.35)
     axes.imshow(grid(images, columns, gap=max(1, images.shape[1] // 16)), interpolation="nearest")
     axes.axis("off")
-    sample, step = run.config.sample, run.dir.status()["step"]
+    sample, step = run.config.sample, run.weights()[1]["step"]
     _footer(
         fig,
         f"{_name(run)} · step {step:,} · {sample.sampler} {sample.steps} · seed "

@@ -88,17 +88,20 @@ def save_checkpoint(
         **facts,
     }
     write_json(path.with_suffix(".json"), manifest)
-    _drop_old(folder, keep)
+    _drop_old(folder, step, keep)
     return Checkpoint(step, path, manifest)
 
 
-def _drop_old(folder: Path, keep: int) -> None:
-    """Manifests go first: a manifest never outlives its data."""
-    for step in _steps(folder)[keep:]:
+def _drop_old(folder: Path, newest: int, keep: int) -> None:
+    """Keep `keep` generations up to `newest`, which was just verified.  Later ones are damaged:
+    they were passed over when resuming.  Manifests go first: none outlives its data."""
+    steps = _steps(folder)
+    kept = [step for step in steps if step <= newest][:keep]
+    for step in set(steps) - set(kept):
         (folder / f"step-{step:08d}.json").unlink()
-    kept = {f"step-{step:08d}" for step in _steps(folder)}
+    names = {f"step-{step:08d}" for step in kept}
     for path in folder.glob("step-*.pt"):
-        if path.stem not in kept:
+        if path.stem not in names:
             path.unlink()
 
 

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 def is_out_of_memory(error: RuntimeError) -> bool:
     """CUDA and MPS raise their own kinds; the CPU allocator a RuntimeError with this text."""
     kinds = (torch.cuda.OutOfMemoryError,)
-    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    texts = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
     return isinstance(error, kinds) or any(text in str(error).lower() for text in texts)
 
 

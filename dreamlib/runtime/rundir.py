@@ -31,18 +31,19 @@ class RunDir:
         self.figures = self.folder / "figures"
         self.log = self.folder / "log.jsonl"
 
-    def create(self) -> None:
-        """Make the folder; RunError when it cannot be written in."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            probe = self.folder / ".writable.tmp"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
+    def check_writable(self) -> None:
+        """RunError when the folder, or the first parent that exists, cannot be written in."""
+        place = self.folder
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not (place.is_dir() and os.access(place, os.W_OK)):
             raise RunError(
-                f"cannot write in the run folder {self.folder} ({error.strerror}): "
-                "choose another folder or change its permissions"
-            ) from error
+                f"cannot write in the run folder {self.folder} ({place} is not a folder that may "
+                "be written in): choose another folder or change its permissions"
+            )
+
+    def create(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     # ------------------------------------------------------------------ status
 

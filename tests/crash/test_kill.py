@@ -17,7 +17,7 @@ from dreamlib.runtime.rundir import RunDir
 from tests.conftest import TINY
 from tests.test_train import assert_same_state
 
-STEPS = 120
+STEPS = 240
 SETTINGS = [*TINY, f"train.length={STEPS}", "train.save_minutes=0.0005", "net.dropout=0.1"]
 
 
@@ -70,6 +70,7 @@ def check(tmp_path, data_home, count, seed):
     ours, theirs = (newest_checkpoint(r.checkpoints) for r in (run, whole))
     assert ours.step == theirs.step == STEPS
     assert_same_state(ours.load(), theirs.load())
+    assert not list(run.folder.rglob("*.tmp"))
     weights = "weights/ema.safetensors"
     assert (run.folder / weights).read_bytes() == (whole.folder / weights).read_bytes()
     rows = [
