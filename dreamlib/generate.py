@@ -195,10 +195,11 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     """
     path = run.dir.samples / "process.npz"
     store = Shards(run, untrained=False)
-    if path.exists() and str(np.load(path)["fingerprint"]) == store.fingerprint:
-        return path
     steps = run.config.sample.steps
     images = min(images, run.config.sample.batch)
+    what = f"{store.fingerprint} {images} {moments}"
+    if path.exists() and str(np.load(path)["what"]) == what:
+        return path
     chosen = {round(i * (steps - 1) / (moments - 1)) for i in range(moments)}
     kept: list[Step] = []
     seen = 0
@@ -214,7 +215,7 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
         "x_t": np.stack([quantise(step.x_t[:images]) for step in kept], axis=1),
         "x0_hat": np.stack([quantise(step.x0_hat[:images]) for step in kept], axis=1),
         "t": np.array([step.t for step in kept]),
-        "fingerprint": np.array(store.fingerprint),
+        "what": np.array(what),
     }
     write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
     return path

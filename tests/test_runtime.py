@@ -183,7 +183,7 @@ def test_a_second_trainer_is_refused_until_the_first_lets_go(tmp_path):
 def test_an_unwritable_folder_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="cannot write in the run folder"):
-        RunDir(tmp_path / "file" / "run").create()
+        RunDir(tmp_path / "file" / "run").check_writable()
 
 
 # ---------------------------------------------------------------------- clock

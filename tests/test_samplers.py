@@ -91,7 +91,8 @@ def test_few_steps_keep_the_strong_modes():
 
     x = torch.randn(3000, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     end = list(ddim(net, sched, x, 25, lambda t: None))[-1].x_t
-    assert float(end.mean(dim=(1, 2, 3)).std()) == pytest.approx(std, rel=0.08)
+    # first-order steps of this length shrink it by about a tenth
+    assert float(end.mean(dim=(1, 2, 3)).std()) == pytest.approx(0.9 * std, rel=0.04)
 
 
 def test_temperature_zero_takes_the_noise_away():

@@ -160,10 +160,11 @@ def test_micro_batches_give_the_same_gradient(tiny, loss):
         gradients[micro] = [losses, *(p.grad for p in trainer.net.parameters())]
     if "standard" not in loss and "perturb" not in loss:
         assert trainer.mean_lam(batch) > 0.05
+    # summation order only; a bias just before a normalisation has no gradient but rounding
+    largest = max(float(whole.abs().max()) for whole in gradients[6][1:])
     for micro in (4, 1):
         for ours, whole in zip(gradients[micro], gradients[6]):
-            # summation order only, relative to the largest entry
-            assert_close(ours, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
+            assert_close(ours, whole, rtol=1e-4, atol=1e-6 * largest)
 
 
 def test_out_of_memory_redoes_the_step_without_a_trace(tiny, monkeypatch):
