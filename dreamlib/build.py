@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from dreamlib.config import Config, span_steps
 from dreamlib.data.faces import faces_source
 from dreamlib.data.folder import folder_source
 from dreamlib.data.idx import digits_source, idx_source
 from dreamlib.data.packed import Packed, Source
 from dreamlib.data.stream import Stream
 from dreamlib.diffusion import dream
-from dreamlib.diffusion.draw import BoundSampler
+from dreamlib.diffusion.draw import BoundSampler, LabelsOf
 from dreamlib.diffusion.prediction import Denoiser
-from dreamlib.diffusion.samplers import ddim, ddpm
+from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m
 from dreamlib.diffusion.schedule import Schedule, cosine, linear
 from dreamlib.diffusion.unet import UNet
 from dreamlib.errors import ConfigError, DataError
@@ -27,7 +27,8 @@ from dreamlib.metrics.classifier import Classifier, load_or_train_classifier
 from dreamlib.metrics.features import ClassifierExtractor, Extractor, InceptionExtractor
 from dreamlib.metrics.inception import find_weights
 from dreamlib.progress import Progress, silent
-from dreamlib.rng import seeded
+from dreamlib.rng import numpy_rng, seeded
+from dreamlib.sections import Config, span_steps
 
 
 def make_source(config: Config, cache: Path) -> Source:
@@ -56,23 +57,33 @@ def total_steps(config: Config, epoch: float) -> int:
     return span_steps(config.train.length, epoch=epoch)
 
 
-def make_net(config: Config, channels: int) -> UNet:
-    """The network at its initial weights, keyed by train.seed."""
+def net_shape(config: Config, channels: int, labels: Sequence[int] = ()) -> dict[str, Any]:
+    """The network's constructor arguments; `labels` are the values of each attribute."""
     net = config.net
+    return {
+        "size": config.data.size,
+        "channels": channels,
+        "widths": list(net.widths),
+        "blocks": net.blocks,
+        "attention": list(net.attention),
+        "heads": net.heads,
+        "dropout": net.dropout,
+        "patch": net.patch,
+        "labels": list(labels) if net.conditional else [],
+    }
+
+
+def make_net(config: Config, channels: int, labels: Sequence[int] = ()) -> UNet:
+    """The network at its initial weights, keyed by train.seed."""
+    shape = net_shape(config, channels, labels)
     try:
         with seeded("init", config.train.seed):
-            return UNet(
-                size=config.data.size,
-                channels=channels,
-                widths=net.widths,
-                blocks=net.blocks,
-                attention=net.attention,
-                heads=net.heads,
-                dropout=net.dropout,
-                patch=net.patch,
-            )
+            net = UNet(**shape, recompute=config.train.recompute)
     except ValueError as error:
         raise ConfigError(f"net does not fit data.size: {error}") from error
+    if config.train.channels_last:
+        net = net.to(memory_format=torch.channels_last)
+    return net
 
 
 def make_schedule(config: Config) -> Schedule:
@@ -102,7 +113,7 @@ def make_loss(config: Config, epoch: float, total: int) -> Any:
     if loss.name == "paper":
         return dream.Paper(loss.p)
     if loss.name == "perturb":
-        return dream.Perturb(loss.gamma)
+        return dream.Perturb(loss.gamma, config.diffusion.prediction)
     return dream.standard
 
 
@@ -117,9 +128,35 @@ def make_optimizer(config: Config, net: nn.Module, device: torch.device) -> torc
 
 def make_sampler(config: Config) -> BoundSampler:
     sample = config.sample
+    common = {"steps": sample.steps, "spacing": sample.spacing, "clamp": sample.clamp}
+    if sample.sampler == "dpmpp_2m":
+        return partial(dpmpp_2m, **common)
     if sample.sampler == "ddim":
-        return partial(ddim, steps=sample.steps, eta=sample.eta)
-    return partial(ddpm, steps=sample.steps, temperature=sample.temperature)
+        return partial(ddim, **common, eta=sample.eta)
+    return partial(ddpm, **common, variance=sample.variance, temperature=sample.temperature)
+
+
+def make_labels(config: Config, data: Packed) -> LabelsOf | None:
+    """The labels that a conditional network is told for image i; None for an unconditional one.
+
+    Those of a training image chosen by (seed, i), so that they come as often, and together, as in
+    the data; attributes that sample.labels names are set.
+    """
+    if not config.net.conditional:
+        return None
+    train, fixed = data.indices("train"), {}
+    for name, value in config.sample.labels.items():
+        known = data.attributes.get(name)
+        if known is None or value not in known:
+            allowed = "; ".join(f"{k}: {', '.join(v)}" for k, v in data.attributes.items())
+            raise ConfigError(f"sample.labels has {name}: {value}, but these images know {allowed}")
+        fixed[list(data.attributes).index(name)] = known.index(value)
+
+    def labels_of(image: int) -> list[int]:
+        row = train[numpy_rng("labels", config.sample.seed, image).integers(len(train))]
+        return [fixed.get(k, int(label)) for k, label in enumerate(data.labels[row])]
+
+    return labels_of
 
 
 def make_classifier(data: Packed, seed: int, progress: Progress = silent) -> Classifier:
@@ -135,7 +172,7 @@ def make_classifier(data: Packed, seed: int, progress: Progress = silent) -> Cla
         {"data": data.fingerprint, "seed": seed},
         data.images[train],
         data.labels[train],
-        tuple(len(values) for values in data.attributes.values()),
+        data.label_counts,
         (data.images[held_out], data.labels[held_out]),
         seed=seed,
         progress=progress,
@@ -153,6 +190,12 @@ def make_extractor(
 def check(config: Config, data: Packed) -> None:
     """Build what training will build, on no device, so that a wrong setting is said at once."""
     with torch.device("meta"):
-        make_net(config, data.channels)
+        make_net(config, data.channels, data.label_counts)
+    if config.net.conditional and not data.attributes:
+        raise ConfigError(
+            "net.conditional is true, but these images have no labels: sort them into class "
+            "folders, or use --set net.conditional=false"
+        )
+    make_labels(config, data)
     epoch = len(data.indices("train")) / config.train.batch
     make_loss(config, epoch, total_steps(config, epoch))

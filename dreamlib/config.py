@@ -1,4 +1,4 @@
-"""Settings: one page, validated, with presets in YAML and overrides `--set train.batch=64`.
+"""Settings from YAML: presets, validation, overrides `--set train.batch=64`.
 
 Pillars never see these classes; `build.py` hands them plain values.
 """
@@ -9,156 +9,16 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from dreamlib.errors import ConfigError
 from dreamlib.files import write_text
+from dreamlib.sections import Config
 
 PRESETS = Path(__file__).parent / "presets"
-SPAN = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(%|epochs?|steps?)\s*$")
-
-
-def _span(value: Any) -> Any:
-    """A stretch of training: `2000` (optimizer steps), `"3 epochs"` or `"10 %"` of the run."""
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-    if whole or (isinstance(value, str) and SPAN.match(value)):
-        return value
-    raise ValueError('steps (2000), epochs ("3 epochs") or a share of the run ("10 %")')
-
-
-Span = Annotated[int | str, BeforeValidator(_span)]
-Int = Annotated[int, Field(strict=True)]
-Float = Annotated[float, Field(strict=True)]
-Bool = Annotated[bool, Field(strict=True)]
-
-
-def span_steps(span: Span, *, epoch: float, total: int | None = None) -> int:
-    """Optimizer steps in a span; `epoch` is the steps of one epoch, `total` those of the run."""
-    if isinstance(span, int):
-        return span
-    number, unit = SPAN.match(span).groups()  # type: ignore[union-attr]
-    if unit.startswith("step"):
-        return round(float(number))
-    if unit.startswith("epoch"):
-        return round(float(number) * epoch)
-    if total is None:
-        raise ConfigError('train.length cannot be a share of itself: give steps or "N epochs"')
-    return round(float(number) / 100 * total)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Data(Section):
-    name: Literal["faces", "digits", "fashion", "mnist", "folder"]
-    path: str | None = None  # the images' folder; None = generated, installed or downloaded
-    size: Int = Field(ge=8, le=1024)  # pixels per side
-    flip: Bool = False  # mirror half of the training images
-    train: Int | None = Field(None, ge=1)  # images to draw (faces only)
-    reference: Int | None = Field(None, ge=1)
-    floor: Int | None = Field(None, ge=1)
-    seed: Int = Field(0, ge=0)  # of the faces
-
-
-class Net(Section):
-    widths: tuple[Int, ...]
-    blocks: Int = Field(2, ge=1)
-    attention: tuple[Int, ...] = ()  # resolutions; the middle block always attends
-    heads: Int = Field(4, ge=1)
-    dropout: Float = Field(0.0, ge=0, lt=1)
-    patch: Literal[1, 2, 4] = 1  # fold patches into channels first: less work per image
-
-
-class Diffusion(Section):
-    steps: Int = Field(1000, ge=2)
-    schedule: Literal["linear", "cosine"] = "cosine"
-    beta_start: Float = Field(1e-4, gt=0, lt=1)  # linear only
-    beta_end: Float = Field(0.02, gt=0, lt=1)  # linear only
-    prediction: Literal["eps", "v"] = "eps"  # what the network's output means
-
-
-class Loss(Section):
-    name: Literal["standard", "conservative", "paper", "perturb"] = "conservative"
-    lam_max: Float = Field(0.5, ge=0, le=1)  # conservative
-    start: Span = "10 %"  # conservative: lambda is 0 before
-    ramp: Span = "20 %"  # conservative: lambda's factor is min(step / ramp, 1)
-    weight: Float = Field(0.3, ge=0, le=1)  # conservative: share of the adapted branch
-    estimator: Literal["both", "sampled"] = "sampled"  # conservative
-    p: Float = Field(1.0, ge=0)  # paper
-    gamma: Float = Field(0.1, ge=0)  # perturb
-
-
-class Train(Section):
-    length: Span = "100 epochs"
-    batch: Int = Field(128, ge=1)  # images per optimizer step, on any machine
-    micro: Int | None = Field(None, ge=1)  # images per forward pass; None = chosen, halved if OOM
-    optimizer: Literal["adam", "adamw"] = "adamw"
-    lr: Float = Field(2e-4, gt=0)
-    lr_schedule: Literal["constant", "cosine"] = "constant"
-    warmup: Span = 0  # the rate rises linearly at first
-    weight_decay: Float = Field(0.01, ge=0)  # adamw only
-    clip: Float = Field(1.0, gt=0)  # largest gradient norm
-    ema: Float = Field(0.9999, ge=0, lt=1)
-    seed: Int = Field(0, ge=0)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: str = "auto"
-    deterministic: Bool = False  # CUDA: slower kernels that repeat bit for bit
-    hours: Float | None = Field(None, gt=0)  # time budget of one session
-    save_minutes: Float = Field(10.0, gt=0)
-    log_every: Int = Field(50, ge=1)  # steps
-    preview_every: Span = 0  # sample grids, beside those at 5, 25, 50, 75 and 100 %
-    tensorboard: Bool = False
-
-
-class Sample(Section):
-    sampler: Literal["ddpm", "ddim"] = "ddim"
-    steps: Int = Field(50, ge=1)
-    eta: Float = Field(0.0, ge=0, le=1)  # ddim
-    temperature: Float = Field(1.0, ge=0)  # ddpm
-    batch: Int = Field(64, ge=1)  # the network's one fixed batch size
-    seed: Int = Field(0, ge=0)
-    shard: Int = Field(250, ge=1)  # images per file
-
-
-class Evaluate(Section):
-    extractor: Literal["classifier", "inception"] = "inception"
-    n: tuple[Annotated[Int, Field(ge=2)], ...] = (500, 5000)
-    reference: Int = Field(5000, ge=2)  # held-out real images, the same for every column
-    weights: str | None = None  # the Inception file, or a folder that holds it
-    anchors: Bool = False  # score the untrained network and Gaussian images as well
-
-
-class Config(Section):
-    preset: str
-    data: Data
-    net: Net
-    diffusion: Diffusion = Diffusion()
-    loss: Loss = Loss()
-    train: Train = Train()
-    sample: Sample = Sample()
-    evaluate: Evaluate = Evaluate()
-
-    @model_validator(mode="after")
-    def _fits(self) -> Config:
-        if not self.net.widths or not self.evaluate.n:
-            raise ValueError("net.widths and evaluate.n need at least one number each")
-        if self.loss.name == "perturb" and self.diffusion.prediction == "v":
-            # Its target is not the noise in its input; v would divide the difference by a.
-            raise ValueError("loss.name perturb needs diffusion.prediction eps")
-        counts = self.data.train, self.data.reference, self.data.floor
-        if self.data.name != "faces" and any(counts):
-            raise ValueError("data.train, data.reference and data.floor are for faces only")
-        if self.sample.steps > self.diffusion.steps:
-            raise ValueError(
-                f"sample.steps is {self.sample.steps}, but diffusion.steps only "
-                f"{self.diffusion.steps}: a sampler takes at most that many"
-            )
-        return self
-
 
 # Fields that leave a run the same run: where and how fast it goes, and what is asked of it later.
 MAY_CHANGE = {
@@ -170,6 +30,7 @@ MAY_CHANGE = {
         "log_every",
         "preview_every",
         "tensorboard",
+        "recompute",
     },
     "data": {"path"},  # the packed images' fingerprint decides, not where they lay
     "sample": None,

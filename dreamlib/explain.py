@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from dreamlib.build import make_net
-from dreamlib.config import Config
+from dreamlib.sections import Config
 
 
 @dataclass(frozen=True)

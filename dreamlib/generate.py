@@ -13,7 +13,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dreamlib.build import make_denoiser, make_net, make_sampler, make_schedule
+from dreamlib.build import (
+    make_denoiser,
+    make_labels,
+    make_net,
+    make_sampler,
+    make_schedule,
+)
 from dreamlib.diffusion.draw import draw_images, interpolate
 from dreamlib.diffusion.samplers import Step
 from dreamlib.errors import ConfigError
@@ -132,7 +138,7 @@ class Shards:
     @cached_property
     def net(self) -> torch.nn.Module:
         run = self.run
-        net = make_net(run.config, run.data.channels)
+        net = make_net(run.config, run.data.channels, run.data.label_counts)
         if not self.untrained:
             net.load_state_dict(self.weights[0])
         net.to(run.device).eval()
@@ -154,6 +160,8 @@ class Shards:
             shape=(self.run.data.channels, size, size),
             batch=config.sample.batch,
             device=self.run.device,
+            labels_of=make_labels(config, self.run.data),
+            guidance=config.sample.guidance,
             should_stop=should_stop,
             on_step=on_step,
         )
@@ -165,7 +173,7 @@ def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarra
     Raises ConfigError for an ancestral sampler: it shows noise, not the way between two images.
     """
     sample, size = run.config.sample, run.config.data.size
-    if sample.sampler != "ddim" or sample.eta > 0:
+    if sample.sampler == "ddpm" or (sample.sampler == "ddim" and sample.eta > 0):
         raise ConfigError(
             "interpolation needs a deterministic sampler: --set sample.sampler=ddim "
             "--set sample.eta=0"
@@ -185,6 +193,8 @@ def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarra
         shape=(run.data.channels, size, size),
         batch=sample.batch,
         device=run.device,
+        labels_of=make_labels(run.config, run.data),
+        guidance=sample.guidance,
     )
 
 

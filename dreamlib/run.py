@@ -13,14 +13,12 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from dreamlib.build import check, make_source
+from dreamlib.build import check, make_source, net_shape
 from dreamlib.config import (
-    Config,
     differences,
     identity,
     load_config,
     save_config,
-    span_steps,
 )
 from dreamlib.data.packed import Packed, open_packed, pack
 from dreamlib.errors import ConfigError, DataError, RunError
@@ -31,6 +29,7 @@ from dreamlib.progress import Progress, silent
 from dreamlib.runtime.checkpoint import newest_checkpoint, save_checkpoint
 from dreamlib.runtime.clock import Clock, StopFlag
 from dreamlib.runtime.rundir import RunDir
+from dreamlib.sections import Config, span_steps
 
 STAGES = (0.05, 0.25, 0.5, 0.75, 1.0)  # of training, at which a grid is always kept
 
@@ -85,6 +84,12 @@ class Run:
         settings = identity(self.config, exclude_defaults=True)
         return {"config": fingerprint(settings), "data": self.data.fingerprint}
 
+    @property
+    def network(self) -> dict[str, Any]:
+        """What a reader without this config needs to rebuild the network from its weights."""
+        net = net_shape(self.config, self.data.channels, self.data.label_counts)
+        return {"net": net, "prediction": self.config.diffusion.prediction}
+
     # ------------------------------------------------------------------ weights
 
     def export_weights(self, step: int, weights: dict[str, Tensor]) -> None:
@@ -92,7 +97,7 @@ class Run:
         path = self.dir.weights / "ema.safetensors"
         write_bytes(path, save(weights))
         card = {"step": step, "sha256": sha256_file(path), "weights": "averaged (EMA)"}
-        write_json(self.dir.weights / "card.json", card | self.facts)
+        write_json(self.dir.weights / "card.json", card | self.facts | self.network)
 
     def has_weights(self) -> bool:
         try:
@@ -197,7 +202,8 @@ class Run:
 
     def _save(self, trainer: Trainer, clock: Clock) -> None:
         with clock.saving():
-            save_checkpoint(self.dir.checkpoints, trainer.step, trainer.state_dict(), self.facts)
+            facts = self.facts | self.network
+            save_checkpoint(self.dir.checkpoints, trainer.step, trainer.state_dict(), facts)
             if trainer.step:
                 self.export_weights(trainer.step, trainer.averaged())
         self.dir.set_status("running", step=trainer.step, total=trainer.total)

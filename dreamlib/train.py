@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dreamlib.build import (
     make_denoiser,
+    make_labels,
     make_loss,
     make_net,
     make_optimizer,
@@ -22,18 +23,20 @@ from dreamlib.build import (
     make_stream,
     total_steps,
 )
-from dreamlib.config import span_steps
 from dreamlib.diffusion.draw import draw_images
 from dreamlib.diffusion.dream import Batch, Perturb
 from dreamlib.diffusion.ema import averaged
-from dreamlib.diffusion.prediction import loss_weight
+from dreamlib.diffusion.prediction import NO_LABEL
+from dreamlib.diffusion.process import loss_weight
 from dreamlib.errors import RunError
 from dreamlib.rng import seeded, torch_rng
 from dreamlib.run import Run, Tick
 from dreamlib.runtime.memory import MicroBatch
+from dreamlib.sections import span_steps
 
 QUARTILES = 4
 PREVIEWS = 16
+SEEN = ("loss", "error", "shift", "lam")  # what a step tells of each image
 
 
 def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
@@ -59,19 +62,17 @@ class Meter:
 
     def __init__(self, device: torch.device):
         exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        self.sums = torch.zeros(QUARTILES, dtype=exact, device=device)
-        self.counts = torch.zeros_like(self.sums)
-        self.lam = torch.zeros((), dtype=exact, device=device)
-        self.norm = torch.zeros_like(self.lam)
-        self.skipped = torch.zeros_like(self.lam)
+        self.sums = torch.zeros(len(SEEN), QUARTILES, dtype=exact, device=device)
+        self.counts = torch.zeros(QUARTILES, dtype=exact, device=device)
+        self.norm = torch.zeros((), dtype=exact, device=device)
+        self.skipped = torch.zeros_like(self.norm)
         self.steps = 0
 
-    def add(self, quartile: Tensor, losses: Tensor, lam: Tensor | float, norm: Tensor) -> None:
-        """quartile int64 [B], losses [B]: one value per image; lam: the batch's mean lambda."""
-        losses = losses.to(self.sums.dtype)
-        self.sums.index_add_(0, quartile, losses)
-        self.counts.index_add_(0, quartile, torch.ones_like(losses))
-        self.lam += lam
+    def add(self, quartile: Tensor, seen: dict[str, Tensor], norm: Tensor) -> None:
+        """quartile int64 [B], every value of `seen` [B]: one per image."""
+        values = torch.stack([seen[name] for name in SEEN]).to(self.sums.dtype)
+        self.sums.index_add_(1, quartile, values)
+        self.counts.index_add_(0, quartile, torch.ones_like(values[0]))
         # Loss scaling finds its scale by overflowing now and then; such a step is not taken.
         taken = torch.isfinite(norm)
         self.norm += torch.where(taken, norm, 0)
@@ -80,12 +81,18 @@ class Meter:
 
     def row(self) -> dict[str, Any]:
         """The means, as plain numbers; a quartile that no image fell into is None."""
-        loss = float(self.sums.sum() / self.counts.sum())
-        parts = zip(self.sums.tolist(), self.counts.tolist())
+        counts = self.counts.tolist()
+        sums = dict(zip(SEEN, self.sums.tolist()))
+        loss, error, shift, lam = (
+            [s / n if n else None for s, n in zip(sums[name], counts)] for name in SEEN
+        )
         return {
-            "loss": loss,
-            "loss_by_quartile": [s / n if n else None for s, n in parts],
-            "lam": float(self.lam) / self.steps,
+            "loss": sum(sums["loss"]) / sum(counts),
+            "loss_by_quartile": loss,
+            "error_by_quartile": [_root(x) for x in error],  # rms of D = eps - eps_hat
+            "shift_by_quartile": [_root(x) for x in shift],  # rms of input - x_t
+            "lam": sum(sums["lam"]) / sum(counts),
+            "lam_by_quartile": lam,
             "grad_norm": float(self.norm) / max(self.steps - float(self.skipped), 1),
             "skipped_steps": int(self.skipped),
         }
@@ -99,6 +106,10 @@ class Meter:
             setattr(self, name, value.to(self.sums) if is_tensor else value)
 
 
+def _root(mean_square: float | None) -> float | None:
+    return None if mean_square is None else mean_square**0.5
+
+
 class DiffusionTrainer:
     """Net, averaged weights, optimizer, loss scaler and log means; one step at a time."""
 
@@ -110,7 +121,7 @@ class DiffusionTrainer:
         self.total = total_steps(config, self.epoch)
         self.sched = make_schedule(config)
         self.loss = make_loss(config, self.epoch, self.total)
-        self.net = make_net(config, run.data.channels).to(self.device)
+        self.net = make_net(config, run.data.channels, run.data.label_counts).to(self.device)
         self.ema = averaged(self.net, config.train.ema)
         self.optimizer = make_optimizer(config, self.net, self.device)
         precision = run.precision
@@ -128,14 +139,14 @@ class DiffusionTrainer:
         """One optimizer step.  Everything random in it is keyed by (seed, step)."""
         batch = self.draw(self.step)
         self.set_lr()
-        losses = self.micro.redo_smaller(lambda micro: self.accumulate(batch, micro))
+        seen = self.micro.redo_smaller(lambda micro: self.accumulate(batch, micro))
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.train.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.update_parameters(self.net)
         quartile = (batch.t * QUARTILES // len(self.sched)).to(self.device)
-        self.meter.add(quartile, losses, self.mean_lam(batch), norm)
+        self.meter.add(quartile, seen, norm)
         self.step += 1
         due = self.step % self.config.train.log_every == 0 or self.step == self.total
         return self.row() if due else None
@@ -147,31 +158,41 @@ class DiffusionTrainer:
         t = torch.randint(len(self.sched), (len(x0),), generator=rng)
         eps = torch.randn(x0.shape, generator=rng)
         coin = torch.rand(len(x0), generator=rng)
-        if isinstance(self.loss, Perturb):
-            return Batch(x0, t, eps, coin, torch.randn(x0.shape, generator=rng))
-        return Batch(x0, t, eps, coin)
+        xi = torch.randn(x0.shape, generator=rng) if isinstance(self.loss, Perturb) else None
+        return Batch(x0, t, eps, coin, xi, self.labels(step))
 
-    def accumulate(self, batch: Batch, micro: int) -> Tensor:
+    def labels(self, step: int) -> Tensor | None:
+        """The labels of a step's images, int64 [B,A], those of a few images withheld: what the
+        network says of them is the unconditional answer that guidance starts from."""
+        if not self.config.net.conditional:
+            return None
+        y = torch.from_numpy(self.data.labels[self.stream.rows_at(step)].astype(np.int64))
+        coins = torch.rand(len(y), generator=torch_rng("labels", self.config.train.seed, step))
+        y[coins < self.config.train.label_dropout] = NO_LABEL
+        return y
+
+    def accumulate(self, batch: Batch, micro: int) -> dict[str, Tensor]:
         """Gradients of the batch's mean weighted loss, `micro` images at a time.
 
-        Returns each image's unweighted loss [B]: the error in eps, comparable between settings.
+        Returns what the log should know of each image, [B] by name.  "loss" is unweighted: the
+        error in eps, comparable between settings.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        size = len(batch.x0)
-        losses = torch.zeros(size, device=self.device)
+        size, settings = len(batch.x0), self.config
+        seen = {name: torch.zeros(size, device=self.device) for name in SEEN}
         with seeded("dropout", self.config.train.seed, self.step):
             for start in range(0, size, micro):
                 part = slice(start, start + micro)
                 rows = batch.rows(part).to(self.device)
-                weight = loss_weight(self.sched, self.config.diffusion.prediction, rows.t)
-                for term in self.loss(self.denoiser, self.sched, rows, self.step):
-                    self.scaler.scale((weight * term).sum() / size).backward()
-                    losses[part] += term.detach()
-        return losses
-
-    def mean_lam(self, batch: Batch) -> float:
-        lam = getattr(self.loss, "lam", None)
-        return float(lam(self.sched, batch.t, self.step).mean()) if lam else 0.0
+                weight = loss_weight(
+                    settings.diffusion.prediction, self.sched, rows.t, settings.loss.min_snr
+                )
+                for error, found in self.loss(self.denoiser, self.sched, rows, self.step):
+                    self.scaler.scale((weight * error).sum() / size).backward()
+                    seen["loss"][part] += error.detach()
+                    for name, value in found.items():
+                        seen[name][part] = value.to(self.device, torch.float32)
+        return seen
 
     def set_lr(self) -> None:
         """The learning rate is a function of the step: linear warm-up, then constant or cosine."""
@@ -249,6 +270,8 @@ class DiffusionTrainer:
             shape=(self.data.channels, size, size),
             batch=PREVIEWS,
             device=self.device,
+            labels_of=make_labels(self.config, self.data),
+            guidance=self.config.sample.guidance,
         )
         net.train(training)
         return images

@@ -8,9 +8,9 @@ from dreamlib.config import (
     identity,
     load_config,
     save_config,
-    span_steps,
 )
 from dreamlib.errors import ConfigError
+from dreamlib.sections import span_steps
 
 
 def test_round_trip(tmp_path):
@@ -52,8 +52,9 @@ def test_bad_overrides_name_field_value_and_what_is_allowed(override, words):
 
 
 def test_settings_that_exclude_each_other():
-    with pytest.raises(ConfigError, match=r"perturb needs diffusion\.prediction eps"):
-        load_config("fashion-cpu", ["loss.name=perturb"])
+    for override in ("sample.guidance=2.0", "sample.labels={class: shirt}"):
+        with pytest.raises(ConfigError, match=r"net\.conditional true"):
+            load_config("fashion-cpu", [override])
     with pytest.raises(ConfigError, match="for faces only"):
         load_config("digits16", ["data.train=100"])
 

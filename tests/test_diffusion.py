@@ -1,4 +1,4 @@
-"""Schedules, the forward process and its algebra, against closed forms and diffusers."""
+"""Schedules, the forward process and its algebra, against closed forms."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ import torch
 from torch.testing import assert_close
 
 from dreamlib.diffusion import schedule
-from dreamlib.diffusion.prediction import Denoiser, loss_weight
+from dreamlib.diffusion.prediction import Denoiser, Guided
 from dreamlib.diffusion.process import (
-    eps_from_v,
+    PREDICTIONS,
+    eps_from_output,
     eps_from_x0,
+    loss_weight,
+    output_from_eps,
     posterior,
     q_sample,
     x0_from_eps,
 )
-
-diffusers = pytest.importorskip("diffusers")
 
 
 @pytest.fixture
@@ -27,19 +28,6 @@ def sched():
 def draw(shape=(5, 3, 4, 4), seed=0):
     rng = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=rng).clamp(-1, 1), torch.randn(shape, generator=rng)
-
-
-def test_linear_equals_diffusers():
-    theirs = diffusers.DDPMScheduler(1000, 1e-4, 0.02, "linear").alphas_cumprod
-    # theirs is a float32 product of 1000 factors
-    assert_close(schedule.linear(1000).alpha_bar.float(), theirs, rtol=1e-4, atol=1e-7)
-
-
-def test_cosine_equals_diffusers_inside_the_clips(sched):
-    theirs = diffusers.DDPMScheduler(1000, beta_schedule="squaredcos_cap_v2").betas
-    ours = 1 - sched.alpha_bar[1:] / sched.alpha_bar[:-1]
-    # theirs is capped at 0.999 and has no lower clip: compare where neither clip bites
-    assert_close(ours[50:990].float(), theirs[51:991], rtol=1e-3, atol=1e-7)
 
 
 def test_cosine_clips_as_the_recipe_says(sched):
@@ -65,13 +53,6 @@ def test_x0_and_eps_invert_each_other(sched):
     assert_close(eps_from_x0(sched, x_t, t, x0), eps, rtol=0, atol=2e-4)
 
 
-def test_q_sample_equals_diffusers():
-    x0, eps = draw()
-    t = torch.tensor([0, 10, 300, 600, 999])
-    theirs = diffusers.DDPMScheduler(1000, 1e-4, 0.02, "linear").add_noise(x0, eps, t)
-    assert_close(q_sample(schedule.linear(1000), x0, t, eps), theirs, rtol=1e-4, atol=1e-5)
-
-
 def test_posterior_is_bayes_rule(sched):
     """q(x_s | x_t, x0) from the product of two Gaussians, for neighbours and for leaps."""
     x0, x_t = draw()
@@ -92,33 +73,63 @@ def test_the_last_step_arrives_at_x0(sched):
     assert_close(mean, x0)
 
 
-def test_eps_from_v_inverts_the_definition_of_v(sched):
-    x0, eps = draw()
-    t = torch.tensor([0, 10, 300, 600, 900])
+TRUTH = {  # what a network of each kind is asked for
+    "eps": lambda a, s, x0, eps: eps,
+    "v": lambda a, s, x0, eps: a * eps - s * x0,
+    "x0": lambda a, s, x0, eps: x0,
+}
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_outputs_are_read_as_the_noise_they_mean(sched, prediction):
+    x0, eps = (x.double() for x in draw())
+    t = torch.tensor([0, 10, 300, 600, 999])
     x_t = q_sample(sched, x0, t, eps)
-    a, s = sched.signal_noise(t)
-    v = a * eps - s * x0
-    assert_close(eps_from_v(sched, x_t, t, v), eps, rtol=0, atol=1e-6)
-    theirs = diffusers.DDPMScheduler(1000, trained_betas=betas_of(sched).numpy())
-    assert_close(theirs.get_velocity(x0, eps, t), v, rtol=1e-3, atol=1e-4)
+    a, s = sched.signal_noise(t, torch.float64)
+    output = TRUTH[prediction](a, s, x0, eps)
+    assert_close(eps_from_output(prediction, sched, x_t, t, output), eps, rtol=0, atol=1e-9)
+    # at t = 999 the way back divides by a = 1.6e-5
+    assert_close(output_from_eps(prediction, sched, x_t, t, eps), output, rtol=0, atol=1e-5)
 
 
-def betas_of(sched):
-    return torch.cat([1 - sched.alpha_bar[:1], 1 - sched.alpha_bar[1:] / sched.alpha_bar[:-1]])
-
-
-def test_weighted_error_in_eps_is_the_error_in_v(sched):
-    """What a network that predicts v is trained on, through the same losses as any other."""
-    x0, eps = draw()
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_weighted_error_in_eps_is_the_error_in_the_output(sched, prediction):
+    """What each kind of network is trained on, through the same losses as any other."""
+    x0, eps = (x.double() for x in draw())
     t = torch.tensor([5, 10, 300, 600, 900])
     x_t = q_sample(sched, x0, t, eps)
-    answer = torch.randn(x0.shape, generator=torch.Generator().manual_seed(2))
-    in_eps = (Denoiser(Constant(answer), sched, "v")(x_t, t) - eps).square().flatten(1).mean(1)
-    a, s = sched.signal_noise(t)
-    in_v = (answer - (a * eps - s * x0)).square().flatten(1).mean(1)
-    assert_close(loss_weight(sched, "v", t) * in_eps, in_v, rtol=1e-4, atol=1e-6)
-    assert torch.equal(Denoiser(Constant(eps), sched, "eps")(x_t, t), eps)
-    assert torch.equal(loss_weight(sched, "eps", t), torch.ones(5))
+    answer = torch.randn(x0.shape, generator=torch.Generator().manual_seed(2)).double()
+    eps_hat = Denoiser(Constant(answer), sched, prediction)(x_t, t)
+    in_eps = (eps_hat - eps).square().flatten(1).mean(1)
+    a, s = sched.signal_noise(t, torch.float64)
+    own = (answer - TRUTH[prediction](a, s, x0, eps)).square().flatten(1).mean(1)
+    assert_close(loss_weight(prediction, sched, t).double() * in_eps, own, rtol=1e-5, atol=0)
+    # min-SNR: the error in x0 times min(SNR, gamma), whatever the network predicts
+    in_x0 = (x0_from_eps(sched, x_t, t, eps_hat) - x0).square().flatten(1).mean(1)
+    snr = ((a / s) ** 2).flatten()
+    assert float(snr.min()) < 5 < float(snr.max())
+    weight = loss_weight(prediction, sched, t, min_snr=5.0).double()
+    assert_close(weight * in_eps, snr.clamp(max=5) * in_x0, rtol=1e-5, atol=0)
+
+
+def test_a_prediction_of_eps_is_left_as_it_is(sched):
+    _, eps = draw()
+    t = torch.tensor([5, 10, 300, 600, 900])
+    assert torch.equal(Denoiser(Constant(eps), sched, "eps")(eps, t), eps)
+    assert torch.equal(loss_weight("eps", sched, t), torch.ones(5))
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+def test_guidance_goes_from_the_unconditional_answer_through_the_labelled_one(sched, scale):
+    told = torch.tensor([[2], [7]])
+
+    class Net(torch.nn.Module):
+        def forward(self, x, t, y):
+            return y.view(-1, 1, 1, 1).float().expand_as(x)
+
+    net = Guided(Denoiser(Net(), sched, "eps"), told, scale)
+    answer = net(torch.zeros(2, 1, 1, 1), torch.tensor([5, 5])).flatten()
+    assert answer.tolist() == [-1 + scale * 3, -1 + scale * 8]  # NO_LABEL is -1
 
 
 class Constant(torch.nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,14 @@ from torch.testing import assert_close
 
 from dreamlib.diffusion import dream
 from dreamlib.diffusion.dream import Batch, Conservative, Paper, Perturb, standard
-from dreamlib.diffusion.process import q_sample, x0_from_eps
+from dreamlib.diffusion.prediction import Denoiser
+from dreamlib.diffusion.process import (
+    PREDICTIONS,
+    conversion,
+    output_from_eps,
+    q_sample,
+    x0_from_eps,
+)
 from dreamlib.diffusion.schedule import cosine
 
 SCHED = cosine(100)
@@ -43,13 +52,13 @@ def batch(size=64, seed=0, perturb=False):
 
 
 def total(loss, net, data, step=1000):
-    return sum(term.sum() for term in loss(net, SCHED, data, step))
+    return sum(term.error.sum() for term in loss(net, SCHED, data, step))
 
 
 def gradient(loss, data, step=1000):
     net = Small()
     for term in loss(net, SCHED, data, step):
-        term.sum().backward()
+        term.error.sum().backward()
     return net.conv.weight.grad.clone()
 
 
@@ -100,11 +109,104 @@ def test_lambda_zero_is_the_standard_loss_itself(loss):
     assert net.passes == plain.passes
 
 
-def test_paper_with_large_p_and_perturb_without_gamma_equal_standard():
+@pytest.mark.parametrize("loss", [Paper(math.inf), Perturb(0.0)])
+def test_paper_at_infinite_p_and_perturb_without_gamma_are_standard_itself(loss):
+    data, net, plain = batch(perturb=True), Small(), Small()
+    assert torch.equal(total(loss, net, data), total(standard, plain, data))
+    assert net.passes == plain.passes
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_pair_that_each_loss_shows_still_describes_its_x0(prediction):
+    """In the network's own terms: read at the input it was shown, its target is x0 (standard,
+    paper), x0 mixed with its own prediction (conservative), or x0 for the unmoved x_t (perturb)."""
+    data, shown = batch(perturb=True), []
+    data = Batch(*(f.double() if f is not None and f.is_floating_point() else f for f in data))
+    data = data._replace(t=data.t.clamp(1, 95), x0=0.2 * data.x0)
+    a, s = SCHED.signal_noise(data.t, torch.float64)
+    x_t = q_sample(SCHED, data.x0, data.t, data.eps)
+
+    class Almost(nn.Module):
+        """Says x0 + 0.01 x_t; the small error keeps x0_hat inside [-1, 1]."""
+
+        def forward(self, x, t):
+            shown.append(x)
+            guess = data.x0 + 0.01 * x_t
+            eps = (x_t - a * guess) / s
+            return output_from_eps(prediction, SCHED, x_t, t, eps)
+
+    def implied(loss, p_of_move):
+        """The target that gives the loss its value, turned into x0."""
+        shown.clear()
+        net = Denoiser(Almost(), SCHED, prediction)
+        term = list(loss(net, SCHED, data, 10**6))[-1]
+        x = shown[-1]
+        eps_hat = net(x, data.t)
+        return x, eps_hat, term.error
+
+    lam = Paper(1.0).lam(SCHED, data.t, 0).view(-1, 1, 1, 1)
+    x, eps_hat, error = implied(Paper(1.0), None)
+    target = (x - a * data.x0) / s  # the noise that makes this input from the true x0
+    assert_close(error, (eps_hat - target).square().flatten(1).mean(1), rtol=1e-8, atol=1e-12)
+    D = data.eps - (x_t - a * (data.x0 + 0.01 * x_t)) / s
+    assert_close(x - x_t, s * lam * D, rtol=0, atol=1e-12)
+
+    conservative = Conservative(estimator="both")
+    lam = conservative.lam(SCHED, data.t, 10**6).view(-1, 1, 1, 1)
+    x, eps_hat, error = implied(conservative, None)
+    mixed = data.x0 + lam * 0.01 * x_t
+    assert float((data.x0 + 0.01 * x_t).abs().max()) < 1
+    target = (x - a * mixed) / s
+    weight = conservative.weight
+    assert_close(
+        error, weight * (eps_hat - target).square().flatten(1).mean(1), rtol=1e-8, atol=1e-12
+    )
+
+    x, _, error = implied(Perturb(0.1, prediction), None)
+    assert_close(x - x_t, 0.1 * s * data.xi, rtol=0, atol=1e-12)
+    true = output_from_eps(prediction, SCHED, x_t, data.t, data.eps)  # of the unmoved x_t
+    said = Almost()(x, data.t)
+    own = (said - true).square().flatten(1).mean(1)
+    q2 = conversion(prediction, SCHED, data.t, torch.float64)[1].flatten() ** 2
+    assert_close(error, q2 * own, rtol=1e-8, atol=1e-12)
+
+
+def test_every_loss_tells_the_log_what_it_did():
     data = batch(perturb=True)
-    data = data._replace(t=data.t.clamp(max=70))  # s < 1, so s**p vanishes
-    assert_close(total(Paper(1e6), Small(), data), total(standard, Small(), data))
-    assert_close(total(Perturb(0.0), Small(), data), total(standard, Small(), data))
+    expected = {
+        standard: {"error"},
+        Paper(): {"error", "shift", "lam"},
+        Conservative(): {"error", "shift", "lam"},
+        Conservative(estimator="both"): {"error", "shift", "lam"},
+        Perturb(): {"shift"},
+    }
+    for loss, names in expected.items():
+        seen = {}
+        for term in loss(Small(), SCHED, data, 1000):
+            seen |= term.seen
+        assert set(seen) == names
+        assert all(value.shape == (64,) for value in seen.values())
+        assert not any(value.requires_grad for value in seen.values())
+        if "error" in names:  # D is measured at the unmoved input, whatever the branch
+            x_t = q_sample(SCHED, data.x0, data.t, data.eps)
+            D = data.eps - Small()(x_t, data.t).detach()
+            assert_close(seen["error"], D.square().flatten(1).mean(1))
+
+
+def test_labels_go_with_every_question():
+    data = batch()._replace(y=torch.arange(64)[:, None])
+    asked = []
+
+    class Told(Small):
+        def forward(self, x, t, y):
+            asked.append(y)
+            return super().forward(x, t)
+
+    for loss in (standard, Paper(), Conservative(), Conservative(estimator="both")):
+        asked.clear()
+        total(loss, Told(), data)
+        assert torch.equal(asked[-1], data.y)
+        assert all(len(y) for y in asked)
 
 
 def test_perturb_moves_the_input_and_keeps_the_target():
@@ -115,7 +217,7 @@ def test_perturb_moves_the_input_and_keeps_the_target():
             seen.append(x)
             return torch.zeros_like(x)
 
-    losses = next(iter(Perturb(0.1)(Spy(), SCHED, data, 0)))
+    losses = next(iter(Perturb(0.1)(Spy(), SCHED, data, 0))).error
     _, s = SCHED.signal_noise(data.t)
     assert_close(seen[0] - q_sample(SCHED, data.x0, data.t, data.eps), 0.1 * s * data.xi)
     assert_close(losses, data.eps.square().flatten(1).mean(1))

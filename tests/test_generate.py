@@ -2,11 +2,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from dreamlib.build import make_labels
 from dreamlib.errors import ConfigError, Interrupted, RunError
 from dreamlib.generate import Shards, export_png, generate, interpolation, process
 from dreamlib.run import open_run
+from dreamlib.train import DiffusionTrainer, train
+from tests.conftest import TINY
 
 
 @pytest.fixture
@@ -120,3 +124,83 @@ def test_shards_know_what_made_them(run):
     store = Shards(run, untrained=False)
     assert store.manifest["identity"]["weights"] == run.weights()[1]["sha256"]
     assert list(store.manifest["shards"]) == ["0"]
+
+
+# --------------------------------------------------------------------------- labels
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory, data_home):
+    """A conditional run, barely trained: enough for labels to matter."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DREAMLIB_DATA", str(data_home))
+    more = ["net.conditional=true", "train.length=12"]
+    run = open_run(
+        tmp_path_factory.mktemp("runs") / "labelled",
+        "faces16",
+        overrides=[*TINY, *more],
+        say=lambda text: None,
+    )
+    for _ in train(run):
+        pass
+    yield run
+    patch.undo()
+
+
+def test_labels_are_drawn_as_they_come_in_the_data(labelled):
+    labels_of = make_labels(labelled.config, labelled.data)
+    drawn = np.array([labels_of(image) for image in range(2000)])
+    assert drawn.tolist() == [labels_of(image) for image in range(2000)]
+    train_labels = labelled.data.labels[labelled.data.indices("train")]
+    assert {tuple(row) for row in drawn} <= {tuple(row) for row in train_labels}
+    for column in range(drawn.shape[1]):
+        ours = np.bincount(drawn[:, column], minlength=6) / 2000
+        real = np.bincount(train_labels[:, column], minlength=6) / len(train_labels)
+        assert np.abs(ours - real).max() < 0.05  # standard error at most 0.011
+
+
+def test_a_label_can_be_asked_for(labelled):
+    name, values = next(iter(labelled.data.attributes.items()))
+    asked = [f"sample.labels={{{name}: {values[1]}}}"]
+    run = open_run(labelled.folder, overrides=asked, say=lambda text: None)
+    labels_of = make_labels(run.config, run.data)
+    assert {labels_of(image)[0] for image in range(50)} == {1}
+    plain, told = generate(labelled, range(4)), generate(run, range(4))
+    assert (plain != told).any()
+    wrong = [f"sample.labels={{{name}: purple-ish}}"]
+    with pytest.raises(ConfigError, match=f"these images know {name}: {values[0]}"):
+        open_run(labelled.folder, overrides=wrong, say=lambda text: None)
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
+def test_guidance_works_in_every_sampler(labelled, sampler):
+    images = {}
+    for scale in (1.0, 4.0):
+        more = [f"sample.guidance={scale}", f"sample.sampler={sampler}"]
+        run = open_run(labelled.folder, overrides=more, say=lambda text: None)
+        images[scale] = generate(run, range(3))
+        singly = np.concatenate([generate(run, [image]) for image in range(3)])
+        assert (singly == images[scale]).all()  # labels are keyed by the image, too
+    assert (images[1.0] != images[4.0]).any()
+
+
+def test_withheld_labels_are_keyed_by_the_step(labelled):
+    trainer = DiffusionTrainer(labelled)
+    y = torch.cat([trainer.draw(step).y for step in range(300)])
+    assert torch.equal(trainer.draw(7).y, trainer.draw(7).y)
+    dropped = (y == -1).all(1)
+    assert torch.equal(dropped, (y == -1).any(1))
+    # 1,800 coins of probability 0.1: standard error 0.007
+    assert float(dropped.float().mean()) == pytest.approx(0.1, abs=0.03)
+
+
+def test_images_without_labels_cannot_condition(tmp_path, data_home, monkeypatch):
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((16, 16, 3), 20 * i, np.uint8)).save(folder / f"{i}.png")
+    settings = ["data.name=folder", f"data.path={folder}", "data.train=null"]
+    settings += ["data.reference=null", "data.floor=null", "net.conditional=true"]
+    with pytest.raises(ConfigError, match=r"these images have no labels"):
+        open_run(tmp_path / "run", "faces16", overrides=settings, say=lambda text: None)

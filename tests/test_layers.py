@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "dreamlib"
 RANK = {
     **dict.fromkeys(
-        ["config", "presets", "rng", "files", "images", "host", "progress", "errors"], 0
+        ["config", "sections", "presets", "rng", "files", "images", "host", "progress", "errors"], 0
     ),
     **dict.fromkeys(["diffusion", "data", "runtime", "metrics", "gan"], 1),
     "build": 2,
@@ -28,7 +28,7 @@ RANK = {
 PILLARS = {"diffusion", "data", "runtime", "metrics", "gan"}
 # Inside rank 0 and inside a pillar, files follow this order too.
 ORDER = {
-    "rank 0": ["errors", "rng", "files", "images", "progress", "config", "host"],
+    "rank 0": ["errors", "rng", "files", "images", "progress", "sections", "config", "host"],
     "diffusion": ["schedule", "process", "prediction", "dream", "samplers", "draw", "unet", "ema"],
     "data": ["packed", "stream", "drawing", "faces", "idx", "folder"],
     "runtime": ["checkpoint", "clock", "memory", "rundir"],
@@ -71,7 +71,9 @@ def test_imports_point_down(path):
             continue
         same_rank_0 = RANK[part] == RANK[here] == 0
         assert RANK[part] < RANK[here] or same_rank_0, f"{path} must not import {name}"
-        assert not (here in PILLARS and part in ("config", "host")), f"{path} imports {name}"
+        assert not (here in PILLARS and part in ("config", "sections", "host")), (
+            f"{path} imports {name}"
+        )
 
 
 @pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))

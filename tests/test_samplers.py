@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from dreamlib.diffusion.process import eps_from_x0
-from dreamlib.diffusion.samplers import ddim, ddpm, spaced
+from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m, spaced
 from dreamlib.diffusion.schedule import cosine
 from dreamlib.rng import torch_rng
 
@@ -38,7 +38,9 @@ def start(n=4000, seed=0):
     return torch.randn(n, 1, 2, 2, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(("sampler", "own"), [(ddpm, {}), (ddim, {}), (ddim, {"eta": 0.5})])
+@pytest.mark.parametrize(
+    ("sampler", "own"), [(ddpm, {}), (ddim, {}), (ddim, {"eta": 0.5}), (dpmpp_2m, {})]
+)
 def test_the_exact_gaussian_comes_back(sampler, own):
     x = run(sampler, gaussian_denoiser(0.3, 0.2), start(), 200, **own)[-1].x_t
     # 16,000 values: standard error of the mean 0.0016, of the sd 0.0011; 200 steps shrink the sd
@@ -109,17 +111,49 @@ def test_every_step_is_yielded_with_its_clean_image():
     assert_close(steps[-1].x_t, steps[-1].x0_hat)
 
 
-def test_ddim_equals_diffusers():
-    """DPM-Solver++ of first order is DDIM (Lu 2022, Sec. 4.1), and takes any timesteps."""
-    diffusers = pytest.importorskip("diffusers")
-    betas = torch.cat([1 - SCHED.alpha_bar[:1], 1 - SCHED.alpha_bar[1:] / SCHED.alpha_bar[:-1]])
-    theirs = diffusers.DPMSolverMultistepScheduler(
-        200, trained_betas=betas.numpy(), solver_order=1, final_sigmas_type="zero"
-    )
-    net, x = gaussian_denoiser(0.1, 0.1), start(6)
-    ours = run(ddim, net, x, 20)
-    theirs.set_timesteps(timesteps=[step.t for step in ours])
-    for step, t in zip(ours, theirs.timesteps):
-        x = theirs.step(net(x, torch.full((6,), int(t))), t, x).prev_sample
-        # their sigmas are float32 and reach 100 at the start
-        assert_close(step.x_t, x, rtol=0, atol=1e-3)
+def test_spacings():
+    thousand = cosine(1000)
+    assert spaced(thousand, 4, "trailing") == [999, 749, 499, 249]
+    assert spaced(thousand, 3, "trailing") == [999, 666, 332]
+    quadratic = spaced(thousand, 20, "quadratic")
+    assert (quadratic[0], quadratic[-1]) == (992, 0)
+    assert quadratic[10] == round(992 * (9 / 19) ** 2)
+    karras = spaced(thousand, 25, "karras")
+    sigma = ((1 - thousand.alpha_bar) / thousand.alpha_bar).sqrt()[karras]
+    assert float(sigma[-1]) == pytest.approx(0.02, rel=0.1)
+    assert float(sigma[0]) <= 100
+    strides = -(sigma ** (1 / 3)).diff()
+    assert_close(strides[4:], strides[4:].mean().expand(20), rtol=0.3, atol=0)  # t is whole
+    for spacing in ("uniform", "quadratic", "karras", "trailing"):
+        for steps in (1, 2, 3, 100, 700, 993, 994, 1000):
+            chosen = spaced(thousand, steps, spacing)
+            assert len(set(chosen)) == steps
+            assert all(a > b for a, b in pairwise(chosen))
+            assert 0 <= chosen[-1] <= chosen[0] <= 999
+
+
+def test_second_order_needs_fewer_steps():
+    """Distance from the probability flow's exact answer, std * start + mean, for Gaussian data."""
+    mean, std, x = 0.1, 0.2, start(200).double()
+    a, s = SCHED.alpha_bar[199].sqrt(), (1 - SCHED.alpha_bar[199]).sqrt()
+    exact = mean + std * (x - a * mean) / (a**2 * std**2 + s**2).sqrt()
+
+    def error(sampler, steps):
+        last = run(sampler, gaussian_denoiser(mean, std), x, steps, clamp=False, spacing="trailing")
+        return float((last[-1].x_t - exact).abs().mean())
+
+    # the trailing spacing ends above t = 0, where this std's last bit of noise is taken in one go
+    assert error(dpmpp_2m, 20) < 0.6 * error(ddim, 20)
+    assert error(ddim, 100) < 0.4 * error(ddim, 20)
+
+
+def test_fixed_large_adds_more_noise_than_the_posterior():
+    net, x = gaussian_denoiser(0.0, 0.2), start()
+    small, large = (run(ddpm, net, x, 20, variance=v)[-1].x_t for v in ("posterior", "fixed_large"))
+    assert float(large.std()) > float(small.std())
+
+
+def test_without_the_clamp_the_clean_image_may_leave_its_range():
+    net, x = gaussian_denoiser(0.9, 0.5), start(50)
+    assert run(ddim, net, x, 20)[-1].x_t.abs().max() <= 1
+    assert run(ddim, net, x, 20, clamp=False)[-1].x_t.abs().max() > 1

@@ -115,9 +115,10 @@ def test_debris_of_killed_processes_is_swept(tiny):
 
 def test_a_skipped_step_of_loss_scaling_is_counted_and_not_averaged(tiny):
     trainer = DiffusionTrainer(tiny())
-    quartile, losses = torch.tensor([0, 1]), torch.tensor([1.0, 3.0])
-    trainer.meter.add(quartile, losses, 0.0, torch.tensor(float("inf")))
-    trainer.meter.add(quartile, losses, 0.0, torch.tensor(0.5))
+    quartile = torch.tensor([0, 1])
+    seen = dict.fromkeys(("loss", "error", "shift", "lam"), torch.tensor([1.0, 3.0]))
+    trainer.meter.add(quartile, seen, torch.tensor(float("inf")))
+    trainer.meter.add(quartile, seen, torch.tensor(0.5))
     row = trainer.meter.row()
     assert row["skipped_steps"] == 1
     assert row["grad_norm"] == 0.5
@@ -156,10 +157,10 @@ def test_micro_batches_give_the_same_gradient(tiny, loss):
         torch.nn.init.normal_(trainer.net.head.weight, generator=torch.manual_seed(0))
         trainer.step = 5
         batch = trainer.draw(5)
-        losses = trainer.accumulate(batch, trainer.micro.size)
-        gradients[micro] = [losses, *(p.grad for p in trainer.net.parameters())]
+        seen = trainer.accumulate(batch, trainer.micro.size)
+        gradients[micro] = [*seen.values(), *(p.grad for p in trainer.net.parameters())]
     if "standard" not in loss and "perturb" not in loss:
-        assert trainer.mean_lam(batch) > 0.05
+        assert float(seen["lam"].mean()) > 0.05
     # summation order only; a bias just before a normalisation has no gradient but rounding
     largest = max(float(whole.abs().max()) for whole in gradients[6][1:])
     for micro in (4, 1):
@@ -198,6 +199,13 @@ def test_the_log_says_what_happened(trained):
     assert min(parts) <= last["loss"] <= max(parts)
     assert last["lr"] == pytest.approx(2e-3 * 0.5 * (1 + math.cos(math.pi * 7 / 8)))
     assert 0 < last["lam"] < 0.5
+    # D is the loss's own error, but for the images whose input was moved
+    for error, loss in zip(last["error_by_quartile"], last["loss_by_quartile"]):
+        assert (error is None) == (loss is None)
+        assert loss is None or error**2 == pytest.approx(loss, rel=0.1)
+    assert any(shift for shift in last["shift_by_quartile"])
+    known = [value for value in last["lam_by_quartile"] if value is not None]
+    assert known == sorted(known)
 
 
 def test_lambda_is_zero_before_its_start(tiny):

@@ -5,8 +5,12 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from dreamlib.build import make_net
+from dreamlib.config import load_config, preset_names
 from dreamlib.diffusion.ema import averaged, warm_decay
 from dreamlib.diffusion.unet import Attention, UNet, time_embedding
+from dreamlib.errors import CheckpointError, RunError
+from dreamlib.runtime.checkpoint import newest_checkpoint
 
 
 def net(**changes):
@@ -74,7 +78,7 @@ def test_attention_hands_sdpa_contiguous_rows(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"size": 18}, "multiple of 4"),
+        ({"size": 18}, "take 16 or 20"),
         ({"widths": (8, 12)}, r"\[12\]"),
         ({"attention": (16, 5)}, r"\[5\].*\[16, 8\]"),
     ],
@@ -121,3 +125,115 @@ def test_attention_is_float32_under_autocast(monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         Attention(16, 4)(torch.randn(2, 16, 4, 4))
     assert dtypes == [torch.float32, torch.float32]
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_has_a_network_of_its_resolution(preset):
+    config = load_config(preset)
+    with torch.device("meta"):
+        model = make_net(config, channels=3, labels=(10,))
+        x = torch.empty(2, 3, config.data.size, config.data.size)
+        assert model(x, torch.empty(2, dtype=torch.int64)).shape == x.shape
+    assert len(model.labels) == config.net.conditional
+
+
+def test_28_pixels_become_14_and_7():
+    model, seen = net(size=28, channels=1), []
+    model.middle.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-1]))
+    for level in model.down:
+        level.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-1]))
+    assert model(torch.randn(1, 1, 28, 28), torch.tensor([1])).shape == (1, 1, 28, 28)
+    assert seen == [28, 14, 7]
+
+
+def grown(**changes):
+    """With a head that is not zero, so that gradients reach every layer."""
+    torch.manual_seed(0)
+    model = net(attention=(8,), dropout=0.2, **changes)
+    torch.nn.init.normal_(model.head.weight)
+    return model
+
+
+def gradients(model):
+    """Gradients of a step with dropout, and the bytes that autograd kept for it."""
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    x = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(2)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = model(x, torch.tensor([1, 5, 9, 30]))
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    out.square().mean().backward()
+    held = sum(size for pointer, size in kept.items() if pointer not in weights)
+    return [p.grad for p in model.parameters()], held
+
+
+def test_recomputing_gives_the_same_gradients_with_less_memory():
+    plain, much = gradients(grown())
+    again, little = gradients(grown(recompute=True))
+    for ours, theirs in zip(again, plain):
+        assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert little < 0.5 * much
+
+
+def test_channels_last_gives_the_same_answer():
+    x, t = torch.randn(2, 3, 16, 16), torch.tensor([1, 5])
+    model = grown().eval()
+    expected = model(x, t)
+    assert_close(model.to(memory_format=torch.channels_last)(x, t), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_labels_change_the_answer_and_untold_ones_do_not():
+    model = grown(labels=(3, 4)).eval()
+    x, t = torch.randn(3, 3, 16, 16), torch.tensor([1, 5, 9])
+    told = torch.tensor([[0, 0], [2, 3], [-1, 1]])
+    out = model(x, t, told)
+    other = told.clone()
+    other[1, 1] = 2
+    changed = (model(x, t, other) != out).flatten(1).any(1)
+    assert changed.tolist() == [False, True, False]
+    assert torch.equal(model(x, t), model(x, t, torch.full_like(told, -1)))
+    with pytest.raises(ValueError, match="1 labels for a network that knows 2"):
+        model(x, t, told[:, :1])
+
+
+def test_group_norm_keeps_float32_statistics_under_autocast():
+    """Values around 300: bfloat16 there has a grain of 2, far above their spread of 1."""
+    layer = torch.nn.GroupNorm(8, 16)
+    x = (300 + torch.randn(2, 16, 32, 32)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = layer(x).float()
+    assert_close(ours, layer(x.float()), rtol=0.01, atol=0.02)
+
+
+def test_a_run_gives_its_averaged_weights_back(trained):
+    heard = []
+    model = UNet.from_run(trained.folder, say=heard.append)
+    weights = trained.weights()[0]
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+    assert not model.training
+    assert "averaged weights of step 8" in heard[0]
+    with pytest.raises(RunError, match="no weights yet"):
+        UNet.from_run(trained.folder / "checkpoints")
+
+
+def test_a_checkpoint_gives_averaged_or_raw_weights(trained, tmp_path):
+    path, heard = newest_checkpoint(trained.dir.checkpoints).path, []
+    smooth = UNet.from_checkpoint(path, say=heard.append).state_dict()
+    raw = UNet.from_checkpoint(path, averaged=False, say=heard.append).state_dict()
+    weights = trained.weights()[0]
+    assert all(torch.equal(value, weights[name]) for name, value in smooth.items())
+    assert any(not torch.equal(value, weights[name]) for name, value in raw.items())
+    assert "averaged weights of step 8" in heard[0]
+    assert "not averaged" in heard[1]
+    with pytest.raises(CheckpointError, match="no manifest"):
+        UNet.from_checkpoint(tmp_path / "step-00000001.pt")
+    broken = tmp_path / path.name
+    broken.write_bytes(path.read_bytes()[:-1] + b"?")
+    broken.with_suffix(".json").write_text(path.with_suffix(".json").read_text())
+    with pytest.raises(CheckpointError, match="damaged"):
+        UNet.from_checkpoint(broken)

@@ -93,6 +93,11 @@ class Packed:
             )
         return np.flatnonzero(self.split_codes == SPLITS.index(split))
 
+    @property
+    def label_counts(self) -> tuple[int, ...]:
+        """How many values each attribute has."""
+        return tuple(len(values) for values in self.attributes.values())
+
     def take(self, split: str, n: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """n images of a split from position `start`: uint8 [n,H,W,C] and labels int16 [n,A].
 

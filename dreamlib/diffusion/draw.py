@@ -10,11 +10,14 @@ import torch
 from torch import Tensor
 
 from dreamlib.diffusion.dream import Net
+from dreamlib.diffusion.prediction import NO_LABEL, Denoiser, Guided
 from dreamlib.diffusion.samplers import Noise, Step
 from dreamlib.diffusion.schedule import Schedule
 from dreamlib.errors import Interrupted
 from dreamlib.images import quantise
 from dreamlib.rng import torch_rng
+
+LabelsOf = Callable[[int], Sequence[int]]  # image number -> a label per attribute
 
 
 class BoundSampler(Protocol):
@@ -51,9 +54,25 @@ def batches(images: Sequence[int], batch: int) -> list[list[int | None]]:
     return dealt
 
 
+def guide(
+    net: Net | Denoiser,
+    slots: Sequence[int | None],
+    labels_of: LabelsOf | None,
+    scale: float,
+    device: torch.device,
+) -> Net:
+    """The network as a sampler calls it: told each row's labels, if there are any."""
+    if labels_of is None:
+        return net
+    told = [None if image is None else tuple(labels_of(image)) for image in slots]
+    width = next(len(labels) for labels in told if labels is not None)
+    rows = [(NO_LABEL,) * width if labels is None else labels for labels in told]
+    return Guided(net, torch.tensor(rows, device=device), scale)
+
+
 @torch.inference_mode()
 def draw_images(
-    net: Net,
+    net: Net | Denoiser,
     sched: Schedule,
     sampler: BoundSampler,
     images: Sequence[int],
@@ -62,13 +81,16 @@ def draw_images(
     shape: Sequence[int],
     batch: int,
     device: torch.device,
+    labels_of: LabelsOf | None = None,
+    guidance: float = 1.0,
     should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[list[int | None], Step], None] | None = None,
 ) -> np.ndarray:
     """Generate images numbered `images` of `seed` -> uint8 [N,H,W,C], in the order asked.
 
-    shape is (C, H, W).  `on_step` sees every step of every batch (for figures); `should_stop` is
-    asked after every step, and ends the drawing by raising Interrupted.
+    shape is (C, H, W).  `labels_of` tells a conditional network what to draw, `guidance` is the
+    scale of classifier-free guidance, 1 for none.  `on_step` sees every step of every batch (for
+    figures); `should_stop` is asked after every step, and ends the drawing by raising Interrupted.
     """
     drawn: dict[int, np.ndarray] = {}
     for slots in batches(list(dict.fromkeys(images)), batch):
@@ -78,7 +100,8 @@ def draw_images(
 
         # The start is the noise of timestep T, one beyond the last that a sampler asks for.
         x = noise(len(sched))
-        for step in sampler(net, sched, x, noise=noise):
+        guided = guide(net, slots, labels_of, guidance, device)
+        for step in sampler(guided, sched, x, noise=noise):
             x = step.x_t
             if on_step:
                 on_step(slots, step)
@@ -99,7 +122,7 @@ def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:
 
 @torch.inference_mode()
 def interpolate(
-    net: Net,
+    net: Net | Denoiser,
     sched: Schedule,
     sampler: BoundSampler,
     ends: tuple[int, int],
@@ -109,25 +132,28 @@ def interpolate(
     shape: Sequence[int],
     batch: int,
     device: torch.device,
+    labels_of: LabelsOf | None = None,
+    guidance: float = 1.0,
 ) -> np.ndarray:
     """`count` images between two of `seed`, ends included -> uint8 [count,H,W,C].
 
     Starts are interpolated spherically; the sampler must be deterministic, because noise added on
-    the way would leave nothing in common between neighbours.
+    the way would leave nothing in common between neighbours.  All have the first end's labels.
     """
     cpu = torch.device("cpu")
     first, last = (image_noise(seed, [end], shape, len(sched), cpu)[0] for end in ends)
     starts = [slerp(first, last, i / (count - 1)) for i in range(count)]
+    guided = guide(net, [ends[0]] * batch, labels_of, guidance, device)
     frames = []
     for begin in range(0, count, batch):
         part = torch.stack(starts[begin : begin + batch])
         x = torch.zeros(batch, *shape, device=device)
         x[: len(part)] = part.to(device)
-        for step in sampler(net, sched, x, noise=_no_noise):
+        for step in sampler(guided, sched, x, noise=_no_noise):
             x = step.x_t
         frames.append(quantise(x)[: len(part)])
     return np.concatenate(frames)
 
 
 def _no_noise(t: int) -> Tensor:
-    raise ValueError("interpolation needs a deterministic sampler: ddim with eta 0")
+    raise ValueError("interpolation needs a deterministic sampler: dpmpp_2m, or ddim with eta 0")

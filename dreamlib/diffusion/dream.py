@@ -10,9 +10,13 @@ x0 + lam*(x0_hat - x0): input and target can be compared across the losses by ey
     paper          x_t + s*lam*D                eps + lam*D     s**p
     perturb        x_t + s*gamma*xi             eps             -
 
-A loss is called as `loss(net, sched, batch, step)` and yields one or more terms [B], one value
-per image; the training step sums them, calling backward after each so that two branches never
-hold their activations together.
+A loss is called as `loss(net, sched, batch, step)` and yields one or more Terms, whose errors hold
+one value per image; the training step sums them, calling backward after each so that two branches
+never hold their activations together.
+
+`net` answers with eps, whatever it predicts (`prediction.Denoiser`), and errors are weighted by
+`process.loss_weight`.  So for v the target at a rectified input is a (eps + lam*D) - s x0, and the
+pair still describes x0.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dreamlib.diffusion.process import q_sample, x0_from_eps
+from dreamlib.diffusion.process import conversion, q_sample, x0_from_eps
 from dreamlib.diffusion.schedule import Schedule
 
 
@@ -37,6 +41,7 @@ class Batch(NamedTuple):
     eps: Tensor  # [B,C,H,W], standard normal
     coin: Tensor  # float32 [B], uniform in [0, 1), for the sampled estimator
     xi: Tensor | None = None  # [B,C,H,W], a second standard normal, for `perturb`
+    y: Tensor | None = None  # int64 [B,A], a label per attribute; NO_LABEL where dropped
 
     def rows(self, which: Tensor | slice) -> Batch:
         return Batch(*(None if field is None else field[which] for field in self))
@@ -45,8 +50,15 @@ class Batch(NamedTuple):
         return Batch(*(None if field is None else field.to(device) for field in self))
 
 
+class Term(NamedTuple):
+    """A part of the loss, and what the log should know; every value is per image, [B]."""
+
+    error: Tensor  # with gradient
+    seen: dict[str, Tensor]  # "error": mean square of D; "shift": of input - x_t; "lam"
+
+
 Net = Callable[[Tensor, Tensor], Tensor]
-Loss = Callable[[nn.Module, Schedule, Batch, int], Iterator[Tensor]]
+Loss = Callable[[nn.Module, Schedule, Batch, int], Iterator[Term]]
 
 
 def ramp(step: int, start: int, length: int) -> float:
@@ -65,8 +77,8 @@ def lam_power(sched: Schedule, t: Tensor, p: float) -> Tensor:
 
 
 def _spread(lam: Tensor, like: Tensor) -> Tensor:
-    """lam [B] -> float32 [B,1,1,1] beside the images."""
-    return lam.float().view(-1, 1, 1, 1).to(like.device)
+    """lam [B] -> [B,1,1,1] beside the images, at their precision."""
+    return lam.to(like.device, like.dtype).view(-1, 1, 1, 1)
 
 
 @contextmanager
@@ -81,9 +93,14 @@ def own_error(net: nn.Module) -> Iterator[None]:
         net.train(training)
 
 
-def squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error per image, float32 [B]."""
-    return (prediction.float() - target.float()).square().flatten(1).mean(1)
+def ask(net: nn.Module, batch: Batch, x: Tensor) -> Tensor:
+    """The network's eps_hat for inputs x at the batch's timesteps and labels."""
+    return net(x, batch.t) if batch.y is None else net(x, batch.t, batch.y)
+
+
+def mean_square(x: Tensor) -> Tensor:
+    """Mean square per image, [B]."""
+    return x.square().flatten(1).mean(1)
 
 
 def rectify(
@@ -93,8 +110,8 @@ def rectify(
 
     The pair still describes x0 exactly.  Zhou 2024, Alg. 1.
     """
-    _, s = sched.signal_noise(batch.t)
-    shift = _spread(lam, x_t) * (batch.eps - eps_hat.float())
+    _, s = sched.signal_noise(batch.t, x_t.dtype)
+    shift = _spread(lam, x_t) * (batch.eps - eps_hat)
     return x_t + s * shift, batch.eps + shift
 
 
@@ -103,15 +120,16 @@ def adapt(sched: Schedule, batch: Batch, x_t: Tensor, eps_hat: Tensor, lam: Tens
 
     Noising x0 + lam*(clip(x0_hat) - x0) with the same eps adds a*lam*(clip(x0_hat) - x0) to x_t.
     """
-    a, _ = sched.signal_noise(batch.t)
-    x0_hat = x0_from_eps(sched, x_t, batch.t, eps_hat.float()).clamp(-1, 1)
+    a, _ = sched.signal_noise(batch.t, x_t.dtype)
+    x0_hat = x0_from_eps(sched, x_t, batch.t, eps_hat).clamp(-1, 1)
     return x_t + a * _spread(lam, x_t) * (x0_hat - batch.x0)
 
 
-def standard(net: nn.Module, sched: Schedule, batch: Batch, step: int = 0) -> Iterator[Tensor]:
+def standard(net: nn.Module, sched: Schedule, batch: Batch, step: int = 0) -> Iterator[Term]:
     """Predict the noise in x_t.  Ho 2020, Eq. 14."""
     x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
-    yield squared_error(net(x_t, batch.t), batch.eps)
+    error = mean_square(ask(net, batch, x_t) - batch.eps)
+    yield Term(error, {"error": error.detach()})
 
 
 @dataclass(frozen=True)
@@ -132,34 +150,39 @@ class Conservative:
     def lam(self, sched: Schedule, t: Tensor, step: int) -> Tensor:
         return lam_linear(sched, t, self.lam_max, ramp(step, self.start, self.length))
 
-    def __call__(
-        self, net: nn.Module, sched: Schedule, batch: Batch, step: int
-    ) -> Iterator[Tensor]:
+    def __call__(self, net: nn.Module, sched: Schedule, batch: Batch, step: int) -> Iterator[Term]:
         lam = self.lam(sched, batch.t, step)
         if not lam.any():
             return standard(net, sched, batch)
         branches = self._both if self.estimator == "both" else self._sampled
         return branches(net, sched, batch, lam)
 
-    def _both(self, net: nn.Module, sched: Schedule, batch: Batch, lam: Tensor) -> Iterator[Tensor]:
+    def _both(self, net: nn.Module, sched: Schedule, batch: Batch, lam: Tensor) -> Iterator[Term]:
         x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
-        eps_hat = net(x_t, batch.t)
-        yield (1 - self.weight) * squared_error(eps_hat, batch.eps)
+        eps_hat = ask(net, batch, x_t)
+        error = mean_square(eps_hat - batch.eps)
+        yield Term((1 - self.weight) * error, {"error": error.detach()})
         x_adapted = adapt(sched, batch, x_t, eps_hat.detach(), lam)
-        yield self.weight * squared_error(net(x_adapted, batch.t), batch.eps)
+        error = mean_square(ask(net, batch, x_adapted) - batch.eps)
+        yield Term(self.weight * error, {"shift": mean_square(x_adapted - x_t), "lam": lam})
 
     def _sampled(
         self, net: nn.Module, sched: Schedule, batch: Batch, lam: Tensor
-    ) -> Iterator[Tensor]:
-        x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
-        chosen = torch.nonzero((batch.coin.cpu() < self.weight) & (lam > 0)).flatten()
-        if len(chosen):
-            rows = chosen.to(x_t.device)
-            part = batch.rows(rows)
+    ) -> Iterator[Term]:
+        x_t = x = q_sample(sched, batch.x0, batch.t, batch.eps)
+        rows = torch.nonzero((batch.coin.cpu() < self.weight) & (lam > 0)).flatten()
+        seen = {"lam": lam}
+        if len(rows):
+            part, lam, rows = batch.rows(rows.to(x_t.device)), lam[rows], rows.to(x_t.device)
             with own_error(net):
-                eps_hat = net(x_t[rows], part.t)
-            x_t = x_t.index_copy(0, rows, adapt(sched, part, x_t[rows], eps_hat, lam[chosen]))
-        yield squared_error(net(x_t, batch.t), batch.eps)
+                eps_hat = ask(net, part, x_t[rows])
+            x = x_t.index_copy(0, rows, adapt(sched, part, x_t[rows], eps_hat, lam))
+            seen["shift"] = mean_square(x - x_t)
+        error = mean_square(ask(net, batch, x) - batch.eps)
+        seen["error"] = error.detach()
+        if len(rows):  # at the unmoved input, as for the other images
+            seen["error"] = seen["error"].index_copy(0, rows, mean_square(eps_hat - part.eps))
+        yield Term(error, seen)
 
 
 @dataclass(frozen=True)
@@ -171,24 +194,38 @@ class Paper:
     def lam(self, sched: Schedule, t: Tensor, step: int) -> Tensor:
         return lam_power(sched, t, self.p)
 
-    def __call__(
-        self, net: nn.Module, sched: Schedule, batch: Batch, step: int
-    ) -> Iterator[Tensor]:
+    def __call__(self, net: nn.Module, sched: Schedule, batch: Batch, step: int) -> Iterator[Term]:
+        lam = self.lam(sched, batch.t, step)
+        if not lam.any():
+            yield from standard(net, sched, batch)
+            return
         x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
         with own_error(net):
-            eps_hat = net(x_t, batch.t)
-        x_hat, target = rectify(sched, batch, x_t, eps_hat, self.lam(sched, batch.t, step))
-        yield squared_error(net(x_hat, batch.t), target)
+            eps_hat = ask(net, batch, x_t)
+        x_hat, target = rectify(sched, batch, x_t, eps_hat, lam)
+        error = mean_square(ask(net, batch, x_hat) - target)
+        seen = {"error": mean_square(eps_hat - batch.eps), "shift": mean_square(x_hat - x_t)}
+        yield Term(error, seen | {"lam": lam})
 
 
 @dataclass(frozen=True)
 class Perturb:
-    """Input perturbation: an independent Gaussian in the place of D.  Ning 2023, Alg. 1."""
+    """Input perturbation: an independent Gaussian in the place of D.  Ning 2023, Alg. 1.
+
+    The target is the network's own for the unmoved x_t.  A prediction of v or x0 is read as noise
+    with the moved input, which adds p times the move (`process.conversion`); so does the target.
+    """
 
     gamma: float = 0.1
+    prediction: str = "eps"
 
-    def __call__(
-        self, net: nn.Module, sched: Schedule, batch: Batch, step: int
-    ) -> Iterator[Tensor]:
-        x_t = q_sample(sched, batch.x0, batch.t, batch.eps + self.gamma * batch.xi)
-        yield squared_error(net(x_t, batch.t), batch.eps)
+    def __call__(self, net: nn.Module, sched: Schedule, batch: Batch, step: int) -> Iterator[Term]:
+        if self.gamma == 0:
+            yield from standard(net, sched, batch)
+            return
+        x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
+        _, s = sched.signal_noise(batch.t, x_t.dtype)
+        p, _ = conversion(self.prediction, sched, batch.t, x_t.dtype)
+        move = s * self.gamma * batch.xi
+        error = mean_square(ask(net, batch, x_t + move) - (batch.eps + p * move))
+        yield Term(error, {"shift": mean_square(move)})

@@ -1,4 +1,4 @@
-"""What the network's output means: eps, or v with the same losses and samplers around it."""
+"""A network as the losses and samplers see it: (x_t, t) -> eps, in float32."""
 
 from __future__ import annotations
 
@@ -7,16 +7,18 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
-from dreamlib.diffusion.process import eps_from_v
+from dreamlib.diffusion.process import eps_from_output
 from dreamlib.diffusion.schedule import Schedule
+
+NO_LABEL = -1  # the label of an image whose labels are not told
 
 
 class Denoiser(nn.Module):
-    """A network that answers with eps in float32, whatever it predicts; optionally autocast.
+    """A network that answers with eps at the input's precision, whatever it predicts.
 
-    A network that predicts v (Salimans 2022) has its error multiplied by a in eps; in x0, errors
-    of eps are divided by a.  So they are not enlarged where there is little signal, which is where
-    an image's brightness and colours are decided.
+    Optionally under autocast.  A network that predicts v (Salimans 2022) has its error multiplied
+    by a in eps; in x0, errors of eps are divided by a.  So they are not enlarged where there is
+    little signal, which is where an image's brightness and colours are decided.
     """
 
     def __init__(
@@ -25,17 +27,28 @@ class Denoiser(nn.Module):
         super().__init__()
         self.net, self.sched, self.prediction, self.dtype = net, sched, prediction, dtype
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """x_t [B,C,H,W], t [B] -> eps_hat float32 [B,C,H,W]."""
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """x_t float [B,C,H,W], t [B], labels y [B,A] or None -> eps_hat, like x_t."""
         with torch.autocast(x_t.device.type, self.dtype) if self.dtype else nullcontext():
-            out = self.net(x_t, t).float()
-        return eps_from_v(self.sched, x_t, t, out) if self.prediction == "v" else out
+            output = self.net(x_t, t) if y is None else self.net(x_t, t, y)
+        return eps_from_output(self.prediction, self.sched, x_t, t, output.to(x_t.dtype))
 
 
-def loss_weight(sched: Schedule, prediction: str, t: Tensor) -> Tensor:
-    """Weight of the squared error in eps, float32 [B]: 1, or 1/a^2 for v, where it makes that
-    error the one in v."""
-    if prediction == "eps":
-        return torch.ones(t.shape, device=t.device)
-    a, _ = sched.signal_noise(t)
-    return a.flatten() ** -2
+class Guided(nn.Module):
+    """Classifier-free guidance: away from the unconditional answer, towards the labelled one.
+
+    eps = eps_none + scale (eps_y - eps_none); scale 1 is plain conditional sampling, at the cost
+    of one pass instead of two.  Ho 2022 (classifier-free guidance), Eq. 6 with w = scale - 1.
+    """
+
+    def __init__(self, net: Denoiser, y: Tensor, scale: float):
+        super().__init__()
+        self.net, self.y, self.scale = net, y, scale
+
+    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """x_t [B,C,H,W], t [B] -> eps_hat [B,C,H,W]."""
+        labelled = self.net(x_t, t, self.y)
+        if self.scale == 1:
+            return labelled
+        none = self.net(x_t, t, torch.full_like(self.y, NO_LABEL))
+        return none + self.scale * (labelled - none)

@@ -14,7 +14,7 @@ class Schedule:
     """A variance-preserving schedule: alpha_bar float64 [T], decreasing, inside (0, 1)."""
 
     alpha_bar: Tensor
-    _tables: dict[torch.device, tuple[Tensor, Tensor]] = field(
+    _tables: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -29,17 +29,22 @@ class Schedule:
     def __len__(self) -> int:
         return len(self.alpha_bar)
 
-    def signal_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """a_t and s_t, float32, ready to broadcast over images: t [B] -> 2 x [B,1,1,1].
+    def bar(self, t: int) -> float:
+        """alpha_bar at t; t = -1 stands for clean data, where it is 1."""
+        return float(self.alpha_bar[t]) if t >= 0 else 1.0
 
-        Rounded once from float64; kept per device, so that no copy is made on the way.
+    def signal_noise(self, t: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """a_t and s_t, ready to broadcast over images: t [B] -> 2 x [B,1,1,1].
+
+        Rounded once from float64; kept per device and dtype, so that no copy is made on the way.
         """
-        if t.device not in self._tables:
+        key = t.device, dtype
+        if key not in self._tables:
             with torch.inference_mode(False):  # a table made while sampling serves training too
                 roots = self.alpha_bar.sqrt(), (1 - self.alpha_bar).sqrt()
-                a, s = (root.float().view(-1, 1, 1, 1).to(t.device) for root in roots)
-            self._tables[t.device] = a, s
-        a, s = self._tables[t.device]
+                a, s = (root.to(dtype).view(-1, 1, 1, 1).to(t.device) for root in roots)
+            self._tables[key] = a, s
+        a, s = self._tables[key]
         return a[t], s[t]
 
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from dreamlib.errors import CheckpointError, RunError
+from dreamlib.files import read_json, sha256_file
 
 GROUPS = 8
 
@@ -61,7 +68,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, width, height, breadth = x.shape
-        qkv = self.qkv(self.norm(x)).view(batch, 3, self.heads, width // self.heads, -1)
+        qkv = self.qkv(self.norm(x)).reshape(batch, 3, self.heads, width // self.heads, -1)
         # [B,heads,pixels,d], contiguous: SDPA's quick kernels need stride(-1) == 1.  In float32:
         # exact under autocast, and for few pixels on a CPU 4 to 12 times as fast as bfloat16.
         q, k, v = qkv.transpose(-1, -2).float().contiguous().unbind(1)
@@ -75,9 +82,16 @@ class Level(nn.Module):
     """Blocks at one resolution: residual blocks in a row, then attention where it is asked for."""
 
     def __init__(
-        self, widths: Sequence[int], time_dim: int, dropout: float, heads: int, attend: bool
+        self,
+        widths: Sequence[int],
+        time_dim: int,
+        dropout: float,
+        heads: int,
+        attend: bool,
+        recompute: bool,
     ):
         super().__init__()
+        self.recompute = recompute
         self.blocks = nn.ModuleList(
             ResBlock(inp, out, time_dim, dropout) for inp, out in pairwise(widths)
         )
@@ -85,30 +99,41 @@ class Level(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         for block in self.blocks:
-            x = block(x, emb)
-        return self.attention(x)
+            x = recomputed(block, x, emb) if self.recompute else block(x, emb)
+        return recomputed(self.attention, x) if self.recompute else self.attention(x)
+
+
+def recomputed(block: nn.Module, *inputs: Tensor) -> Tensor:
+    """The block's answer, its inner activations dropped and computed again for the gradient."""
+    return checkpoint(block, *inputs, use_reentrant=False)
 
 
 class Middle(nn.Module):
     """ResBlock, attention, ResBlock at the lowest resolution."""
 
-    def __init__(self, width: int, time_dim: int, dropout: float, heads: int):
+    def __init__(self, width: int, time_dim: int, dropout: float, heads: int, recompute: bool):
         super().__init__()
+        self.recompute = recompute
         self.first = ResBlock(width, width, time_dim, dropout)
         self.attention = Attention(width, heads)
         self.second = ResBlock(width, width, time_dim, dropout)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return self.second(self.attention(self.first(x, emb)), emb)
+        if not self.recompute:
+            return self.second(self.attention(self.first(x, emb)), emb)
+        x = recomputed(self.attention, recomputed(self.first, x, emb))
+        return recomputed(self.second, x, emb)
 
 
 class UNet(nn.Module):
-    """Predicts the noise in x_t.  forward(x_t [B,C,S,S], t [B]) -> float [B,C,S,S].
+    """Predicts the noise in x_t, or v, or x0.  forward(x_t [B,C,S,S], t [B]) -> [B,C,S,S].
 
     `widths` has one entry per level; every level ends in a stride-2 convolution and hands its
     skip over at full resolution, before it.  `attention` lists the resolutions (after the patch
     stem) that attend; the middle always does.  `patch` > 1 folds patch x patch pixels into
-    channels first: an inexpensive stem for small machines.
+    channels first: an inexpensive stem for small machines.  `labels` has the number of values of
+    each attribute that the network is told; empty for an unconditional one.  `recompute` trades a
+    second forward pass of each block for the memory of its activations.
     """
 
     def __init__(
@@ -122,6 +147,8 @@ class UNet(nn.Module):
         heads: int = 4,
         dropout: float = 0.0,
         patch: int = 1,
+        labels: Sequence[int] = (),
+        recompute: bool = False,
     ):
         super().__init__()
         check_shape(size, widths, attention, heads, patch)
@@ -132,15 +159,19 @@ class UNet(nn.Module):
 
         def level(first: int, rest: int, i: int) -> Level:
             row = [first, *[rest] * blocks]
-            return Level(row, time_dim, dropout, heads, inner[i] in attention)
+            return Level(row, time_dim, dropout, heads, inner[i] in attention, recompute)
 
         self.time = nn.Sequential(
             nn.Linear(widths[0], time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
         )
+        # row 0 of each table stands for "not told"
+        self.labels = nn.ModuleList(nn.Embedding(count + 1, time_dim) for count in labels)
+        for table in self.labels:
+            nn.init.normal_(table.weight, std=0.02)
         self.stem = nn.Conv2d(pixels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(level(inputs[i], widths[i], i) for i in range(levels))
         self.shrink = nn.ModuleList(nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths)
-        self.middle = Middle(widths[-1], time_dim, dropout, heads)
+        self.middle = Middle(widths[-1], time_dim, dropout, heads, recompute)
         above = [*widths[1:], widths[-1]]
         self.grow = nn.ModuleList(
             nn.ConvTranspose2d(above[i], widths[i], 4, stride=2, padding=1) for i in range(levels)
@@ -151,8 +182,14 @@ class UNet(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
-    def forward(self, x_t: Tensor, t: Tensor) -> Tensor:
+    def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
+        """y int64 [B,A]: a label per attribute, -1 where it is not told; None tells nothing."""
         emb = self.time(time_embedding(t, self.stem.out_channels))
+        if y is not None and y.shape[1] != len(self.labels):
+            raise ValueError(f"{y.shape[1]} labels for a network that knows {len(self.labels)}")
+        for k, table in enumerate(self.labels):
+            told = y[:, k] + 1 if y is not None else torch.zeros_like(t)
+            emb = emb + table(told)
         h = self.stem(F.pixel_unshuffle(x_t, self.patch) if self.patch > 1 else x_t)
         skips = []
         for level, shrink in zip(self.down, self.shrink):
@@ -165,6 +202,45 @@ class UNet(nn.Module):
         h = self.head(F.silu(self.norm(h)))
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
 
+    @classmethod
+    def from_run(cls, folder: str | Path, say: Callable[[str], None] = print) -> UNet:
+        """A run's network with its averaged weights, in eval mode.  Raises RunError without."""
+        weights = Path(folder) / "weights"
+        if not (weights / "card.json").exists():
+            raise RunError(f"{folder} has no weights yet: train it first (dreamlib train)")
+        card = read_json(weights / "card.json")
+        if sha256_file(weights / "ema.safetensors") != card["sha256"]:
+            raise RunError(f"{weights} holds weights that are not its card's: train again")
+        say(f"loaded the averaged weights of step {card['step']:,} from {weights}")
+        return cls._with(card["net"], load_file(weights / "ema.safetensors"))
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | Path, *, averaged: bool = True, say: Callable[[str], None] = print
+    ) -> UNet:
+        """The network in a checkpoint file: its averaged weights, or those being trained."""
+        path = Path(path)
+        manifest_path = path.with_suffix(".json")
+        if not manifest_path.exists():
+            raise CheckpointError(f"{path} has no manifest beside it: name a whole checkpoint")
+        manifest = read_json(manifest_path)
+        if sha256_file(path) != manifest["sha256"]:
+            raise CheckpointError(f"{path} is damaged: take another checkpoint")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        kind = "averaged weights" if averaged else "weights in training, not averaged,"
+        say(f"loaded the {kind} of step {manifest['step']:,} from {path}")
+        if not averaged:
+            return cls._with(manifest["net"], state["net"])
+        prefix = "module."  # of torch's AveragedModel
+        module = {k.removeprefix(prefix): v for k, v in state["ema"].items() if k[:7] == prefix}
+        return cls._with(manifest["net"], module)
+
+    @classmethod
+    def _with(cls, shape: dict[str, Any], weights: dict[str, Tensor]) -> UNet:
+        net = cls(**shape)
+        net.load_state_dict(weights)
+        return net.eval()
+
 
 def check_shape(
     size: int, widths: Sequence[int], attention: Sequence[int], heads: int, patch: int
@@ -174,7 +250,7 @@ def check_shape(
     if size % unit:
         raise ValueError(
             f"size {size} does not divide into patches of {patch} and {len(widths)} halvings: "
-            f"take a multiple of {unit}, or fewer widths"
+            f"take {size // unit * unit or unit} or {(size // unit + 1) * unit}, or fewer widths"
         )
     bad = [w for w in widths if w % GROUPS or w % heads]
     if bad:

@@ -1,0 +1,162 @@
+"""What a config holds: every setting with its type, its range, and what it is for."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from dreamlib.errors import ConfigError
+
+SPAN = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(%|epochs?|steps?)\s*$")
+
+
+def _span(value: Any) -> Any:
+    """A stretch of training: `2000` (optimizer steps), `"3 epochs"` or `"10 %"` of the run."""
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    if whole or (isinstance(value, str) and SPAN.match(value)):
+        return value
+    raise ValueError('steps (2000), epochs ("3 epochs") or a share of the run ("10 %")')
+
+
+Span = Annotated[int | str, BeforeValidator(_span)]
+Int = Annotated[int, Field(strict=True)]
+Float = Annotated[float, Field(strict=True)]
+Bool = Annotated[bool, Field(strict=True)]
+
+
+def span_steps(span: Span, *, epoch: float, total: int | None = None) -> int:
+    """Optimizer steps in a span; `epoch` is the steps of one epoch, `total` those of the run."""
+    if isinstance(span, int):
+        return span
+    number, unit = SPAN.match(span).groups()  # type: ignore[union-attr]
+    if unit.startswith("step"):
+        return round(float(number))
+    if unit.startswith("epoch"):
+        return round(float(number) * epoch)
+    if total is None:
+        raise ConfigError('train.length cannot be a share of itself: give steps or "N epochs"')
+    return round(float(number) / 100 * total)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Section):
+    name: Literal["faces", "digits", "fashion", "mnist", "folder"]
+    path: str | None = None  # the images' folder; None = generated, installed or downloaded
+    size: Int = Field(ge=8, le=1024)  # pixels per side
+    flip: Bool = False  # mirror half of the training images
+    train: Int | None = Field(None, ge=1)  # images to draw (faces only)
+    reference: Int | None = Field(None, ge=1)
+    floor: Int | None = Field(None, ge=1)
+    seed: Int = Field(0, ge=0)  # of the faces
+
+
+class Net(Section):
+    widths: tuple[Int, ...]
+    blocks: Int = Field(2, ge=1)
+    attention: tuple[Int, ...] = ()  # resolutions; the middle block always attends
+    heads: Int = Field(4, ge=1)
+    dropout: Float = Field(0.0, ge=0, lt=1)
+    patch: Literal[1, 2, 4] = 1  # fold patches into channels first: less work per image
+    conditional: Bool = False  # tell the network the images' labels
+
+
+class Diffusion(Section):
+    steps: Int = Field(1000, ge=2)
+    schedule: Literal["linear", "cosine"] = "cosine"
+    beta_start: Float = Field(1e-4, gt=0, lt=1)  # linear only
+    beta_end: Float = Field(0.02, gt=0, lt=1)  # linear only
+    prediction: Literal["eps", "v", "x0"] = "eps"  # what the network's output means
+
+
+class Loss(Section):
+    name: Literal["standard", "conservative", "paper", "perturb"] = "conservative"
+    lam_max: Float = Field(0.5, ge=0, le=1)  # conservative
+    start: Span = "10 %"  # conservative: lambda is 0 before
+    ramp: Span = "20 %"  # conservative: lambda's factor is min(step / ramp, 1)
+    weight: Float = Field(0.3, ge=0, le=1)  # conservative: share of the adapted branch
+    estimator: Literal["both", "sampled"] = "sampled"  # conservative
+    p: Float = Field(1.0, ge=0)  # paper
+    gamma: Float = Field(0.1, ge=0)  # perturb
+    min_snr: Float | None = Field(None, gt=0)  # weight errors by min(SNR, this); 5 is usual
+
+
+class Train(Section):
+    length: Span = "100 epochs"
+    batch: Int = Field(128, ge=1)  # images per optimizer step, on any machine
+    micro: Int | None = Field(None, ge=1)  # images per forward pass; None = chosen, halved if OOM
+    optimizer: Literal["adam", "adamw"] = "adamw"
+    lr: Float = Field(2e-4, gt=0)
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    warmup: Span = 0  # the rate rises linearly at first
+    weight_decay: Float = Field(0.01, ge=0)  # adamw only
+    label_dropout: Float = Field(0.1, ge=0, le=1)  # conditional: share of images told nothing
+    clip: Float = Field(1.0, gt=0)  # largest gradient norm
+    ema: Float = Field(0.9999, ge=0, lt=1)
+    seed: Int = Field(0, ge=0)
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: str = "auto"
+    channels_last: Bool = False  # CUDA: the layout that tensor cores prefer
+    recompute: Bool = False  # gradient checkpointing: less memory, a third more time
+    deterministic: Bool = False  # CUDA: slower kernels that repeat bit for bit
+    hours: Float | None = Field(None, gt=0)  # time budget of one session
+    save_minutes: Float = Field(10.0, gt=0)
+    log_every: Int = Field(50, ge=1)  # steps
+    preview_every: Span = 0  # sample grids, beside those at 5, 25, 50, 75 and 100 %
+    tensorboard: Bool = False
+
+
+class Sample(Section):
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = "ddim"
+    steps: Int = Field(50, ge=1)
+    spacing: Literal["uniform", "quadratic", "karras", "trailing"] = "uniform"
+    clamp: Bool = True  # hold the predicted clean image inside [-1, 1]
+    eta: Float = Field(0.0, ge=0, le=1)  # ddim
+    temperature: Float = Field(1.0, ge=0)  # ddpm
+    variance: Literal["posterior", "fixed_large"] = "posterior"  # ddpm
+    guidance: Float = Field(1.0, ge=0)  # conditional: above 1 follows the labels more closely
+    labels: dict[str, str] = {}  # conditional: {class: sneaker}; others as often as in the data
+    batch: Int = Field(64, ge=1)  # the network's one fixed batch size
+    seed: Int = Field(0, ge=0)
+    shard: Int = Field(250, ge=1)  # images per file
+
+
+class Evaluate(Section):
+    extractor: Literal["classifier", "inception"] = "inception"
+    n: tuple[Annotated[Int, Field(ge=2)], ...] = (500, 5000)
+    reference: Int = Field(5000, ge=2)  # held-out real images, the same for every column
+    weights: str | None = None  # the Inception file, or a folder that holds it
+    anchors: Bool = False  # score the untrained network and Gaussian images as well
+
+
+class Config(Section):
+    preset: str
+    data: Data
+    net: Net
+    diffusion: Diffusion = Diffusion()
+    loss: Loss = Loss()
+    train: Train = Train()
+    sample: Sample = Sample()
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Config:
+        if not self.net.widths or not self.evaluate.n:
+            raise ValueError("net.widths and evaluate.n need at least one number each")
+        if not self.net.conditional and (self.sample.guidance != 1 or self.sample.labels):
+            raise ValueError(
+                "sample.guidance and sample.labels need a model trained with net.conditional true"
+            )
+        counts = self.data.train, self.data.reference, self.data.floor
+        if self.data.name != "faces" and any(counts):
+            raise ValueError("data.train, data.reference and data.floor are for faces only")
+        if self.sample.steps > self.diffusion.steps:
+            raise ValueError(
+                f"sample.steps is {self.sample.steps}, but diffusion.steps only "
+                f"{self.diffusion.steps}: a sampler takes at most that many"
+            )
+        return self

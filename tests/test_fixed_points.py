@@ -1,0 +1,129 @@
+"""What each loss converges to on Gaussian data, and what sampling then makes of it.
+
+x0 ~ N(0, v) and a network that is linear, eps_hat = g x_t, with a gain per timestep.  Each loss
+has its own best gain; the standard one has E[eps | x_t], the others differ because D is made of
+the network's own error.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dreamlib.diffusion.dream import Batch, Conservative, Paper, lam_linear, lam_power, standard
+from dreamlib.diffusion.samplers import ddim, ddpm
+from dreamlib.diffusion.schedule import cosine
+
+SCHED = cosine(1000)
+VARIANCES = torch.tensor([4, 1, 0.25, 0.05, 0.01], dtype=torch.float64)
+T = torch.arange(1000)
+
+
+def gains(loss: str, p: float = 1.0) -> torch.Tensor:
+    """The fixed point of the regression on one's own error, float64 [V,T], in closed moments."""
+    a2 = SCHED.alpha_bar
+    s = (1 - a2).sqrt()
+    x2, xe = a2 * VARIANCES[:, None] + s**2, s.expand(5, -1)  # E[x_t^2], E[x_t eps]
+    lam = lam_power(SCHED, T, p) if loss == "paper" else lam_linear(SCHED, T, 0.5, 1.0)
+    g = xe / x2
+    if loss == "standard":
+        return g
+    for _ in range(500):
+        keep, add = 1 - s * lam * g, s * lam  # y = keep x_t + add eps
+        ye, yx = keep * xe + add, keep * x2 + add * xe
+        y2 = keep**2 * x2 + 2 * keep * add * xe + add**2
+        if loss == "paper":  # towards eps + lam (eps - g x_t)
+            new = ((1 + lam) * ye - lam * g * yx) / y2
+        else:
+            new = (0.7 * xe + 0.3 * ye) / (0.7 * x2 + 0.3 * y2)
+        g = 0.5 * (g + new)
+    return g
+
+
+def spread(g: torch.Tensor, sampler: str) -> list[float]:
+    """Standard deviation of the generated values over the true one, for each variance."""
+
+    def net(x, t):
+        return g[:, int(t[0])].view(5, 1, 1, 1) * x
+
+    if sampler == "ddim":  # deterministic and linear: what becomes of 1 is the factor
+        x = torch.ones(5, 1, 1, 1, dtype=torch.float64)
+        last = list(ddim(net, SCHED, x, 1000, None, clamp=False))[-1].x_t
+        return (last.flatten() / VARIANCES.sqrt()).tolist()
+    rng = torch.Generator().manual_seed(0)
+    shape = 5, 1, 100, 200  # the sd of 20,000 values has a relative standard error of 0.5 %
+
+    def noise(t):
+        return torch.randn(shape, generator=rng, dtype=torch.float64)
+
+    last = list(ddpm(net, SCHED, noise(1000), 1000, noise, clamp=False))[-1].x_t
+    return (last.flatten(1).std(1) / VARIANCES.sqrt()).tolist()
+
+
+@pytest.mark.parametrize(
+    ("loss", "p", "ancestral", "deterministic"),
+    [
+        ("standard", 0, [0.998, 0.998, 0.996, 0.991, 0.977], [0.998, 0.999, 0.998, 0.996, 0.989]),
+        (
+            "conservative",
+            0,
+            [0.963, 0.973, 0.981, 0.984, 0.974],
+            [0.959, 0.968, 0.977, 0.984, 0.983],
+        ),
+        ("paper", 1, [0.70, 0.78, 0.85, 0.91, 0.94], [0.60, 0.69, 0.78, 0.87, 0.92]),
+        ("paper", 10, [0.91, 0.98, 0.99, 0.99, 0.98], [0.81, 0.92, 0.97, 0.99, 0.99]),
+    ],
+)
+def test_the_spread_that_each_loss_leads_to(loss, p, ancestral, deterministic):
+    """The paper's loss at p = 1 narrows what is generated, the conservative one hardly."""
+    g = gains(loss, p)
+    assert spread(g, "ddim") == pytest.approx(deterministic, abs=0.02)
+    assert spread(g, "ddpm") == pytest.approx(ancestral, abs=0.02)
+
+
+class Gain(nn.Module):
+    def __init__(self, gain: float):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain, dtype=torch.float64))
+
+    def forward(self, x, t):
+        return self.gain * x
+
+
+@pytest.mark.parametrize("t", [150, 500, 800])
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [
+        ("standard", standard),
+        ("paper", Paper(1.0)),
+        ("conservative", Conservative(estimator="both")),
+        ("conservative", Conservative(estimator="sampled")),
+    ],
+)
+def test_our_losses_stand_still_exactly_there(name, loss, t):
+    """The gradient with respect to the gain is zero at the fixed point, and not beside it."""
+    variance, n = 4 if name == "conservative" else 1, 400_000
+    variance = 0.01 if name == "conservative" else 1  # small: nothing reaches the clip
+    rng = torch.Generator().manual_seed(t)
+    x0, eps = (torch.randn(n, 1, 1, 1, generator=rng, dtype=torch.float64) for _ in range(2))
+    x0 = x0 * variance**0.5
+    batch = Batch(x0, torch.full((n,), t), eps, torch.rand(n, generator=rng))
+    row = VARIANCES.tolist().index(variance)
+
+    def slopes(gain: float) -> tuple[float, float]:
+        """Mean gradient over 100 parts of the batch, and its standard error."""
+        found = []
+        for part in range(100):
+            net = Gain(gain)
+            rows = batch.rows(slice(part * n // 100, (part + 1) * n // 100))
+            for term in loss(net, SCHED, rows, 10**6):
+                term.error.mean().backward()
+            found.append(float(net.gain.grad))
+        values = torch.tensor(found)
+        return float(values.mean()), float(values.std() / 10)
+
+    there = float(gains(name)[row, t])
+    slope, error = slopes(there)
+    assert abs(slope) < 4 * error
+    assert abs(slopes(1.1 * there)[0]) > 10 * error
