@@ -122,8 +122,6 @@ def test_spacings():
     sigma = ((1 - thousand.alpha_bar) / thousand.alpha_bar).sqrt()[karras]
     assert float(sigma[-1]) == pytest.approx(0.02, rel=0.1)
     assert float(sigma[0]) <= 100
-    strides = -(sigma ** (1 / 3)).diff()
-    # t is whole, and near T one step of it changes sigma by a fifth
     for spacing in ("uniform", "quadratic", "karras", "trailing"):
         for steps in (1, 2, 3, 100, 700, 993, 994, 1000):
             chosen = spaced(thousand, steps, spacing)
