@@ -13,13 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dreamlib.build import (
-    make_denoiser,
-    make_labels,
-    make_net,
-    make_sampler,
-    make_schedule,
-)
+from dreamlib.build import make_denoiser, make_labels, make_net, make_sampler, make_schedule
 from dreamlib.diffusion.draw import draw_images, interpolate
 from dreamlib.diffusion.samplers import Step
 from dreamlib.errors import ConfigError

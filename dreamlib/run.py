@@ -10,19 +10,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dreamlib.build import check, make_source, net_shape
-from dreamlib.config import (
-    differences,
-    identity,
-    load_config,
-    save_config,
-)
+from dreamlib.config import differences, identity, load_config, save_config
 from dreamlib.data.packed import Packed, open_packed, pack
 from dreamlib.errors import ConfigError, DataError, RunError
-from dreamlib.files import fingerprint, read_json, sha256_file, sweep, write_bytes, write_json
+from dreamlib.files import fingerprint, read_json, sweep, write_json
 from dreamlib.host import Precision, choose_device, choose_precision
 from dreamlib.images import enlarge, grid, save_png
 from dreamlib.progress import Progress, silent
@@ -30,6 +24,7 @@ from dreamlib.runtime.checkpoint import newest_checkpoint, save_checkpoint
 from dreamlib.runtime.clock import Clock, StopFlag
 from dreamlib.runtime.rundir import RunDir
 from dreamlib.sections import Config, span_steps
+from dreamlib.weights import read_weights, write_weights
 
 STAGES = (0.05, 0.25, 0.5, 0.75, 1.0)  # of training, at which a grid is always kept
 
@@ -94,10 +89,7 @@ class Run:
 
     def export_weights(self, step: int, weights: dict[str, Tensor]) -> None:
         """weights/ema.safetensors, then its card: step, hash, settings, images."""
-        path = self.dir.weights / "ema.safetensors"
-        write_bytes(path, save(weights))
-        card = {"step": step, "sha256": sha256_file(path), "weights": "averaged (EMA)"}
-        write_json(self.dir.weights / "card.json", card | self.facts | self.network)
+        write_weights(self.dir.weights, step, weights, self.facts | self.network)
 
     def has_weights(self) -> bool:
         try:
@@ -108,13 +100,7 @@ class Run:
 
     def weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The averaged weights and their card.  Raises RunError when there are none yet."""
-        path, card_path = self.dir.weights / "ema.safetensors", self.dir.weights / "card.json"
-        if not card_path.exists():
-            raise RunError(f"{self.folder} has no weights yet: train it first (dreamlib train)")
-        card = read_json(card_path)
-        if not path.exists() or sha256_file(path) != card["sha256"]:
-            raise RunError(f"{path} is not the file its card describes: run training again")
-        return load_file(path), card
+        return read_weights(self.dir.weights)
 
     # ------------------------------------------------------------------ driver
 

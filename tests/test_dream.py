@@ -135,8 +135,8 @@ def test_the_pair_that_each_loss_shows_still_describes_its_x0(prediction):
             eps = (x_t - a * guess) / s
             return output_from_eps(prediction, SCHED, x_t, t, eps)
 
-    def implied(loss, p_of_move):
-        """The target that gives the loss its value, turned into x0."""
+    def seen_by(loss):
+        """The loss's last input, what the network says of it, and the error."""
         shown.clear()
         net = Denoiser(Almost(), SCHED, prediction)
         term = list(loss(net, SCHED, data, 10**6))[-1]
@@ -145,7 +145,7 @@ def test_the_pair_that_each_loss_shows_still_describes_its_x0(prediction):
         return x, eps_hat, term.error
 
     lam = Paper(1.0).lam(SCHED, data.t, 0).view(-1, 1, 1, 1)
-    x, eps_hat, error = implied(Paper(1.0), None)
+    x, eps_hat, error = seen_by(Paper(1.0))
     target = (x - a * data.x0) / s  # the noise that makes this input from the true x0
     assert_close(error, (eps_hat - target).square().flatten(1).mean(1), rtol=1e-8, atol=1e-12)
     D = data.eps - (x_t - a * (data.x0 + 0.01 * x_t)) / s
@@ -153,7 +153,7 @@ def test_the_pair_that_each_loss_shows_still_describes_its_x0(prediction):
 
     conservative = Conservative(estimator="both")
     lam = conservative.lam(SCHED, data.t, 10**6).view(-1, 1, 1, 1)
-    x, eps_hat, error = implied(conservative, None)
+    x, eps_hat, error = seen_by(conservative)
     mixed = data.x0 + lam * 0.01 * x_t
     assert float((data.x0 + 0.01 * x_t).abs().max()) < 1
     target = (x - a * mixed) / s
@@ -162,7 +162,7 @@ def test_the_pair_that_each_loss_shows_still_describes_its_x0(prediction):
         error, weight * (eps_hat - target).square().flatten(1).mean(1), rtol=1e-8, atol=1e-12
     )
 
-    x, _, error = implied(Perturb(0.1, prediction), None)
+    x, _, error = seen_by(Perturb(0.1, prediction))
     assert_close(x - x_t, 0.1 * s * data.xi, rtol=0, atol=1e-12)
     true = output_from_eps(prediction, SCHED, x_t, data.t, data.eps)  # of the unmoved x_t
     said = Almost()(x, data.t)

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "dreamlib"
+RANK_0 = [
+    *["errors", "rng", "files", "weights", "images", "progress"],
+    *["sections", "presets", "config", "host"],
+]
 RANK = {
-    **dict.fromkeys(
-        ["config", "sections", "presets", "rng", "files", "images", "host", "progress", "errors"], 0
-    ),
+    **dict.fromkeys(RANK_0, 0),
     **dict.fromkeys(["diffusion", "data", "runtime", "metrics", "gan"], 1),
     "build": 2,
     "run": 3,
@@ -28,7 +30,7 @@ RANK = {
 PILLARS = {"diffusion", "data", "runtime", "metrics", "gan"}
 # Inside rank 0 and inside a pillar, files follow this order too.
 ORDER = {
-    "rank 0": ["errors", "rng", "files", "images", "progress", "sections", "config", "host"],
+    "rank 0": RANK_0,
     "diffusion": ["schedule", "process", "prediction", "dream", "samplers", "draw", "unet", "ema"],
     "data": ["packed", "stream", "drawing", "faces", "idx", "folder"],
     "runtime": ["checkpoint", "clock", "memory", "rundir"],

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from dreamlib.config import load_config, preset_names
@@ -40,7 +41,8 @@ def test_only_lower_bounds():
 def test_presets_are_valid_and_build(name):
     config = load_config(name)
     grey = config.data.name in ("fashion", "mnist", "digits")
-    assert explain(config, 1 if grey else 3).total > 0
+    with torch.device("meta"):  # counted, not computed
+        assert explain(config, 1 if grey else 3).total > 0
 
 
 def test_celeba64_has_exactly_the_promised_parameters():

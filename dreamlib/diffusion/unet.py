@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dreamlib.errors import CheckpointError, RunError
+from dreamlib.errors import CheckpointError
 from dreamlib.files import read_json, sha256_file
+from dreamlib.weights import read_weights
 
 GROUPS = 8
 
@@ -205,14 +205,9 @@ class UNet(nn.Module):
     @classmethod
     def from_run(cls, folder: str | Path, say: Callable[[str], None] = print) -> UNet:
         """A run's network with its averaged weights, in eval mode.  Raises RunError without."""
-        weights = Path(folder) / "weights"
-        if not (weights / "card.json").exists():
-            raise RunError(f"{folder} has no weights yet: train it first (dreamlib train)")
-        card = read_json(weights / "card.json")
-        if sha256_file(weights / "ema.safetensors") != card["sha256"]:
-            raise RunError(f"{weights} holds weights that are not its card's: train again")
-        say(f"loaded the averaged weights of step {card['step']:,} from {weights}")
-        return cls._with(card["net"], load_file(weights / "ema.safetensors"))
+        weights, card = read_weights(Path(folder) / "weights")
+        say(f"loaded the averaged weights of step {card['step']:,} from {folder}")
+        return cls._with(card["net"], weights)
 
     @classmethod
     def from_checkpoint(
