@@ -106,14 +106,27 @@ def data(
 @app.command()
 def explain(
     preset: Annotated[str, typer.Argument(help="a preset's name or a YAML file")],
+    batch: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="measure the memory of a training step of this many images"),
+    ] = None,
+    plot: Annotated[Optional[Path], typer.Option(help="draw the schedule into this PNG")] = None,  # noqa: UP045
     settings: Set = None,
 ) -> None:
-    """A network's parameters by block, and its work per image."""
+    """A network's parameters by block, its work per image, its memory, its noise schedule."""
     from dreamlib.explain import explain as count_work
+    from dreamlib.explain import step_memory
 
     config = load_config(preset, settings or [])
-    grey = config.data.name in ("fashion", "mnist", "digits")
-    say(count_work(config, channels=1 if grey else 3).text())
+    say(count_work(config).text())
+    if batch:
+        gib, device = step_memory(config, batch) / 2**30, host.choose_device(config.train.device)
+        say(f"memory of a step  {gib:8.2f} GiB for {batch} images at once, measured on {device}")
+    if plot:
+        from dreamlib.report.figures import save_figure, schedule
+
+        saved = save_figure(schedule(config), plot.parent, plot.stem)
+        say(f"schedule          {', '.join(map(str, saved))}")
 
 
 @app.command()

@@ -210,6 +210,7 @@ def _facts(run: Run, metric: str, extractor: Extractor, card: dict[str, Any]) ->
         "floor": "held-out split 'floor', disjoint from the reference",
         "sampler": sample.sampler,
         "steps": sample.steps,
+        "spacing": sample.spacing,
         "seed": sample.seed,
         "torch": torch.__version__,
     }

@@ -1,14 +1,26 @@
-"""What a preset's network is made of and what it costs, counted rather than estimated."""
+"""What a preset's network is made of and what it costs: counted or measured, never estimated."""
 
 from __future__ import annotations
 
+import re
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamlib.build import make_net
+from dreamlib.build import make_denoiser, make_loss, make_net, make_optimizer, make_schedule
+from dreamlib.data.faces import ATTRIBUTES
+from dreamlib.diffusion.dream import Batch
+from dreamlib.diffusion.ema import averaged
+from dreamlib.errors import ConfigError
+from dreamlib.host import choose_device, choose_precision
+from dreamlib.runtime.memory import is_out_of_memory
 from dreamlib.sections import Config
 
 
@@ -31,9 +43,20 @@ class Explanation:
         return "\n".join(lines)
 
 
-def explain(config: Config, channels: int) -> Explanation:
-    """Count a network's parameters and FLOPs; `channels` is 1 or 3.  Needs no images."""
-    net = make_net(config, channels)
+def usual_images(config: Config) -> tuple[int, tuple[int, ...]]:
+    """Channels and label counts of the images that the config names, without opening them.
+
+    A folder's are taken for colour images without labels: only its class folders know.
+    """
+    if config.data.name == "faces":
+        return 3, tuple(len(values) for values in ATTRIBUTES.values())
+    return (3, ()) if config.data.name == "folder" else (1, (10,))
+
+
+def explain(config: Config) -> Explanation:
+    """Count a network's parameters and FLOPs.  Needs no images."""
+    channels, labels = usual_images(config)
+    net = make_net(config, channels, labels)
     x = torch.zeros(1, channels, config.data.size, config.data.size)
     with FlopCounterMode(display=False) as forward:
         out = net(x, torch.zeros(1, dtype=torch.int64))
@@ -45,6 +68,71 @@ def explain(config: Config, channels: int) -> Explanation:
     return Explanation(blocks, total, work, work + backward.get_total_flops())
 
 
+def step_memory(config: Config, batch: int) -> int:
+    """Bytes at the peak of training steps of `batch` images at once, measured on this machine.
+
+    Two steps run in a process of its own, because a process's peak only ever grows: on CUDA what
+    torch allocated, else by how much the process grew.  Raises ConfigError when that is more than
+    there is, and where the system does not tell.
+    """
+    device = choose_device(config.train.device)
+    if device.type == "mps" or (device.type == "cpu" and sys.platform == "win32"):
+        raise ConfigError(
+            f"peak memory cannot be read on {device.type} under {sys.platform}: measure on CUDA, "
+            "or on a CPU under Linux or macOS (--set train.device=cpu)"
+        )
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            return pool.submit(_growth, config, batch, device).result()
+    except (BrokenProcessPool, RuntimeError) as error:
+        killed = isinstance(error, BrokenProcessPool)
+        if not (killed or is_out_of_memory(error)):
+            raise
+        raise ConfigError(
+            f"{batch} images at once do not fit into the memory of {device}: try a smaller --batch"
+        ) from error
+
+
+def _growth(config: Config, batch: int, device: torch.device) -> int:
+    before = _peak(device)
+    _two_steps(config, batch, device)
+    return _peak(device) - before
+
+
+def _peak(device: torch.device) -> int:
+    """Most bytes held so far by this process, or by torch on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "linux":  # where getrusage's peak would begin at the parent's
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
+        return int(found[1]) * 1024  # type: ignore[index]
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _two_steps(config: Config, batch: int, device: torch.device) -> None:
+    """Optimizer steps on noise, with DREAM fully ramped up: the dearest steps of a training."""
+    channels, labels = usual_images(config)
+    net = make_net(config, channels, labels).to(device)
+    ema = averaged(net, config.train.ema)
+    optimizer = make_optimizer(config, net, device)
+    sched, loss = make_schedule(config), make_loss(config, epoch=1, total=1)
+    precision = choose_precision(config.train.precision, device)
+    denoiser = make_denoiser(config, net, sched, precision)
+    x = torch.randn(batch, channels, config.data.size, config.data.size, device=device)
+    t = torch.linspace(0, len(sched) - 1, batch, device=device).long()
+    y = torch.zeros(batch, len(labels), dtype=torch.int64, device=device)
+    told = y if config.net.conditional else None
+    data = Batch(x, t, x, torch.linspace(0, 1, batch, device=device), x, told)
+    for _ in range(2):  # the second stands beside the optimizer's state
+        for error, _ in loss(denoiser, sched, data, sys.maxsize):
+            error.mean().backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.update_parameters(net)
+
+
 def count_parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
@@ -52,7 +140,8 @@ def count_parameters(net: nn.Module) -> int:
 def _parts(net: nn.Module, widths: tuple[int, ...]) -> list[tuple[str, nn.Module]]:
     """The network's blocks in the order in which an image passes them."""
     levels = range(len(widths))
-    parts = [("time", net.time), ("stem", net.stem)]
+    labels = [("labels", net.labels)] if net.labels else []
+    parts = [("time", net.time), *labels, ("stem", net.stem)]
     for i in levels:
         parts += [(f"down {i + 1} ({widths[i]})", net.down[i]), (f"shrink {i + 1}", net.shrink[i])]
     parts.append(("middle", net.middle))

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dreamlib.build import make_denoiser, make_labels, make_net, make_sampler, make_schedule
 from dreamlib.diffusion.draw import draw_images, interpolate
-from dreamlib.diffusion.samplers import Step
+from dreamlib.diffusion.samplers import Step, spaced
 from dreamlib.errors import ConfigError
 from dreamlib.files import (
     fingerprint,
@@ -195,24 +195,25 @@ def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarra
 def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     """samples/process.npz: x_t and x0_hat, uint8 [images, moments, H,W,C], and their t.
 
-    The moments are spread evenly over the sampler's steps, first and last included.
+    The moments are the steps nearest to an even spread over t, first and last included; a
+    spacing that takes few steps there has fewer of them.
     """
     path = run.dir.samples / "process.npz"
     store = Shards(run, untrained=False)
-    steps = run.config.sample.steps
     images = min(images, run.config.sample.batch)
     what = f"{store.fingerprint} {images} {moments}"
     if path.exists() and str(np.load(path)["what"]) == what:
         return path
-    chosen = {round(i * (steps - 1) / (moments - 1)) for i in range(moments)}
+    taken = torch.tensor(
+        spaced(make_schedule(run.config), run.config.sample.steps, run.config.sample.spacing)
+    )
+    wanted = torch.linspace(float(taken[0]), float(taken[-1]), moments)
+    chosen = {int(taken[(taken - t).abs().argmin()]) for t in wanted}
     kept: list[Step] = []
-    seen = 0
 
     def on_step(slots: list[int | None], step: Step) -> None:
-        nonlocal seen
-        if seen in chosen:
+        if step.t in chosen:
             kept.append(step)
-        seen += 1
 
     store.draw(range(images), lambda: False, on_step)
     arrays = {

@@ -8,14 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamlib.build import make_net
 from dreamlib.config import differences, load_config, preset_names
-from dreamlib.data.faces import ATTRIBUTES
-from dreamlib.explain import count_parameters, explain
+from dreamlib.explain import explain
 from dreamlib.sections import span_steps
 
 TRAINING = (Path(__file__).resolve().parent.parent / "docs" / "TRAINING.md").read_text("utf-8")
-GREY = ("fashion", "mnist", "digits")
 CLASSES = [name for name in preset_names() if name.endswith("-classes")]
 
 # What the original recipes say in so many words
@@ -108,16 +105,10 @@ def value(config, name):
     return getattr(getattr(config, section), field)
 
 
-def channels(config):
-    return 1 if config.data.name in GREY else 3
-
-
 def parameters(config):
     """Counted with the labels that the preset's images have; nothing is allocated."""
-    faces = config.data.name == "faces"
-    labels = [len(values) for values in ATTRIBUTES.values()] if faces else [10]
     with torch.device("meta"):
-        return count_parameters(make_net(config, channels(config), labels))
+        return explain(config).total
 
 
 @pytest.mark.parametrize("preset", ORIGINAL)
@@ -195,7 +186,7 @@ def test_the_pages_numbers_are_the_networks(preset):
     assert int(size) == config.data.size
     assert int(count.replace(",", "")) == parameters(config)
     with torch.device("meta"):  # attention's gradient is counted a little differently there
-        work = explain(config, channels(config)).step / 1e9
+        work = explain(config).step / 1e9
     assert float(gflop) == pytest.approx(work, rel=0.01)
 
 

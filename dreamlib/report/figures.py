@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from dreamlib.build import make_loss, make_schedule
+from dreamlib.diffusion.dream import Conservative, Paper
+from dreamlib.diffusion.samplers import spaced
 from dreamlib.errors import RunError
 from dreamlib.evaluate import Score, Study, read_study
 from dreamlib.files import write_atomic
 from dreamlib.images import grid
 from dreamlib.run import STAGES, Run
+from dreamlib.sections import Config
 
 # Okabe & Ito's colours: distinct for colour-blind readers and in grey print.
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
@@ -45,6 +51,32 @@ def _name(run: Run) -> str:
     return f"{run.config.preset} · {data.name} {data.size}x{data.size}"
 
 
+def schedule(config: Config) -> Figure:
+    """Signal a, noise s and DREAM's fully ramped lambda against t; and the sampler's steps."""
+    sched = make_schedule(config)
+    t = torch.arange(len(sched))
+    a, s = sched.alpha_bar.sqrt(), (1 - sched.alpha_bar).sqrt()
+    fig, (left, right) = _figure(7.2, 2.8, 2)
+    left.plot(t, a, color=BLUE, label="a (image)")
+    left.plot(t, s, color=ORANGE, label="s (noise)")
+    loss = make_loss(config, epoch=1, total=1)
+    if isinstance(loss, (Conservative, Paper)):
+        left.plot(t, loss.lam(sched, t, sys.maxsize), color=GREEN, label="λ (DREAM)")
+    left.set(xlabel="t", ylim=(0, 1.25), title="What x_t is made of")
+    left.legend(fontsize=7, ncols=3, loc="upper center", frameon=False)
+    sample = config.sample
+    taken = spaced(sched, sample.steps, sample.spacing)
+    right.plot(t, s / a, color=GREY, lw=1)
+    right.plot(taken, (s / a)[taken], "|", color=BLUE, ms=9)
+    right.set(xlabel="t", ylabel="noise / signal", yscale="log", title="Where the sampler stops")
+    _footer(
+        fig,
+        f"{config.preset} · {config.diffusion.schedule}, {len(sched)} steps · {sample.sampler} "
+        f"{sample.steps}, {sample.spacing} spacing",
+    )
+    return fig
+
+
 def curves(run: Run) -> Figure:
     """Loss, loss by quartile of t, and lambda against the optimizer step; from log.jsonl."""
     rows = run.dir.read_log()
@@ -64,7 +96,9 @@ def curves(run: Run) -> Figure:
         label = ("t in first quarter", "second", "third", "last (most noise)")[i]
         right.plot(steps, [np.nan if v is None else v for v in values], color=colour, label=label)
     right.set(xlabel="optimizer step", yscale="log", title="Loss by quartile of t")
-    right.legend(fontsize=7, frameon=False)
+    low, high = right.get_ylim()
+    right.set_ylim(low, 6 * high)  # room for the legend
+    right.legend(fontsize=7, ncols=2, frameon=False)
     _footer(
         fig,
         f"{_name(run)} · {run.config.loss.name} loss · every point is a mean of "

@@ -1,0 +1,96 @@
+"""docs/ARCHITECTURE.md says what the code does: its commands run, its quotations are the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from dreamlib.config import load_config
+from dreamlib.diffusion.unet import UNet
+from dreamlib.explain import explain
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+QUOTED = [block for block in PYTHON if block.startswith("# dreamlib/")]
+COMMANDS = "".join(re.findall(r"```sh\n(.*?)```", PAGE, re.S)).splitlines()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_run(command, tmp_path):
+    program, *words = shlex.split(command)
+    assert program == "python"
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) > 3
+    assert (tmp_path / "schedule.png").exists() == ("--plot" in words)
+
+
+def test_the_program_of_ones_own_network_runs():
+    (program,) = [block for block in PYTHON if block not in QUOTED]
+    state = {}
+    exec(program, state)  # the page's own text
+    assert state["t"] == 0
+    assert state["x_t"].shape == (4, 3, 16, 16)
+    assert torch.isfinite(state["x_t"]).all()
+
+
+def test_there_is_something_to_check():
+    assert len(COMMANDS) >= 3
+    assert len(QUOTED) >= 4
+
+
+@pytest.mark.parametrize("block", QUOTED, ids=lambda block: block.split()[-1])
+def test_quotations_are_the_code(block):
+    head, *lines = block.splitlines()
+    source = (ROOT / head.removeprefix("# ")).read_text("utf-8").splitlines()
+    assert [line for line in lines if line not in source] == []
+
+
+def test_every_name_in_the_table_of_letters_exists():
+    table = PAGE.split("## The letters")[1].split("\n## ")[0]
+    modules = "schedule|process|prediction|dream"
+    named = re.findall(rf"`({modules})\.(\w+)", table)
+    assert len(named) >= 8
+    for module, name in named:
+        source = (ROOT / "dreamlib/diffusion" / f"{module}.py").read_text("utf-8")
+        assert re.search(rf"^(?:def|class) {name}\b", source, re.M), f"{module}.{name}"
+
+
+def block_rows():
+    table = PAGE.split("## The network, block by block")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| .+ \| ([\d,]+) \|$", table, re.M)
+    return [(name, shape, int(count.replace(",", ""))) for name, shape, count in rows]
+
+
+def test_block_table_has_the_networks_own_counts():
+    with torch.device("meta"):
+        counted = explain(load_config("celeba64")).blocks
+    assert [(name, count) for name, _, count in block_rows()] == counted
+
+
+def test_block_table_has_the_networks_own_shapes():
+    net = UNet(size=64, channels=3, widths=[128, 256, 512], attention=[16], heads=8)
+    parts = {"time": net.time, "stem": net.stem, "middle": net.middle}
+    parts |= {"norm": net.norm, "head": net.head}
+    for i, width in enumerate((128, 256, 512)):
+        parts[f"down {i + 1} ({width})"] = net.down[i]
+        parts[f"shrink {i + 1}"] = net.shrink[i]
+        parts[f"grow {i + 1}"] = net.grow[i]
+        parts[f"up {i + 1} ({width})"] = net.up[i]
+    seen = {}
+    for name, part in parts.items():
+        part.register_forward_hook(
+            lambda _, inputs, out, name=name: seen.__setitem__(name, tuple(out.shape[1:]))
+        )
+    with torch.device("meta"):
+        net.to("meta")(torch.zeros(1, 3, 64, 64), torch.zeros(1, dtype=torch.int64))
+    for name, shape, _ in block_rows():
+        channels, *pixels = seen[name]
+        assert shape == "x".join(map(str, [*pixels, channels])), name

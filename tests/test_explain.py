@@ -1,0 +1,52 @@
+"""What `explain` measures and draws.  (Its counts: test_setup, test_presets, test_docs.)"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dreamlib import explain as module
+from dreamlib.config import load_config
+from dreamlib.errors import ConfigError
+from dreamlib.explain import explain, step_memory
+from dreamlib.report.figures import schedule
+
+CELEBA = load_config("celeba64", ["net.widths=[128, 256]", "data.size=32", "train.device=cpu"])
+
+
+def test_memory_holds_the_state_and_grows_with_the_batch():
+    with torch.device("meta"):
+        state = 20 * explain(CELEBA).total  # weights, gradient, two moments, average
+    one, many = step_memory(CELEBA, 1), step_memory(CELEBA, 16)
+    assert one > state
+    # at least the outputs of the first level's ten convolutions, in 16 bits
+    assert many - one > 15 * 10 * 128 * 32**2 * 2
+    saving = CELEBA.model_copy(
+        update={"train": CELEBA.train.model_copy(update={"recompute": True})}
+    )
+    assert step_memory(saving, 16) < many - 15 * 4 * 128 * 32**2 * 2
+
+
+def test_too_many_images_are_an_error_with_a_remedy():
+    with pytest.raises(ConfigError, match="smaller --batch"):
+        step_memory(CELEBA, 10**9)
+
+
+def test_a_system_that_cannot_tell_says_so(monkeypatch):
+    monkeypatch.setattr(module.sys, "platform", "win32")
+    with pytest.raises(ConfigError, match=r"measure on CUDA"):
+        step_memory(CELEBA, 1)
+
+
+@pytest.mark.parametrize(
+    ("preset", "curves"), [("fashion-cpu", ["a", "s", "λ"]), ("cats64", ["a", "s"])]
+)
+def test_schedule_figure_shows_the_samplers_own_steps(preset, curves):
+    config = load_config(preset)
+    left, right = schedule(config).axes
+    assert [line.get_label()[0] for line in left.lines] == curves
+    a, s = (line.get_ydata() for line in left.lines[:2])
+    assert np.allclose(np.square(a) + np.square(s), 1)
+    _, marks = right.lines
+    assert len(marks.get_xdata()) == config.sample.steps
