@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import time
 
+import nbformat
 import pytest
 
 from dreamlib.errors import DreamlibError
@@ -56,6 +58,16 @@ def test_parameters_are_literals_in_one_tagged_cell(path):
         ast.literal_eval(node.value)
 
 
+def cells_without_their_picture(notebook):
+    """Cells that draw a figure or show an image, and have no PNG among their outputs."""
+    return [
+        cell["source"]
+        for cell in nbformat.read(notebook, 4).cells
+        if re.search(r"figures\.\w+\(run.*\);$|^Image\.", cell["source"], re.M)
+        and not any("image/png" in output.get("data", {}) for output in cell["outputs"])
+    ]
+
+
 def test_runs_headless_and_a_second_time_at_once(tmp_path, data_home, monkeypatch):
     monkeypatch.setitem(os.environ, "DREAMLIB_DATA", str(data_home))
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
@@ -64,6 +76,7 @@ def test_runs_headless_and_a_second_time_at_once(tmp_path, data_home, monkeypatc
     page = run_notebook(find_notebook("00_complete"), run / "00_complete.ipynb", parameters)
     scores = (run / "evaluation/scores.json").read_bytes()
     assert page.stat().st_size > 100_000
+    assert cells_without_their_picture(run / "00_complete.ipynb") == []
     assert "FINISHED" not in page.read_text()
     for name in ("samples.png", "curves.pdf", "process.png", "scores.md"):
         assert (run / "figures" / name).exists()

@@ -37,8 +37,14 @@ STYLE = {
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    with plt.rc_context(STYLE):
+    # Not rc_context: it would also put back what the first figure of a notebook switches on
+    # (interactive), and no later figure would be shown.
+    before = {name: plt.rcParams[name] for name in STYLE}
+    plt.rcParams.update(STYLE)
+    try:
         fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained")
+    finally:
+        plt.rcParams.update(before)
     return fig, list(np.atleast_1d(axes))
 
 
