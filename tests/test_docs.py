@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -14,6 +15,7 @@ import torch
 from dreamlib.config import load_config
 from dreamlib.diffusion.unet import UNet
 from dreamlib.explain import explain
+from tests.benchmarks.sampler_table import table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
@@ -51,6 +53,14 @@ def test_quotations_are_the_code(block):
     head, *lines = block.splitlines()
     source = (ROOT / head.removeprefix("# ")).read_text("utf-8").splitlines()
     assert [line for line in lines if line not in source] == []
+
+
+def test_the_sampler_table_is_the_measured_one():
+    measured = json.loads((ROOT / "tests/benchmarks/sampler_table.json").read_text("utf-8"))
+    rows, floor = table(measured, seeds=3).split("\n\n")
+    page = (ROOT / "docs" / "TRAINING.md").read_text("utf-8")
+    assert rows in page
+    assert floor in page
 
 
 def test_every_name_in_the_table_of_letters_exists():
