@@ -44,6 +44,14 @@ def test_a_schedule_must_fall_inside_0_and_1(bad):
         schedule.Schedule(torch.tensor(bad, dtype=torch.float64))
 
 
+@pytest.mark.parametrize(
+    "bad", [torch.tensor([0.9, 0.5]), torch.tensor([[0.9], [0.5]], dtype=torch.float64)]
+)
+def test_a_schedule_is_a_float64_vector(bad):
+    with pytest.raises(ValueError, match="float64 vector"):
+        schedule.Schedule(bad)
+
+
 def test_x0_and_eps_invert_each_other(sched):
     x0, eps = draw()
     t = torch.tensor([0, 10, 300, 600, 900])

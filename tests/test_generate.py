@@ -105,9 +105,12 @@ def test_process_ends_in_the_images_themselves(run):
 
 def test_interpolation_wants_a_deterministic_sampler(run):
     assert interpolation(run, 0, 1, 5).shape == (5, 16, 16, 3)
-    ancestral = open_run(run.folder, overrides=["sample.sampler=ddpm"], say=lambda text: None)
-    with pytest.raises(ConfigError, match="deterministic"):
-        interpolation(ancestral, 0, 1)
+    for words in (["sample.sampler=ddpm"], ["sample.sampler=ddim", "sample.eta=0.5"]):
+        ancestral = open_run(run.folder, overrides=words, say=lambda text: None)
+        with pytest.raises(ConfigError, match="deterministic"):
+            interpolation(ancestral, 0, 1)
+    other = open_run(run.folder, overrides=["sample.sampler=dpmpp_2m"], say=lambda text: None)
+    assert len(interpolation(other, 0, 1, 3)) == 3
     for ends in ((3, 3), (-1, 2)):
         with pytest.raises(ConfigError, match="two different seeds"):
             interpolation(run, *ends)

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from dreamlib.errors import ConfigError, RunError
+from dreamlib.build import make_source
+from dreamlib.config import load_config
+from dreamlib.data.packed import SPLITS
+from dreamlib.errors import ConfigError, DataError, RunError
+from dreamlib.images import save_png
 from dreamlib.run import open_run
 from dreamlib.runtime.checkpoint import newest_checkpoint
 from dreamlib.train import DiffusionTrainer, train
+from tests.conftest import TINY
 
 TIMES = {"time", "images_per_s"}
 
@@ -276,3 +283,48 @@ def test_bf16_autocast_trains_and_resumes_exactly(tiny):
     list(train(parted))
     assert_same_state(final_state(parted), final_state(whole))
     assert all(value.dtype == torch.float32 for value in whole.weights()[0].values())
+
+
+def test_the_rate_warms_up_then_falls_along_a_cosine(tiny):
+    trainer = DiffusionTrainer(tiny("run", "train.lr=1.0", "train.lr_schedule=cosine"))
+    rates = []
+    for trainer.step in range(8):
+        trainer.set_lr()
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    falls = [0.5 * (1 + math.cos(math.pi * k / 8)) for k in range(8)]
+    warm = [1 / 3, 2 / 3, *[1] * 6]  # train.warmup is 2
+    assert rates == pytest.approx([w * f for w, f in zip(warm, falls)])
+
+
+def test_log_rows_say_where_training_stands(trained):
+    rows = trained.dir.read_log()
+    assert [row["step"] for row in rows] == [4, 8]
+    assert [row["epoch"] for row in rows] == pytest.approx([4 * 6 / 120, 8 * 6 / 120])
+
+
+def test_a_run_goes_on_when_its_source_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setenv("DREAMLIB_DATA", str(tmp_path / "packed"))
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(60):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        save_png(pixels, pictures / f"{i}.png")
+    words = [*TINY[3:], "data.name=folder", f"data.path={pictures}", "evaluate.anchors=false"]
+    first = open_run(tmp_path / "run", "faces16", overrides=words, say=lambda text: None)
+    shutil.rmtree(pictures)
+    again = open_run(tmp_path / "run", say=lambda text: None)
+    assert again.data.fingerprint == first.data.fingerprint
+    with pytest.raises(DataError, match="no folder"):
+        open_run(tmp_path / "another", "faces16", overrides=words, say=lambda text: None)
+
+
+def test_channels_last_is_how_the_weights_lie(tiny):
+    run = tiny("run", "train.channels_last=true")
+    weight = DiffusionTrainer(run).net.middle.first.conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+
+
+def test_the_demo_has_twenty_thousand_faces_to_train_on():
+    counts = make_source(load_config("faces16"), None).description
+    assert [counts[split] for split in SPLITS] == [20_000, 5_000, 5_000]
