@@ -169,8 +169,8 @@ def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarra
     sample, size = run.config.sample, run.config.data.size
     if sample.sampler == "ddpm" or (sample.sampler == "ddim" and sample.eta > 0):
         raise ConfigError(
-            "interpolation needs a deterministic sampler: --set sample.sampler=ddim "
-            "--set sample.eta=0"
+            "interpolation needs a deterministic sampler, as noise added on the way would leave "
+            "neighbours nothing in common: --set sample.sampler=ddim --set sample.eta=0"
         )
     if count < 2 or min(first, last) < 0 or first == last:
         raise ConfigError(

@@ -101,7 +101,7 @@ class Train(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     channels_last: Bool = False  # CUDA: the layout that tensor cores prefer
-    recompute: Bool = False  # gradient checkpointing: less memory, a third more time
+    recompute: Bool = False  # gradient checkpointing: less memory, about a fifth more work
     deterministic: Bool = False  # CUDA: slower kernels that repeat bit for bit
     hours: Float | None = Field(None, gt=0)  # time budget of one session
     save_minutes: Float = Field(10.0, gt=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -73,6 +74,9 @@ def test_explain_doctor_and_data(dreamlib, tmp_path):
     code, out, _ = dreamlib("explain", "celeba64")
     assert code == 0
     assert "54,846,979" in out
+    code, out, _ = dreamlib("explain", "faces16", "--batch", "4", "--set", "train.device=cpu")
+    assert code == 0
+    assert 0.02 < float(re.search(r"memory of a step +([\d.]+) GiB for 4 images", out)[1]) < 2
     code, out, _ = dreamlib("doctor")
     assert code == 0
     for word in ("precision", "because", "pt_inception", "free here"):

@@ -38,15 +38,45 @@ def start(n=4000, seed=0):
     return torch.randn(n, 1, 2, 2, generator=torch.Generator().manual_seed(seed))
 
 
+def affine(mean, std, steps, eta):
+    """What the exact denoiser makes of N(0, 1), by recursion over mean and standard deviation.
+
+    With it every step is affine: x0_hat = k x + (1 - k a) mean.  Deterministic, plus sigma z.
+    """
+    m, sd = 0.0, 1.0
+    for t, previous in pairwise([*spaced(SCHED, steps), -1]):
+        bar, bar_prev = SCHED.bar(t), SCHED.bar(previous)
+        a, s, a_prev = bar**0.5, (1 - bar) ** 0.5, bar_prev**0.5
+        k = a * std**2 / (bar * std**2 + s**2)
+        sigma = eta * ((1 - bar_prev) / (1 - bar) * (1 - bar / bar_prev)) ** 0.5
+        left = max(1 - bar_prev - sigma**2, 0) ** 0.5
+        x0 = k * m + (1 - k * a) * mean
+        m = a_prev * x0 + left * (m - a * x0) / s
+        sd = ((a_prev * k + left * (1 - a * k) / s) ** 2 * sd**2 + sigma**2) ** 0.5
+    return m, sd
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.3, 0.2), (-0.5, 0.1), (0.0, 0.5), (0.8, 0.05)])
 @pytest.mark.parametrize(
-    ("sampler", "own"), [(ddpm, {}), (ddim, {}), (ddim, {"eta": 0.5}), (dpmpp_2m, {})]
+    ("sampler", "own", "eta"),
+    [(ddpm, {}, 1), (ddim, {}, 0), (ddim, {"eta": 0.5}, 0.5), (dpmpp_2m, {}, None)],
 )
-def test_the_exact_gaussian_comes_back(sampler, own):
-    x = run(sampler, gaussian_denoiser(0.3, 0.2), start(), 200, **own)[-1].x_t
-    # 16,000 values: standard error of the mean 0.0016, of the sd 0.0011; 200 steps shrink the sd
-    # by up to 4 % (ancestral) or less
-    assert float(x.mean()) == pytest.approx(0.3, abs=0.007)
-    assert float(x.std()) == pytest.approx(0.2, rel=0.06)
+def test_the_exact_gaussian_comes_back(sampler, own, eta, mean, std):
+    begin = start()
+    x = run(sampler, gaussian_denoiser(mean, std), begin, 200, clamp=False, **own)[-1].x_t
+    if eta is None:  # second order: what 200 steps of it miss is below what is tolerated
+        expected_mean, expected_std = mean, std
+    else:
+        expected_mean, expected_std = affine(mean, std, 200, eta)
+        # the mean stays; first-order steps shrink the spread, by less the more and the wider it is
+        assert abs(expected_mean - mean) < 0.002
+        assert 1 - 2 / (200 * std) < expected_std / std <= 1
+    # four standard errors of 16,000 values, and the last step's x0_hat, of an image with sd `std`
+    # at noise s/a = 0.01, which has too little spread by (0.01 / std)^2 / 2
+    least = (1 - SCHED.bar(0)) / SCHED.bar(0) / std**2 / 2
+    assert float(x.mean()) == pytest.approx(expected_mean, abs=4 * std / 16_000**0.5)
+    tolerance = 4 / 32_000**0.5 + (least if eta is None else 0)
+    assert float(x.std()) == pytest.approx(expected_std, rel=tolerance)
 
 
 def test_ddim_at_eta_1_is_ddpm():

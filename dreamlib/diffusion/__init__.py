@@ -1,4 +1,4 @@
-"""Diffusion and DREAM.  Needs torch and nothing else; settings come in as plain arguments.
+"""Diffusion and DREAM.  Needs torch and small files of rank 0; settings come as plain arguments.
 
 The letters, everywhere in this package:
 

@@ -63,6 +63,8 @@ def guide(
 ) -> Net:
     """The network as a sampler calls it: told each row's labels, if there are any."""
     if labels_of is None:
+        if scale != 1:
+            raise ValueError(f"guidance {scale} needs a network that is told labels, and labels_of")
         return net
     told = [None if image is None else tuple(labels_of(image)) for image in slots]
     width = next(len(labels) for labels in told if labels is not None)
@@ -139,7 +141,10 @@ def interpolate(
 
     Starts are interpolated spherically; the sampler must be deterministic, because noise added on
     the way would leave nothing in common between neighbours.  All have the first end's labels.
+    ValueError for an ancestral sampler, fewer than 2 images, or equal ends.
     """
+    if count < 2 or ends[0] == ends[1]:
+        raise ValueError(f"interpolation needs 2 images or more and two ends, got {count}, {ends}")
     cpu = torch.device("cpu")
     first, last = (image_noise(seed, [end], shape, len(sched), cpu)[0] for end in ends)
     starts = [slerp(first, last, i / (count - 1)) for i in range(count)]
@@ -156,4 +161,7 @@ def interpolate(
 
 
 def _no_noise(t: int) -> Tensor:
-    raise ValueError("interpolation needs a deterministic sampler: dpmpp_2m, or ddim with eta 0")
+    raise ValueError(
+        "interpolation needs a deterministic sampler (dpmpp_2m, or ddim with eta 0): noise added "
+        "on the way would leave neighbours nothing in common"
+    )

@@ -16,7 +16,8 @@ never hold their activations together.
 
 `net` answers with eps, whatever it predicts (`prediction.Denoiser`), and errors are weighted by
 `process.loss_weight`.  So for v the target at a rectified input is a (eps + lam*D) - s x0, and the
-pair still describes x0.
+pair still describes x0.  `perturb` alone asks what the network predicts: its target is the output
+for the unmoved x_t.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ class Term(NamedTuple):
     """A part of the loss, and what the log should know; every value is per image, [B]."""
 
     error: Tensor  # with gradient
-    seen: dict[str, Tensor]  # "error": mean square of D; "shift": of input - x_t; "lam"
+    # "error": mean square of D at x_t (perturb: at its own input); "shift": of input - x_t, as far
+    # as the loss shows it; "lam"
+    seen: dict[str, Tensor]
 
 
 Net = Callable[[Tensor, Tensor], Tensor]
@@ -164,7 +167,8 @@ class Conservative:
         yield Term((1 - self.weight) * error, {"error": error.detach()})
         x_adapted = adapt(sched, batch, x_t, eps_hat.detach(), lam)
         error = mean_square(ask(net, batch, x_adapted) - batch.eps)
-        yield Term(self.weight * error, {"shift": mean_square(x_adapted - x_t), "lam": lam})
+        shift = self.weight * mean_square(x_adapted - x_t)
+        yield Term(self.weight * error, {"shift": shift, "lam": lam})
 
     def _sampled(
         self, net: nn.Module, sched: Schedule, batch: Batch, lam: Tensor
@@ -228,4 +232,4 @@ class Perturb:
         p, _ = conversion(self.prediction, sched, batch.t, x_t.dtype)
         move = s * self.gamma * batch.xi
         error = mean_square(ask(net, batch, x_t + move) - (batch.eps + p * move))
-        yield Term(error, {"shift": mean_square(move)})
+        yield Term(error, {"error": error.detach(), "shift": mean_square(move)})

@@ -30,7 +30,7 @@ def time_embedding(t: Tensor, dim: int) -> Tensor:
 
 
 class ResBlock(nn.Module):
-    """GN, SiLU, conv, GN with time scale and shift, SiLU, dropout, conv; plus a shortcut."""
+    """GN, SiLU, conv, time scale and shift, GN, SiLU, dropout, conv; plus a shortcut."""
 
     def __init__(self, inp: int, out: int, time_dim: int, dropout: float):
         super().__init__()

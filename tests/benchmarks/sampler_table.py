@@ -10,6 +10,7 @@ goes on where it was, and prints the table again when there is nothing left to d
 from __future__ import annotations
 
 import argparse
+import shutil
 import time
 from pathlib import Path
 from statistics import mean, stdev
@@ -28,6 +29,7 @@ ROWS = [
     ("ddim", "uniform", 50),
     ("ddim", "uniform", 100),
     ("ddim", "karras", 20),
+    ("ddim", "karras", 100),
     ("dpmpp_2m", "uniform", 20),
     ("dpmpp_2m", "karras", 10),
     ("dpmpp_2m", "karras", 20),
@@ -52,6 +54,7 @@ def trained(folder: Path, preset: str, seed: int, sample: tuple[str, str, int]) 
 
 def measure(run: Run, n: int) -> dict[str, float]:
     """FD at N = n with its standard error, and the seconds that drawing the images took."""
+    shutil.rmtree(run.dir.generated, ignore_errors=True)  # shards of an interrupted measurement
     begun = time.perf_counter()
     generate(run, range(n), progress=TextProgress())
     seconds = time.perf_counter() - begun
