@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from dreamlib.data.celeba import celeba_source
+from dreamlib.data.cifar import cifar10_source
 from dreamlib.data.faces import faces_source
 from dreamlib.data.folder import folder_source
 from dreamlib.data.idx import digits_source, idx_source
@@ -31,7 +33,7 @@ from dreamlib.rng import numpy_rng, seeded
 from dreamlib.sections import Config, span_steps
 
 
-def make_source(config: Config, cache: Path) -> Source:
+def make_source(config: Config, cache: Path, say: Callable[[str], None] = print) -> Source:
     """Where the images come from; downloads, if any, go to `cache`."""
     data = config.data
     if data.name == "faces":
@@ -42,15 +44,29 @@ def make_source(config: Config, cache: Path) -> Source:
     if data.name in ("fashion", "mnist"):
         folder = Path(data.path) if data.path else None
         return idx_source(data.name, folder, data.size, cache)
-    if not data.path:
+    path = Path(data.path) if data.path else None
+    if data.name == "cifar10":
+        return cifar10_source(path, data.size, cache)
+    if data.name == "celeba":
+        return celeba_source(data.size, path=path, downloads=cache, first=data.first, say=say)
+    if not path:
         raise ConfigError("data.path is missing: name the folder that holds the images (--data)")
-    return folder_source(Path(data.path), data.size)
+    return folder_source(path, data.size, fit=data.fit, held_out=data.held_out)
 
 
 def make_stream(config: Config, data: Packed) -> Stream:
     train = config.train
     rows = data.indices("train")
-    return Stream(data.images, rows, train.batch, train.seed, flip=config.data.flip)
+    ours = config.data
+    return Stream(
+        data.images,
+        rows,
+        train.batch,
+        train.seed,
+        flip=ours.flip,
+        shift=ours.shift,
+        colour=ours.colour,
+    )
 
 
 def total_steps(config: Config, epoch: float) -> int:

@@ -46,11 +46,13 @@ class Explanation:
 def usual_images(config: Config) -> tuple[int, tuple[int, ...]]:
     """Channels and label counts of the images that the config names, without opening them.
 
-    A folder's are taken for colour images without labels: only its class folders know.
+    A folder's and CelebA's are taken for colour images without labels: only their files know.
     """
     if config.data.name == "faces":
         return 3, tuple(len(values) for values in ATTRIBUTES.values())
-    return (3, ()) if config.data.name == "folder" else (1, (10,))
+    if config.data.name in ("folder", "celeba"):
+        return 3, ()
+    return 3 if config.data.name == "cifar10" else 1, (10,)
 
 
 def explain(config: Config) -> Explanation:

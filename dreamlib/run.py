@@ -14,7 +14,8 @@ from torch import Tensor
 
 from dreamlib.build import check, make_source, net_shape
 from dreamlib.config import differences, identity, load_config, save_config
-from dreamlib.data.packed import Packed, open_packed, pack
+from dreamlib.data.packed import Packed, open_packed
+from dreamlib.data.packing import bring, pack
 from dreamlib.errors import ConfigError, DataError, RunError
 from dreamlib.files import fingerprint, read_json, sweep, write_json
 from dreamlib.host import Precision, choose_device, choose_precision
@@ -242,7 +243,7 @@ def open_run(
     run_dir = RunDir(folder)
     config = _settle_config(run_dir, preset, tuple(overrides))
     run_dir.check_writable()
-    data = _settle_data(run_dir, config, progress)
+    data = _settle_data(run_dir, config, progress, say)
     check(config, data)
     run_dir.create()
     if not run_dir.config.exists():
@@ -276,21 +277,34 @@ def data_home(run_dir: RunDir) -> Path:
     return Path(os.environ.get("DREAMLIB_DATA", run_dir.folder.parent / "data"))
 
 
-def pack_data(config: Config, home: Path, progress: Progress = silent) -> Packed:
-    """The config's images, packed once under a name that says which ones they are."""
-    source = make_source(config, home / "downloads")
+def pack_data(
+    config: Config,
+    home: Path,
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
+) -> Packed:
+    """The config's images, packed once under a name that says which ones they are.
+
+    Looked for in `home`, then in data/ of the folder DREAMLIB_MIRROR names, then in the source.
+    """
+    source = make_source(config, home / "downloads", say)
     name = f"{source.name}-{config.data.size}-{fingerprint(source.description)[:8]}"
+    mirror = os.environ.get("DREAMLIB_MIRROR")
+    if mirror and bring(Path(mirror) / "data" / name, home / name):
+        say(f"brought the packed images {name} from {mirror}")
     return pack(source, home / name, progress)
 
 
-def _settle_data(run_dir: RunDir, config: Config, progress: Progress) -> Packed:
+def _settle_data(
+    run_dir: RunDir, config: Config, progress: Progress, say: Callable[[str], None]
+) -> Packed:
     """The run's packed images: those it began with, else packed from their source."""
     home = data_home(run_dir)
     recorded = read_json(run_dir.data) if run_dir.data.exists() else None
     if recorded and (home / recorded["packed"]).exists():
         data = open_packed(home / recorded["packed"])
     else:
-        data = pack_data(config, home, progress)
+        data = pack_data(config, home, progress, say)
     if recorded and data.fingerprint != recorded["fingerprint"]:
         raise DataError(
             f"the images in {data.folder} are not those that {run_dir.folder} was begun with: "

@@ -45,10 +45,15 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    name: Literal["faces", "digits", "fashion", "mnist", "folder"]
+    name: Literal["faces", "digits", "fashion", "mnist", "cifar10", "celeba", "folder"]
     path: str | None = None  # the images' folder; None = generated, installed or downloaded
     size: Int = Field(ge=8, le=1024)  # pixels per side
     flip: Bool = False  # mirror half of the training images
+    shift: Int = Field(0, ge=0)  # move training images by up to so many pixels
+    colour: Float = Field(0.0, ge=0, lt=1)  # change their brightness and contrast by up to this
+    fit: Literal["crop", "pad"] = "crop"  # folder: centre square, or all of it on black
+    held_out: Float = Field(0.1, gt=0, le=0.4)  # folder: share of reference, and of floor
+    first: Int | None = Field(None, ge=1)  # celeba: train on images up to this number only
     train: Int | None = Field(None, ge=1)  # images to draw (faces only)
     reference: Int | None = Field(None, ge=1)
     floor: Int | None = Field(None, ge=1)
@@ -154,6 +159,12 @@ class Config(Section):
         counts = self.data.train, self.data.reference, self.data.floor
         if self.data.name != "faces" and any(counts):
             raise ValueError("data.train, data.reference and data.floor are for faces only")
+        if self.data.shift >= self.data.size:
+            raise ValueError(f"data.shift is {self.data.shift}, but must be below data.size")
+        if self.data.name != "celeba" and self.data.first:
+            raise ValueError("data.first is for data.name celeba only")
+        if self.data.name != "folder" and (self.data.fit, self.data.held_out) != ("crop", 0.1):
+            raise ValueError("data.fit and data.held_out are for data.name folder only")
         if self.sample.steps > self.diffusion.steps:
             raise ValueError(
                 f"sample.steps is {self.sample.steps}, but diffusion.steps only "

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from dreamlib.data.drawing import Canvas, Field, arc, box, ellipse, glow
-from dreamlib.data.packed import SPLITS, Item, Source
+from dreamlib.data.packed import SPLITS, Contents, Item, Source
 from dreamlib.errors import DataError
 from dreamlib.rng import numpy_rng
 
@@ -256,11 +256,11 @@ def faces_source(size: int, n_train: int, n_reference: int, n_floor: int, seed: 
     total = sum(counts.values())
     splits = np.repeat(SPLITS, list(counts.values()))
 
-    def items() -> Iterator[Item]:
-        for start in range(0, total, BLOCK):
-            numbers = range(start, min(start + BLOCK, total))
+    def items(start: int) -> Iterator[Item]:
+        for first in range(start, total, BLOCK):
+            numbers = range(first, min(first + BLOCK, total))
             for i, image, labels in zip(numbers, *draw_faces(numbers, size, seed)):
                 yield Item(f"face/{i:06d}", image, tuple(labels.tolist()), str(splits[i]))
 
     description = {"drawing": DRAWING, "size": size, "seed": seed, **counts}
-    return Source("faces", description, ATTRIBUTES, total, items)
+    return Source("faces", description, lambda: Contents(ATTRIBUTES, total, items))

@@ -1,4 +1,4 @@
-"""Any folder of images, made square RGB of one size.
+"""Any folder or archive of images, made square RGB of one size.
 
 What cannot be decoded whole is rejected with a reason; nothing is guessed or filled in.  Of an
 animation the first frame is used.  Hidden files and folders are not looked at.
@@ -7,27 +7,42 @@ animation the first frame is used.  Hidden files and folders are not looked at.
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 import struct
+import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import IO, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from dreamlib.data.packed import Item, Source
+from dreamlib.data.archive import Files, open_files
+from dreamlib.data.packed import Contents, Item, Source
 from dreamlib.errors import DataError
-from dreamlib.files import fingerprint, sha256_file
+from dreamlib.files import fingerprint
+
+T, R = TypeVar("T"), TypeVar("R")
 
 EXTENSIONS = frozenset({"jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm"})
 TRANSPARENT = frozenset({"LA", "PA", "RGBA", "RGBa"})
-# What Pillow's decoders raise on damaged files
+# What Pillow's decoders raise on damaged files; random damage finds all of them
 UNREADABLE = (
-    *(OSError, ValueError, SyntaxError, EOFError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
+    *(OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError),
+    *(struct.error, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError),
 )
+
+
+FITS = {
+    "crop": "centre square, after the EXIF orientation",
+    "pad": "whole image on black, after the EXIF orientation",
+}
 
 
 class _Picture(NamedTuple):
@@ -35,49 +50,92 @@ class _Picture(NamedTuple):
     name: str  # path relative to the folder, with forward slashes
 
 
-def folder_source(folder: Path | str, size: int) -> Source:
-    """All images below `folder` as size x size RGB: centre crop, then Pillow's bicubic filter.
+def folder_source(
+    place: Path | str, size: int, *, fit: str = "crop", held_out: float = 0.1
+) -> Source:
+    """All images in a folder or archive as size x size RGB: fitted, then Pillow's bicubic filter.
 
-    Split by content, 80 % train, 10 % reference, 10 % floor, so that adding a file moves no other
-    and equal pictures never straddle splits.  Images come in the order of their files' hashes: the
-    first n of a split are a fair sample of it, whatever the names.  Sub-folders become the
-    attribute "class" if there are at least two and all images lie in them.  DataError if there
-    are no images.
+    Split by content: shares of `held_out` each for reference and floor, the rest to train on; so
+    adding a file moves no other and equal pictures never straddle splits.  Images come in the order
+    of their files' hashes: the first n of a split are a fair sample of it, whatever the names.
+    Sub-folders become the attribute "class" if there are at least two and all images lie in them.
+    DataError if there are no images.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise DataError(
-            f"there is no folder {folder}; create it with images inside or name another"
-        )
-    paths = [path for path in folder.rglob("*") if _is_candidate(path, folder)]
-    if not paths:
+    files = open_files(place)
+    names = [name for name in files.names if PurePosixPath(name).suffix[1:].lower() in EXTENSIONS]
+    if not names:
         known = ", ".join(sorted(EXTENSIONS))
-        raise DataError(f"{folder} holds no images; put some there ({known})")
-    pictures = sorted(_Picture(_digest(p), p.relative_to(folder).as_posix()) for p in paths)
+        raise DataError(f"{place} holds no images; put some there ({known})")
+    digests = in_order(partial(_digest, files), names)
+    pictures = sorted(_Picture(digest, name) for digest, name in zip(digests, names))
     classes = _classes(pictures)
+    kept = round(100 - 200 * held_out)
     description = {
         "size": size,
-        "crop": "centre square, after the EXIF orientation",
+        "crop": FITS[fit],
         "filter": "Pillow bicubic, antialiased",
         "colour": "RGB, transparency on white, 16-bit greys scaled to 8",
-        "splits": "sha256 of the pixels: 80 % train, 10 % reference, 10 % floor",
+        "splits": f"sha256 of the pixels: {kept} % train, the rest half reference and half floor",
         "files": fingerprint(pictures),
         "count": len(pictures),
     }
+
+    def items(start: int) -> Iterator[Item]:
+        def item(picture: _Picture) -> Item:
+            _, name = picture
+            image, reject = decoded(files.read, name, size, fit)
+            if image is None:
+                return Item(name, None, reject=reject)
+            labels = (classes.index(name.split("/")[0]),) if classes else ()
+            return Item(name, image, labels, split_of(image, held_out))
+
+        return in_order(item, pictures[start:])
+
     attributes = {"class": classes} if classes else {}
-    items = partial(_items, folder, pictures, classes, size)
-    return Source("folder", description, attributes, len(pictures), items, place=str(folder))
+    contents = Contents(attributes, len(pictures), items)
+    return Source("folder", description, lambda: contents, place=str(place))
 
 
-def load_square(path: Path | str, size: int) -> np.ndarray:
-    """One image file as uint8 [size,size,3].  Raises one of UNREADABLE if it is damaged."""
-    with Image.open(path) as opened:
+def decoded(
+    read: Callable[[str], bytes], name: str, size: int, fit: str = "crop"
+) -> tuple[np.ndarray | None, str]:
+    """An image as uint8 [size,size,3] and '', or None and why it cannot be used."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise DataError(
+            "Pillow is told to fill truncated images with grey; "
+            "set PIL.ImageFile.LOAD_TRUNCATED_IMAGES to False"
+        )
+    try:
+        return load_square(io.BytesIO(read(name)), size, fit), ""
+    except UNREADABLE as error:
+        if isinstance(error, UnidentifiedImageError):  # its own message tells nothing
+            return None, "not an image that Pillow can read"
+        return None, f"{type(error).__name__}: {error}"
+
+
+def load_square(file: Path | str | IO[bytes], size: int, fit: str = "crop") -> np.ndarray:
+    """One image as uint8 [size,size,3].  Raises one of UNREADABLE if it is damaged."""
+    with Image.open(file) as opened:
         opened.load()
         picture = to_rgb(ImageOps.exif_transpose(opened))
+    if fit == "pad":
+        return np.array(ImageOps.pad(picture, (size, size), Image.Resampling.BICUBIC, "black"))
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side))
     return np.array(square.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def in_order(work: Callable[[T], R], inputs: Sequence[T]) -> Iterator[R]:
+    """work(x) for every input, in order, a few ahead: Pillow decodes outside Python's lock."""
+    threads = min(8, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        rest = iter(inputs)
+        ahead = deque(pool.submit(work, x) for x in islice(rest, 4 * threads))
+        while ahead:
+            done = ahead.popleft().result()
+            ahead.extend(pool.submit(work, x) for x in islice(rest, 1))
+            yield done
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -102,40 +160,13 @@ def _scaled_grey(picture: Image.Image) -> Image.Image:
     return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
-def _items(
-    folder: Path, pictures: list[_Picture], classes: tuple[str, ...], size: int
-) -> Iterator[Item]:
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise DataError(
-            "Pillow is told to fill truncated images with grey; "
-            "set PIL.ImageFile.LOAD_TRUNCATED_IMAGES to False"
-        )
-    for _, name in pictures:
-        try:
-            image = load_square(folder / name, size)
-        except UNREADABLE as error:
-            yield Item(name, None, reject=_reason(error))
-            continue
-        labels = (classes.index(name.split("/")[0]),) if classes else ()
-        yield Item(name, image, labels, split_of(image))
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):  # its own message holds the full path
-        return "not an image that Pillow can read"
-    return f"{type(error).__name__}: {error}"
-
-
-def split_of(image: np.ndarray) -> str:
+def split_of(image: np.ndarray, held_out: float = 0.1) -> str:
     """The split of an image, decided by its pixels alone."""
-    tenth = int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:8], "big") % 10
-    return "train" if tenth < 8 else "reference" if tenth == 8 else "floor"
-
-
-def _is_candidate(path: Path, folder: Path) -> bool:
-    parts = path.relative_to(folder).parts
-    hidden = any(part.startswith((".", "__MACOSX")) for part in parts)
-    return path.suffix[1:].lower() in EXTENSIONS and not hidden and path.is_file()
+    place = int.from_bytes(hashlib.sha256(image.tobytes()).digest()[:8], "big") % 10_000
+    shares = round(10_000 * held_out)
+    if place >= 10_000 - shares:
+        return "floor"
+    return "reference" if place >= 10_000 - 2 * shares else "train"
 
 
 def _classes(pictures: list[_Picture]) -> tuple[str, ...]:
@@ -146,8 +177,8 @@ def _classes(pictures: list[_Picture]) -> tuple[str, ...]:
     return tuple(names) if len(names) > 1 else ()
 
 
-def _digest(path: Path) -> str:
+def _digest(files: Files, name: str) -> str:
     try:
-        return sha256_file(path)
-    except OSError:  # decoding it will fail too, and is where it gets its reason
+        return hashlib.sha256(files.read(name)).hexdigest()
+    except (OSError, zipfile.BadZipFile):  # reading it again is where it gets its reason
         return "unreadable"

@@ -8,12 +8,13 @@ import math
 import zlib
 from collections.abc import Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from dreamlib.data.packed import Item, Source
+from dreamlib.data.packed import Contents, Item, Source
 from dreamlib.errors import DataError
 from dreamlib.files import sha256_array
 from dreamlib.rng import numpy_rng
@@ -84,8 +85,8 @@ def idx_source(
         "arrays": {part: sha256_array(array) for part, array in arrays.items()},
         "held out": "test images, half reference and half floor by a keyed permutation",
     }
-    attributes = {"class": CLASSES[name]}
-    return Source(name, description, attributes, count, partial(_items, arrays, size))
+    contents = Contents({"class": CLASSES[name]}, count, partial(_items, arrays, size))
+    return Source(name, description, lambda: contents)
 
 
 def digits_source(size: int = 16) -> Source:
@@ -98,8 +99,8 @@ def digits_source(size: int = 16) -> Source:
     images = np.floor(bunch.images * 255 / 16 + 0.5).astype(np.uint8)
     order = numpy_rng("digits split").permutation(len(images))
 
-    def items() -> Iterator[Item]:
-        for place, i in enumerate(order):
+    def items(start: int) -> Iterator[Item]:
+        for place, i in islice(enumerate(order), start, None):
             split = "reference" if place < DIGITS_HELD_OUT else "floor"
             split = split if place < 2 * DIGITS_HELD_OUT else "train"
             large = Image.fromarray(images[i]).resize((size, size), Image.Resampling.BICUBIC)
@@ -111,10 +112,11 @@ def digits_source(size: int = 16) -> Source:
         "arrays": {"images": sha256_array(images), "labels": sha256_array(bunch.target)},
         "held out": f"{DIGITS_HELD_OUT} reference, {DIGITS_HELD_OUT} floor, keyed permutation",
     }
-    return Source("digits", description, {"class": CLASSES["mnist"]}, len(images), items)
+    contents = Contents({"class": CLASSES["mnist"]}, len(images), items)
+    return Source("digits", description, lambda: contents)
 
 
-def _items(arrays: dict[str, np.ndarray], size: int) -> Iterator[Item]:
+def _items(arrays: dict[str, np.ndarray], size: int, start: int) -> Iterator[Item]:
     border = (size - NATIVE) // 2
     margin = ((border, border), (border, border), (0, 0))
 
@@ -122,12 +124,13 @@ def _items(arrays: dict[str, np.ndarray], size: int) -> Iterator[Item]:
         image = np.pad(arrays[f"{part} images"][i][..., None], margin)
         return Item(f"{part}/{i:05d}", image, (int(arrays[f"{part} labels"][i]),), split)
 
-    for i in range(len(arrays["train images"])):
+    train = len(arrays["train images"])
+    for i in range(start, train):
         yield item("train", i, "train")
     # In permuted order, because MNIST's later test images are harder than its first ones: so the
     # first n of a split are a fair sample of it.
     order = numpy_rng("idx split").permutation(len(arrays["test images"]))
-    for place, i in enumerate(order):
+    for place, i in islice(enumerate(order), max(start - train, 0), None):
         yield item("test", i, "reference" if place < len(order) // 2 else "floor")
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dreamlib.errors import DataError
 from dreamlib.images import dequantise
@@ -18,11 +19,20 @@ class Stream:
 
     Batches are cut from an endless row of permutations of `rows`, one for each epoch, so that every
     epoch sees every row once and a batch may straddle epochs.  The order is keyed by (seed, epoch),
-    flips by (seed, step).
+    changes of the images by (seed, step): `flip` mirrors half of them, `shift` moves each by up to
+    that many pixels (edges mirrored), `colour` changes brightness and contrast by up to that share.
     """
 
     def __init__(
-        self, images: np.ndarray, rows: np.ndarray, batch: int, seed: int, flip: bool = False
+        self,
+        images: np.ndarray,
+        rows: np.ndarray,
+        batch: int,
+        seed: int,
+        *,
+        flip: bool = False,
+        shift: int = 0,
+        colour: float = 0.0,
     ):
         """images uint8 [N,H,W,C] (a memmap will do), rows [n] are those to train on."""
         if not len(rows):
@@ -30,7 +40,8 @@ class Stream:
         if batch < 1:
             raise ValueError(f"a batch holds at least one image, got {batch}")
         self.images, self.rows = images, np.asarray(rows)
-        self.batch, self.seed, self.flip = batch, seed, flip
+        self.batch, self.seed = batch, seed
+        self.flip, self.shift, self.colour = flip, shift, colour
         self._order = lru_cache(maxsize=2)(self._permute)  # a straddling batch needs two epochs
 
     @property
@@ -54,7 +65,29 @@ class Stream:
             coins = torch.rand(self.batch, generator=torch_rng("flip", self.seed, step))
             chosen = coins.numpy() < 0.5
             pixels[chosen] = pixels[chosen, :, ::-1]
-        return dequantise(pixels)
+        x = dequantise(pixels)
+        if self.shift:
+            x = _shifted(x, self.shift, torch_rng("shift", self.seed, step))
+        return (
+            _recoloured(x, self.colour, torch_rng("colour", self.seed, step)) if self.colour else x
+        )
 
     def _permute(self, epoch: int) -> np.ndarray:
         return self.rows[numpy_rng("order", self.seed, epoch).permutation(len(self.rows))]
+
+
+def _shifted(x: Tensor, most: int, rng: torch.Generator) -> Tensor:
+    """Every image moved by its own whole number of pixels, up to `most` each way."""
+    height, width = x.shape[2:]
+    wide = F.pad(x, [most] * 4, mode="reflect")
+    corners = torch.randint(2 * most + 1, (len(x), 2), generator=rng).tolist()
+    return torch.stack(
+        [image[:, y : y + height, x : x + width] for image, (y, x) in zip(wide, corners)]
+    )
+
+
+def _recoloured(x: Tensor, most: float, rng: torch.Generator) -> Tensor:
+    """Every image's contrast times, and brightness plus, its own uniform draw; kept in [-1, 1]."""
+    contrast, brightness = most * (2 * torch.rand(2, len(x), 1, 1, 1, generator=rng) - 1)
+    mean = x.mean(dim=(1, 2, 3), keepdim=True)
+    return ((x - mean) * (1 + contrast) + mean + brightness).clamp(-1, 1)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamlib.errors import RunError
-from dreamlib.files import read_json, write_bytes, write_json
+from dreamlib.files import read_json, try_lock, write_bytes, write_json
 from dreamlib.runtime.clock import process_age
 
 
@@ -86,7 +86,7 @@ class RunDir:
     def locked(self) -> Iterator[None]:
         """Keep a second trainer off this run.  The system frees the lock when its owner dies."""
         with open(self.folder / "lock", "a+", encoding="utf-8") as file:
-            if not _try_lock(file):
+            if not try_lock(file):
                 file.seek(0)
                 raise RunError(
                     f"{self.folder} is being trained by another process ({file.read().strip()}): "
@@ -98,22 +98,3 @@ class RunDir:
             file.write(f"pid {os.getpid()} on {socket.gethostname()}, begun {began}\n")
             file.flush()
             yield
-
-
-def _try_lock(file: Any) -> bool:
-    if os.name == "nt":
-        import msvcrt
-
-        try:
-            file.seek(0)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError:
-            return False
-        return True
-    import fcntl
-
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,0 +1,205 @@
+"""CelebA: found where it may already be, else fetched; the official partition and attributes.
+
+CelebA (Liu 2015) is for non-commercial research.  Its images are numbered 000001 to 202599, and the
+official partition is by number.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from dreamlib.data.archive import Files, open_files
+from dreamlib.data.download import Unavailable, from_drive, from_hub, from_kagglehub
+from dreamlib.data.folder import decoded, in_order
+from dreamlib.data.packed import Contents, Item, Source
+from dreamlib.errors import DataError
+
+COUNT = 202_599
+LAST_TRAIN, LAST_VALID = 162_770, 182_637
+SPLIT_OF = {0: "train", 1: "floor", 2: "reference"}  # of the official train, valid and test
+IMAGE = re.compile(r"^(\d{6})\.(?:jpg|jpeg|png)$", re.I)
+ATTRIBUTES, PARTITION = "list_attr_celeba", "list_eval_partition"
+KAGGLE_INPUTS = Path("/kaggle/input")
+LICENCE = "CelebA is for non-commercial research: mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
+MANUAL = (
+    "get img_align_celeba.zip by hand (from the CelebA page, or Kaggle's "
+    "jessicali9530/celeba-dataset), and name it or its folder: --data PATH"
+)
+
+
+class Place(NamedTuple):
+    """One way to get the images: how it is called in the log, and how to try it."""
+
+    title: str
+    find: Callable[[], Files]  # raises Unavailable, or DataError
+
+
+def celeba_source(
+    size: int,
+    *,
+    path: Path | None,
+    downloads: Path,
+    inputs: Path = KAGGLE_INPUTS,
+    first: int | None = None,
+    say: Callable[[str], None] = print,
+) -> Source:
+    """CelebA at size x size; `first` keeps only training images up to that number.
+
+    Nothing is looked for before the source is opened, which a packed set never needs.  Splits are
+    the official ones: train; test as reference; valid as floor.
+    """
+    description = {
+        "size": size,
+        "crop": "centre 178x178",
+        "filter": "Pillow bicubic, antialiased",
+        "splits": "official: train; reference = test; floor = valid",
+        "train images": first or LAST_TRAIN,
+    }
+    places = celeba_places(path, downloads, inputs)
+    return Source(
+        "celeba",
+        description,
+        lambda: _contents(find_celeba(places, say), size, first or LAST_TRAIN),
+        place=str(path or "the places where CelebA may be"),
+    )
+
+
+def celeba_places(path: Path | None, downloads: Path, inputs: Path) -> list[Place]:
+    """Where to look, nearest first."""
+    if path:
+        return [Place("the path that was named", lambda: open_files(path))]
+    return [
+        Place("earlier downloads", lambda: attached(downloads)),
+        Place("attached inputs", lambda: attached(inputs)),
+        Place("kagglehub", lambda: open_files(from_kagglehub("jessicali9530/celeba-dataset"))),
+        Place("Hugging Face", lambda: open_files(from_hub("flwrlabs/celeba"))),
+        Place("Google Drive", lambda: open_files(from_drive(downloads))),
+    ]
+
+
+def find_celeba(places: Sequence[Place], say: Callable[[str], None] = print) -> Files:
+    """The first place that holds the images.  DataError with all that was tried, and what to do."""
+    tried = []
+    for title, find in places:
+        try:
+            files = find()
+            found = numbered(files)
+        except (Unavailable, DataError) as error:
+            say(f"CelebA, {title}: no ({error})")
+            tried.append(f"{title}: {error}")
+            continue
+        say(f"CelebA, {title}: {len(found):,} images in {files.place}. {LICENCE}")
+        return files
+    raise DataError(f"CelebA was not found. Tried: {'; '.join(tried)}. What to do: {MANUAL}")
+
+
+def attached(folder: Path) -> Files:
+    """CelebA somewhere below a folder, known by its first image or its zip, whatever the path."""
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        if "000001.jpg" in names:
+            return open_files(place)
+        if "img_align_celeba.zip" in names:
+            return open_files(Path(place) / "img_align_celeba.zip")
+    raise Unavailable(f"neither 000001.jpg nor img_align_celeba.zip below {folder}")
+
+
+def numbered(files: Files) -> dict[int, str]:
+    """Number -> name of every CelebA image, in order.  DataError for none, or for one twice."""
+    found: dict[int, str] = {}
+    for name in files.names:
+        if match := IMAGE.match(PurePosixPath(name).name):
+            number = int(match[1])
+            if number in found:
+                raise DataError(
+                    f"{files.place} holds image {number:06d} twice ({found[number]} and {name}): "
+                    "leave one of them there"
+                )
+            found[number] = name
+    if not found:
+        raise DataError(f"{files.place} holds no images named 000001.jpg and so on")
+    return dict(sorted(found.items()))
+
+
+def _contents(files: Files, size: int, last_train: int) -> Contents:
+    images = numbered(files)
+    partition = _partition(files, images)
+    used = [n for n in images if partition[n] != "train" or n <= last_train]
+    names, labels = _attributes(files, images, used)
+    missing = {"train", "reference", "floor"} - {partition[number] for number in used}
+    if missing:
+        raise DataError(
+            f"{files.place} holds {len(images):,} of CelebA's {COUNT:,} images, and none of the "
+            f"official partition's {', '.join(sorted(missing))} part: name a whole CelebA, or use "
+            "--set data.name=folder, which splits by content"
+        )
+
+    def items(start: int) -> Iterator[Item]:
+        def item(number: int) -> Item:
+            image, reject = decoded(files.read, images[number], size)
+            if image is None:
+                return Item(images[number], None, reject=reject)
+            return Item(images[number], image, labels.get(number, ()), partition[number])
+
+        return in_order(item, used[start:])
+
+    return Contents({name: ("no", "yes") for name in names}, len(used), items)
+
+
+def _partition(files: Files, images: dict[int, str]) -> dict[int, str]:
+    """The split of every image: from the official file when it is there, else by number."""
+    table = _table(files, PARTITION)
+    if table is None:
+        return {n: SPLIT_OF[(n > LAST_TRAIN) + (n > LAST_VALID)] for n in images}
+    if unknown := [n for n in images if n not in table.rows]:
+        raise DataError(f"{PARTITION} has no line for image {unknown[0]:06d}: fetch it again")
+    return {n: SPLIT_OF[int(table.rows[n][0])] for n in images}
+
+
+def _attributes(
+    files: Files, images: dict[int, str], used: list[int]
+) -> tuple[tuple[str, ...], dict[int, tuple[int, ...]]]:
+    """Names of the attributes, and 0 or 1 for each of an image; none when they are not there."""
+    if files.flags:
+        flags = files.flags.values()
+        return tuple(files.flags), {n: tuple(int(f[images[n]]) for f in flags) for n in used}
+    table = _table(files, ATTRIBUTES)
+    if table is None:
+        return (), {}
+    if unknown := [n for n in used if len(table.rows.get(n, ())) != len(table.header)]:
+        raise DataError(
+            f"{ATTRIBUTES} has no whole line for image {unknown[0]:06d}: fetch it again"
+        )
+    return table.header, {n: tuple(int(int(v) > 0) for v in table.rows[n]) for n in used}
+
+
+class _Table(NamedTuple):
+    header: tuple[str, ...]
+    rows: dict[int, list[str]]  # image number -> its cells
+
+
+def _table(files: Files, stem: str) -> _Table | None:
+    """One of CelebA's lists, as .txt or as Kaggle's .csv, among the files or beside their place."""
+    text = None
+    for name in files.names:
+        if PurePosixPath(name).stem == stem and name.endswith((".txt", ".csv")):
+            text = files.read(name).decode("utf-8")
+    above = Path(files.place).absolute().parents[:2]
+    for path in [folder / f"{stem}{end}" for folder in above for end in (".txt", ".csv")]:
+        if text is None and path.is_file():
+            text = path.read_text("utf-8")
+    if text is None:
+        return None
+    header: list[str] = []
+    rows: dict[int, list[str]] = {}
+    for line in text.splitlines():
+        cells = re.split(r"[,\s]+", line.strip())
+        if match := IMAGE.match(cells[0]):
+            rows[int(match[1])] = cells[1:]
+        elif not rows and len(cells) > 1:
+            header = [cell for cell in cells if cell != "image_id"]
+    return _Table(tuple(header), rows)

@@ -1,0 +1,112 @@
+"""CIFAR-10 from its binary archive: 60,000 colour images of 32x32 in ten classes.
+
+Krizhevsky 2009.  The binary version holds bytes; the Python version holds pickles, which are
+programs, and is not read.
+"""
+
+from __future__ import annotations
+
+import http.client
+import tarfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from dreamlib.data.packed import Contents, Item, Source
+from dreamlib.errors import DataError
+from dreamlib.files import sha256_array
+from dreamlib.rng import numpy_rng
+
+URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+ARCHIVE = "cifar-10-binary.tar.gz"
+PARTS = {
+    **{f"data_batch_{k}.bin": "train" for k in range(1, 6)},
+    "test_batch.bin": "test",
+}
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+SIZE, RECORD = 32, 1 + 3 * 32 * 32  # a label, then the red, green and blue planes
+REMEDY = f"fetch {ARCHIVE} by hand and name it, or the folder of its .bin files: --data PATH"
+
+
+def cifar10_source(place: Path | str | None, size: int = 32, cache: Path | None = None) -> Source:
+    """CIFAR-10 from the archive or a folder of its .bin files; without a place, downloaded.
+
+    The training images are train; the test images, in a keyed order, reference and floor, half
+    each.  DataError for another size, and for files that are not CIFAR-10's.
+    """
+    if size != SIZE:
+        raise DataError(f"cifar10 has {SIZE} pixels and is not resized; set size to {SIZE}")
+    records = _records(Path(place) if place else _fetched(cache))
+    train = np.concatenate([r for name, r in records.items() if PARTS[name] == "train"])
+    test = records["test_batch.bin"]
+    order = numpy_rng("cifar10 split").permutation(len(test))
+
+    def items(start: int) -> Iterator[Item]:
+        for i in range(start, len(train)):
+            yield _item(f"train/{i:05d}", train[i], "train")
+        for place, i in islice(enumerate(order), max(start - len(train), 0), None):
+            split = "reference" if place < len(order) // 2 else "floor"
+            yield _item(f"test/{i:05d}", test[i], split)
+
+    description = {
+        "size": size,
+        "records": {"train": sha256_array(train), "test": sha256_array(test)},
+        "held out": "test images, half reference and half floor by a keyed permutation",
+    }
+    contents = Contents({"class": CLASSES}, len(train) + len(test), items)
+    return Source("cifar10", description, lambda: contents)
+
+
+def _item(name: str, record: np.ndarray, split: str) -> Item:
+    planes = record[1:].reshape(3, SIZE, SIZE)
+    return Item(name, planes.transpose(1, 2, 0), (int(record[0]),), split)
+
+
+def _records(place: Path) -> dict[str, np.ndarray]:
+    """File name -> uint8 [n, RECORD], for every part."""
+    found = {}
+    for name, data in _parts(place):
+        if len(data) % RECORD or not data:
+            raise DataError(
+                f"{name} in {place} has {len(data):,} bytes, not whole records; {REMEDY}"
+            )
+        found[name] = np.frombuffer(data, np.uint8).reshape(-1, RECORD)
+        if found[name][:, 0].max() >= len(CLASSES):
+            raise DataError(f"{name} in {place} has labels beyond 9; {REMEDY}")
+    if missing := [name for name in PARTS if name not in found]:
+        raise DataError(f"{place} lacks {', '.join(missing)}; {REMEDY}")
+    return found
+
+
+def _parts(place: Path) -> Iterator[tuple[str, bytes]]:
+    if place.is_dir():
+        for path in sorted(place.rglob("*.bin")):
+            if path.name in PARTS:
+                yield path.name, path.read_bytes()
+        return
+    try:
+        with tarfile.open(place) as archive:
+            for member in archive:
+                name = PurePosixPath(member.name).name
+                if member.isfile() and name in PARTS:  # read, not unpacked; links are passed over
+                    yield name, archive.extractfile(member).read()  # type: ignore[union-attr]
+    except (OSError, EOFError, tarfile.TarError) as error:
+        raise DataError(f"{place} cannot be read ({error}); {REMEDY}") from error
+
+
+def _fetched(cache: Path | None) -> Path:
+    from torchvision.datasets.utils import download_url
+
+    if cache is None:
+        raise DataError(f"cifar10 is not on this machine; {REMEDY}")
+    try:
+        download_url(URL, cache, ARCHIVE, MD5)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise DataError(f"cifar10 could not be downloaded ({error}); {REMEDY}") from error
+    return cache / ARCHIVE

@@ -1,0 +1,275 @@
+"""Pack any image set once, streaming, resumable: `pack(source, folder)`.
+
+Rows are appended to `images.npy.part`; what is known of them, one line each, to `index.jsonl`.  A
+line is written after its pixels are safe on the disk, so after a kill the index says how many rows
+are good, and packing goes on behind them.  The manifest comes last: a folder without one is no
+pack.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from dreamlib.data.packed import (
+    FORMAT,
+    IMAGES,
+    INDEX,
+    LABELS,
+    MANIFEST,
+    SPLIT,
+    SPLITS,
+    Item,
+    Packed,
+    Source,
+    open_packed,
+    read_manifest,
+)
+from dreamlib.errors import DataError
+from dreamlib.files import (
+    fingerprint,
+    sha256_file,
+    sweep,
+    sync_folder,
+    try_lock,
+    write_atomic,
+    write_json,
+    write_npy,
+)
+from dreamlib.progress import Progress, silent
+
+PART, LOCK = f"{IMAGES}.part", "lock"
+SAFE_EVERY = 500  # images between two waits for the disk; at most as many are decoded twice
+
+
+def pack(source: Source, folder: Path | str, progress: Progress = silent) -> Packed:
+    """Stream a source into `folder`, unless that was done already, and open it.
+
+    Interrupted packing goes on where it was.  A folder packed from another description is packed
+    again in place.  DataError when no image is usable.
+    """
+    folder = Path(folder)
+    if (folder / MANIFEST).is_file() and _origin(read_manifest(folder)) == _wanted(source):
+        return open_packed(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sweep(folder)
+    if (folder / MANIFEST).is_file():  # of something else
+        for name in (MANIFEST, INDEX, PART, IMAGES):
+            (folder / name).unlink(missing_ok=True)
+    with open(folder / LOCK, "a") as lock:
+        if not try_lock(lock):
+            raise DataError(f"{folder} is being packed by another process: wait for it")
+        contents = source.open()
+        writer = _Writer(source, contents.attributes, folder)
+        begun = writer.begun()
+        behind = f" (going on behind {begun:,})" if begun else ""
+        advance = progress(f"packing {source.name}{behind}", contents.count - begun)
+        writer.write(contents.items(begun), advance)
+        if not writer.codes:
+            for name in (PART, INDEX):
+                (folder / name).unlink()
+            raise _nothing_usable(source, writer.rejects)
+        writer.finish()
+    return open_packed(folder)
+
+
+def bring(there: Path, folder: Path) -> bool:
+    """Copy a pack from another place, unless one is here already; True if it was brought whole."""
+    if (folder / MANIFEST).is_file() or not (there / MANIFEST).is_file():
+        return False
+    manifest = read_manifest(there)
+    for name in manifest["files"]:
+        with open(there / name, "rb") as source:
+            write_atomic(folder / name, lambda file, s=source: shutil.copyfileobj(s, file, 2**20))
+    write_json(folder / MANIFEST, manifest)
+    try:
+        open_packed(folder).verify()
+    except DataError:
+        (folder / MANIFEST).unlink()
+        raise
+    return True
+
+
+@dataclass
+class _Line:
+    """What the index says of one item."""
+
+    name: str
+    reject: str = ""
+    split: str = ""
+    labels: tuple[int, ...] = ()
+    sha256: str = ""  # of the pixels
+
+    def text(self) -> str:
+        used = {key: value for key, value in vars(self).items() if value}
+        return json.dumps(used, separators=(",", ":")) + "\n"
+
+
+class _Writer:
+    """Images to disk, and everything about them to the index."""
+
+    def __init__(self, source: Source, attributes: dict[str, tuple[str, ...]], folder: Path):
+        self.source, self.attributes, self.folder = source, attributes, folder
+        self.shape: tuple[int, ...] = ()
+        self.labels: list[tuple[int, ...]] = []
+        self.codes = bytearray()
+        self.digests: set[str] = set()
+        self.rejects: list[dict[str, str]] = []
+
+    # ------------------------------------------------------------------ going on
+
+    def begun(self) -> int:
+        """Items that an earlier attempt has done; cuts off what was not yet safe."""
+        part, index = self.folder / PART, self.folder / INDEX
+        if not part.exists() and (self.folder / IMAGES).exists():
+            os.replace(self.folder / IMAGES, part)  # it was killed before its manifest
+        lines = index.read_bytes().splitlines(keepends=True) if index.exists() else []
+        whole = [line for line in lines if line.endswith(b"\n")]
+        head = json.dumps({"wanted": _wanted(self.source)}).encode() + b"\n"
+        if not (part.exists() and whole and whole[0] == head):
+            index.write_bytes(head)
+            part.write_bytes(b"")
+            return 0
+        for line in whole[1:]:
+            fields = json.loads(line)
+            self._note(_Line(**fields | {"labels": tuple(fields.get("labels", ()))}))
+        os.truncate(index, sum(map(len, whole)))
+        safe = 0
+        if self.codes:
+            with open(part, "rb") as file:
+                self.shape = _read_header(file)[1:]
+                safe = file.tell() + len(self.codes) * int(np.prod(self.shape))
+        os.truncate(part, safe)
+        return len(whole) - 1
+
+    def _note(self, line: _Line) -> None:
+        if line.reject:
+            self.rejects.append({"name": line.name, "reason": line.reject})
+            return
+        self.codes.append(SPLITS.index(line.split))
+        self.labels.append(line.labels)
+        self.digests.add(line.sha256)
+
+    # ------------------------------------------------------------------ writing
+
+    def write(self, items: Iterator[Item], advance: Callable[[int], None]) -> None:
+        with open(self.folder / PART, "r+b") as images, open(self.folder / INDEX, "ab") as index:
+            images.seek(0, os.SEEK_END)
+            waiting: list[_Line] = []
+            for item in items:
+                waiting.append(self._take(item, images))
+                if len(waiting) == SAFE_EVERY:
+                    self._make_safe(waiting, images, index)
+                    advance(len(waiting))
+                    waiting = []
+            self._make_safe(waiting, images, index)
+            advance(len(waiting))
+
+    def _take(self, item: Item, images: IO[bytes]) -> _Line:
+        if item.image is None:
+            return _Line(item.name, reject=item.reject)
+        if not self.shape:
+            self.shape = item.image.shape
+            _write_header(images, 0, self.shape)
+        self._check(item)
+        pixels = item.image.tobytes()
+        images.write(pixels)
+        digest = hashlib.sha256(pixels).hexdigest()
+        return _Line(item.name, split=item.split, labels=item.labels, sha256=digest)
+
+    def _check(self, item: Item) -> None:
+        """ValueError for what only a wrong source can give."""
+        image, sizes = item.image, [len(values) for values in self.attributes.values()]
+        if image.dtype != np.uint8 or image.shape != self.shape or len(self.shape) != 3:
+            raise ValueError(
+                f"{item.name} is {image.dtype} {image.shape}, not one uint8 [H,W,C] shape for the "
+                "whole source"
+            )
+        in_range = [0 <= label < size for label, size in zip(item.labels, sizes)]
+        if len(item.labels) != len(sizes) or not all(in_range) or item.split not in SPLITS:
+            raise ValueError(
+                f"{item.name} has labels {item.labels} and split {item.split!r}, not one value per "
+                f"attribute and one of {SPLITS}"
+            )
+
+    def _make_safe(self, lines: list[_Line], images: IO[bytes], index: IO[bytes]) -> None:
+        """Pixels first: the index never speaks of rows that a power cut could take back."""
+        for file, data in ((images, b""), (index, "".join(x.text() for x in lines).encode())):
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        for line in lines:
+            self._note(line)
+
+    # ------------------------------------------------------------------ the end
+
+    def finish(self) -> None:
+        """The header's count, the small arrays, the rename, the manifest."""
+        part = self.folder / PART
+        with open(part, "r+b") as file:
+            _write_header(file, len(self.codes), self.shape)
+            file.flush()
+            os.fsync(file.fileno())
+        labels = np.array(self.labels, np.int16).reshape(len(self.codes), len(self.attributes))
+        write_npy(self.folder / LABELS, labels)
+        write_npy(self.folder / SPLIT, np.frombuffer(bytes(self.codes), np.uint8))
+        os.replace(part, self.folder / IMAGES)
+        sync_folder(self.folder)
+        write_json(self.folder / MANIFEST, self.manifest())
+
+    def manifest(self) -> dict[str, Any]:
+        """Everything about the files just written; the fingerprint covers what training sees."""
+        paths = [self.folder / name for name in (IMAGES, LABELS, SPLIT, INDEX)]
+        files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in paths}
+        attributes = {name: list(values) for name, values in self.attributes.items()}
+        held = Counter(self.codes)
+        hashes = {name: files[name]["sha256"] for name in (IMAGES, LABELS, SPLIT)}
+        return {
+            "format": FORMAT,
+            "source": self.source.name,
+            "description": self.source.description,
+            "count": len(self.codes),
+            "shape": list(self.shape),
+            "splits": {name: held[code] for code, name in enumerate(SPLITS)},
+            "attributes": attributes,
+            "rejects": self.rejects,
+            "duplicates": len(self.codes) - len(self.digests),
+            "files": files,
+            "fingerprint": fingerprint([hashes, attributes, list(SPLITS)]),
+        }
+
+
+def _write_header(file: IO[bytes], count: int, shape: tuple[int, ...]) -> None:
+    """NumPy pads it so that the first axis may grow in place: written again, it moves nothing."""
+    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _read_header(file: IO[bytes]) -> tuple[int, ...]:
+    np.lib.format.read_magic(file)
+    return np.lib.format.read_array_header_1_0(file)[0]
+
+
+def _wanted(source: Source) -> str:
+    return fingerprint([FORMAT, source.name, source.description])
+
+
+def _origin(manifest: dict[str, Any]) -> str:
+    return fingerprint([manifest.get(key) for key in ("format", "source", "description")])
+
+
+def _nothing_usable(source: Source, rejects: list[dict[str, str]]) -> DataError:
+    reasons = "; ".join(f"{r['name']}: {r['reason']}" for r in rejects[:3])
+    return DataError(
+        f"no usable image in {source.place or source.name} ({len(rejects)} rejected; "
+        f"{reasons or 'it is empty'}); put readable images there and pack again"
+    )
