@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import platform as python_platform
@@ -17,30 +16,21 @@ import typer
 
 from dreamlib import host
 from dreamlib.config import load_config, preset_names
+from dreamlib.data_commands import data_app
 from dreamlib.errors import ConfigError, DreamlibError, RunError
 from dreamlib.images import enlarge, grid, save_png
+from dreamlib.options import Data, Preset, RunFolder, Set, overrides_of
 from dreamlib.progress import TextProgress
 from dreamlib.run import Run, open_run
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 say = typer.echo
 
-Preset = Annotated[Optional[str], typer.Option(help="a preset's name or a YAML file")]  # noqa: UP045
-Data = Annotated[Optional[Path], typer.Option(help="the folder that holds the images")]  # noqa: UP045
-Set = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", help="section.field=value, as often as you like"),
-]
-Folder = Annotated[Path, typer.Argument(help="a run folder")]
-
-
-def _overrides(settings: list[str] | None, data: Path | None) -> list[str]:
-    named = [f"data.path={json.dumps(str(data.absolute()))}"] if data else []
-    return [*(settings or []), *named]
+app.add_typer(data_app, name="data")
 
 
 def _open(run: Path, preset: str | None, settings: list[str] | None, data: Path | None) -> Run:
-    overrides = _overrides(settings, data)
+    overrides = overrides_of(settings, data)
     return open_run(run, preset, overrides=overrides, progress=TextProgress(), say=say)
 
 
@@ -62,7 +52,7 @@ def demo(
     from dreamlib.notebooks import find_notebook, run_notebook
 
     folder = out or Path("runs") / ("demo" if preset == "faces16" else f"demo-{preset}")
-    overrides = _overrides(settings, data)
+    overrides = overrides_of(settings, data)
     load_config(preset, overrides)  # a wrong setting is said at once, not inside a cell
     parameters = {"PRESET": preset, "RUN": str(folder.absolute()), "OVERRIDES": overrides}
     page = run_notebook(find_notebook("00_complete"), folder / "00_complete.ipynb", parameters)
@@ -76,31 +66,6 @@ def demo(
         (folder / "weights", "the averaged weights"),
     ):
         say(f"  {path.relative_to(folder)!s:26} {what}")
-
-
-@app.command()
-def data(
-    preset: Annotated[str, typer.Option(help="a preset's name or a YAML file")] = "faces16",
-    data: Data = None,
-    home: Annotated[Path, typer.Option(help="where packed images are kept")] = Path("runs/data"),
-    verify: Annotated[bool, typer.Option(help="read everything again and compare hashes")] = False,
-    settings: Set = None,
-) -> None:
-    """Pack a data set once, and show what is in it."""
-    from dreamlib.run import pack_data
-
-    config = load_config(preset, _overrides(settings, data))
-    packed = pack_data(config, home, TextProgress())
-    if verify:
-        packed.verify()
-    sheet = packed.folder / "contact-sheet.png"
-    images, _ = packed.take("train", min(64, len(packed.indices("train"))))
-    save_png(grid(enlarge(images, 64), gap=4), sheet)
-    manifest = packed.manifest
-    say(f"{manifest['count']:,} images in {packed.folder}: {manifest['splits']}")
-    say(f"attributes: {', '.join(packed.attributes) or 'none'}; look at {sheet}")
-    for reject in manifest["rejects"]:
-        say(f"not used: {reject['name']}: {reject['reason']}")
 
 
 @app.command()
@@ -158,7 +123,7 @@ def _fresh(home: Path, name: str) -> Path:
 
 @app.command()
 def sample(
-    run: Folder,
+    run: RunFolder,
     n: Annotated[int, typer.Option(min=1, help="how many images, from seed 0 on")] = 64,
     png: Annotated[Optional[Path], typer.Option(help="also write 00001.png, ... here")] = None,  # noqa: UP045
     interpolate: Annotated[bool, typer.Option(help="ten frames from seed 0 to seed 1")] = False,
@@ -185,7 +150,7 @@ def sample(
 
 @app.command()
 def evaluate(
-    run: Folder,
+    run: RunFolder,
     n: Annotated[Optional[list[int]], typer.Option(help="set sizes: --n 500 --n 5000")] = None,  # noqa: UP045
     settings: Set = None,
 ) -> None:
@@ -199,7 +164,7 @@ def evaluate(
 
 
 @app.command()
-def figures(run: Folder) -> None:
+def figures(run: RunFolder) -> None:
     """Draw every figure and table of a scored run, from its files."""
     from dreamlib.evaluate import read_study
     from dreamlib.generate import generate, process

@@ -1,0 +1,22 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+Preset = Annotated[Optional[str], typer.Option(help="a preset's name or a YAML file")]  # noqa: UP045
+Data = Annotated[Optional[Path], typer.Option(help="the folder that holds the images")]  # noqa: UP045
+Set = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", help="section.field=value, as often as you like"),
+]
+RunFolder = Annotated[Path, typer.Argument(help="a run folder")]
+
+
+def overrides_of(settings: list[str] | None, data: Path | None) -> list[str]:
+    named = [f"data.path={json.dumps(str(data.absolute()))}"] if data else []
+    return [*(settings or []), *named]
