@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dreamlib.cli import main
+from dreamlib.data.packed import open_packed
 from tests.conftest import TINY
 
 
@@ -81,10 +83,32 @@ def test_explain_doctor_and_data(dreamlib, tmp_path):
     assert code == 0
     for word in ("precision", "because", "pt_inception", "free here"):
         assert word in out
-    code, out, _ = dreamlib("data", "--verify", *tiny_words())
+    code, out, _ = dreamlib("data", "verify", "faces16", *tiny_words())
     assert code == 0
     assert "240 images" in out
-    assert list((tmp_path / "runs/data").glob("faces-16-*/contact-sheet.png"))
+
+
+def test_packed_images_are_shown_exported_and_described(dreamlib, tmp_path, data_home):
+    code, out, _ = dreamlib("data", "show", "faces16", *tiny_words())
+    assert code == 0
+    (folder,) = {path.parent for path in data_home.glob("faces-16-*/contact-sheet-train.png")}
+    packed = open_packed(folder)
+    for split, count in packed.manifest["splits"].items():
+        assert f"{split}: {count} images" in out
+        with Image.open(folder / f"contact-sheet-{split}.png") as sheet:
+            assert min(sheet.size) > 400
+    smiles = np.mean(packed.labels[packed.indices("train"), 4] == 0)
+    assert f"mouth: smile {100 * smiles:.1f} %" in out
+    code, _, _ = dreamlib("data", "export", "png", "--split", "floor", "--n", "5", *tiny_words())
+    assert code == 0
+    pictures = [np.array(Image.open(path)) for path in sorted((tmp_path / "png").iterdir())]
+    np.testing.assert_array_equal(pictures, packed.take("floor", 5)[0])
+    code, out, _ = dreamlib("data", "stats", "faces.npz", *tiny_words())
+    assert code == 0
+    stats = np.load(tmp_path / "faces.npz")
+    assert stats["mu"].shape == stats["sigma"].shape[:1] == stats["sigma"].shape[1:]
+    code, out, _ = dreamlib("data", "export", "png2", "--n", "5000", *tiny_words())
+    assert code != 0
 
 
 def test_unused_images_are_listed(dreamlib, tmp_path):
@@ -93,8 +117,7 @@ def test_unused_images_are_listed(dreamlib, tmp_path):
         folder.mkdir(exist_ok=True)
         Image.new("RGB", (20, 20), (6 * i, 30, 200 - i)).save(folder / f"{i}.png")
     (tmp_path / "cats/notes.jpg").write_text("not an image")
-    words = ["--set", "data.name=folder", "--set", "data.size=16", "--data", str(folder)]
-    code, out, _ = dreamlib("data", *words)
+    code, out, _ = dreamlib("data", "prepare", "cats64", "--size", "16", "--data", str(folder))
     assert code == 0
     assert "40 images" in out
     assert "not used: notes.jpg" in out
@@ -108,16 +131,16 @@ BAD = {
         ["train.bacth", "did you mean batch"],
     ),
     "empty data folder": (
-        ["train", "r", "--preset", "celeba64", "--data", "empty"],
+        ["train", "r", "--preset", "cats64", "--data", "empty"],
         ["empty", "image"],
     ),
     "missing data folder": (
-        ["train", "r", "--preset", "celeba64", "--data", "nowhere"],
+        ["train", "r", "--preset", "cats64", "--data", "nowhere"],
         ["nowhere"],
     ),
-    "no data folder": (["train", "r", "--preset", "celeba64"], ["--data"]),
+    "no data folder": (["train", "r", "--preset", "cats64"], ["--data"]),
     "folder without images": (
-        ["train", "r", "--preset", "celeba64", "--data", "texts"],
+        ["train", "r", "--preset", "cats64", "--data", "texts"],
         ["texts", "image"],
     ),
     "neither folder nor name": (["train", "--preset", "faces16"], ["--name"]),

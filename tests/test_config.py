@@ -59,6 +59,20 @@ def test_settings_that_exclude_each_other():
         load_config("digits16", ["data.train=100"])
 
 
+@pytest.mark.parametrize(
+    ("preset", "setting", "message"),
+    [
+        ("cats64", "data.first=100", "data.first is for data.name celeba only"),
+        ("celeba64", "data.fit=pad", "for data.name folder only"),
+        ("fashion-cpu", "data.held_out=0.2", "for data.name folder only"),
+        ("faces16", "data.shift=16", "must be below data.size"),
+    ],
+)
+def test_settings_of_other_data_sets_are_refused(preset, setting, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(preset, [setting])
+
+
 def test_unknown_preset_suggests_one():
     with pytest.raises(ConfigError, match="did you mean faces16"):
         load_config("face16")

@@ -79,8 +79,8 @@ def test_a_label_is_visible_in_the_pixels(attribute):
 
 def test_splits_are_disjoint_and_in_order():
     source = faces_source(size=16, n_train=100, n_reference=30, n_floor=20, seed=2)
-    items = list(source.items())
-    assert len(items) == source.count == 150
+    items = list(source.open().items(0))
+    assert len(items) == source.open().count == 150
     assert [i.split for i in items] == ["train"] * 100 + ["reference"] * 30 + ["floor"] * 20
     assert len({item.name for item in items}) == 150
     images, labels = draw_faces(range(150), seed=2)

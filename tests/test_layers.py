@@ -24,15 +24,20 @@ RANK = {
     "ablate": 6,
     "report": 7,
     "notebooks": 8,
-    **dict.fromkeys(["cli", "__init__"], 9),
-    "__main__": 10,
+    "options": 8,
+    "data_commands": 9,
+    **dict.fromkeys(["cli", "__init__"], 10),
+    "__main__": 11,
 }
 PILLARS = {"diffusion", "data", "runtime", "metrics", "gan"}
 # Inside rank 0 and inside a pillar, files follow this order too.
 ORDER = {
     "rank 0": RANK_0,
     "diffusion": ["schedule", "process", "prediction", "dream", "samplers", "draw", "unet", "ema"],
-    "data": ["packed", "stream", "drawing", "faces", "idx", "folder"],
+    "data": [
+        *["archive", "download", "packed", "packing", "stream"],
+        *["drawing", "faces", "idx", "cifar", "folder", "celeba"],
+    ],
     "runtime": ["checkpoint", "clock", "memory", "rundir"],
     "metrics": ["inception", "classifier", "features", "frechet"],
 }

@@ -1,13 +1,17 @@
 """Packing: what goes in comes out, is checked, and is not done twice."""
 
+import hashlib
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dreamlib.data.packed import Item, Source, open_packed, pack
+from dreamlib.data import packing
+from dreamlib.data.packed import Contents, Item, Source, open_packed
+from dreamlib.data.packing import bring, pack
 from dreamlib.errors import DataError, NotEnoughSamples
-from dreamlib.files import read_json, sha256_file, write_json
+from dreamlib.files import read_json, sha256_file, try_lock, write_json
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 5, 3), dtype=np.uint8)
 PIXELS[7] = PIXELS[1]  # one duplicate
@@ -19,11 +23,12 @@ ITEMS.insert(0, Item("broken", None, reject="it is torn"))
 ITEMS.insert(5, Item("text", None, reject="it is prose"))
 
 
-def source_of(entries, **changes):
-    attributes = {"kind": ("a", "b", "c"), "odd": ("no", "yes")}
-    return replace(
-        Source("toy", {"size": 5}, attributes, len(entries), lambda: iter(entries)), **changes
-    )
+KINDS = {"kind": ("a", "b", "c"), "odd": ("no", "yes")}
+
+
+def source_of(entries, attributes=KINDS, items=None, **changes):
+    contents = Contents(attributes, len(entries), items or (lambda start: iter(entries[start:])))
+    return replace(Source("toy", {"size": 5}, lambda: contents), **changes)
 
 
 def must_not_be_read():
@@ -71,7 +76,7 @@ def test_unlabelled_grey_images_pack_too(tmp_path):
 
 def test_second_call_opens_without_reading_the_source(tmp_path):
     first = pack(source_of(ITEMS), tmp_path)
-    again = pack(source_of(ITEMS, items=must_not_be_read), tmp_path)
+    again = pack(source_of(ITEMS, open=must_not_be_read), tmp_path)
     assert again.fingerprint == first.fingerprint
 
 
@@ -85,7 +90,7 @@ def test_another_description_is_packed_again_in_place(tmp_path):
 def test_an_interrupted_packing_leaves_nothing_that_opens(tmp_path):
     pack(source_of(ITEMS), tmp_path)
 
-    def torn():
+    def torn(start):
         yield ITEMS[1]
         raise KeyboardInterrupt
 
@@ -95,6 +100,103 @@ def test_an_interrupted_packing_leaves_nothing_that_opens(tmp_path):
         open_packed(tmp_path)
     assert not list(tmp_path.glob(".*"))
     np.testing.assert_array_equal(pack(source_of(ITEMS), tmp_path).images, PIXELS)
+
+
+@pytest.mark.parametrize("stop", range(1, len(ITEMS)))
+def test_interrupted_packing_goes_on_where_it_was(tmp_path, monkeypatch, stop):
+    monkeypatch.setattr(packing, "SAFE_EVERY", 3)
+    whole = pack(source_of(ITEMS), tmp_path / "whole")
+    asked = []
+
+    def stopped(start):
+        yield from ITEMS[:stop]
+        raise KeyboardInterrupt
+
+    def rest(start):
+        asked.append(start)
+        return iter(ITEMS[start:])
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(source_of(ITEMS, items=stopped), tmp_path / "p")
+    again = pack(source_of(ITEMS, items=rest), tmp_path / "p")
+    assert asked == [stop // 3 * 3]
+    assert again.manifest == whole.manifest
+    again.verify()
+
+
+def test_rows_and_lines_beyond_the_last_safe_ones_are_cut_off(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "SAFE_EVERY", 2)
+    whole = pack(source_of(ITEMS), tmp_path / "whole")
+
+    def stopped(start):
+        yield from ITEMS[:4]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(source_of(ITEMS, items=stopped), tmp_path / "p")
+    with open(tmp_path / "p/images.npy.part", "ab") as file:
+        file.write(b"half an image")
+    with open(tmp_path / "p/index.jsonl", "ab") as file:
+        file.write(b'{"name":"i9","spl')
+    assert pack(source_of(ITEMS), tmp_path / "p").manifest == whole.manifest
+
+
+def test_killed_before_its_manifest_it_is_finished_without_decoding(tmp_path):
+    whole = pack(source_of(ITEMS), tmp_path).manifest
+    (tmp_path / "manifest.json").unlink()
+    asked = []
+    again = pack(
+        source_of(ITEMS, items=lambda start: asked.append(start) or iter(ITEMS[start:])), tmp_path
+    )
+    assert again.manifest == whole
+    assert asked == [len(ITEMS)]
+
+
+def test_begun_with_another_description_it_begins_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "SAFE_EVERY", 1)
+
+    def stopped(start):
+        yield from ITEMS[:4]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(source_of(ITEMS, description={"size": 6}, items=stopped), tmp_path)
+    np.testing.assert_array_equal(pack(source_of(ITEMS), tmp_path).images, PIXELS)
+
+
+def test_two_processes_do_not_pack_one_folder(tmp_path):
+    with open(tmp_path / "lock", "a") as lock:
+        assert try_lock(lock)
+        with pytest.raises(DataError, match="being packed by another process"):
+            pack(source_of(ITEMS), tmp_path)
+
+
+def test_a_pack_is_brought_from_elsewhere_whole_or_not_at_all(tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    assert not bring(there, here)
+    packed = pack(source_of(ITEMS), there)
+    assert bring(there, here)
+    assert open_packed(here).manifest == packed.manifest
+    assert not bring(there, here)  # it is here already
+    data = bytearray((there / "images.npy").read_bytes())
+    data[-1] ^= 1
+    (there / "images.npy").write_bytes(data)
+    with pytest.raises(DataError, match=r"images\.npy has changed"):
+        bring(there, tmp_path / "elsewhere")
+    with pytest.raises(DataError, match="no packed images"):
+        open_packed(tmp_path / "elsewhere")
+
+
+def test_index_says_what_became_of_every_item(tmp_path):
+    pack(source_of(ITEMS), tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "index.jsonl").read_text().splitlines()[1:]]
+    assert [line["name"] for line in lines] == [item.name for item in ITEMS]
+    for line, item in zip(lines, ITEMS):
+        if item.image is None:
+            assert line["reject"] == item.reject
+        else:
+            assert line["sha256"] == hashlib.sha256(item.image.tobytes()).hexdigest()
+            assert line["split"] == item.split
 
 
 def test_fingerprint_follows_pixels_labels_splits_and_names_only(tmp_path):
@@ -119,7 +221,7 @@ def test_an_altered_byte_is_found(tmp_path):
         open_packed(tmp_path).verify()
 
 
-@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "split.npy"])
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "split.npy", "index.jsonl"])
 def test_a_short_or_missing_file_is_found_on_opening(tmp_path, name):
     pack(source_of(ITEMS), tmp_path)
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
@@ -151,7 +253,7 @@ def test_nothing_usable_names_the_place_and_the_reasons(tmp_path):
     items = [Item(f"f{k}", None, reject=f"reason {k}") for k in range(5)]
     with pytest.raises(DataError, match=r"/pictures \(5 .*f0: reason 0; f1: .*; f2: reason 2\)"):
         pack(source_of(items, place="/pictures"), tmp_path)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 @pytest.mark.parametrize(

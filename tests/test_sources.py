@@ -1,6 +1,7 @@
 """Sources of real images: IDX files, digits, and any folder."""
 
 import gzip
+import hashlib
 import os
 import struct
 from pathlib import Path
@@ -13,7 +14,7 @@ from torchvision import datasets
 from dreamlib.data import idx
 from dreamlib.data.folder import folder_source, load_square, to_rgb
 from dreamlib.data.idx import CLASSES, DEBIAN, FILES, digits_source, idx_source, read_idx
-from dreamlib.data.packed import pack
+from dreamlib.data.packing import pack
 from dreamlib.errors import DataError
 
 RED, GREEN, BLUE, GREY = (220, 30, 40), (20, 200, 60), (30, 60, 210), (128, 128, 128)
@@ -98,7 +99,7 @@ def test_idx_set_keeps_pixels_labels_and_halves_the_test_images(small_set):
 
 def test_size_32_is_a_black_border_of_two(small_set):
     folder, arrays = small_set
-    image = next(idx_source("fashion", folder, 32).items()).image
+    image = next(idx_source("fashion", folder, 32).open().items(0)).image
     assert image.shape == (32, 32, 1)
     np.testing.assert_array_equal(image[2:-2, 2:-2, 0], arrays["train images"][0])
     assert image.astype(int).sum() == arrays["train images"][0].sum()
@@ -156,6 +157,15 @@ def test_the_real_fashion_mnist(tmp_path):
     inner = packed.images[:60_000, 2:-2, 2:-2] / 255
     assert inner.mean() == pytest.approx(0.2860, abs=1e-4)  # the mean everybody normalises with
     assert inner.std() == pytest.approx(0.3530, abs=1e-4)
+    held_out = np.concatenate([packed.labels[packed.indices(s), 0] for s in ("reference", "floor")])
+    assert np.bincount(held_out).tolist() == [1_000] * 10
+    pinned = {"train": ("5bd44e331a6d6998", "489c477715bd5275")}
+    pinned["t10k"] = ("ffc7351ed0f8bae5", "0e65cd3713adf40e")
+    for part, hashes in pinned.items():
+        (path,) = DEBIAN.glob(f"{part}-images-idx3-ubyte*")
+        images = read_idx(path)
+        ends = (hashlib.sha256(images[i].tobytes()).hexdigest()[:16] for i in (0, -1))
+        assert tuple(ends) == hashes
 
 
 def test_digits_are_scikit_learns(tmp_path):
@@ -256,7 +266,7 @@ def test_bad_files_are_in_the_manifest_with_their_reason(album, tmp_path):
 def test_truncated_images_are_never_filled_in(album, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(DataError, match="LOAD_TRUNCATED_IMAGES to False"):
-        list(folder_source(album, 16).items())
+        list(folder_source(album, 16).open().items(0))
 
 
 def test_crop_is_central_and_resize_antialiased(tmp_path):
@@ -287,7 +297,7 @@ def many_pictures(folder, start, stop):
 
 
 def splits(source):
-    return {item.name: item.split for item in source.items()}
+    return {item.name: item.split for item in source.open().items(0)}
 
 
 def test_adding_files_moves_no_other_and_the_shares_hold(tmp_path):
@@ -319,15 +329,15 @@ def test_equal_pictures_share_a_split_and_renaming_changes_the_description(tmp_p
 
 def test_subfolders_are_classes_only_when_all_images_lie_in_them(tmp_path):
     many_pictures(tmp_path / "dog/small", 0, 3)
-    assert folder_source(tmp_path, 8).attributes == {}  # one class says nothing
+    assert folder_source(tmp_path, 8).open().attributes == {}  # one class says nothing
     many_pictures(tmp_path / "cat", 3, 6)
     source = folder_source(tmp_path, 8)
-    assert source.attributes == {"class": ("cat", "dog")}
-    named = {item.name: item.labels for item in source.items()}
+    assert source.open().attributes == {"class": ("cat", "dog")}
+    named = {item.name: item.labels for item in source.open().items(0)}
     assert named["cat/003.png"] == (0,)
     assert named["dog/small/000.png"] == (1,)
     many_pictures(tmp_path, 6, 7)
-    assert folder_source(tmp_path, 8).attributes == {}
+    assert folder_source(tmp_path, 8).open().attributes == {}
 
 
 def test_the_first_images_of_a_split_are_a_mixture_of_classes(tmp_path):

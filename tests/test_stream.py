@@ -80,3 +80,55 @@ def test_nothing_to_train_on_is_an_error(images):
         Stream(images, np.array([], int), batch=4, seed=0)
     with pytest.raises(IndexError):
         Stream(images, ROWS, batch=4, seed=0)[-1]
+
+
+@pytest.fixture
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
+
+
+def test_shifted_images_are_windows_of_their_mirrored_surroundings(pictures):
+    plain = Stream(pictures, ROWS, batch=10, seed=0)
+    moved = Stream(pictures, ROWS, batch=10, seed=0, shift=2)
+    places = set()
+    for step in range(6):
+        for image, source in zip(moved[step], plain[step]):
+            wide = torch.from_numpy(np.pad(source.numpy(), ((0, 0), (2, 2), (2, 2)), "reflect"))
+            found = [
+                (y, x)
+                for y in range(5)
+                for x in range(5)
+                if torch.equal(image, wide[:, y : y + 8, x : x + 8])
+            ]
+            assert len(found) == 1
+            places.add(found[0])
+    assert len(places) > 15  # of 25, in 60 draws
+
+
+def test_colour_changes_contrast_and_brightness_within_its_bounds(pictures):
+    pictures = pictures // 4 + 96  # far from black and white: nothing is cut off
+    plain = Stream(pictures, ROWS, batch=10, seed=0)
+    changed = Stream(pictures, ROWS, batch=10, seed=0, colour=0.2)
+    contrasts, shifts = [], []
+    for image, source in zip(changed[3], plain[3]):
+        contrast = float(image.std() / source.std())
+        mean = source.mean()
+        expected = (source - mean) * contrast + image.mean()
+        torch.testing.assert_close(image, expected, rtol=0, atol=1e-5)
+        contrasts.append(contrast)
+        shifts.append(float(image.mean() - mean))
+    assert max(abs(c - 1) for c in contrasts) <= 0.2 + 1e-5
+    assert max(map(abs, shifts)) <= 0.2 + 1e-5
+    assert np.std(contrasts) > 0.05
+    assert np.std(shifts) > 0.05
+
+
+def test_changes_are_keyed_by_seed_and_step_and_stay_in_range(pictures):
+    def make(seed):
+        return Stream(pictures, ROWS, batch=10, seed=seed, flip=True, shift=1, colour=0.5)
+
+    assert torch.equal(make(1)[7], make(1)[7])
+    assert not torch.equal(make(1)[7], make(2)[7])
+    assert float(make(1)[7].abs().max()) <= 1
+    none = Stream(pictures, ROWS, batch=10, seed=1, shift=0, colour=0.0)
+    assert torch.equal(none[7], Stream(pictures, ROWS, batch=10, seed=1)[7])

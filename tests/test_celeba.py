@@ -1,0 +1,340 @@
+"""CelebA from every kind of place, without a network: local stand-ins for the real sources."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import types
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreamlib.data import download
+from dreamlib.data.archive import open_files
+from dreamlib.data.celeba import (
+    Place,
+    attached,
+    celeba_places,
+    celeba_source,
+    find_celeba,
+    numbered,
+)
+from dreamlib.data.download import Unavailable, from_drive, from_hub, from_kagglehub
+from dreamlib.data.folder import load_square
+from dreamlib.data.packing import pack
+from dreamlib.errors import DataError
+
+NUMBERS = [1, 2, 3, 50_001, 162_770, 162_771, 182_637, 182_638, 202_599]
+SPLITS = [*["train"] * 5, *["floor"] * 2, *["reference"] * 2]
+
+
+def jpeg(number):
+    pixels = np.random.default_rng(number).integers(0, 256, (11, 9, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize((178, 218)).save(file, "JPEG")
+    return file.getvalue()
+
+
+JPEGS = {f"{number:06d}.jpg": jpeg(number) for number in NUMBERS}
+
+
+def fill(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in JPEGS.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def fill_zip(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in JPEGS.items():
+            archive.writestr(f"img_align_celeba/{name}", data)
+    return path
+
+
+def fill_parquet(folder, names=True):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    folder.mkdir(parents=True)
+    parts = {"train": range(5), "valid": range(5, 7), "test": range(7, 9)}
+    for part, rows in parts.items():
+        images = [
+            {"bytes": JPEGS[f"{NUMBERS[i]:06d}.jpg"], "path": f"{NUMBERS[i]:06d}.jpg"} for i in rows
+        ]
+        table = pyarrow.table({"image": images, "Smiling": [i % 2 == 0 for i in rows]})
+        parquet.write_table(table, folder / f"{part}-00000-of-00001.parquet", row_group_size=2)
+    return folder
+
+
+def packed(path, tmp_path, **settings):
+    source = celeba_source(
+        16, path=path, downloads=tmp_path / "d", inputs=tmp_path / "i", **settings
+    )
+    return pack(source, tmp_path / "packed")
+
+
+def quiet(text):
+    pass
+
+
+# Places
+
+
+@pytest.mark.parametrize("kind", ["folder", "nested", "zip", "parquet"])
+def test_the_same_images_from_a_folder_a_zip_or_parquet(tmp_path, kind):
+    path = {
+        "folder": lambda: fill(tmp_path / "celeba"),
+        "nested": lambda: fill(tmp_path / "celeba/img/img_align_celeba").parent.parent,
+        "zip": lambda: fill_zip(tmp_path / "img_align_celeba.zip"),
+        "parquet": lambda: fill_parquet(tmp_path / "hub"),
+    }[kind]()
+    said = []
+    data = packed(path, tmp_path, say=said.append)
+    expected = [load_square(io.BytesIO(JPEGS[name]), 16) for name in sorted(JPEGS)]
+    np.testing.assert_array_equal(data.images, expected)
+    assert [("train", "reference", "floor")[code] for code in data.split_codes] == SPLITS
+    assert len(said) == 1
+    assert "the path that was named: 9 images" in said[0]
+    assert "non-commercial" in said[0]
+    assert data.attributes == ({"Smiling": ("no", "yes")} if kind == "parquet" else {})
+    if kind == "parquet":
+        assert data.labels[:, 0].tolist() == [1, 0, 1, 0, 1, 0, 1, 0, 1]
+
+
+def test_a_packed_set_needs_no_source_any_more(tmp_path):
+    first = packed(fill(tmp_path / "celeba"), tmp_path, say=quiet)
+    again = packed(tmp_path / "gone", tmp_path)
+    assert again.fingerprint == first.fingerprint
+
+
+def test_first_keeps_the_first_training_images_and_all_others(tmp_path):
+    data = packed(fill(tmp_path / "celeba"), tmp_path, first=50_000, say=quiet)
+    assert data.manifest["splits"] == {"train": 3, "reference": 2, "floor": 2}
+    assert data.manifest["description"]["train images"] == 50_000
+
+
+def test_attached_inputs_are_known_by_their_marker(tmp_path):
+    tree = tmp_path / "input/celeba-dataset/img_align_celeba/img_align_celeba"
+    assert sorted(numbered(attached(fill(tree).parents[2]))) == NUMBERS
+    zipped = fill_zip(tmp_path / "other/x/y/img_align_celeba.zip")
+    assert sorted(numbered(attached(tmp_path / "other"))) == NUMBERS
+    assert zipped.exists()
+    with pytest.raises(Unavailable, match="neither"):
+        attached(tmp_path / "nothing")
+
+
+def test_places_are_tried_in_order_and_the_first_that_holds_images_is_taken(tmp_path):
+    (tmp_path / "empty").mkdir()
+    tried = []
+
+    def place(title, find):
+        return Place(title, lambda: tried.append(title) or find())
+
+    def never():
+        raise AssertionError("a later place was asked")
+
+    def broken():
+        raise Unavailable("no account")
+
+    said = []
+    files = find_celeba(
+        [
+            place("one", lambda: open_files(tmp_path / "missing")),
+            place("two", lambda: open_files(tmp_path / "empty")),
+            place("three", broken),
+            place("four", lambda: open_files(fill(tmp_path / "celeba"))),
+            place("five", never),
+        ],
+        said.append,
+    )
+    assert files.place == str(tmp_path / "celeba")
+    assert tried == ["one", "two", "three", "four"]
+    assert [line.split(":")[0] for line in said] == [f"CelebA, {title}" for title in tried]
+
+
+def test_when_nothing_works_all_that_was_tried_is_listed(tmp_path, monkeypatch):
+    for name in ("kagglehub", "huggingface_hub", "gdown"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if not installed
+    places = celeba_places(None, tmp_path / "downloads", tmp_path / "inputs")
+    with pytest.raises(DataError) as caught:
+        find_celeba(places, quiet)
+    titles = ["earlier downloads", "attached inputs", "kagglehub", "Hugging Face", "Google Drive"]
+    assert [place.title for place in places] == titles
+    for words in (*titles, "pip install gdown", "by hand", "--data PATH"):
+        assert words in str(caught.value)
+
+
+# What is in them
+
+
+def test_half_a_celeba_says_what_is_missing(tmp_path):
+    folder = fill(tmp_path / "celeba")
+    for number in NUMBERS[5:]:
+        (folder / f"{number:06d}.jpg").unlink()
+    with pytest.raises(DataError, match=r"5 of CelebA's 202,599.*floor, reference.*data.name=fold"):
+        packed(folder, tmp_path, say=quiet)
+
+
+def test_an_image_twice_is_refused(tmp_path):
+    fill(tmp_path / "celeba/a")
+    fill(tmp_path / "celeba/b")
+    with pytest.raises(DataError, match="image 000001 twice"):
+        packed(tmp_path / "celeba", tmp_path, say=quiet)
+
+
+def test_a_damaged_image_is_rejected_and_listed(tmp_path):
+    folder = fill(tmp_path / "celeba")
+    (folder / "000002.jpg").write_bytes(JPEGS["000002.jpg"][:500])
+    data = packed(folder, tmp_path, say=quiet)
+    assert data.manifest["count"] == len(NUMBERS) - 1
+    assert [reject["name"] for reject in data.manifest["rejects"]] == ["000002.jpg"]
+
+
+TXT = "202599\nBald Smiling \n" + "".join(
+    f"{number:06d}.jpg {'1' if number % 2 else '-1'}  {'1' if number < 100 else '-1'}\n"
+    for number in NUMBERS
+)
+CSV = "image_id,Bald,Smiling\n" + "".join(
+    f"{number:06d}.jpg,{'1' if number % 2 else '-1'},{'1' if number < 100 else '-1'}\n"
+    for number in NUMBERS
+)
+
+
+@pytest.mark.parametrize(("name", "text"), [("txt", TXT), ("csv", CSV)])
+@pytest.mark.parametrize("where", ["inside", "beside the folder", "beside the zip"])
+def test_attributes_come_from_the_list_wherever_it_lies(tmp_path, name, text, where):
+    home = tmp_path / "home"
+    if where == "beside the zip":
+        path = fill_zip(home / "img_align_celeba.zip")
+    else:
+        path = fill(home / "img_align_celeba")
+    place = path if where == "inside" else home
+    (place / f"list_attr_celeba.{name}").write_text(text)
+    data = packed(path, tmp_path, say=quiet)
+    assert data.attributes == {"Bald": ("no", "yes"), "Smiling": ("no", "yes")}
+    assert data.labels.tolist() == [[n % 2, int(n < 100)] for n in NUMBERS]
+
+
+def test_a_list_that_lacks_an_image_is_refused(tmp_path):
+    folder = fill(tmp_path / "celeba")
+    (folder / "list_attr_celeba.txt").write_text(TXT[:-5])
+    with pytest.raises(DataError, match="no whole line for image 202599"):
+        packed(folder, tmp_path, say=quiet)
+
+
+def test_the_official_partition_file_decides_when_it_is_there(tmp_path):
+    folder = fill(tmp_path / "celeba")
+    codes = {1: 2, 2: 1}
+    lines = [f"{number:06d}.jpg,{codes.get(number, 0)}" for number in NUMBERS]
+    (folder / "list_eval_partition.csv").write_text("\n".join(["image_id,partition", *lines]))
+    data = packed(folder, tmp_path, say=quiet)
+    assert [("train", "reference", "floor")[code] for code in data.split_codes[:3]] == [
+        "reference",
+        "floor",
+        "train",
+    ]
+
+
+# Downloads: the libraries of the hosts, in their place
+
+
+def library(monkeypatch, name, **functions):
+    module = types.ModuleType(name)
+    vars(module).update(functions)
+    monkeypatch.setitem(sys.modules, name, module)
+    return module
+
+
+def drive(monkeypatch, download_file):
+    """A gdown whose download does this; md5 is that of our own zip."""
+    library(monkeypatch, "gdown", download=download_file)
+
+
+def test_drive_gives_the_zip_and_a_second_time_nothing_is_fetched(tmp_path, monkeypatch):
+    calls = []
+    zipped = fill_zip(tmp_path / "celeba.zip").read_bytes()
+
+    def fetch(*, id, output, resume):
+        calls.append((id, resume))
+        Path(output).write_bytes(zipped)
+        return output
+
+    drive(monkeypatch, fetch)
+    md5 = hashlib.md5(zipped).hexdigest()
+    for _ in range(2):
+        path = from_drive(tmp_path / "downloads", md5=md5)
+        assert sorted(numbered(open_files(path))) == NUMBERS
+    assert calls == [(download.CELEBA_ID, True)]
+
+
+class DownloadError(Exception):
+    """What gdown 6 raises."""
+
+
+def page(*, id, output, resume):
+    Path(output).write_text("\n<!DOCTYPE html><title>Quota exceeded</title>")
+    return output
+
+
+def half(*, id, output, resume):
+    Path(output).write_bytes(b"PK\3\4 half a zip")
+    return output
+
+
+def refuses(*, id, output, resume):
+    raise DownloadError("Too many users have viewed or downloaded this file recently")
+
+
+@pytest.mark.parametrize(
+    ("fetch", "why"),
+    [
+        (lambda **k: None, "gave nothing"),
+        (page, "web page"),
+        (half, "md5"),
+        (refuses, "DownloadError: Too many users"),
+    ],
+)
+def test_every_way_in_which_drive_fails_is_said_and_leaves_nothing(
+    tmp_path, monkeypatch, fetch, why
+):
+    drive(monkeypatch, fetch)
+    sys.modules["gdown"].DownloadError = DownloadError
+    with pytest.raises(Unavailable, match=why):
+        from_drive(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_kagglehub_and_the_hub_are_asked_for_their_data_sets(tmp_path, monkeypatch):
+    asked = []
+    library(monkeypatch, "kagglehub", dataset_download=lambda name: asked.append(name) or tmp_path)
+    library(
+        monkeypatch,
+        "huggingface_hub",
+        snapshot_download=lambda name, **k: asked.append((name, k)) or tmp_path,
+    )
+    assert from_kagglehub("a/b") == from_hub("c/d") == tmp_path
+    assert asked == ["a/b", ("c/d", {"repo_type": "dataset", "allow_patterns": "*.parquet"})]
+
+
+@pytest.mark.parametrize("error", [OSError("no route"), ValueError("bad"), RuntimeError("x")])
+def test_a_failing_network_is_unavailable(monkeypatch, error):
+    def fail(name):
+        raise error
+
+    library(monkeypatch, "kagglehub", dataset_download=fail)
+    with pytest.raises(Unavailable, match=type(error).__name__):
+        from_kagglehub("a/b")
+
+
+def test_the_installed_gdown_takes_our_arguments():
+    import inspect
+
+    gdown = pytest.importorskip("gdown")
+    known = inspect.signature(gdown.download).parameters
+    assert {"id", "output", "resume"} <= set(known)
