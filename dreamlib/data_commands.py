@@ -106,8 +106,8 @@ def stats(
     device, progress = choose_device(config.train.device), TextProgress()
     extractor = make_extractor(config, packed, device, progress)
     moments = Moments.of(extract(images, extractor, progress=progress))
-    arrays = {"mu": moments.mean, "sigma": moments.cov}
-    write_atomic(out, lambda file: np.savez(file, **arrays))
+    facts = {"extractor": extractor.name, "data": packed.fingerprint, "n": len(images)}
+    write_atomic(out, lambda file: np.savez(file, mu=moments.mean, sigma=moments.cov, **facts))
     say(f"{out}: mu and sigma of {len(images):,} images by {extractor.name}")
 
 

@@ -290,8 +290,8 @@ def pack_data(
     source = make_source(config, home / "downloads", say)
     name = f"{source.name}-{config.data.size}-{fingerprint(source.description)[:8]}"
     mirror = os.environ.get("DREAMLIB_MIRROR")
-    if mirror and bring(Path(mirror) / "data" / name, home / name):
-        say(f"brought the packed images {name} from {mirror}")
+    if mirror:
+        bring(Path(mirror) / "data" / name, home / name, say)
     return pack(source, home / name, progress)
 
 

@@ -159,6 +159,8 @@ class Config(Section):
         counts = self.data.train, self.data.reference, self.data.floor
         if self.data.name != "faces" and any(counts):
             raise ValueError("data.train, data.reference and data.floor are for faces only")
+        if self.data.flip and self.data.name in ("mnist", "digits"):
+            raise ValueError("data.flip must be false: a mirrored digit is no digit")
         if self.data.shift >= self.data.size:
             raise ValueError(f"data.shift is {self.data.shift}, but must be below data.size")
         if self.data.name != "celeba" and self.data.first:

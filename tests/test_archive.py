@@ -77,6 +77,21 @@ def test_bombs_are_refused_before_they_are_read(tmp_path, monkeypatch):
         open_files(path)
 
 
+def test_ways_of_compression_without_a_bound_are_refused(tmp_path):
+    for k, method in enumerate((zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)):
+        path = tmp_path / f"{k}.zip"
+        with zipfile.ZipFile(path, "w", method) as file:
+            file.writestr("a.png", bytes(1000))
+        with pytest.raises(DataError, match="compressed in another way"):
+            open_files(path)
+
+
+def test_a_stray_parquet_file_does_not_hide_images(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "b.parquet").write_bytes(b"y")
+    assert open_files(tmp_path).names == ("a.png", "b.parquet")
+
+
 def test_two_members_of_one_name_and_half_a_zip_are_refused(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate name"):
         twice = zipped(tmp_path / "twice.zip", [("a.png", b"x"), ("a.png", b"y")])

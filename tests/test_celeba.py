@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import sys
 import types
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamlib.data import download
+from dreamlib.data import celeba, download
 from dreamlib.data.archive import open_files
 from dreamlib.data.celeba import (
     Place,
@@ -107,10 +108,45 @@ def test_the_same_images_from_a_folder_a_zip_or_parquet(tmp_path, kind):
         assert data.labels[:, 0].tolist() == [1, 0, 1, 0, 1, 0, 1, 0, 1]
 
 
-def test_a_packed_set_needs_no_source_any_more(tmp_path):
+@pytest.fixture(autouse=True)
+def _no_downloads(monkeypatch):
+    """The hosts' libraries are as if not installed, unless a test puts one there."""
+    for name in ("kagglehub", "huggingface_hub", "gdown"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.fixture
+def whole(monkeypatch):
+    """Our nine images are all of CelebA."""
+    monkeypatch.setattr(celeba, "COUNT", len(NUMBERS))
+
+
+def test_a_packed_set_needs_no_source_any_more(tmp_path, whole):
     first = packed(fill(tmp_path / "celeba"), tmp_path, say=quiet)
-    again = packed(tmp_path / "gone", tmp_path)
-    assert again.fingerprint == first.fingerprint
+    for path in (tmp_path / "gone", None, fill_zip(tmp_path / "x.zip")):
+        assert packed(path, tmp_path, say=quiet).fingerprint == first.fingerprint
+
+
+def test_a_pack_of_a_part_is_not_taken_for_another(tmp_path):
+    folder = fill(tmp_path / "celeba")
+    assert packed(folder, tmp_path, say=quiet).manifest["count"] == 9
+    (folder / "000004.jpg").write_bytes(JPEGS["000003.jpg"])
+    assert packed(folder, tmp_path, say=quiet).manifest["count"] == 10
+    with pytest.raises(DataError, match="was not found"):
+        packed(None, tmp_path, say=quiet)
+
+
+def test_unnamed_places_must_hold_all_of_it(tmp_path, whole):
+    anime = tmp_path / "i/anime"
+    anime.mkdir(parents=True)
+    (anime / "000001.jpg").write_bytes(JPEGS["000001.jpg"])
+    with pytest.raises(DataError, match="no whole CelebA"):
+        packed(None, tmp_path, say=quiet)
+    fill(tmp_path / "i/celeba/img_align_celeba")
+    said = []
+    assert packed(None, tmp_path, say=said.append).manifest["count"] == 9
+    assert said[0].startswith("CelebA, earlier downloads: no")
+    assert said[1].startswith("CelebA, attached inputs: 9 images")
 
 
 def test_first_keeps_the_first_training_images_and_all_others(tmp_path):
@@ -119,17 +155,17 @@ def test_first_keeps_the_first_training_images_and_all_others(tmp_path):
     assert data.manifest["description"]["train images"] == 50_000
 
 
-def test_attached_inputs_are_known_by_their_marker(tmp_path):
+def test_attached_inputs_are_known_by_their_marker(tmp_path, whole):
     tree = tmp_path / "input/celeba-dataset/img_align_celeba/img_align_celeba"
     assert sorted(numbered(attached(fill(tree).parents[2]))) == NUMBERS
     zipped = fill_zip(tmp_path / "other/x/y/img_align_celeba.zip")
     assert sorted(numbered(attached(tmp_path / "other"))) == NUMBERS
     assert zipped.exists()
-    with pytest.raises(Unavailable, match="neither"):
+    with pytest.raises(Unavailable, match="no whole CelebA"):
         attached(tmp_path / "nothing")
 
 
-def test_places_are_tried_in_order_and_the_first_that_holds_images_is_taken(tmp_path):
+def test_places_are_tried_in_order_and_the_first_that_holds_them_is_taken(tmp_path, whole):
     (tmp_path / "empty").mkdir()
     tried = []
 
@@ -158,9 +194,7 @@ def test_places_are_tried_in_order_and_the_first_that_holds_images_is_taken(tmp_
     assert [line.split(":")[0] for line in said] == [f"CelebA, {title}" for title in tried]
 
 
-def test_when_nothing_works_all_that_was_tried_is_listed(tmp_path, monkeypatch):
-    for name in ("kagglehub", "huggingface_hub", "gdown"):
-        monkeypatch.setitem(sys.modules, name, None)  # as if not installed
+def test_when_nothing_works_all_that_was_tried_is_listed(tmp_path):
     places = celeba_places(None, tmp_path / "downloads", tmp_path / "inputs")
     with pytest.raises(DataError) as caught:
         find_celeba(places, quiet)
@@ -332,9 +366,15 @@ def test_a_failing_network_is_unavailable(monkeypatch, error):
         from_kagglehub("a/b")
 
 
-def test_the_installed_gdown_takes_our_arguments():
-    import inspect
-
-    gdown = pytest.importorskip("gdown")
-    known = inspect.signature(gdown.download).parameters
-    assert {"id", "output", "resume"} <= set(known)
+@pytest.mark.parametrize(
+    ("library", "function", "arguments"),
+    [
+        ("gdown", "download", {"id", "output", "resume"}),
+        ("kagglehub", "dataset_download", {"handle"}),
+        ("huggingface_hub", "snapshot_download", {"repo_id", "repo_type", "allow_patterns"}),
+    ],
+)
+def test_the_installed_libraries_take_our_arguments(monkeypatch, library, function, arguments):
+    monkeypatch.undo()  # the real ones
+    module = pytest.importorskip(library)
+    assert arguments <= set(inspect.signature(getattr(module, function)).parameters)

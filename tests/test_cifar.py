@@ -90,6 +90,16 @@ def test_damaged_files_are_named(folder, change, message):
         cifar10_source(folder)
 
 
+def test_a_damaged_archive_is_found_by_its_checksum(archive, tmp_path):
+    whole = bytearray(archive.read_bytes())
+    for place in range(200, len(whole), len(whole) // 20):
+        data = whole.copy()
+        data[place] ^= 0x55
+        (tmp_path / "damaged.tar.gz").write_bytes(data)
+        with pytest.raises(DataError):
+            cifar10_source(tmp_path / "damaged.tar.gz")
+
+
 def test_what_is_no_archive_and_no_network_are_clear(tmp_path, monkeypatch):
     (tmp_path / "x.tar.gz").write_bytes(b"prose")
     with pytest.raises(DataError, match="cannot be read"):

@@ -10,10 +10,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from dreamlib.build import make_extractor
 from dreamlib.cli import main
+from dreamlib.config import load_config
 from dreamlib.data.packed import open_packed
+from dreamlib.metrics.features import extract
 from tests.conftest import TINY
 
 
@@ -107,6 +111,12 @@ def test_packed_images_are_shown_exported_and_described(dreamlib, tmp_path, data
     assert code == 0
     stats = np.load(tmp_path / "faces.npz")
     assert stats["mu"].shape == stats["sigma"].shape[:1] == stats["sigma"].shape[1:]
+    config = load_config("faces16", TINY)
+    extractor = make_extractor(config, packed, torch.device("cpu"))
+    features = extract(packed.take("reference", 60)[0], extractor)
+    np.testing.assert_allclose(stats["mu"], features.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stats["sigma"], np.cov(features.T), rtol=1e-3, atol=1e-5)
+    assert str(stats["data"]) == packed.fingerprint
     code, out, _ = dreamlib("data", "export", "png2", "--n", "5000", *tiny_words())
     assert code != 0
 

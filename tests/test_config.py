@@ -66,6 +66,7 @@ def test_settings_that_exclude_each_other():
         ("celeba64", "data.fit=pad", "for data.name folder only"),
         ("fashion-cpu", "data.held_out=0.2", "for data.name folder only"),
         ("faces16", "data.shift=16", "must be below data.size"),
+        ("mnist28", "data.flip=true", "a mirrored digit is no digit"),
     ],
 )
 def test_settings_of_other_data_sets_are_refused(preset, setting, message):

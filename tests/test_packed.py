@@ -173,18 +173,60 @@ def test_two_processes_do_not_pack_one_folder(tmp_path):
 
 def test_a_pack_is_brought_from_elsewhere_whole_or_not_at_all(tmp_path):
     there, here = tmp_path / "there", tmp_path / "here"
-    assert not bring(there, here)
+    said = []
+    bring(there, here, said.append)
     packed = pack(source_of(ITEMS), there)
-    assert bring(there, here)
+    assert said == []
+    bring(there, here, said.append)
+    assert said == [f"brought the packed images from {there}"]
     assert open_packed(here).manifest == packed.manifest
-    assert not bring(there, here)  # it is here already
+    bring(there, here, said.append)  # it is here already
+    assert len(said) == 1
     data = bytearray((there / "images.npy").read_bytes())
     data[-1] ^= 1
     (there / "images.npy").write_bytes(data)
-    with pytest.raises(DataError, match=r"images\.npy has changed"):
-        bring(there, tmp_path / "elsewhere")
-    with pytest.raises(DataError, match="no packed images"):
-        open_packed(tmp_path / "elsewhere")
+    bring(there, tmp_path / "elsewhere", said.append)
+    assert "passed over" in said[-1]
+    assert "images.npy has changed" in said[-1]
+    (there / "labels.npy").unlink()
+    bring(there, tmp_path / "elsewhere", said.append)
+    assert "labels.npy" in said[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there"]
+
+
+def test_an_older_pack_stays_until_its_source_is_there(tmp_path):
+    pack(source_of(ITEMS), tmp_path)
+    before = (tmp_path / "images.npy").read_bytes()
+
+    def gone():
+        raise DataError("the images are gone")
+
+    with pytest.raises(DataError, match="gone"):
+        pack(source_of(ITEMS, description={"size": 6}, open=gone), tmp_path)
+    assert (tmp_path / "images.npy").read_bytes() == before
+    assert open_packed(tmp_path).manifest["description"] == {"size": 5}
+
+
+def test_begun_with_other_items_it_begins_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "SAFE_EVERY", 1)
+
+    def stopped(start):
+        yield from ITEMS[3:6]
+        raise KeyboardInterrupt
+
+    begun = replace(source_of(ITEMS), open=lambda: Contents(KINDS, 3, stopped, "three files"))
+    with pytest.raises(KeyboardInterrupt):
+        pack(begun, tmp_path)
+    np.testing.assert_array_equal(pack(source_of(ITEMS), tmp_path).images, PIXELS)
+
+
+def test_a_manifest_that_does_not_describe_its_files_is_found(tmp_path):
+    manifest = pack(source_of(ITEMS), tmp_path).manifest
+    splits = {"train": 8, "reference": 1, "floor": 3}
+    for change in ({"splits": splits}, {"fingerprint": "0" * 64}):
+        write_json(tmp_path / "manifest.json", manifest | change)
+        with pytest.raises(DataError, match="does not describe its files"):
+            open_packed(tmp_path).verify()
 
 
 def test_index_says_what_became_of_every_item(tmp_path):

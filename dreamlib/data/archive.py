@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from dreamlib.errors import DataError
 
+EXTENSIONS = frozenset({"jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm"})
 LARGEST_FILE = 256 * 2**20  # bytes of one member, unpacked
 LARGEST_ARCHIVE = 64 * 2**30  # bytes of all members together, unpacked
 LARGEST_RATIO = 200  # of unpacked to packed bytes; JPEG and PNG do not shrink at all
@@ -39,8 +40,11 @@ def open_files(place: Path | str) -> Files:
     """
     place = Path(place)
     if place.is_dir():
-        parquet = sorted(place.rglob("*.parquet"), key=_part_order)
-        return parquet_files(parquet) if parquet else folder_files(place)
+        files = folder_files(place)
+        endings = {name.rpartition(".")[2].lower() for name in files.names}
+        if "parquet" in endings and not endings & EXTENSIONS:
+            return parquet_files(sorted(place.rglob("*.parquet"), key=_part_order))
+        return files
     if not place.is_file():
         raise DataError(f"there is no folder or archive {place}: check the path")
     if place.suffix.lower() == ".parquet":
@@ -64,7 +68,7 @@ def zip_files(path: Path) -> Files:
     """Raises DataError for a zip with members that point outside it, links, or bombs."""
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
         raise DataError(
             f"{path} is not a whole zip file ({error}): fetch it again, or name a folder"
         ) from error
@@ -95,6 +99,9 @@ def _refusal(info: zipfile.ZipInfo) -> str:
         return "is a link or a device, not a file"
     if info.flag_bits & 1:
         return "is encrypted"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # Python unpacks these in pieces without a bound, whatever size the member claims
+        return "is compressed in another way than zip's usual one: unpack it and name the folder"
     if info.file_size > LARGEST_FILE:
         return f"would unpack to {info.file_size:,} bytes"
     return ""

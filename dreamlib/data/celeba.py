@@ -17,12 +17,14 @@ from dreamlib.data.download import Unavailable, from_drive, from_hub, from_kaggl
 from dreamlib.data.folder import decoded, in_order
 from dreamlib.data.packed import Contents, Item, Source
 from dreamlib.errors import DataError
+from dreamlib.files import fingerprint
 
 COUNT = 202_599
 LAST_TRAIN, LAST_VALID = 162_770, 182_637
 SPLIT_OF = {0: "train", 1: "floor", 2: "reference"}  # of the official train, valid and test
 IMAGE = re.compile(r"^(\d{6})\.(?:jpg|jpeg|png)$", re.I)
 ATTRIBUTES, PARTITION = "list_attr_celeba", "list_eval_partition"
+NAMED = "the path that was named"
 KAGGLE_INPUTS = Path("/kaggle/input")
 LICENCE = "CelebA is for non-commercial research: mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 MANUAL = (
@@ -54,7 +56,8 @@ def celeba_source(
     """
     description = {
         "size": size,
-        "crop": "centre 178x178",
+        "images": _which(path),
+        "crop": "centre square: 178x178 of CelebA's 178x218",
         "filter": "Pillow bicubic, antialiased",
         "splits": "official: train; reference = test; floor = valid",
         "train images": first or LAST_TRAIN,
@@ -68,10 +71,19 @@ def celeba_source(
     )
 
 
+def _which(path: Path | None) -> str:
+    """Which images a pack holds: all of CelebA, wherever they lay, or a part, by its numbers."""
+    if path and path.exists():
+        numbers = list(numbered(open_files(path)))
+        if len(numbers) < COUNT:
+            return f"{len(numbers):,}: {fingerprint(numbers)[:16]}"
+    return f"all {COUNT:,}"
+
+
 def celeba_places(path: Path | None, downloads: Path, inputs: Path) -> list[Place]:
     """Where to look, nearest first."""
     if path:
-        return [Place("the path that was named", lambda: open_files(path))]
+        return [Place(NAMED, lambda: open_files(path))]
     return [
         Place("earlier downloads", lambda: attached(downloads)),
         Place("attached inputs", lambda: attached(inputs)),
@@ -88,6 +100,8 @@ def find_celeba(places: Sequence[Place], say: Callable[[str], None] = print) -> 
         try:
             files = find()
             found = numbered(files)
+            if title != NAMED and len(found) < COUNT:
+                raise Unavailable(f"{files.place} holds {len(found):,} of {COUNT:,} images")
         except (Unavailable, DataError) as error:
             say(f"CelebA, {title}: no ({error})")
             tried.append(f"{title}: {error}")
@@ -101,11 +115,13 @@ def attached(folder: Path) -> Files:
     """CelebA somewhere below a folder, known by its first image or its zip, whatever the path."""
     for place, folders, names in os.walk(folder):
         folders.sort()
-        if "000001.jpg" in names:
-            return open_files(place)
-        if "img_align_celeba.zip" in names:
-            return open_files(Path(place) / "img_align_celeba.zip")
-    raise Unavailable(f"neither 000001.jpg nor img_align_celeba.zip below {folder}")
+        marked = [Path(place)] if "000001.jpg" in names else []
+        marked += [Path(place) / "img_align_celeba.zip"] if "img_align_celeba.zip" in names else []
+        for candidate in marked:
+            files = open_files(candidate)
+            if len(numbered(files)) == COUNT:  # other data sets begin with 000001.jpg, too
+                return files
+    raise Unavailable(f"no whole CelebA (000001.jpg, img_align_celeba.zip) below {folder}")
 
 
 def numbered(files: Files) -> dict[int, str]:
@@ -147,7 +163,8 @@ def _contents(files: Files, size: int, last_train: int) -> Contents:
 
         return in_order(item, used[start:])
 
-    return Contents({name: ("no", "yes") for name in names}, len(used), items)
+    origin = fingerprint([images[n] for n in used])
+    return Contents({name: ("no", "yes") for name in names}, len(used), items, origin)
 
 
 def _partition(files: Files, images: dict[int, str]) -> dict[int, str]:

@@ -6,8 +6,11 @@ programs, and is not read.
 
 from __future__ import annotations
 
+import gzip
 import http.client
+import io
 import tarfile
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -22,6 +25,7 @@ from dreamlib.rng import numpy_rng
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 ARCHIVE = "cifar-10-binary.tar.gz"
+LARGEST = 400 * 2**20  # bytes; CIFAR-10 has 184 million
 PARTS = {
     **{f"data_batch_{k}.bin": "train" for k in range(1, 6)},
     "test_batch.bin": "test",
@@ -91,12 +95,16 @@ def _parts(place: Path) -> Iterator[tuple[str, bytes]]:
                 yield path.name, path.read_bytes()
         return
     try:
-        with tarfile.open(place) as archive:
+        with gzip.open(place) as packed:  # to its end, where its checksum is
+            data = packed.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise DataError(f"{place} unpacks to more than {LARGEST:,} bytes; {REMEDY}")
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             for member in archive:
                 name = PurePosixPath(member.name).name
                 if member.isfile() and name in PARTS:  # read, not unpacked; links are passed over
                     yield name, archive.extractfile(member).read()  # type: ignore[union-attr]
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise DataError(f"{place} cannot be read ({error}); {REMEDY}") from error
 
 

@@ -23,19 +23,19 @@ from typing import IO, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from dreamlib.data.archive import Files, open_files
+from dreamlib.data.archive import EXTENSIONS, Files, open_files
 from dreamlib.data.packed import Contents, Item, Source
 from dreamlib.errors import DataError
 from dreamlib.files import fingerprint
 
 T, R = TypeVar("T"), TypeVar("R")
 
-EXTENSIONS = frozenset({"jpg", "jpeg", "png", "bmp", "gif", "webp", "tif", "tiff", "ppm"})
 TRANSPARENT = frozenset({"LA", "PA", "RGBA", "RGBa"})
 # What Pillow's decoders raise on damaged files; random damage finds all of them
 UNREADABLE = (
     *(OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError),
-    *(struct.error, zlib.error, zipfile.BadZipFile, Image.DecompressionBombError),
+    *(struct.error, zlib.error, zipfile.BadZipFile, NotImplementedError),
+    Image.DecompressionBombError,
 )
 
 
@@ -68,14 +68,14 @@ def folder_source(
         raise DataError(f"{place} holds no images; put some there ({known})")
     digests = in_order(partial(_digest, files), names)
     pictures = sorted(_Picture(digest, name) for digest, name in zip(digests, names))
-    classes = _classes(pictures)
-    kept = round(100 - 200 * held_out)
+    class_of = _classes([name for _, name in pictures])
+    classes = tuple(sorted(set(class_of.values())))
     description = {
         "size": size,
         "crop": FITS[fit],
         "filter": "Pillow bicubic, antialiased",
         "colour": "RGB, transparency on white, 16-bit greys scaled to 8",
-        "splits": f"sha256 of the pixels: {kept} % train, the rest half reference and half floor",
+        "splits": f"sha256 of the pixels: {held_out:g} reference, {held_out:g} floor, rest train",
         "files": fingerprint(pictures),
         "count": len(pictures),
     }
@@ -86,7 +86,7 @@ def folder_source(
             image, reject = decoded(files.read, name, size, fit)
             if image is None:
                 return Item(name, None, reject=reject)
-            labels = (classes.index(name.split("/")[0]),) if classes else ()
+            labels = (classes.index(class_of[name]),) if classes else ()
             return Item(name, image, labels, split_of(image, held_out))
 
         return in_order(item, pictures[start:])
@@ -117,6 +117,8 @@ def load_square(file: Path | str | IO[bytes], size: int, fit: str = "crop") -> n
     """One image as uint8 [size,size,3].  Raises one of UNREADABLE if it is damaged."""
     with Image.open(file) as opened:
         opened.load()
+        if opened.mode == "I" and opened.format != "PNG":  # older Pillow's 16-bit PNG is an I
+            raise ValueError("its pixels are not 8-bit or 16-bit; convert it to one of these")
         picture = to_rgb(ImageOps.exif_transpose(opened))
     if fit == "pad":
         return np.array(ImageOps.pad(picture, (size, size), Image.Resampling.BICUBIC, "black"))
@@ -169,16 +171,20 @@ def split_of(image: np.ndarray, held_out: float = 0.1) -> str:
     return "reference" if place >= 10_000 - 2 * shares else "train"
 
 
-def _classes(pictures: list[_Picture]) -> tuple[str, ...]:
-    """Names of the first-level sub-folders, if all images lie in at least two of them."""
-    if any("/" not in picture.name for picture in pictures):
-        return ()
-    names = sorted({picture.name.split("/")[0] for picture in pictures})
-    return tuple(names) if len(names) > 1 else ()
+def _classes(names: Sequence[str]) -> dict[str, str]:
+    """Name -> its sub-folder, below the folders that all share; {} unless there are at least two
+    and all images lie in them."""
+    parents = [PurePosixPath(name).parent.parts for name in names]
+    shared = 0
+    while all(len(p) > shared for p in parents) and len({p[shared] for p in parents}) == 1:
+        shared += 1
+    if any(len(p) <= shared for p in parents):
+        return {}
+    return {name: p[shared] for name, p in zip(names, parents)}
 
 
 def _digest(files: Files, name: str) -> str:
     try:
         return hashlib.sha256(files.read(name)).hexdigest()
-    except (OSError, zipfile.BadZipFile):  # reading it again is where it gets its reason
+    except UNREADABLE:  # reading it again is where it gets its reason
         return "unreadable"

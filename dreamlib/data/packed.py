@@ -7,7 +7,7 @@ that folder.  Decoding, cropping and resizing happen then, and never during trai
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ import numpy as np
 
 from dreamlib.errors import DataError, NotEnoughSamples
 from dreamlib.files import (
+    fingerprint,
     read_json,
     sha256_file,
 )
@@ -43,11 +44,12 @@ class Contents(NamedTuple):
     attributes: dict[str, tuple[str, ...]]  # attribute -> names of its values; {} when unlabelled
     count: int  # how many items will come, rejects included
     items: Callable[[int], Iterator[Item]]  # those from this position on, always in one order
+    origin: str = ""  # which items these are, where the description does not say it
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image set before packing.  It is opened only if it is not packed yet."""
+    """An image set before packing.  `open` is called only if it is not packed yet."""
 
     name: str
     description: dict[str, Any]  # JSON: everything that decides the pixels
@@ -116,9 +118,23 @@ class Packed:
 
     def verify(self) -> None:
         """Hash every file again.  DataError if one is not what the manifest says."""
-        for name, record in self.manifest["files"].items():
+        files = self.manifest["files"]
+        for name, record in files.items():
             if sha256_file(self.folder / name) != record["sha256"]:
                 raise damaged(self.folder, f"{name} has changed since it was packed")
+        counts = np.bincount(self.split_codes, minlength=len(SPLITS)).tolist()
+        ours = pack_fingerprint(files, self.manifest["attributes"]), dict(zip(SPLITS, counts))
+        if ours != (self.fingerprint, self.manifest["splits"]):
+            raise damaged(self.folder, f"{MANIFEST} does not describe its files")
+
+
+def pack_fingerprint(
+    files: Mapping[str, dict[str, Any]], attributes: Mapping[str, Sequence[str]]
+) -> str:
+    """Identity of what training sees: pixels, labels, splits, and what the labels mean."""
+    hashes = {name: files[name]["sha256"] for name in (IMAGES, LABELS, SPLIT)}
+    meaning = {name: list(values) for name, values in attributes.items()}
+    return fingerprint([hashes, meaning, list(SPLITS)])
 
 
 def open_packed(folder: Path | str) -> Packed:

@@ -15,6 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,10 +29,12 @@ from dreamlib.data.packed import (
     MANIFEST,
     SPLIT,
     SPLITS,
+    Contents,
     Item,
     Packed,
     Source,
     open_packed,
+    pack_fingerprint,
     read_manifest,
 )
 from dreamlib.errors import DataError
@@ -58,18 +61,20 @@ def pack(source: Source, folder: Path | str, progress: Progress = silent) -> Pac
     again in place.  DataError when no image is usable.
     """
     folder = Path(folder)
-    if (folder / MANIFEST).is_file() and _origin(read_manifest(folder)) == _wanted(source):
+    if _holds(folder, source):
         return open_packed(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    sweep(folder)
-    if (folder / MANIFEST).is_file():  # of something else
-        for name in (MANIFEST, INDEX, PART, IMAGES):
-            (folder / name).unlink(missing_ok=True)
     with open(folder / LOCK, "a") as lock:
         if not try_lock(lock):
             raise DataError(f"{folder} is being packed by another process: wait for it")
-        contents = source.open()
-        writer = _Writer(source, contents.attributes, folder)
+        if _holds(folder, source):  # it was packed while we looked
+            return open_packed(folder)
+        sweep(folder)
+        contents = source.open()  # before anything is taken away: it may not be there any more
+        if (folder / MANIFEST).is_file():  # of something else
+            for name in (MANIFEST, INDEX, PART, IMAGES):
+                (folder / name).unlink(missing_ok=True)
+        writer = _Writer(source, contents, folder)
         begun = writer.begun()
         behind = f" (going on behind {begun:,})" if begun else ""
         advance = progress(f"packing {source.name}{behind}", contents.count - begun)
@@ -82,21 +87,31 @@ def pack(source: Source, folder: Path | str, progress: Progress = silent) -> Pac
     return open_packed(folder)
 
 
-def bring(there: Path, folder: Path) -> bool:
-    """Copy a pack from another place, unless one is here already; True if it was brought whole."""
+def bring(there: Path, folder: Path, say: Callable[[str], None] = print) -> None:
+    """Copy a pack from another place, unless one is here already or none is there.
+
+    It is verified beside its place before it takes it; a damaged one is said and passed over.
+    """
     if (folder / MANIFEST).is_file() or not (there / MANIFEST).is_file():
-        return False
-    manifest = read_manifest(there)
-    for name in manifest["files"]:
-        with open(there / name, "rb") as source:
-            write_atomic(folder / name, lambda file, s=source: shutil.copyfileobj(s, file, 2**20))
-    write_json(folder / MANIFEST, manifest)
+        return
+    beside = folder.with_name(f".{folder.name}.brought")
+    shutil.rmtree(beside, ignore_errors=True)
     try:
-        open_packed(folder).verify()
-    except DataError:
-        (folder / MANIFEST).unlink()
-        raise
-    return True
+        for name in (*read_manifest(there)["files"], MANIFEST):
+            with open(there / name, "rb") as source:
+                write_atomic(beside / name, partial(shutil.copyfileobj, source))
+        open_packed(beside).verify()
+    except (OSError, DataError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        say(f"the packed images in {there} are passed over: {error}")
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(beside, folder)
+    say(f"brought the packed images from {there}")
+
+
+def _holds(folder: Path, source: Source) -> bool:
+    return (folder / MANIFEST).is_file() and _origin(read_manifest(folder)) == _wanted(source)
 
 
 @dataclass
@@ -117,8 +132,12 @@ class _Line:
 class _Writer:
     """Images to disk, and everything about them to the index."""
 
-    def __init__(self, source: Source, attributes: dict[str, tuple[str, ...]], folder: Path):
-        self.source, self.attributes, self.folder = source, attributes, folder
+    def __init__(self, source: Source, contents: Contents, folder: Path):
+        self.source, self.attributes, self.folder = source, contents.attributes, folder
+        self.head = {
+            "wanted": _wanted(source),
+            "origin": fingerprint([contents.origin, contents.count, contents.attributes]),
+        }
         self.shape: tuple[int, ...] = ()
         self.labels: list[tuple[int, ...]] = []
         self.codes = bytearray()
@@ -134,7 +153,7 @@ class _Writer:
             os.replace(self.folder / IMAGES, part)  # it was killed before its manifest
         lines = index.read_bytes().splitlines(keepends=True) if index.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]
-        head = json.dumps({"wanted": _wanted(self.source)}).encode() + b"\n"
+        head = json.dumps(self.head).encode() + b"\n"
         if not (part.exists() and whole and whole[0] == head):
             index.write_bytes(head)
             part.write_bytes(b"")
@@ -232,7 +251,6 @@ class _Writer:
         files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in paths}
         attributes = {name: list(values) for name, values in self.attributes.items()}
         held = Counter(self.codes)
-        hashes = {name: files[name]["sha256"] for name in (IMAGES, LABELS, SPLIT)}
         return {
             "format": FORMAT,
             "source": self.source.name,
@@ -244,7 +262,7 @@ class _Writer:
             "rejects": self.rejects,
             "duplicates": len(self.codes) - len(self.digests),
             "files": files,
-            "fingerprint": fingerprint([hashes, attributes, list(SPLITS)]),
+            "fingerprint": pack_fingerprint(files, attributes),
         }
 
 
