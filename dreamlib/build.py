@@ -54,7 +54,7 @@ def make_source(config: Config, cache: Path, say: Callable[[str], None] = print)
     return folder_source(path, data.size, fit=data.fit, held_out=data.held_out)
 
 
-def make_stream(config: Config, data: Packed) -> Stream:
+def make_stream(config: Config, data: Packed, device: torch.device) -> Stream:
     train = config.train
     rows = data.indices("train")
     ours = config.data
@@ -66,6 +66,7 @@ def make_stream(config: Config, data: Packed) -> Stream:
         flip=ours.flip,
         shift=ours.shift,
         colour=ours.colour,
+        device=device,
     )
 
 

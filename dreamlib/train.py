@@ -116,7 +116,7 @@ class DiffusionTrainer:
     def __init__(self, run: Run):
         config, self.device = run.config, run.device
         self.config, self.data = config, run.data
-        self.stream = make_stream(config, run.data)
+        self.stream = make_stream(config, run.data, self.device)
         self.epoch = self.stream.epoch_steps
         self.total = total_steps(config, self.epoch)
         self.sched = make_schedule(config)

@@ -33,6 +33,7 @@ class Stream:
         flip: bool = False,
         shift: int = 0,
         colour: float = 0.0,
+        device: torch.device | None = None,
     ):
         """images uint8 [N,H,W,C] (a memmap will do), rows [n] are those to train on."""
         if not len(rows):
@@ -41,6 +42,7 @@ class Stream:
             raise ValueError(f"a batch holds at least one image, got {batch}")
         self.images, self.rows = images, np.asarray(rows)
         self.batch, self.seed = batch, seed
+        self.device = device or torch.device("cpu")
         self.flip, self.shift, self.colour = flip, shift, colour
         self._order = lru_cache(maxsize=2)(self._permute)  # a straddling batch needs two epochs
 
@@ -59,18 +61,24 @@ class Stream:
         return np.concatenate(parts)
 
     def __getitem__(self, step: int) -> Tensor:
-        """Batch `step`: float32 [B,C,H,W] in [-1, 1]."""
-        pixels = np.asarray(self.images[self.rows_at(step)])
+        """Batch `step`: float32 [B,C,H,W] in [-1, 1], on the stream's device.
+
+        Bytes travel, and everything else is done there; what is random is drawn on the CPU, so
+        that it is the same on every device.
+        """
+        pixels = torch.from_numpy(np.asarray(self.images[self.rows_at(step)]))
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory()  # so that the copy does not wait
+        x = dequantise(pixels.to(self.device, non_blocking=True))
         if self.flip:
             coins = torch.rand(self.batch, generator=torch_rng("flip", self.seed, step))
-            chosen = coins.numpy() < 0.5
-            pixels[chosen] = pixels[chosen, :, ::-1]
-        x = dequantise(pixels)
+            chosen = torch.nonzero(coins < 0.5).flatten().to(self.device)
+            x = x.index_copy(0, chosen, x[chosen].flip(3))
         if self.shift:
             x = _shifted(x, self.shift, torch_rng("shift", self.seed, step))
-        return (
-            _recoloured(x, self.colour, torch_rng("colour", self.seed, step)) if self.colour else x
-        )
+        if self.colour:
+            x = _recoloured(x, self.colour, torch_rng("colour", self.seed, step))
+        return x
 
     def _permute(self, epoch: int) -> np.ndarray:
         return self.rows[numpy_rng("order", self.seed, epoch).permutation(len(self.rows))]
@@ -88,6 +96,7 @@ def _shifted(x: Tensor, most: int, rng: torch.Generator) -> Tensor:
 
 def _recoloured(x: Tensor, most: float, rng: torch.Generator) -> Tensor:
     """Every image's contrast times, and brightness plus, its own uniform draw; kept in [-1, 1]."""
-    contrast, brightness = most * (2 * torch.rand(2, len(x), 1, 1, 1, generator=rng) - 1)
+    draws = (2 * torch.rand(2, len(x), 1, 1, 1, generator=rng) - 1).to(x.device)
+    contrast, brightness = most * draws
     mean = x.mean(dim=(1, 2, 3), keepdim=True)
     return ((x - mean) * (1 + contrast) + mean + brightness).clamp(-1, 1)
