@@ -215,6 +215,13 @@ def test_half_a_celeba_says_what_is_missing(tmp_path):
         packed(folder, tmp_path, say=quiet)
 
 
+def test_images_of_ones_own_are_sent_to_the_folder_source(tmp_path):
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats/tom.jpg").write_bytes(JPEGS["000001.jpg"])
+    with pytest.raises(DataError, match=r"data\.name=folder"):
+        packed(tmp_path / "cats", tmp_path, say=quiet)
+
+
 def test_an_image_twice_is_refused(tmp_path):
     fill(tmp_path / "celeba/a")
     fill(tmp_path / "celeba/b")

@@ -137,7 +137,10 @@ def numbered(files: Files) -> dict[int, str]:
                 )
             found[number] = name
     if not found:
-        raise DataError(f"{files.place} holds no images named 000001.jpg and so on")
+        raise DataError(
+            f"{files.place} holds no images named 000001.jpg and so on, as CelebA does: for images "
+            "of your own use --set data.name=folder"
+        )
     return dict(sorted(found.items()))
 
 
