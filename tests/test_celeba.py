@@ -282,6 +282,14 @@ def test_the_official_partition_file_decides_when_it_is_there(tmp_path):
     ]
 
 
+def test_a_partition_that_lacks_an_image_is_refused(tmp_path):
+    folder = fill(tmp_path / "celeba")
+    lines = [f"{number:06d}.jpg 0" for number in NUMBERS[:-1]]
+    (folder / "list_eval_partition.txt").write_text("\n".join(lines))
+    with pytest.raises(DataError, match="no line for image 202599"):
+        packed(folder, tmp_path, say=quiet)
+
+
 # Downloads: the libraries of the hosts, in their place
 
 
@@ -309,7 +317,7 @@ def test_drive_gives_the_zip_and_a_second_time_nothing_is_fetched(tmp_path, monk
     drive(monkeypatch, fetch)
     md5 = hashlib.md5(zipped).hexdigest()
     for _ in range(2):
-        path = from_drive(tmp_path / "downloads", md5=md5)
+        path = from_drive(tmp_path / "data/downloads", md5=md5)
         assert sorted(numbered(open_files(path))) == NUMBERS
     assert calls == [(download.CELEBA_ID, True)]
 

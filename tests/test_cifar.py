@@ -100,6 +100,12 @@ def test_a_damaged_archive_is_found_by_its_checksum(archive, tmp_path):
             cifar10_source(tmp_path / "damaged.tar.gz")
 
 
+def test_an_archive_that_unpacks_to_too_much_is_refused(archive, monkeypatch):
+    monkeypatch.setattr(cifar, "LARGEST", 10_000)
+    with pytest.raises(DataError, match="more than 10,000 bytes"):
+        cifar10_source(archive)
+
+
 def test_what_is_no_archive_and_no_network_are_clear(tmp_path, monkeypatch):
     (tmp_path / "x.tar.gz").write_bytes(b"prose")
     with pytest.raises(DataError, match="cannot be read"):
