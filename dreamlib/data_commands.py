@@ -28,6 +28,8 @@ say = typer.echo
 PresetName = Annotated[str, typer.Argument(help="a preset's name or a YAML file")]
 Home = Annotated[Path, typer.Option(envvar="DREAMLIB_DATA", help="where packed images are kept")]
 Size = Annotated[Optional[int], typer.Option(help="pixels per side, in the place of the preset's")]  # noqa: UP045
+PresetOption = Annotated[str, typer.Option("--preset", help="a preset's name or a YAML file")]
+Count = Annotated[Optional[int], typer.Option("--n", help="so many; else all")]  # noqa: UP045
 Split = Annotated[str, typer.Option(help=f"one of {', '.join(SPLITS)}")]
 HOME = Path("runs/data")
 SHEET = 64  # images on a contact sheet
@@ -92,9 +94,9 @@ def verify(
 @data_app.command()
 def stats(
     out: Annotated[Path, typer.Argument(help="an .npz file to write: mu and sigma")],
-    preset: Annotated[str, typer.Option(help="a preset's name or a YAML file")] = "faces16",
+    preset: PresetOption = "faces16",
     split: Split = "reference",
-    n: Annotated[Optional[int], typer.Option("--n", help="so many; else all")] = None,  # noqa: UP045
+    n: Count = None,
     data: Data = None,
     size: Size = None,
     home: Home = HOME,
@@ -114,9 +116,9 @@ def stats(
 @data_app.command()
 def export(
     folder: Annotated[Path, typer.Argument(help="a folder for 00001.png and so on")],
-    preset: Annotated[str, typer.Option(help="a preset's name or a YAML file")] = "faces16",
+    preset: PresetOption = "faces16",
     split: Split = "reference",
-    n: Annotated[Optional[int], typer.Option("--n", help="so many; else all")] = None,  # noqa: UP045
+    n: Count = None,
     data: Data = None,
     size: Size = None,
     home: Home = HOME,
