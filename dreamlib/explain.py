@@ -86,9 +86,8 @@ def step_memory(config: Config, batch: int) -> int:
     try:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             return pool.submit(_growth, config, batch, device).result()
-    except (BrokenProcessPool, RuntimeError) as error:
-        killed = isinstance(error, BrokenProcessPool)
-        if not (killed or is_out_of_memory(error)):
+    except RuntimeError as error:  # a killed process is one, too
+        if not (isinstance(error, BrokenProcessPool) or is_out_of_memory(error)):
             raise
         raise ConfigError(
             f"{batch} images at once do not fit into the memory of {device}: try a smaller --batch"

@@ -102,7 +102,7 @@ def find_celeba(places: Sequence[Place], say: Callable[[str], None] = print) -> 
             found = numbered(files)
             if title != NAMED and len(found) < COUNT:
                 raise Unavailable(f"{files.place} holds {len(found):,} of {COUNT:,} images")
-        except (Unavailable, DataError) as error:
+        except DataError as error:
             say(f"CelebA, {title}: no ({error})")
             tried.append(f"{title}: {error}")
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import importlib
 from collections.abc import Callable
@@ -42,19 +41,21 @@ def from_drive(folder: Path, file_id: str = CELEBA_ID, md5: str = CELEBA_MD5) ->
     Works with gdown 5 (which returns None on failure, or saves the page that says why) and 6 (which
     raises).
     """
+    from torchvision.datasets.utils import check_integrity, check_md5
+
     gdown = _library("gdown")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "img_align_celeba.zip"
-    if not (path.is_file() and _md5(path) == md5):
+    if not check_integrity(str(path), md5):
         got = _try(lambda: gdown.download(id=file_id, output=str(path), resume=True), gdown)
         if got is None or not path.is_file():
             raise Unavailable("Google Drive gave nothing: its daily quota is often used up")
     if _is_page(path):
         path.unlink()
         raise Unavailable("Google Drive gave a web page, not the file: its daily quota is used up")
-    if (found := _md5(path)) != md5:
+    if not check_md5(str(path), md5):
         path.unlink()
-        raise Unavailable(f"the file from Google Drive has md5 {found}, not {md5}; it was deleted")
+        raise Unavailable(f"the file from Google Drive does not have md5 {md5}; it was deleted")
     return path
 
 
@@ -90,11 +91,3 @@ def _errors_of(library: ModuleType) -> tuple[type[Exception], ...]:
 def _is_page(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.read(512).lstrip()[:1] == b"<"
-
-
-def _md5(path: Path) -> str:
-    digest = hashlib.md5(usedforsecurity=False)  # the only hash that CelebA's hosts publish
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -15,11 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamlib.errors import DataError, NotEnoughSamples
-from dreamlib.files import (
-    fingerprint,
-    read_json,
-    sha256_file,
-)
+from dreamlib.files import fingerprint, read_json, sha256_file
 
 FORMAT = 2
 SPLITS = ("train", "reference", "floor")  # split.npy holds positions in this tuple
@@ -121,11 +117,11 @@ class Packed:
         files = self.manifest["files"]
         for name, record in files.items():
             if sha256_file(self.folder / name) != record["sha256"]:
-                raise damaged(self.folder, f"{name} has changed since it was packed")
+                raise _damaged(self.folder, f"{name} has changed since it was packed")
         counts = np.bincount(self.split_codes, minlength=len(SPLITS)).tolist()
         ours = pack_fingerprint(files, self.manifest["attributes"]), dict(zip(SPLITS, counts))
         if ours != (self.fingerprint, self.manifest["splits"]):
-            raise damaged(self.folder, f"{MANIFEST} does not describe its files")
+            raise _damaged(self.folder, f"{MANIFEST} does not describe its files")
 
 
 def pack_fingerprint(
@@ -144,13 +140,13 @@ def open_packed(folder: Path | str) -> Packed:
         raise DataError(f"no packed images in {folder}; run `dreamlib data prepare` first")
     manifest = read_manifest(folder)
     if manifest.get("format") != FORMAT:
-        raise damaged(
+        raise _damaged(
             folder, f"its format is {manifest.get('format')}, this version reads {FORMAT}"
         )
     for name, record in manifest["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != record["bytes"]:
-            raise damaged(folder, f"{name} is missing or does not have {record['bytes']:,} bytes")
+            raise _damaged(folder, f"{name} is missing or does not have {record['bytes']:,} bytes")
     images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
     labels = np.load(folder / LABELS, allow_pickle=False)
     codes = np.load(folder / SPLIT, allow_pickle=False)
@@ -158,7 +154,7 @@ def open_packed(folder: Path | str) -> Packed:
     found = [(a.dtype.name, a.shape) for a in (images, labels, codes)]
     images_shape = (count, *manifest["shape"])
     if found != [("uint8", images_shape), ("int16", (count, columns)), ("uint8", (count,))]:
-        raise damaged(folder, "its arrays do not have the shapes of its manifest")
+        raise _damaged(folder, "its arrays do not have the shapes of its manifest")
     return Packed(folder, manifest, images, labels, codes)
 
 
@@ -166,10 +162,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         return read_json(folder / MANIFEST)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise damaged(folder, f"{MANIFEST} is not JSON") from error
+        raise _damaged(folder, f"{MANIFEST} is not JSON") from error
 
 
-def damaged(folder: Path, what: str) -> DataError:
+def _damaged(folder: Path, what: str) -> DataError:
     return DataError(
         f"the packed images in {folder} cannot be used ({what}); "
         "delete that folder and run `dreamlib data prepare` again"
