@@ -142,6 +142,10 @@ def test_unnamed_places_must_hold_all_of_it(tmp_path, whole):
     (anime / "000001.jpg").write_bytes(JPEGS["000001.jpg"])
     with pytest.raises(DataError, match="no whole CelebA"):
         packed(None, tmp_path, say=quiet)
+    (tmp_path / "i/broken").mkdir()
+    (tmp_path / "i/broken/img_align_celeba.zip").write_bytes(b"half a zip")
+    with pytest.raises(DataError, match=r"anime holds 1 images; .*broken.* is not a whole zip"):
+        packed(None, tmp_path, say=quiet)
     fill(tmp_path / "i/celeba/img_align_celeba")
     said = []
     assert packed(None, tmp_path, say=said.append).manifest["count"] == 9

@@ -113,15 +113,23 @@ def find_celeba(places: Sequence[Place], say: Callable[[str], None] = print) -> 
 
 def attached(folder: Path) -> Files:
     """CelebA somewhere below a folder, known by its first image or its zip, whatever the path."""
+    passed_over = []
     for place, folders, names in os.walk(folder):
         folders.sort()
         marked = [Path(place)] if "000001.jpg" in names else []
         marked += [Path(place) / "img_align_celeba.zip"] if "img_align_celeba.zip" in names else []
         for candidate in marked:
-            files = open_files(candidate)
-            if len(numbered(files)) == COUNT:  # other data sets begin with 000001.jpg, too
+            try:
+                files = open_files(candidate)
+                found = len(numbered(files))
+            except DataError as error:
+                passed_over.append(str(error))
+                continue
+            if found == COUNT:
                 return files
-    raise Unavailable(f"no whole CelebA (000001.jpg, img_align_celeba.zip) below {folder}")
+            passed_over.append(f"{candidate} holds {found:,} images")  # of another data set, say
+    why = "; ".join(passed_over) or "neither 000001.jpg nor img_align_celeba.zip"
+    raise Unavailable(f"no whole CelebA below {folder}: {why}")
 
 
 def numbered(files: Files) -> dict[int, str]:
