@@ -13,7 +13,7 @@ whichever is imported last would own the name `dreamlib.train`.
 
 from dreamlib.evaluate import evaluate
 from dreamlib.generate import generate
-from dreamlib.run import open_run
+from dreamlib.opening import open_run
 from dreamlib.train import train
 
 __version__ = "0.1.0"

@@ -17,28 +17,40 @@ import typer
 from dreamlib import host
 from dreamlib.config import load_config, preset_names
 from dreamlib.data_commands import data_app
-from dreamlib.errors import ConfigError, DreamlibError, RunError
+from dreamlib.errors import ConfigError, DreamlibError, Interrupted, RunError
 from dreamlib.images import enlarge, grid, save_png
-from dreamlib.options import Data, Preset, RunFolder, Set, overrides_of
+from dreamlib.opening import bring_back, open_run
+from dreamlib.options import (
+    Data,
+    MirrorFolder,
+    Preset,
+    RunFolder,
+    Set,
+    TakeOver,
+    overrides_of,
+)
 from dreamlib.progress import TextProgress
-from dreamlib.run import Run, open_run
+from dreamlib.run import Run
+from dreamlib.run_commands import run_app
+from dreamlib.runtime.mirror import Mirror
+from dreamlib.runtime.rundir import RunDir
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 say = typer.echo
 
 app.add_typer(data_app, name="data")
+app.add_typer(run_app, name="run")
+
+UNFINISHED = 75  # exit code: stopped politely, nothing is lost, the same command goes on
 
 
-def _open(run: Path, preset: str | None, settings: list[str] | None, data: Path | None) -> Run:
-    overrides = overrides_of(settings, data)
-    return open_run(run, preset, overrides=overrides, progress=TextProgress(), say=say)
-
-
-def _existing(run: Path, settings: list[str] | None = None) -> Run:
-    """Open a run without making a folder for a misspelt name."""
-    if not (run / "config.yaml").is_file():
+def _existing(run: Path, mirror: str | None, settings: list[str] | None = None) -> Run:
+    """Open a run that is here or on the mirror, without making a folder for a misspelt name."""
+    home = host.mirror_home(mirror)
+    kept = Mirror(home, run.absolute().name) if home else None
+    if not ((run / "config.yaml").is_file() or bring_back(RunDir(run), kept, say)):
         raise RunError(f"{run} holds no run: check the path, or begin one with `dreamlib train`")
-    return _open(run, None, settings, None)
+    return open_run(run, overrides=settings or [], mirror=mirror, progress=TextProgress(), say=say)
 
 
 @app.command()
@@ -56,6 +68,8 @@ def demo(
     load_config(preset, overrides)  # a wrong setting is said at once, not inside a cell
     parameters = {"PRESET": preset, "RUN": str(folder.absolute()), "OVERRIDES": overrides}
     page = run_notebook(find_notebook("00_complete"), folder / "00_complete.ipynb", parameters)
+    if RunDir(folder).status()["state"] != "finished":
+        _end(RunDir(folder))
     say(f"\nDone.  Under {folder}/ you find:")
     for path, what in (
         (page, "the notebook, as a page"),
@@ -101,18 +115,38 @@ def train(
     name: Annotated[Optional[str], typer.Option(help="make a fresh folder runs/NAME")] = None,  # noqa: UP045
     data: Data = None,
     hours: Annotated[Optional[float], typer.Option(help="time budget of this session")] = None,  # noqa: UP045
+    mirror: MirrorFolder = None,
+    take_over: TakeOver = False,
     settings: Set = None,
 ) -> None:
-    """Begin a run, or continue it: the same command does both."""
+    """Begin a run, or continue it: the same command does both.
+
+    Exit code 0 when it is finished, 75 when it was paused and the same command goes on.
+    """
     from dreamlib.report.dashboard import watch
     from dreamlib.train import train as train_run
 
     if (run is None) == (name is None):
         raise ConfigError("name a run folder (runs/faces), or --name for a fresh one; not both")
     folder = run if run is not None else _fresh(Path("runs"), str(name))
-    opened = _open(folder, preset, settings, data)
+    opened = open_run(
+        folder,
+        preset,
+        overrides=overrides_of(settings, data),
+        mirror=mirror,
+        take_over=take_over,
+        progress=TextProgress(),
+        say=say,
+    )
     watch(opened, train_run(opened, hours))
-    say(f"{opened.dir.status()['state']}: {folder}")
+    _end(opened.dir)
+
+
+def _end(run: RunDir) -> None:
+    state = run.status()["state"]
+    say(f"{state}: {run.folder}")
+    if state != "finished":
+        raise typer.Exit(UNFINISHED)
 
 
 def _fresh(home: Path, name: str) -> Path:
@@ -129,12 +163,13 @@ def sample(
     interpolate: Annotated[bool, typer.Option(help="ten frames from seed 0 to seed 1")] = False,
     ends: Annotated[tuple[int, int], typer.Option(help="seeds to interpolate between")] = (0, 1),
     frames: Annotated[int, typer.Option(min=2)] = 10,
+    mirror: MirrorFolder = None,
     settings: Set = None,
 ) -> None:
     """Generate images with the averaged weights."""
     from dreamlib.generate import export_png, generate, interpolation
 
-    opened = _existing(run, settings)
+    opened = _existing(run, mirror, settings)
     if interpolate:
         images = interpolation(opened, *ends, frames)
         sheet = opened.dir.samples / f"interpolation-{ends[0]}-{ends[1]}.png"
@@ -152,31 +187,34 @@ def sample(
 def evaluate(
     run: RunFolder,
     n: Annotated[Optional[list[int]], typer.Option(help="set sizes: --n 500 --n 5000")] = None,  # noqa: UP045
+    mirror: MirrorFolder = None,
     settings: Set = None,
 ) -> None:
     """Score a run: 500 within 5000, one reference, a floor at every N."""
     from dreamlib.evaluate import evaluate as score
     from dreamlib.report.tables import markdown
 
-    study = score(_existing(run, settings), n, progress=TextProgress())
+    study = score(_existing(run, mirror, settings), n, progress=TextProgress())
     say(markdown(study))
     say(f"\nscores in {run / 'evaluation' / 'scores.json'}")
 
 
 @app.command()
-def figures(run: RunFolder) -> None:
+def figures(run: RunFolder, mirror: MirrorFolder = None) -> None:
     """Draw every figure and table of a scored run, from its files."""
     from dreamlib.evaluate import read_study
     from dreamlib.generate import generate, process
     from dreamlib.report.figures import save_all
     from dreamlib.report.tables import save_tables
 
-    opened = _existing(run)
+    opened = _existing(run, mirror)
     study = read_study(run)
     process(opened)
     paths = save_all(opened, generate(opened, range(64)))
     for path in [*paths, *save_tables(study, opened.dir.figures)]:
         say(str(path))
+    if opened.mirror:
+        opened.push()
 
 
 @app.command()
@@ -242,6 +280,9 @@ def main() -> None:
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
         app()
+    except Interrupted as error:
+        typer.echo(str(error), err=True)
+        sys.exit(UNFINISHED)
     except DreamlibError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -17,9 +17,9 @@ from dreamlib.host import choose_device
 from dreamlib.images import enlarge, grid, save_png
 from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import Moments
+from dreamlib.opening import pack_data
 from dreamlib.options import Data, Set, overrides_of
 from dreamlib.progress import TextProgress
-from dreamlib.run import pack_data
 from dreamlib.sections import Config
 
 data_app = typer.Typer(no_args_is_help=True, help="Pack images once; look at them; check them.")

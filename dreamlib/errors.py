@@ -27,6 +27,14 @@ class CheckpointError(DreamlibError):
     """A file of saved state does not hold what its manifest promises."""
 
 
+class NotFinite(RunError):
+    """Loss, weights or optimizer state are no longer numbers."""
+
+
+class MirrorError(RunError):
+    """The mirror does not hold what is needed, or cannot be reached when it must be."""
+
+
 class NotEnoughSamples(DreamlibError):
     """A statistic was asked of fewer images than it needs or than exist."""
 

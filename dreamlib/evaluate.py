@@ -79,8 +79,17 @@ def evaluate(
     Sets of a smaller N are disjoint parts (at most ten) of the largest set; the reference is the
     same for every row.  Generated shards and features are kept, so an interrupted evaluation
     continues.  Raises WeightsUnavailable without the extractor's weights, NotEnoughSamples when
-    there are fewer held-out images than N.
+    there are fewer held-out images than N, Interrupted when asked to stop.
     """
+    with run.session(should_stop) as session:
+        study = _evaluate(run, n, progress, session.should_stop)
+        session.kept()
+    return study
+
+
+def _evaluate(
+    run: Run, n: Sequence[int] | None, progress: Progress, should_stop: Callable[[], bool]
+) -> Study:
     settings, data = run.config.evaluate, run.data
     sizes = sorted(n or settings.n)
     if sizes[0] < 2:
@@ -108,7 +117,9 @@ def evaluate(
     rows += corrected
     if settings.anchors:
         # At the smallest N: they are far away, and sampling costs as much as for the model.
-        drawn = generate(run, range(sizes[0]), untrained=True, progress=progress)
+        drawn = generate(
+            run, range(sizes[0]), untrained=True, progress=progress, should_stop=should_stop
+        )
         rows.append(_score(name, "untrained", features(drawn), sizes[0], reference))
         drawn = gaussian_images(data.images[data.indices("train")], sizes[0], seed=0)
         rows.append(_score(name, "gaussian", features(drawn), sizes[0], reference))

@@ -92,6 +92,18 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def seal(record: dict[str, Any]) -> dict[str, Any]:
+    """A record with a hash of itself, by which `sealed` sees whether it has been altered."""
+    return {**record, "seal": fingerprint(record)}
+
+
+def sealed(record: Any) -> bool:
+    if not isinstance(record, dict):
+        return False
+    rest = {key: value for key, value in record.items() if key != "seal"}
+    return record.get("seal") == fingerprint(rest)
+
+
 def try_lock(file: Any) -> bool:
     """Lock an open file for this process; False when another holds it.  Closing it frees it, as
     does the system when its owner dies."""

@@ -42,23 +42,26 @@ def generate(
 
     Whole shards are kept under generated/ and read again next time; interrupted work continues
     at the first missing shard.  `untrained` draws from the network's initial weights, as an
-    anchor for scores.  Raises RunError when there are no weights, Interrupted when asked to stop.
+    anchor for scores.  Raises RunError when there are no weights, Interrupted when asked to stop
+    (by `should_stop`, a signal, or the end of the session's time budget).
     """
     if len(seeds) == 0 or min(seeds) < 0:
         raise ConfigError("seeds are whole numbers from 0 on, and at least one: range(64), say")
     store = Shards(run, untrained)
     found: dict[int, np.ndarray] = {}
     advance = progress(f"generating ({store.name})", len(seeds))
-    for shard, wanted in store.plan(seeds):
-        images = store.read(shard)
-        if images is None and len(wanted) == store.size:
-            images = store.draw(store.members(shard), should_stop)
-            store.write(shard, images)
-        if images is None:
-            found |= zip(wanted, store.draw(wanted, should_stop))
-        else:
-            found |= {i: images[i - shard * store.size] for i in wanted}
-        advance(len(wanted))
+    with run.session(should_stop) as session:
+        for shard, wanted in store.plan(seeds):
+            images = store.read(shard)
+            if images is None and len(wanted) == store.size:
+                images = store.draw(store.members(shard), session.should_stop)
+                store.write(shard, images)
+                session.kept()
+            if images is None:
+                found |= zip(wanted, store.draw(wanted, session.should_stop))
+            else:
+                found |= {i: images[i - shard * store.size] for i in wanted}
+            advance(len(wanted))
     return np.stack([found[i] for i in seeds])
 
 

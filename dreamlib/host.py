@@ -24,6 +24,57 @@ def platform() -> str:
     return "local"
 
 
+# Hours that a session may take, with room below what the platform grants, and the minutes of them
+# kept for sampling and scoring after training.  Free Colab and Kaggle's GPUs end after 12 hours,
+# Kaggle's TPUs after 9; Colab Pro+ (24) cannot be told apart: ask for it by --hours 23.
+SESSIONS = {
+    "colab": (11.0, 30.0),
+    "kaggle": (11.0, 30.0),
+    "kaggle-tpu": (8.0, 30.0),
+    "local": (None, 0.0),
+}
+
+
+def session_limits() -> tuple[float | None, float]:
+    """(hours of this session, None for as long as it takes; minutes kept for what follows)."""
+    kind = platform()
+    if kind == "kaggle" and any(name.startswith("TPU_") for name in os.environ):
+        kind = "kaggle-tpu"
+    return SESSIONS[kind]
+
+
+DRIVE = Path("/content/drive/MyDrive")
+INPUTS = Path("/kaggle/input")
+
+
+def mirror_home(named: str | Path | None = None) -> Path | None:
+    """The mirror: as named ('none' for none), as DREAMLIB_MIRROR says, or on a mounted Drive."""
+    chosen = str(named or os.environ.get("DREAMLIB_MIRROR", ""))
+    if not chosen and platform() == "colab" and DRIVE.is_dir():
+        chosen = str(DRIVE / "dreamlib")
+    return None if chosen in ("", "none") else Path(chosen)
+
+
+def earlier_outputs(name: str) -> list[Path]:
+    """Run folders of this name in notebook outputs attached on Kaggle, where inputs lie at
+    depths that have changed over the years."""
+    if platform() != "kaggle":
+        return []
+    found = (path.parent for path in INPUTS.glob(f"**/{name}/config.yaml"))
+    return sorted(path for path in found if (path / "checkpoints").is_dir())
+
+
+def memory_in_use(device: torch.device) -> tuple[int, int | None]:
+    """(bytes in use, bytes there are): of the GPU, or of this process and the machine."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total - free, total
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    resident = next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
+    return 1024 * resident, memory_bytes()
+
+
 def cpu_flags() -> set[str]:
     """The processor's feature flags as Linux names them; empty on other systems."""
     info = Path("/proc/cpuinfo")

@@ -14,6 +14,13 @@ Set = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Option("--set", help="section.field=value, as often as you like"),
 ]
+MirrorFolder = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--mirror", help="a folder that keeps copies, or none [else DREAMLIB_MIRROR]"),
+]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="take the run from whoever seems to train it")
+]
 RunFolder = Annotated[Path, typer.Argument(help="a run folder")]
 
 

@@ -1,28 +1,31 @@
-"""A run: a folder, its config, its images; and the driver around any trainer's steps."""
+"""A run: a folder, its config, its images; what training and other long work need of it."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dreamlib.build import check, make_source, net_shape
-from dreamlib.config import differences, identity, load_config, save_config
-from dreamlib.data.packed import Packed, open_packed
-from dreamlib.data.packing import bring, pack
-from dreamlib.errors import ConfigError, DataError, RunError
-from dreamlib.files import fingerprint, read_json, sweep, write_json
-from dreamlib.host import Precision, choose_device, choose_precision
+from dreamlib.build import net_shape
+from dreamlib.config import differences, identity, make_config
+from dreamlib.data.packed import MANIFEST, Packed
+from dreamlib.errors import ConfigError, Interrupted, MirrorError, RunError
+from dreamlib.files import fingerprint
+from dreamlib.host import Precision, choose_device, choose_precision, session_limits
 from dreamlib.images import enlarge, grid, save_png
-from dreamlib.progress import Progress, silent
-from dreamlib.runtime.checkpoint import newest_checkpoint, save_checkpoint
-from dreamlib.runtime.clock import Clock, StopFlag
+from dreamlib.runtime.clock import Clock, StopFlag, spare
+from dreamlib.runtime.courier import LONGEST, Courier, Job, carrying
+from dreamlib.runtime.driver import Driver, Tick, Trainer
+from dreamlib.runtime.lock import Owner
+from dreamlib.runtime.mirror import Mirror
+from dreamlib.runtime.mount import copy_pack
+from dreamlib.runtime.recover import fetch_newer
 from dreamlib.runtime.rundir import RunDir
 from dreamlib.sections import Config, span_steps
 from dreamlib.weights import read_weights, write_weights
@@ -30,26 +33,12 @@ from dreamlib.weights import read_weights, write_weights
 STAGES = (0.05, 0.25, 0.5, 0.75, 1.0)  # of training, at which a grid is always kept
 
 
-class Trainer(Protocol):
-    """What the driver needs of a trainer.  One `advance` is one optimizer step."""
+@dataclass(frozen=True)
+class Session:
+    """What long work other than training asks: whether to stop, and to have files mirrored."""
 
-    step: int
-    total: int
-    epoch: float  # optimizer steps per epoch
-
-    def advance(self) -> dict[str, Any] | None: ...  # a log row, when one is due
-    def state_dict(self) -> dict[str, Any]: ...
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-    def averaged(self) -> dict[str, Tensor]: ...  # the weights to generate with
-    def preview(self) -> dict[str, np.ndarray]: ...  # name -> uint8 images
-
-
-class Tick(NamedTuple):
-    """Where training stands after a step.  `row` is the log row of this step, if it has one."""
-
-    step: int
-    total: int
-    row: dict[str, Any] | None
+    should_stop: Callable[[], bool]
+    kept: Callable[[], None]  # there is a new file worth mirroring
 
 
 @dataclass(frozen=True)
@@ -60,6 +49,8 @@ class Run:
     config: Config
     data: Packed
     say: Callable[[str], None]
+    mirror: Mirror | None = None
+    take_over: bool = False
 
     @property
     def folder(self) -> Path:
@@ -86,129 +77,91 @@ class Run:
         net = net_shape(self.config, self.data.channels, self.data.label_counts)
         return {"net": net, "prediction": self.config.diffusion.prediction}
 
+    @property
+    def checkpoint_facts(self) -> dict[str, Any]:
+        """What a checkpoint's manifest says of the run it belongs to."""
+        settings = {"settings": identity(self.config, exclude_defaults=True)}
+        return self.facts | self.network | settings
+
+    def changes(self, manifest: dict[str, Any]) -> list[str]:
+        """The fields in which a checkpoint is not this run's: 'train.lr: 0.001 -> 0.002'."""
+        found = []
+        if manifest.get("config") != self.facts["config"]:
+            try:
+                theirs = identity(make_config(manifest.get("settings", {}), "its manifest"))
+                found += differences(theirs, identity(self.config)) or ["settings"]
+            except ConfigError as error:
+                found.append(str(error).replace("\n", "; "))
+        if manifest.get("data") != self.data.fingerprint:
+            found.append(f"images: {manifest.get('data', '')[:8]} -> {self.data.fingerprint[:8]}")
+        return found
+
     # ------------------------------------------------------------------ weights
 
     def export_weights(self, step: int, weights: dict[str, Tensor]) -> None:
         """weights/ema.safetensors, then its card: step, hash, settings, images."""
         write_weights(self.dir.weights, step, weights, self.facts | self.network)
 
-    def has_weights(self) -> bool:
+    def weights_step(self) -> int | None:
+        """The step of the exported weights; None when there are none, or not whole ones."""
         try:
-            self.weights()
+            return self.weights()[1]["step"]
         except RunError:
-            return False
-        return True
+            return None
 
     def weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The averaged weights and their card.  Raises RunError when there are none yet."""
         return read_weights(self.dir.weights)
 
-    # ------------------------------------------------------------------ driver
+    # ------------------------------------------------------------------ training
 
     def drive(self, trainer: Trainer, hours: float | None = None) -> Iterator[Tick]:
-        """Take a trainer's steps to their end, the deadline, or a request to stop.
-
-        Resumes first.  Saves by the clock, at the end, and when the caller leaves the loop.
-        """
-        hours = hours if hours is not None else self.config.train.hours
+        """Take a trainer's steps to their end, the deadline, or a request to stop."""
+        train = self.config.train
+        usual, reserve = session_limits()
+        hours = next((h for h in (hours, train.hours) if h is not None), usual)
         if hours is not None and hours <= 0:
             raise ConfigError(f"the time budget must be above 0 hours, got {hours}")
-        clock = Clock(hours, self.config.train.save_minutes)
-        with self.dir.locked(), StopFlag().listening() as stop:
-            self._resume(trainer)
-            self.dir.set_status("running", step=trainer.step, total=trainer.total)
-            write_row = self._row_writer(trainer.step)
-            try:
-                state = yield from self._loop(trainer, clock, stop, write_row)
-            except GeneratorExit:
-                self._close(trainer, clock, "interrupted")
-                raise
-            except BaseException:
-                # Nothing is saved: the last checkpoint is good, the state in memory may not be.
-                self.dir.set_status("failed", step=trainer.step, total=trainer.total)
-                raise
-            self._close(trainer, clock, state)
+        if train.reserve_minutes is not None:
+            reserve = train.reserve_minutes
+        where = {"device": self.device.type, "precision": self.precision.name}
+        driver = Driver(
+            dir=self.dir,
+            trainer=trainer,
+            clock=Clock(hours, train.save_minutes, reserve=60 * reserve),
+            facts=self.checkpoint_facts,
+            changes=self.changes,
+            where=where | {"threads": torch.get_num_threads()},
+            export=self.export_weights,
+            exported=lambda step: self.weights_step() == step,
+            write_row=self._row_writer(trainer),
+            preview=lambda images: self._preview(trainer.step, images),
+            previews=self._preview_steps(trainer),
+            say=self.say,
+            take_over=self.take_over,
+            courier=self._courier(),
+            fetch=self._fetch,
+        )
+        return driver.drive()
 
-    def _row_writer(self, step: int) -> Callable[[dict[str, Any]], None]:
+    def _row_writer(self, trainer: Trainer) -> Callable[[dict[str, Any]], None]:
         """Where log rows go: log.jsonl, and TensorBoard beside it if the run asks for it."""
         if not self.config.train.tensorboard:
             return self.dir.append_log
         from torch.utils.tensorboard import SummaryWriter
 
-        board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+        boards: list[SummaryWriter] = []
 
         def write(row: dict[str, Any]) -> None:
             self.dir.append_log(row)
+            if not boards:  # by the first row it is known where training resumed
+                folder = str(self.folder / "tensorboard")
+                boards.append(SummaryWriter(folder, purge_step=row["step"]))
             for name in ("loss", "lam", "grad_norm", "lr", "images_per_s"):
-                board.add_scalar(name, row[name], row["step"])
-            board.flush()
+                boards[0].add_scalar(name, row[name], row["step"])
+            boards[0].flush()
 
         return write
-
-    def _loop(
-        self,
-        trainer: Trainer,
-        clock: Clock,
-        stop: StopFlag,
-        write_row: Callable[[dict[str, Any]], None],
-    ) -> Generator[Tick, None, str]:
-        previews = self._preview_steps(trainer)
-        while trainer.step < trainer.total:
-            if clock.over():
-                return "paused_deadline"
-            if stop:
-                return "interrupted"
-            row = trainer.advance()
-            if row:
-                write_row(row)
-            if trainer.step in previews:
-                self._preview(trainer)
-            if clock.save_due():
-                self._save(trainer, clock)
-            yield Tick(trainer.step, trainer.total, row)
-        return "finished"
-
-    def _resume(self, trainer: Trainer) -> None:
-        """Load the newest checkpoint that verifies, and say so in one banner."""
-        for folder in (self.dir.checkpoints, self.dir.weights, self.dir.samples):
-            sweep(folder)
-        newest = newest_checkpoint(self.dir.checkpoints)
-        if newest is None:
-            self.dir.cut_log(0)
-            self.say(f"FRESH START because {self.dir.checkpoints} holds no checkpoint")
-            return
-        wrong = [k for k, v in self.facts.items() if newest.manifest.get(k) != v]
-        if wrong:
-            raise RunError(f"{newest.path} was saved under another {' and '.join(wrong)}")
-        trainer.load_state_dict(newest.load())
-        self.dir.cut_log(trainer.step)
-        self.say(
-            f"RESUMED at step {trainer.step:,} of {trainer.total:,} from {newest.path} "
-            f"(sha {newest.manifest['sha256'][:8]}) on {self.device}, {self.precision.name}"
-        )
-
-    def _save(self, trainer: Trainer, clock: Clock) -> None:
-        with clock.saving():
-            facts = self.facts | self.network
-            save_checkpoint(self.dir.checkpoints, trainer.step, trainer.state_dict(), facts)
-            if trainer.step:
-                self.export_weights(trainer.step, trainer.averaged())
-        self.dir.set_status("running", step=trainer.step, total=trainer.total)
-
-    def _close(self, trainer: Trainer, clock: Clock, state: str) -> None:
-        """Save, and say how to go on."""
-        self._save(trainer, clock)
-        self.dir.set_status(state, step=trainer.step, total=trainer.total)
-        if state != "finished":
-            say = f"PAUSED at step {trainer.step:,} of {trainer.total:,}; everything is saved. "
-            if state == "paused_deadline":
-                say += (
-                    f"The time budget of {clock.hours} h since this process began is used up: "
-                    "begin a new session, or give more hours, and run the same command or cell"
-                )
-            else:
-                say += "Asked to stop: run the same command or cell again to go on"
-            self.say(say)
 
     def _preview_steps(self, trainer: Trainer) -> set[int]:
         steps = {max(1, round(share * trainer.total)) for share in STAGES}
@@ -217,97 +170,78 @@ class Run:
         )
         return steps | set(range(every, trainer.total, every) if every else ())
 
-    def _preview(self, trainer: Trainer) -> None:
-        for name, images in trainer.preview().items():
-            path = self.dir.samples / f"step-{trainer.step:08d}{name}.png"
-            save_png(grid(enlarge(images, 64), gap=4), path)
+    def _preview(self, step: int, images: dict[str, np.ndarray]) -> None:
+        for name, pixels in images.items():
+            path = self.dir.samples / f"step-{step:08d}{name}.png"
+            save_png(grid(enlarge(pixels, 64), gap=4), path)
 
+    # ------------------------------------------------------------------ other long work
 
-# ---------------------------------------------------------------------- opening
+    @contextmanager
+    def session(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Session]:
+        """Sampling or scoring: stops politely (a signal, the session's time budget), and what it
+        makes is carried to the mirror."""
+        hours = self.config.train.hours or session_limits()[0]
+        with StopFlag().listening() as flag, self._carried() as courier:
+            try:
+                yield Session(
+                    lambda: bool(flag) or spare(hours) <= 0 or should_stop(),
+                    courier.request if courier else lambda: None,
+                )
+            except Interrupted as error:
+                reason = f"asked to stop ({flag.reason})" if flag else ""
+                if spare(hours) <= 0:
+                    reason = f"the time budget of {hours:g} h since this process began is used up"
+                if not reason or reason in str(error):
+                    raise
+                raise Interrupted(
+                    f"{error}: {reason}; what is done is kept, the same command or cell goes on"
+                ) from error
 
+    @contextmanager
+    def _carried(self) -> Iterator[Courier | None]:
+        with ExitStack() as stack:
+            courier = None
+            try:
+                courier = stack.enter_context(carrying(self._courier()))
+            except RunError as error:
+                self.say(f"not mirrored: {error}")
+            yield courier
 
-def open_run(
-    folder: str | Path,
-    preset: str | Path | None = None,
-    *,
-    overrides: Iterable[str] = (),
-    progress: Progress = silent,
-    say: Callable[[str], None] = print,
-) -> Run:
-    """Open a run folder, or make one from a preset; opening it again continues it.
+    def push(self) -> None:
+        """Copy everything worth keeping to the mirror now.  RunError when there is none, or it
+        fails."""
+        if self.mirror is None:
+            raise RunError("there is no mirror: name a folder (--mirror, or DREAMLIB_MIRROR)")
+        with carrying(self._courier()) as courier:
+            if courier and not courier.flush(LONGEST):
+                raise RunError(f"mirror: {courier.report()}")
 
-    Packs the images on first use.  On an existing run, overrides hold for this opening only.
-    Raises ConfigError, DataError, or RunError when the folder holds a run with other settings
-    (naming the fields).
-    """
-    run_dir = RunDir(folder)
-    config = _settle_config(run_dir, preset, tuple(overrides))
-    run_dir.check_writable()
-    data = _settle_data(run_dir, config, progress, say)
-    check(config, data)
-    run_dir.create()
-    if not run_dir.config.exists():
-        save_config(config, run_dir.config)
-    if not run_dir.data.exists():
-        write_json(run_dir.data, {"packed": data.folder.name, "fingerprint": data.fingerprint})
-    return Run(run_dir, config, data, say)
-
-
-def _settle_config(
-    run_dir: RunDir, preset: str | Path | None, overrides: tuple[str, ...]
-) -> Config:
-    """The config asked for, if it is the run's own up to fields that may change."""
-    if not run_dir.config.exists():
-        if preset is None:
-            raise RunError(f"{run_dir.folder} holds no run yet: name a preset to begin one")
-        return load_config(preset, overrides)
-    saved = load_config(run_dir.config)
-    wanted = load_config(preset or run_dir.config, overrides)
-    changed = differences(identity(saved), identity(wanted))
-    if changed:
-        raise RunError(
-            f"{run_dir.folder} holds a run with other settings ({'; '.join(changed)}): "
-            "use another folder, or the run's own settings"
+    def _courier(self) -> Courier | None:
+        if self.mirror is None:
+            return None
+        folder, files = self.data.folder, self.data.manifest["files"]
+        job = Job(
+            self.dir,
+            {"run": self.dir.identity()},
+            lambda mirror: copy_pack(folder, mirror.home / "data" / folder.name, files, MANIFEST),
         )
-    return wanted
-
-
-def data_home(run_dir: RunDir) -> Path:
-    """Packed images are shared by the runs beside each other; DREAMLIB_DATA names another place."""
-    return Path(os.environ.get("DREAMLIB_DATA", run_dir.folder.parent / "data"))
-
-
-def pack_data(
-    config: Config,
-    home: Path,
-    progress: Progress = silent,
-    say: Callable[[str], None] = print,
-) -> Packed:
-    """The config's images, packed once under a name that says which ones they are.
-
-    Looked for in `home`, then in data/ of the folder DREAMLIB_MIRROR names, then in the source.
-    """
-    source = make_source(config, home / "downloads", say)
-    name = f"{source.name}-{config.data.size}-{fingerprint(source.description)[:8]}"
-    mirror = os.environ.get("DREAMLIB_MIRROR")
-    if mirror:
-        bring(Path(mirror) / "data" / name, home / name, say)
-    return pack(source, home / name, progress)
-
-
-def _settle_data(
-    run_dir: RunDir, config: Config, progress: Progress, say: Callable[[str], None]
-) -> Packed:
-    """The run's packed images: those it began with, else packed from their source."""
-    home = data_home(run_dir)
-    recorded = read_json(run_dir.data) if run_dir.data.exists() else None
-    if recorded and (home / recorded["packed"]).exists():
-        data = open_packed(home / recorded["packed"])
-    else:
-        data = pack_data(config, home, progress, say)
-    if recorded and data.fingerprint != recorded["fingerprint"]:
-        raise DataError(
-            f"the images in {data.folder} are not those that {run_dir.folder} was begun with: "
-            "put the original images back, or begin a new run folder"
+        return Courier(
+            self.mirror,
+            Owner(self.mirror.root / "owner.json"),
+            job,
+            minutes=self.config.train.mirror_minutes,
+            say=self.say,
+            take_over=self.take_over,
         )
-    return data
+
+    def _fetch(self, step: int) -> None:
+        """A newer checkpoint from the mirror, if it can be had."""
+        if self.mirror is None:
+            return
+        try:
+            fetch_newer(self.mirror, self.dir, step, self.say)
+        except MirrorError as error:
+            if step < 0:
+                raise
+            self.say(f"going on from what is here: {error}")

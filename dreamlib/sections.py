@@ -108,8 +108,10 @@ class Train(Section):
     channels_last: Bool = False  # CUDA: the layout that tensor cores prefer
     recompute: Bool = False  # gradient checkpointing: less memory, about a fifth more work
     deterministic: Bool = False  # CUDA: slower kernels that repeat bit for bit
-    hours: Float | None = Field(None, gt=0)  # time budget of one session
+    hours: Float | None = Field(None, gt=0)  # time budget of one session; None = the platform's
+    reserve_minutes: Float | None = Field(None, ge=0)  # of it, for sampling and scoring
     save_minutes: Float = Field(10.0, gt=0)
+    mirror_minutes: Float = Field(30.0, gt=0)  # between two copies to the mirror
     log_every: Int = Field(50, ge=1)  # steps
     preview_every: Span = 0  # sample grids, beside those at 5, 25, 50, 75 and 100 %
     tensorboard: Bool = False

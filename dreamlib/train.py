@@ -28,11 +28,12 @@ from dreamlib.diffusion.dream import Batch, Perturb
 from dreamlib.diffusion.ema import averaged
 from dreamlib.diffusion.prediction import NO_LABEL
 from dreamlib.diffusion.process import loss_weight
-from dreamlib.errors import RunError
 from dreamlib.rng import seeded, torch_rng
-from dreamlib.run import Run, Tick
+from dreamlib.run import Run
+from dreamlib.runtime.driver import Tick, check_finite
 from dreamlib.runtime.memory import MicroBatch
 from dreamlib.sections import span_steps
+from dreamlib.weights import averaged_of
 
 QUARTILES = 4
 PREVIEWS = 16
@@ -47,7 +48,7 @@ def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
     A finished run yields nothing.  Raises RunError when another process trains this run.
     """
     status = run.dir.status()
-    if status["state"] == "finished" and run.has_weights():
+    if status["state"] == "finished" and run.weights_step() == status["step"]:
         run.say(f"FINISHED at step {status['step']:,}: nothing left to train in {run.folder}")
         return
     if run.config.train.deterministic:
@@ -115,6 +116,7 @@ class DiffusionTrainer:
 
     def __init__(self, run: Run):
         config, self.device = run.config, run.device
+        self.run = run
         self.config, self.data = config, run.data
         self.stream = make_stream(config, run.data, self.device)
         self.epoch = self.stream.epoch_steps
@@ -124,13 +126,17 @@ class DiffusionTrainer:
         self.net = make_net(config, run.data.channels, run.data.label_counts).to(self.device)
         self.ema = averaged(self.net, config.train.ema)
         self.optimizer = make_optimizer(config, self.net, self.device)
+        own = self.optimizer.param_groups[0]
+        self.own = {name: own[name] for name in ("fused", "weight_decay")}
         precision = run.precision
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scale)
         self.denoiser = make_denoiser(config, self.net, self.sched, precision)
         self.denoiser_ema = make_denoiser(config, self.ema.module, self.sched, precision)
-        self.micro = MicroBatch(min(config.train.micro or config.train.batch, config.train.batch))
+        micro = min(config.train.micro or config.train.batch, config.train.batch)
+        self.micro = MicroBatch(micro, self.smaller)
         self.meter = Meter(self.device)
         self.step = 0
+        self.whole = True  # False while a step has moved some of the state, and not yet all
         self.clock = (time.monotonic(), 0)  # when, and at which step, the last row was written
 
     # ------------------------------------------------------------------ one step
@@ -142,12 +148,14 @@ class DiffusionTrainer:
         seen = self.micro.redo_smaller(lambda micro: self.accumulate(batch, micro))
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), self.config.train.clip)
+        self.whole = False
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.update_parameters(self.net)
         quartile = (batch.t * QUARTILES // len(self.sched)).to(self.device)
         self.meter.add(quartile, seen, norm)
         self.step += 1
+        self.whole = True
         due = self.step % self.config.train.log_every == 0 or self.step == self.total
         return self.row() if due else None
 
@@ -217,18 +225,19 @@ class DiffusionTrainer:
         return row
 
     def check_finite(self) -> None:
-        """NaN is said at once, and never becomes a log row, a preview or a checkpoint."""
-        values = [self.meter.sums, *self.net.parameters()]
-        if not all(bool(torch.isfinite(value).all()) for value in values):
-            raise RunError(
-                f"loss or weights became NaN or infinite by step {self.step}: nothing is saved; "
-                "begin a new run with a smaller train.lr, or with train.precision=fp32"
-            )
+        """NaN is said at once, and never becomes a log row or a preview."""
+        check_finite(
+            {"the loss": self.meter.sums, "net": dict(self.net.named_parameters())}, self.step
+        )
+
+    def smaller(self, micro: int) -> None:
+        """Memory ran out, and slices are smaller from now on."""
+        self.run.say(f"out of memory at step {self.step}: micro-batches of {micro} from now on")
+        self.run.dir.note("micro-batch", step=self.step, micro=micro)
 
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        self.check_finite()
         parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
         return {"step": self.step, **parts}
 
@@ -238,14 +247,21 @@ class DiffusionTrainer:
                 continue  # saved without loss scaling, on another kind of device
             getattr(self, name).load_state_dict(state[name])
         for group in self.optimizer.param_groups:
-            group["fused"] = self.device.type in ("cpu", "cuda")
-        self.step = state["step"]
+            group |= self.own  # a fork's own settings, and what this device can do
+        self.step, self.whole = state["step"], True
         self.clock = (time.monotonic(), self.step)
 
     PARTS = ("net", "ema", "optimizer", "scaler", "meter")
 
-    def averaged(self) -> dict[str, Tensor]:
-        return {name: value.cpu() for name, value in self.ema.module.state_dict().items()}
+    def averaged(self, state: dict[str, Any]) -> dict[str, Tensor]:
+        return averaged_of(state)
+
+    def calm(self) -> str:
+        """After NaN: give the loss scaler, if there is one, a scale a sixteenth as large."""
+        if not self.scaler.is_enabled():
+            return "with the same arithmetic"
+        self.scaler.update(self.scaler.get_scale() / 16)
+        return f"with the loss scale lowered to {self.scaler.get_scale():g}"
 
     def preview(self) -> dict[str, np.ndarray]:
         """The same few seeds from the averaged and from the raw weights."""

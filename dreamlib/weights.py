@@ -16,6 +16,12 @@ from dreamlib.errors import RunError
 from dreamlib.files import read_json, sha256_file, write_bytes, write_json
 
 
+def averaged_of(state: dict[str, Any]) -> dict[str, Tensor]:
+    """The weights to generate with, out of a trainer's saved state."""
+    named = ((*name.partition("."), value) for name, value in state["ema"].items())
+    return {name: value for part, _, name, value in named if part == "module"}
+
+
 def write_weights(
     folder: Path, step: int, weights: dict[str, Tensor], facts: dict[str, Any]
 ) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dreamlib.run import Run, open_run
+from dreamlib.opening import open_run
+from dreamlib.run import Run
 from dreamlib.train import train
 
 TINY = [

@@ -13,8 +13,8 @@ mpl.use("Agg")
 from dreamlib.errors import NotEnoughSamples, RunError, WeightsUnavailable
 from dreamlib.evaluate import evaluate, gaussian_images, read_study
 from dreamlib.generate import generate, process
+from dreamlib.opening import open_run
 from dreamlib.report import figures, tables
-from dreamlib.run import open_run
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from PIL import Image
 from dreamlib.build import make_labels
 from dreamlib.errors import ConfigError, Interrupted, RunError
 from dreamlib.generate import Shards, export_png, generate, interpolation, process
-from dreamlib.run import open_run
+from dreamlib.opening import open_run
 from dreamlib.train import DiffusionTrainer, train
 from tests.conftest import TINY
 

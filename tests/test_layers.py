@@ -19,13 +19,13 @@ RANK = {
     **dict.fromkeys(["diffusion", "data", "runtime", "metrics", "gan"], 1),
     "build": 2,
     "run": 3,
-    **dict.fromkeys(["train", "generate", "explain"], 4),
+    **dict.fromkeys(["opening", "train", "generate", "explain"], 4),
     "evaluate": 5,
     "ablate": 6,
     "report": 7,
     "notebooks": 8,
     "options": 8,
-    "data_commands": 9,
+    **dict.fromkeys(["data_commands", "run_commands"], 9),
     **dict.fromkeys(["cli", "__init__"], 10),
     "__main__": 11,
 }
@@ -38,7 +38,10 @@ ORDER = {
         *["archive", "download", "packed", "packing", "stream"],
         *["drawing", "faces", "idx", "cifar", "folder", "celeba"],
     ],
-    "runtime": ["checkpoint", "clock", "memory", "rundir"],
+    "runtime": [
+        *["checkpoint", "saver", "clock", "memory", "lock", "rundir"],
+        *["mount", "mirror", "courier", "recover", "trainer", "driver"],
+    ],
     "metrics": ["inception", "classifier", "features", "frechet"],
 }
 HEAVY = ["IPython", "matplotlib", "lpips", "cleanfid", "gdown", "papermill", "nbconvert", "scipy"]

@@ -14,7 +14,7 @@ from dreamlib.images import enlarge, grid
 from dreamlib.progress import TextProgress, duration
 from dreamlib.report import dashboard
 from dreamlib.report.tables import shares_markdown
-from dreamlib.run import Tick
+from dreamlib.runtime.driver import Tick
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from dreamlib.config import load_config
 from dreamlib.data.packed import SPLITS
 from dreamlib.errors import ConfigError, DataError, RunError
 from dreamlib.images import save_png
-from dreamlib.run import open_run
+from dreamlib.opening import open_run
 from dreamlib.runtime.checkpoint import newest_checkpoint
 from dreamlib.train import DiffusionTrainer, train
 from tests.conftest import TINY
@@ -107,7 +108,10 @@ def test_weights_are_there_after_every_save_not_only_at_the_end(tiny):
     run = tiny("run", "train.save_minutes=1e-9")
     ticks = train(run)
     next(ticks)
-    assert run.weights()[1]["step"] == 1
+    deadline = time.monotonic() + 20
+    while run.weights_step() != 1 and time.monotonic() < deadline:  # a thread writes them
+        time.sleep(0.01)
+    assert run.weights_step() == 1
     ticks.close()
 
 
@@ -235,7 +239,7 @@ def test_the_deadline_pauses_and_says_so(tiny):
     run = open_run(tiny().folder, say=said.append)
     assert list(train(run, hours=1e-6)) == []
     assert run.dir.status()["state"] == "paused_deadline"
-    assert not run.has_weights()  # nothing was learnt, so there is nothing to generate from
+    assert run.weights_step() is None  # nothing was learnt, so there is nothing to generate from
     assert said[0].startswith("FRESH START because")
     assert "time budget" in said[-1]
     run = open_run(run.folder, say=said.append)

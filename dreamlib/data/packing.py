@@ -92,11 +92,13 @@ def bring(there: Path, folder: Path, say: Callable[[str], None] = print) -> None
 
     It is verified beside its place before it takes it; a damaged one is said and passed over.
     """
-    if (folder / MANIFEST).is_file() or not (there / MANIFEST).is_file():
+    if (folder / MANIFEST).is_file():
         return
     beside = folder.with_name(f".{folder.name}.brought")
     shutil.rmtree(beside, ignore_errors=True)
     try:
+        if not (there / MANIFEST).is_file():
+            return
         for name in (*read_manifest(there)["files"], MANIFEST):
             with open(there / name, "rb") as source:
                 write_atomic(beside / name, partial(shutil.copyfileobj, source))

@@ -28,6 +28,7 @@ from dreamlib.progress import Progress, silent
 log = logging.getLogger(__name__)
 
 # Part of the cache key: raise it when the way features are computed changes.
+CHUNK = 10  # batches whose features are kept in one file
 REVISION = 1
 
 
@@ -86,30 +87,60 @@ def extract(
 ) -> np.ndarray:
     """Features of uint8 images [N,H,W,C] (a memmap may be larger than memory): float64 [N,dim].
 
-    With `cache`, a folder, features are kept by content: images, extractor and REVISION.
+    With `cache`, a folder, features are kept by content (images, extractor and REVISION), some
+    batches to a file: interrupted work goes on, and sets that begin alike share them.
     TypeError for other images, FloatingPointError for non-finite features, Interrupted when
     `should_stop` asks for it between two batches.
     """
     if images.dtype != np.uint8 or images.ndim != 4:
         raise TypeError(f"extract takes uint8 [N,H,W,C], got {images.dtype} {images.shape}")
+    advance = progress(f"{extractor.name} features", len(images))
+    done = 0
+
+    def before_batch() -> None:
+        if should_stop():
+            raise Interrupted(f"stopped after the features of {done} of {len(images)} images")
+
+    def after(count: int) -> None:
+        nonlocal done
+        done += count
+        advance(count)
+
+    parts = [
+        _chunk(images[start : start + CHUNK * batch], extractor, batch, cache, before_batch, after)
+        for start in range(0, len(images), CHUNK * batch)
+    ]
+    return np.concatenate([np.empty((0, extractor.dim)), *parts])
+
+
+def _chunk(
+    images: np.ndarray,
+    extractor: Extractor,
+    batch: int,
+    cache: Path | None,
+    before_batch: Callable[[], None],
+    after: Callable[[int], None],
+) -> np.ndarray:
+    """Features of some batches, float32: from the cache, or computed and kept there, so that a
+    long extraction that is interrupted goes on with the next chunk."""
     header: dict = {"extractor": extractor.identity, "revision": REVISION}
+    path = None
     if cache is not None:
         header["images"] = sha256_array(images)
         path = Path(cache) / f"features-{fingerprint(header)[:12]}.npy"
         found = _cached(path, header, (len(images), extractor.dim))
         if found is not None:
-            return found.astype(np.float64)
+            after(len(images))
+            return found
     features = np.empty((len(images), extractor.dim), np.float32)
-    advance = progress(f"{extractor.name} features", len(images))
     with _full_precision():
         for start in range(0, len(images), batch):
-            if should_stop():
-                raise Interrupted(f"stopped after the features of {start} of {len(images)} images")
+            before_batch()
             features[start : start + batch] = _one_batch(images, start, batch, extractor)
-            advance(min(batch, len(images) - start))
-    if cache is not None:
+            after(min(batch, len(images) - start))
+    if path is not None:
         _keep(path, header, features)
-    return features.astype(np.float64)
+    return features
 
 
 def _one_batch(images: np.ndarray, start: int, batch: int, extractor: Extractor) -> np.ndarray:

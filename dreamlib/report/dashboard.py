@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from dreamlib.progress import duration
-from dreamlib.run import Run, Tick
+from dreamlib.run import Run
+from dreamlib.runtime.driver import Tick
 
 
 def watch(run: Run, ticks: Iterable[Tick], every: float = 15.0) -> None:

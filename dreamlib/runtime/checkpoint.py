@@ -1,13 +1,14 @@
 """Checkpoints that are whole or not there.
 
 A checkpoint is `step-00012000.pt` and, written after it, `step-00012000.json` with its size and
-hash.  Data without a matching manifest does not count.
+hash, and a hash of the manifest itself.  Data without a matching manifest does not count.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import pickle
 import re
 import time
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from typing import IO, Any
 import torch
 
 from dreamlib.errors import CheckpointError
-from dreamlib.files import read_json, sha256_file, write_atomic, write_json
+from dreamlib.files import read_json, seal, sealed, sha256_file, write_atomic, write_json
 
-FORMAT = 1
-NAME = re.compile(r"^step-(\d{8})\.json$")
+FORMAT = 2
+KEEP = 3  # generations
+NAME = re.compile(r"^step-(\d{8})\.(json|pt)$")
 log = logging.getLogger(__name__)
 
 
@@ -49,11 +51,19 @@ class Checkpoint:
 
     def load(self) -> dict[str, Any]:
         """Tensors and plain values only; a pickle that asks for more is refused, not executed."""
-        return torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            return torch.load(self.path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+            # Its hash holds, so this is no damage: somebody put another kind of file here.
+            reason = str(error).strip().split("\n")[0]
+            raise CheckpointError(
+                f"{self.path} was not saved by a training, and nothing in it was executed "
+                f"({reason}): delete it and its .json to go on from the generation before"
+            ) from error
 
 
 def save_checkpoint(
-    folder: Path, step: int, state: dict[str, Any], facts: dict[str, Any], *, keep: int = 3
+    folder: Path, step: int, state: dict[str, Any], facts: dict[str, Any], *, keep: int = KEEP
 ) -> Checkpoint:
     """Write, fsync, rename, read back, compare; then the manifest; then drop what is too old.
 
@@ -78,15 +88,17 @@ def save_checkpoint(
     sha256 = hashing[0].digest.hexdigest()
     if sha256_file(path) != sha256:
         raise CheckpointError(f"{path} reads back differently than written: check this disk")
-    manifest = {
-        "format": FORMAT,
-        "step": step,
-        "size": hashing[0].size,
-        "sha256": sha256,
-        "torch": torch.__version__,
-        "time": time.time(),
-        **facts,
-    }
+    manifest = seal(
+        {
+            "format": FORMAT,
+            "step": step,
+            "size": hashing[0].size,
+            "sha256": sha256,
+            "torch": torch.__version__,
+            "time": time.time(),
+            **facts,
+        }
+    )
     write_json(path.with_suffix(".json"), manifest)
     _drop_old(folder, step, keep)
     return Checkpoint(step, path, manifest)
@@ -96,51 +108,74 @@ def _drop_old(folder: Path, newest: int, keep: int) -> None:
     """Keep `keep` generations up to `newest`, which was just verified.  Later ones are damaged:
     they were passed over when resuming.  Manifests go first: none outlives its data."""
     steps = _steps(folder)
-    kept = [step for step in steps if step <= newest][:keep]
-    for step in set(steps) - set(kept):
-        (folder / f"step-{step:08d}.json").unlink()
-    names = {f"step-{step:08d}" for step in kept}
-    for path in folder.glob("step-*.pt"):
-        if path.stem not in names:
-            path.unlink()
+    whole = [step for step in steps if step <= newest and _manifest(folder, step).exists()]
+    for step in set(steps) - set(whole[:keep]):
+        _manifest(folder, step).unlink(missing_ok=True)
+        _manifest(folder, step).with_suffix(".pt").unlink(missing_ok=True)
 
 
 def _steps(folder: Path) -> list[int]:
-    """Steps that have a manifest, newest first."""
-    found = (NAME.match(path.name) for path in folder.glob("step-*.json"))
-    return sorted((int(match[1]) for match in found if match), reverse=True)
+    """Steps of which there is a manifest or data, newest first."""
+    found = (NAME.match(path.name) for path in folder.glob("step-*"))
+    return sorted({int(match[1]) for match in found if match}, reverse=True)
+
+
+def _manifest(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.json"
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest generation that verifies, or None.  What is passed over is said in the log.
 
-    Raises CheckpointError when there are checkpoints and none of them verifies: starting afresh
-    over them is the user's decision.
+    Data without any manifest is a save cut short and does not count.  Raises CheckpointError when
+    there are manifests and none of them verifies (starting afresh over them is the user's
+    decision), or when another version of dreamlib saved the newest.
     """
-    steps = _steps(folder)
-    for step in steps:
+    manifests = 0
+    for step in _steps(folder):
         path = folder / f"step-{step:08d}.pt"
         flaw, manifest = _check(path)
         if not flaw:
             return Checkpoint(step, path, manifest)
+        manifests += path.with_suffix(".json").exists()
         log.warning("passing over %s: %s", path.name, flaw)
-    if steps:
+    if manifests:
         raise CheckpointError(
-            f"none of the {len(steps)} checkpoints in {folder} is intact: restore that folder from "
+            f"none of the {manifests} checkpoints in {folder} is intact: restore that folder from "
             "a copy, or delete it to start afresh"
         )
     return None
 
 
+def whole_checkpoints(folder: Path) -> list[Checkpoint]:
+    """Every generation that verifies, newest first."""
+    found = []
+    for step in _steps(folder):
+        path = folder / f"step-{step:08d}.pt"
+        flaw, manifest = _check(path)
+        if not flaw:
+            found.append(Checkpoint(step, path, manifest))
+    return found
+
+
 def _check(path: Path) -> tuple[str, dict[str, Any]]:
     """What is wrong with a checkpoint ('' when nothing), and its manifest."""
+    if not path.with_suffix(".json").exists():
+        return "it has no manifest: its save was cut short", {}
     try:
         manifest = read_json(path.with_suffix(".json"))
         size, sha256, format = manifest["size"], manifest["sha256"], manifest["format"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its manifest cannot be read ({error})", {}
+    if "seal" in manifest and not sealed(manifest):
+        return "its manifest has been altered", {}
     if format != FORMAT:
-        return f"its format is {format}, this version of dreamlib reads {FORMAT}", {}
+        raise CheckpointError(
+            f"{path} has format {format}, and this version of dreamlib reads {FORMAT}: continue "
+            "with the version that saved it, or begin a new run folder"
+        )
+    if not sealed(manifest) or manifest["step"] != int(path.stem[5:]):
+        return "its manifest is not its own", {}
     if not path.is_file():
         return "its data is missing", {}
     if path.stat().st_size != size:

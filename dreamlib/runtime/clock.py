@@ -28,23 +28,23 @@ def process_age() -> float:
 
 @dataclass
 class Clock:
-    """Says when to save and when to stop.
+    """A session's time budget, counted from the start of this process, and when to save.
 
-    The deadline is the budget minus twice the longest save so far and a margin, so that the last
-    save ends inside the budget.  `hours` None means no deadline.
+    Training's deadline is the budget minus what `reserve` keeps for sampling and scoring, twice
+    the longest save so far and a margin, so that the last save ends inside the budget.  `hours`
+    None means no deadline.
     """
 
     hours: float | None
     save_minutes: float
+    reserve: float = 0.0  # seconds
     margin: float = 5.0  # seconds
-    longest_save: float = 0.0
+    cost: float = 0.0  # seconds: the longest save, with its copy to a mirror
     saved: float = field(default_factory=time.monotonic)
 
     def left(self) -> float:
-        """Seconds until the deadline; infinite without one."""
-        if self.hours is None:
-            return float("inf")
-        return self.hours * 3600 - process_age() - self.margin - 2 * self.longest_save
+        """Seconds until training's deadline; infinite without one."""
+        return spare(self.hours) - self.reserve - self.margin - 2 * self.cost
 
     def over(self) -> bool:
         return self.left() <= 0
@@ -52,12 +52,14 @@ class Clock:
     def save_due(self) -> bool:
         return time.monotonic() - self.saved >= 60 * self.save_minutes
 
-    @contextmanager
-    def saving(self) -> Iterator[None]:
-        start = time.monotonic()
-        yield
+    def reset(self) -> None:
+        """A save begins now; the next is due `save_minutes` later."""
         self.saved = time.monotonic()
-        self.longest_save = max(self.longest_save, self.saved - start)
+
+
+def spare(hours: float | None) -> float:
+    """Seconds left of a session's budget; infinite without one."""
+    return float("inf") if hours is None else hours * 3600 - process_age()
 
 
 class StopFlag:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,7 +11,6 @@ import torch
 from dreamlib.errors import RunError
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -25,8 +23,8 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 class MicroBatch:
     """The number of images per forward pass; halved when memory runs out."""
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: int, on_change: Callable[[int], None]):
+        self.size, self.on_change = size, on_change
 
     def redo_smaller(self, work: Callable[[int], T]) -> T:
         """work(size), again from its beginning with half the size after running out of memory."""
@@ -46,4 +44,4 @@ class MicroBatch:
             gc.collect()
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
-            log.warning("out of memory: redoing this step with micro-batches of %d", self.size)
+            self.on_change(self.size)

@@ -1,19 +1,19 @@
-"""A run folder: layout, status, log, lock.  The only state there is."""
+"""A run folder: layout, status, log, events.  The only state there is."""
 
 from __future__ import annotations
 
 import json
 import os
-import socket
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
 from pathlib import Path
 from typing import Any
 
 from dreamlib.errors import RunError
-from dreamlib.files import read_json, try_lock, write_bytes, write_json
-from dreamlib.runtime.clock import process_age
+from dreamlib.files import read_json, write_bytes, write_json
+
+ESSENTIAL = ("run.json", "data.json", "config.yaml")  # a folder with the last one holds a run
 
 
 class RunDir:
@@ -30,6 +30,9 @@ class RunDir:
         self.evaluation = self.folder / "evaluation"
         self.figures = self.folder / "figures"
         self.log = self.folder / "log.jsonl"
+        self.events = self.folder / "events.jsonl"
+        self.lock = self.folder / "lock"
+        self.pair = threading.Lock()  # held while weights and their card are replaced
 
     def check_writable(self) -> None:
         """RunError when the folder, or the first parent that exists, cannot be written in."""
@@ -45,56 +48,95 @@ class RunDir:
     def create(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
 
+    def identity(self) -> str:
+        """The run's own id, made when it is first asked for: its name may be another run's too."""
+        path = self.folder / "run.json"
+        if not path.exists():
+            write_json(path, {"id": uuid.uuid4().hex, "begun": time.time()})
+        return read_json(path)["id"]
+
+    def to_mirror(self) -> list[str]:
+        """What another machine needs to go on, first; then everything else worth keeping."""
+        manifests = sorted(self.checkpoints.glob("step-*.json"))[-1:]
+        first = [self.folder / name for name in ESSENTIAL]
+        first += [path for m in manifests for path in (m.with_suffix(".pt"), m)]
+        first += [self.weights / "ema.safetensors", self.weights / "card.json"]
+        first += [self.log, self.events, self.folder / "status.json"]
+        rest = [*self.folder.glob("*.ipynb"), *self.folder.glob("*.html")]
+        for folder in (self.samples, self.generated, self.evaluation, self.figures):
+            rest += sorted(folder.rglob("*"))
+        paths = [path for path in [*first, *rest] if path.is_file() and path.name[0] != "."]
+        return [path.relative_to(self.folder).as_posix() for path in dict.fromkeys(paths)]
+
     # ------------------------------------------------------------------ status
 
     def status(self) -> dict[str, Any]:
-        """{'state': 'new' | 'running' | 'finished' | 'paused_deadline' | 'interrupted' | 'failed'}
+        """Where the run stands, and its heartbeat.
 
-        with step, total and time beside it once training has begun.
+        {'state': 'new' | 'running' | 'finished' | 'paused_deadline' | 'interrupted' | 'failed'}
+        and, once training has begun: step, total, saved (the step of the last checkpoint), time
+        (of the last sign of life, seconds since 1970) and more for people.
         """
         path = self.folder / "status.json"
-        return read_json(path) if path.exists() else {"state": "new", "step": 0}
+        if not path.exists():
+            return {"state": "new", "step": 0}
+        try:
+            return read_json(path)
+        except ValueError as error:
+            raise RunError(
+                f"{path} is damaged ({error}): delete it, nothing but a report of where the run "
+                "stands is lost"
+            ) from error
 
     def set_status(self, state: str, **facts: Any) -> None:
         write_json(self.folder / "status.json", {"state": state, "time": time.time(), **facts})
 
+    def note(self, event: str, **facts: Any) -> None:
+        """One line in events.jsonl: what happened to this run, for people; nothing reads it to
+        decide anything."""
+        _append(self.events, {"time": time.time(), "event": event, **facts})
+
+    def read_events(self) -> list[dict[str, Any]]:
+        """Lines torn by a crash are left out: later ones were written behind them."""
+        return _rows(self.events, skip_damaged=True)
+
     # ------------------------------------------------------------------ log
 
     def append_log(self, row: dict[str, Any]) -> None:
-        with open(self.log, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        _append(self.log, row)
 
     def read_log(self) -> list[dict[str, Any]]:
         """The log's rows.  A torn last line, left by a crash, is not a row yet."""
-        if not self.log.exists():
-            return []
-        *lines, _torn = self.log.read_text(encoding="utf-8").split("\n")
-        return [json.loads(line) for line in lines if line]
+        return _rows(self.log)
 
     def cut_log(self, step: int) -> None:
         """Forget rows beyond `step`: the steps behind them are about to be taken again."""
         rows = [row for row in self.read_log() if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        if self.log.exists() and text != self.log.read_text(encoding="utf-8"):
-            write_bytes(self.log, text.encode())
+        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        if self.log.exists() and text != self.log.read_bytes():
+            write_bytes(self.log, text)
 
-    # ------------------------------------------------------------------ lock
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second trainer off this run.  The system frees the lock when its owner dies."""
-        with open(self.folder / "lock", "a+", encoding="utf-8") as file:
-            if not try_lock(file):
-                file.seek(0)
-                raise RunError(
-                    f"{self.folder} is being trained by another process ({file.read().strip()}): "
-                    "wait for it, or stop it first"
-                )
-            file.seek(0)
-            file.truncate()
-            began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - process_age()))
-            file.write(f"pid {os.getpid()} on {socket.gethostname()}, begun {began}\n")
-            file.flush()
-            yield
+def _append(path: Path, row: dict[str, Any]) -> None:
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _rows(path: Path, *, skip_damaged: bool = False) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    *lines, _torn = path.read_bytes().split(b"\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows += [json.loads(line)] if line else []
+        except ValueError as error:
+            if skip_damaged:
+                continue
+            raise RunError(
+                f"line {number} of {path} is damaged ({error}): delete that line, or restore the "
+                "file from a copy"
+            ) from error
+    return rows

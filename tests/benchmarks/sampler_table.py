@@ -18,8 +18,9 @@ from statistics import mean, stdev
 from dreamlib.evaluate import evaluate
 from dreamlib.files import read_json, write_json
 from dreamlib.generate import generate
+from dreamlib.opening import open_run
 from dreamlib.progress import TextProgress
-from dreamlib.run import Run, open_run
+from dreamlib.run import Run
 from dreamlib.train import train
 
 ROWS = [

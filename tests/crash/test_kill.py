@@ -12,6 +12,7 @@ import time
 import pytest
 import torch
 
+from dreamlib.cli import UNFINISHED
 from dreamlib.runtime.checkpoint import newest_checkpoint
 from dreamlib.runtime.rundir import RunDir
 from tests.conftest import TINY
@@ -101,7 +102,7 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path, data_home):
     wait_until_it_trains(process, run, -1)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
+    assert process.returncode == UNFINISHED
     assert "PAUSED at step" in out
     assert run.status()["state"] == "interrupted"
     assert newest_checkpoint(run.checkpoints).step == run.status()["step"] < STEPS

@@ -1,0 +1,190 @@
+"""Opening a run: its settings, its images, and the way back from a mirror."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from dreamlib.build import check, make_source
+from dreamlib.config import differences, identity, load_config, save_config
+from dreamlib.data.packed import Packed, open_packed
+from dreamlib.data.packing import bring, pack
+from dreamlib.errors import DataError, RunError
+from dreamlib.files import fingerprint, read_json, write_json
+from dreamlib.host import earlier_outputs, mirror_home
+from dreamlib.progress import Progress, silent
+from dreamlib.run import Run
+from dreamlib.runtime.checkpoint import (
+    Checkpoint,
+    newest_checkpoint,
+    save_checkpoint,
+    whole_checkpoints,
+)
+from dreamlib.runtime.mirror import Mirror
+from dreamlib.runtime.recover import bring_output, bring_run
+from dreamlib.runtime.rundir import RunDir
+from dreamlib.sections import Config
+from dreamlib.weights import averaged_of
+
+
+def open_run(
+    folder: str | Path,
+    preset: str | Path | None = None,
+    *,
+    overrides: Iterable[str] = (),
+    mirror: str | Path | None = None,
+    take_over: bool = False,
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
+) -> Run:
+    """Open a run folder, or make one from a preset; opening it again continues it.
+
+    Packs the images on first use.  On an existing run, overrides hold for this opening only.
+    `mirror` is a folder that keeps copies ("none" for none; else DREAMLIB_MIRROR, or a mounted
+    Drive): a run that is there and not here is brought.  `take_over` takes the run from a process
+    or machine that seems to train it.  Raises ConfigError, DataError, or RunError when the folder
+    holds a run with other settings (naming the fields).
+    """
+    run_dir = RunDir(folder)
+    run_dir.check_writable()
+    home = mirror_home(mirror)
+    kept = Mirror(home, run_dir.folder.absolute().name) if home else None
+    if not run_dir.config.exists():
+        bring_back(run_dir, kept, say)
+    config = _settle_config(run_dir, preset, tuple(overrides))
+    data = _settle_data(run_dir, config, home, progress, say)
+    check(config, data)
+    run_dir.create()
+    if not run_dir.config.exists():
+        save_config(config, run_dir.config)
+    if not run_dir.data.exists():
+        write_json(run_dir.data, {"packed": data.folder.name, "fingerprint": data.fingerprint})
+    return Run(run_dir, config, data, say, kept, take_over)
+
+
+def bring_back(run_dir: RunDir, mirror: Mirror | None, say: Callable[[str], None]) -> bool:
+    """A run that is not here, from an attached output or its mirror -> whether there was one."""
+    if bring_output(earlier_outputs(run_dir.folder.absolute().name), run_dir, say):
+        return True
+    return mirror is not None and bring_run(mirror, run_dir, say)
+
+
+def _settle_config(
+    run_dir: RunDir, preset: str | Path | None, overrides: tuple[str, ...]
+) -> Config:
+    """The config asked for, if it is the run's own up to fields that may change."""
+    if not run_dir.config.exists():
+        if preset is None:
+            raise RunError(f"{run_dir.folder} holds no run yet: name a preset to begin one")
+        return load_config(preset, overrides)
+    saved = load_config(run_dir.config)
+    wanted = load_config(preset or run_dir.config, overrides)
+    changed = differences(identity(saved), identity(wanted))
+    if changed:
+        raise RunError(
+            f"{run_dir.folder} holds a run with other settings ({'; '.join(changed)}): "
+            "use another folder, or the run's own settings"
+        )
+    return wanted
+
+
+def data_home(run_dir: RunDir) -> Path:
+    """Packed images are shared by the runs beside each other; DREAMLIB_DATA names another place."""
+    return Path(os.environ.get("DREAMLIB_DATA", run_dir.folder.parent / "data"))
+
+
+def pack_data(
+    config: Config,
+    home: Path,
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
+    mirror: Path | None = None,
+) -> Packed:
+    """The config's images, packed once under a name that says which ones they are.
+
+    Looked for in `home`, then in data/ of the mirror, then in the source.
+    """
+    source = make_source(config, home / "downloads", say)
+    name = f"{source.name}-{config.data.size}-{fingerprint(source.description)[:8]}"
+    if mirror:
+        bring(mirror / "data" / name, home / name, say)
+    return pack(source, home / name, progress)
+
+
+def _settle_data(
+    run_dir: RunDir,
+    config: Config,
+    mirror: Path | None,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Packed:
+    """The run's packed images: those it began with, else packed from their source."""
+    home = data_home(run_dir)
+    recorded = read_json(run_dir.data) if run_dir.data.exists() else None
+    if recorded and mirror:
+        bring(mirror / "data" / recorded["packed"], home / recorded["packed"], say)
+    if recorded and (home / recorded["packed"]).exists():
+        data = open_packed(home / recorded["packed"])
+    else:
+        data = pack_data(config, home, progress, say, mirror)
+    if recorded and data.fingerprint != recorded["fingerprint"]:
+        raise DataError(
+            f"the images in {data.folder} are not those that {run_dir.folder} was begun with: "
+            "put the original images back, or begin a new run folder"
+        )
+    return data
+
+
+def fork_run(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    step: int | None = None,
+    overrides: Iterable[str] = (),
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
+) -> Run:
+    """A new run that goes on from a checkpoint of another one, under changed settings.
+
+    `step` names one of the checkpoints that `source` keeps; the newest without it.  Where it came
+    from is recorded in run.json.  RunError when `folder` is taken, or the weights would not fit.
+    """
+    there, new = RunDir(source), Path(folder)
+    if new.exists():
+        raise RunError(f"{new} is there already: name a folder for the new run")
+    origin = newest_checkpoint(there.checkpoints) if step is None else _at(there, step)
+    if origin is None:
+        raise RunError(f"{source} has no checkpoint to begin from: train it first")
+    # Made beside its place, so that a fork cut short is never taken for a run that begins anew.
+    beside = new.with_name(f".{new.name}.fork")
+    shutil.rmtree(beside, ignore_errors=True)
+    run = open_run(beside, there.config, overrides=overrides, mirror="none", progress=progress)
+    misfit = differences({key: origin.manifest[key] for key in run.network}, dict(run.network))
+    if misfit:
+        shutil.rmtree(beside)
+        raise RunError(f"the weights of {source} do not fit these settings ({'; '.join(misfit)})")
+    state = origin.load()
+    save_checkpoint(run.dir.checkpoints, origin.step, state, run.checkpoint_facts)
+    if origin.step:
+        run.export_weights(origin.step, averaged_of(state))
+    for row in there.read_log():
+        if row["step"] <= origin.step:
+            run.dir.append_log(row)
+    changed = differences(identity(load_config(there.config)), identity(run.config))
+    parent = {"run": there.identity(), "folder": str(there.folder), "step": origin.step}
+    parent |= {"sha256": origin.manifest["sha256"], "changed": changed}
+    write_json(run.dir.folder / "run.json", {"id": run.dir.identity(), "parent": parent})
+    run.dir.set_status("forked", step=origin.step, saved=origin.step)
+    beside.rename(new)
+    say(f"FORKED {new} from step {origin.step:,} of {source}; changed: {'; '.join(changed) or '-'}")
+    return open_run(new, mirror="none", progress=progress, say=say)
+
+
+def _at(run: RunDir, step: int) -> Checkpoint:
+    found = {c.step: c for c in whole_checkpoints(run.checkpoints)}
+    if step not in found:
+        have = ", ".join(f"{s:,}" for s in sorted(found)) or "none"
+        raise RunError(f"{run.folder} keeps no whole checkpoint of step {step:,}: it has {have}")
+    return found[step]

@@ -1,0 +1,293 @@
+"""The thread that carries a run to its mirror.  Training only ever asks it to."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamlib.errors import RunError
+from dreamlib.progress import duration
+from dreamlib.runtime.lock import BEAT, Owner
+from dreamlib.runtime.mirror import Generation, Mirror
+from dreamlib.runtime.rundir import RunDir
+
+PATIENCE = 30.0  # seconds between two lines while somebody waits for the mirror
+LONGEST = 600.0  # seconds that anybody waits for it at the end
+REASONS = {
+    errno.ENOSPC: "it is full: free some space there, its trash included",
+    errno.ENOTCONN: "it is not connected: mount it again",
+    errno.EIO: "it answers with input/output errors",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to carry, as it is at every push."""
+
+    dir: RunDir
+    facts: dict[str, Any]  # `run` is its identity
+    packs: Callable[[Mirror], object]  # carries the packed images
+
+
+class Courier:
+    """Pushes when asked, at most every `minutes`; backs off while the mirror fails; keeps beating.
+
+    Nothing here can stop training, but one thing: another machine has taken the run over
+    (`usurped`).  `say` gets one line when the mirror fails and one when it is back.
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        owner: Owner,
+        job: Job,
+        *,
+        minutes: float,
+        say: Callable[[str], None],
+        take_over: bool = False,
+        beat: float = BEAT,
+        retry: tuple[float, float] = (5.0, 600.0),
+    ):
+        self.mirror, self.owner, self.job, self.say = mirror, owner, job, say
+        self.every, self.beat, self.retry = 60 * minutes, beat, retry
+        self.take_over = take_over
+        self.changed = threading.Condition()
+        self.asked = self.done = 0  # number of the last request, and of the last one carried out
+        self.hurry = self.closing = False
+        self.usurped = self.failing = ""
+        self.failures, self.cost = 0, 0.0
+        self.beaten, self.pushed, self.tried = float("-inf"), 0.0, 0.0
+        mirror.pulse = self._pulse  # copying may take longer than a heartbeat
+        self.last: Generation | None = None
+        self.upload = "unknown"
+        # A mount that hangs must not keep the process from ending.
+        self.thread = threading.Thread(target=self._live, name="mirror", daemon=True)
+
+    def start(self) -> None:
+        self.thread.start()
+
+    # ------------------------------------------------------------------ asking
+
+    def request(self) -> None:
+        """There is something new.  Returns at once."""
+        with self.changed:
+            self.asked += 1
+            self.changed.notify_all()
+
+    def ready(self, stop: Callable[[], bool]) -> bool:
+        """Wait until the run is ours on the mirror too.  RunError when it is somebody else's.
+
+        False when the mirror fails (the thread goes on trying), or `stop` asks to wait no longer.
+        """
+        with self.changed:
+            while not (self.owner.beats or self.failing or self.usurped or stop()):
+                self.changed.wait(1.0)
+        if self.usurped:
+            raise RunError(self.usurped)
+        return bool(self.owner.beats)
+
+    def flush(self, timeout: float) -> bool:
+        """Ask, and wait until everything is carried; False when that fails or takes longer."""
+        start = time.monotonic()
+        with self.changed:
+            self.asked += 1
+            self.hurry = True
+            wanted, failures, told = self.asked, self.failures, start
+            self.changed.notify_all()
+            while self.done < wanted and self.failures == failures and self.thread.is_alive():
+                now = time.monotonic()
+                if self.usurped or now - start >= timeout:
+                    break
+                if now - told >= PATIENCE:
+                    told = now
+                    self.say(f"copying to {self.mirror.home} ({duration(now - start)} so far)")
+                self.changed.wait(1.0)
+            return self.done >= wanted
+
+    def close(self, timeout: float) -> None:
+        """Carry what is new, let the run go, end the thread; says how that went."""
+        if self.asked > self.done and self.flush(timeout):
+            self.say(f"mirror: {self.report()}")
+        elif self.failing:
+            self.say(f"mirror: {self.report()}; later: dreamlib run push {self.job.dir.folder}")
+        with self.changed:
+            self.closing = True
+            self.changed.notify_all()
+        self.thread.join(min(timeout, PATIENCE))
+
+    def facts(self) -> dict[str, Any]:
+        """What status.json says of the mirror; `describe` puts it into words."""
+        return {
+            "mirror": str(self.mirror.home),
+            "mirrored": self.last.step if self.last else None,
+            "mirrored_at": self.pushed,
+            "upload": self.upload,
+            "mirror_fails": self.failing,
+        }
+
+    def report(self) -> str:
+        return describe(self.facts())
+
+    # ------------------------------------------------------------------ the thread
+
+    def _live(self) -> None:
+        while True:
+            with self.changed:
+                if not (self._due() or self.closing):
+                    self.changed.wait(self._pause())
+                wanted, push, closing = self.asked, self._due(), self.closing
+            try:
+                if push or not self.failing:
+                    self._pulse()
+                if push and not self.usurped:
+                    self._push()
+                    self._settled(wanted)
+                if closing and self.owner.beats:
+                    self.owner.release()
+            except OSError as error:
+                self._failed(error)
+            if closing:
+                return
+
+    def _due(self) -> bool:
+        if self.asked == self.done or self.usurped:
+            return False
+        if self.failing:
+            return self.hurry or time.monotonic() >= self.tried + self._backoff()
+        return self.hurry or self.last is None or time.monotonic() - self.tried >= self.every
+
+    def _pause(self) -> float:
+        if self.asked == self.done:
+            return self.beat
+        wait = self._backoff() if self.failing else self.every
+        return min(self.beat, max(0.01, self.tried + wait - time.monotonic()))
+
+    def _backoff(self) -> float:
+        first, longest = self.retry
+        return min(longest, first * 2 ** (self.failures - 1))
+
+    def _pulse(self) -> None:
+        """Show that we live, and see whether somebody took the run from us."""
+        now = time.monotonic()
+        if self.usurped or now - self.beaten < self.beat:
+            return
+        self.beaten = now
+        self.mirror.attach()
+        try:
+            self._claim()
+        except RunError as error:
+            self.usurped = str(error)
+        with self.changed:
+            self.changed.notify_all()
+
+    def _claim(self) -> None:
+        if not self.owner.beats:
+            self._check_same_run()
+            self.owner.claim(take_over=self.take_over, say=self.say)
+        elif other := self.owner.usurped():
+            raise RunError(f"another session took this run over ({other})")
+        else:
+            self.owner.beat()
+
+    def _check_same_run(self) -> None:
+        held, ours = self.mirror.generations(), self.job.facts["run"]
+        if held and held[0].facts["run"] != ours:
+            raise RunError(
+                f"{self.mirror.root} holds another run of this name: rename the folder "
+                f"{self.job.dir.folder}, or go on without a mirror (--mirror none)"
+            )
+
+    def _push(self) -> None:
+        start, first = time.monotonic(), self.last is None
+        self.last = self._carry()
+        self.upload = self.mirror.uploaded(self.last)
+        self.cost = time.monotonic() - start
+        if first:
+            self.say(self._arithmetic(self.last))
+        self.job.packs(self.mirror)
+
+    def _carry(self) -> Generation:
+        ours = self.job.dir
+        return self.mirror.push(ours.folder, ours.to_mirror, self.job.facts, ours.pair)
+
+    def _arithmetic(self, generation: Generation) -> str:
+        one, free = generation.bytes / 2**20, shutil.disk_usage(self.mirror.home).free / 2**20
+        keep = self.mirror.keep
+        return (
+            f"mirror: a copy of this run is {one:,.1f} MiB; {keep} of them are kept, so at most "
+            f"{keep + 1} x {one:,.1f} = {(keep + 1) * one:,.0f} MiB; {free:,.0f} MiB are free there"
+        )
+
+    def _settled(self, wanted: int) -> None:
+        if self.failing:
+            self.say(f"the mirror {self.mirror.home} is back, and has everything")
+        with self.changed:
+            self.failing, self.failures, self.hurry = "", 0, False
+            self.done, self.pushed, self.tried = wanted, time.time(), time.monotonic()
+            self.changed.notify_all()
+
+    def _failed(self, error: OSError) -> None:
+        reason = REASONS.get(error.errno or 0, "") or error.strerror or str(error)
+        if not self.failing:
+            self.say(
+                f"MIRROR FAILS: {self.mirror.home}: {reason} (errno {error.errno}).  Training goes "
+                "on, saved on this machine only; the copy is tried again and again"
+            )
+        with self.changed:
+            self.mirror.verified.clear()  # a mount that failed may have lost what it took
+            self.beaten = float("-inf")
+            self.asked += self.asked == self.done
+            self.failing, self.failures, self.hurry = reason, self.failures + 1, False
+            self.tried = time.monotonic()
+            self.changed.notify_all()
+
+
+def describe(status: dict[str, Any]) -> str:
+    """'step 12,000 copied to ... 2 min ago (uploaded)': what a person may rely on."""
+    where = status["mirror"]
+    if status["mirror_fails"]:
+        return f"NOT copied to {where}: {status['mirror_fails']}"
+    if status["mirrored"] is None:
+        return f"not yet copied to {where}"
+    ago = duration(time.time() - status["mirrored_at"])
+    upload = "upload not known" if status["upload"] == "unknown" else status["upload"]
+    return f"step {status['mirrored']:,} copied to {where} {ago} ago, {upload}"
+
+
+_active: dict[Path, Courier] = {}
+
+
+@contextmanager
+def carrying(
+    courier: Courier | None,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    patience: Callable[[], float] = lambda: LONGEST,
+) -> Iterator[Courier | None]:
+    """Keep a run's courier going for a while; inside such a block the one that goes already.
+
+    Ends with what is new carried, in at most `patience()` seconds.  RunError when the run is
+    somebody else's on the mirror.
+    """
+    if courier is None:
+        yield None
+        return
+    folder = courier.job.dir.folder
+    if folder in _active:
+        yield _active[folder]
+        return
+    courier.start()
+    try:
+        courier.ready(stop)
+        _active[folder] = courier
+        yield courier
+    finally:
+        _active.pop(folder, None)
+        courier.close(patience())

@@ -1,0 +1,314 @@
+"""The driver around any trainer's steps: resume, save, roll back, stop in time, say so."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlib.errors import CheckpointError, DreamlibError, NotFinite, RunError
+from dreamlib.files import sweep
+from dreamlib.runtime.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from dreamlib.runtime.clock import Clock, StopFlag
+from dreamlib.runtime.courier import LONGEST, Courier, carrying
+from dreamlib.runtime.lock import Lock, locked
+from dreamlib.runtime.rundir import RunDir
+from dreamlib.runtime.saver import Saver
+from dreamlib.runtime.trainer import Tick, Trainer, check_finite
+
+ROLLBACKS = 2
+BEAT = 15.0  # seconds between two heartbeats in status.json
+
+
+@dataclass
+class Driver:
+    """One session of training in a run folder; `drive` once."""
+
+    dir: RunDir
+    trainer: Trainer
+    clock: Clock
+    facts: dict[str, Any]  # what a checkpoint must agree with, and `changes` to tell how it differs
+    changes: Callable[[dict[str, Any]], list[str]]
+    where: dict[str, Any]  # device, precision, threads: equal ones continue bit for bit
+    export: Callable[[int, dict[str, Tensor]], None]  # averaged weights of a step
+    exported: Callable[[int], bool]  # whether those of a step are there, and whole
+    write_row: Callable[[dict[str, Any]], None]
+    preview: Callable[[dict[str, np.ndarray]], None]
+    previews: set[int]
+    say: Callable[[str], None]
+    take_over: bool = False
+    courier: Courier | None = None
+    fetch: Callable[[int], None] = lambda step: None  # newer checkpoints from the mirror
+    saver: Saver = field(default_factory=Saver)
+    saved: int | None = None  # step of the newest checkpoint
+    saved_at: float = 0.0
+    done: int = -1  # step whose row and preview are written, too
+    rollbacks: int = 0
+    beaten: float = 0.0
+    lost: bool = False  # the run, to another process
+
+    # ------------------------------------------------------------------ a session
+
+    def drive(self) -> Iterator[Tick]:
+        """Take the trainer's steps to their end, the deadline, or a request to stop.
+
+        Resumes first.  Saves by the clock, at the end, and when the caller leaves the loop.
+        """
+        with (
+            locked(self.dir.lock, take_over=self.take_over, say=self.say) as lock,
+            StopFlag().listening() as stop,
+            carrying(
+                self.courier, stop=lambda: bool(stop), patience=self._patience
+            ) as self.courier,
+        ):
+            try:
+                yield from self._session(lock, stop)
+            except GeneratorExit:
+                raise
+            except BaseException as error:
+                self._emergency(error)
+                if isinstance(error, OSError):
+                    raise self._disk_error(error) from error
+                raise
+
+    def _session(self, lock: Lock, stop: StopFlag) -> Iterator[Tick]:
+        self._resume()
+        try:
+            state = yield from self._steps(lock, stop)
+        except GeneratorExit:
+            self._close("interrupted", "its caller left the loop")
+            raise
+        self._close(state, stop.reason)
+
+    def _steps(self, lock: Lock, stop: StopFlag) -> Generator[Tick, None, str]:
+        """The loop, again from the last good checkpoint when numbers stop being numbers."""
+        while True:
+            try:
+                state = yield from self._loop(lock, stop)
+                self._save(lock)
+                self.saver.wait()
+                return state
+            except NotFinite as error:
+                self._roll_back(error)
+
+    def _loop(self, lock: Lock, stop: StopFlag) -> Generator[Tick, None, str]:
+        trainer = self.trainer
+        while trainer.step < trainer.total:
+            if self.clock.over():
+                return "paused_deadline"
+            if stop or (self.courier and self.courier.usurped):
+                return "interrupted"
+            row = trainer.advance()
+            if row:
+                self.write_row(row)
+            if trainer.step in self.previews:
+                self.preview(trainer.preview())
+            self.done = trainer.step
+            self.saver.check()
+            if self.clock.save_due() and not self.saver.busy:
+                self._save(lock)
+            self._beat()
+            yield Tick(trainer.step, trainer.total, row)
+        return "finished"
+
+    # ------------------------------------------------------------------ beginning
+
+    def _resume(self) -> None:
+        """Load the newest checkpoint that verifies, here or on the mirror; say so in one banner."""
+        for folder in (self.dir.folder, self.dir.checkpoints, self.dir.weights, self.dir.samples):
+            sweep(folder)
+        here = self._newest()
+        self.fetch(here.step if here else -1)
+        newest = self._newest()
+        if newest is None:
+            self._check_fresh()
+            self.dir.cut_log(0)
+            self._tell(f"FRESH START because {self.dir.checkpoints} holds no whole checkpoint")
+        else:
+            self._load(newest)
+            step, total = f"{self.trainer.step:,}", f"{self.trainer.total:,}"
+            sha = newest.manifest["sha256"][:8]
+            self._tell(
+                f"RESUMED at step {step} of {total} from {newest.path} (sha {sha}) on "
+                f"{self.where['device']}, {self.where['precision']}"
+            )
+            self._tell_moved(newest)
+        self.done = self.trainer.step
+        self._set_status("running")
+
+    def _newest(self) -> Checkpoint | None:
+        return newest_checkpoint(self.dir.checkpoints)
+
+    def _check_fresh(self) -> None:
+        """RunError when this run had saved before: beginning anew must be the user's will."""
+        saved = self.dir.status().get("saved")
+        if saved:
+            raise RunError(
+                f"{self.dir.folder} had a checkpoint of step {saved:,}, and none is left: restore "
+                "its checkpoints/ from a copy (dreamlib run pull), or delete the folder to begin "
+                "anew"
+            )
+
+    def _load(self, checkpoint: Checkpoint) -> None:
+        """Into the trainer, if it is this run's.  CheckpointError names what differs."""
+        changes = self.changes(checkpoint.manifest)
+        if changes:
+            raise CheckpointError(
+                f"{checkpoint.path} belongs to another run ({'; '.join(changes)}): put this run's "
+                "own checkpoints back, or begin a new run folder"
+            )
+        state = checkpoint.load()
+        try:
+            self.trainer.load_state_dict(state)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{checkpoint.path} does not fit this network or optimizer ({reason}): delete it "
+                "and its .json to go on from the generation before"
+            ) from error
+        if checkpoint.step and not self.exported(checkpoint.step):
+            self.export(checkpoint.step, self.trainer.averaged(state))
+        self.dir.cut_log(self.trainer.step)
+        self.saved, self.saved_at = checkpoint.step, checkpoint.manifest["time"]
+
+    def _tell_moved(self, checkpoint: Checkpoint) -> None:
+        """Equal bits are promised on an equal machine only."""
+        then = checkpoint.manifest | checkpoint.manifest.get("where", {})
+        now = {"torch": torch.__version__, **self.where}
+        moved = [f"{k} {then[k]} -> {v}" for k, v in now.items() if k in then and then[k] != v]
+        if moved:
+            self._tell(f"this session differs ({', '.join(moved)}): it goes on, not bit for bit")
+
+    # ------------------------------------------------------------------ saving
+
+    def _save(self, lock: Lock | None = None) -> None:
+        """Copy the state, and let the saver's thread write it."""
+        if lock and not lock.held():
+            self.lost = True
+            raise RunError(f"another process took {self.dir.folder} over: this one saves no more")
+        step = self.trainer.step
+        if step == self.saved:
+            return
+        self.clock.reset()
+        self.saver.save(self.trainer.state_dict(), lambda state: self._write(step, state))
+
+    def _write(self, step: int, state: dict[str, Any]) -> None:
+        """In the saver's thread: nothing here may touch the trainer's own state."""
+        check_finite(state, step)
+        saved = save_checkpoint(
+            self.dir.checkpoints, step, state, self.facts | {"where": self.where}
+        )
+        if step:
+            with self.dir.pair:
+                self.export(step, self.trainer.averaged(state))
+        self.saved, self.saved_at = step, time.time()
+        self.dir.note("saved", step=step, sha256=saved.manifest["sha256"])
+        if self.courier:
+            self.courier.request()
+
+    def _roll_back(self, error: NotFinite) -> None:
+        """Go on from the last good checkpoint, at most twice; then the error stands."""
+        with suppress(NotFinite):  # an earlier state was being written: as bad, or good
+            self.saver.wait()
+        good = self._newest()
+        if good is None or self.rollbacks == ROLLBACKS:
+            raise error
+        self.rollbacks += 1
+        self._load(good)
+        done = self.trainer.calm()
+        self.done = self.trainer.step
+        self._tell(
+            f"ROLLED BACK to step {good.step:,} ({self.rollbacks} of {ROLLBACKS}), {done}: {error}"
+        )
+
+    # ------------------------------------------------------------------ ending
+
+    def _close(self, state: str, reason: str) -> None:
+        """Save what is not yet saved, and say how to go on."""
+        self._save()
+        self.saver.wait()
+        self._set_status(state)
+        if state == "finished":
+            self.dir.note("finished", step=self.trainer.step)
+            return
+        why = f"Asked to stop ({reason})"
+        if self.courier and self.courier.usurped:
+            why = self.courier.usurped
+        elif state == "paused_deadline":
+            why = (
+                f"The time budget of {self.clock.hours:g} h since this process began is used up: "
+                "begin a new session, or give more hours"
+            )
+        self._tell(
+            f"PAUSED at step {self.trainer.step:,} of {self.trainer.total:,}; everything is saved. "
+            f"{why}; run the same command or cell again to go on"
+        )
+
+    def _emergency(self, error: BaseException) -> None:
+        """Save if the state is good and whole; then the error goes on its way."""
+        if self.lost:
+            return
+        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        whole = self.trainer.whole and self.done == self.trainer.step > 0
+        try:
+            if whole and not isinstance(error, NotFinite):
+                self._save()
+            self.saver.wait()
+        except (OSError, RuntimeError, DreamlibError) as second:
+            self.say(f"the state in memory could not be saved: {second}")
+        try:
+            self._set_status(state, error=str(error))
+            self.dir.note(state, step=self.trainer.step, error=str(error))
+        except OSError as second:
+            self.say(f"nor could status.json be written: {second}")
+
+    def _patience(self) -> float:
+        """Seconds to wait for the mirror at the end: inside the budget, if there is one."""
+        return min(LONGEST, max(30.0, self.clock.left() + 2 * self.clock.cost))
+
+    def _disk_error(self, error: OSError) -> RunError:
+        last = "nothing was saved yet" if not self.saved else f"step {self.saved:,} is saved"
+        if error.errno == errno.ENOSPC:
+            return RunError(
+                f"the disk of {self.dir.folder} is full; {last} and whole: free some space, then "
+                "run the same command or cell again"
+            )
+        return RunError(
+            f"{error.filename or self.dir.folder} cannot be written ({error.strerror or error}); "
+            f"{last}: put that right, then run the same command or cell again"
+        )
+
+    # ------------------------------------------------------------------ telling
+
+    def _tell(self, text: str) -> None:
+        self.say(text)
+        self.dir.note("said", text=text)
+
+    def _beat(self) -> None:
+        """A sign of life, at a low rate, from the thread that works."""
+        if time.monotonic() - self.beaten >= BEAT:
+            self._set_status("running")
+
+    def _set_status(self, state: str, **more: Any) -> None:
+        self.beaten = time.monotonic()
+        self.clock.cost = self.saver.longest + (self.courier.cost if self.courier else 0.0)
+        facts: dict[str, Any] = {
+            "step": self.trainer.step,
+            "total": self.trainer.total,
+            "saved": self.saved,
+            "saved_at": self.saved_at,
+            "save_seconds": self.saver.cost,
+            "blocked_seconds": self.saver.blocked,
+        }
+        if self.courier:
+            facts |= self.courier.facts()
+        self.dir.set_status(state, **facts, **more)
+        if self.courier and state != "running":
+            self.courier.request()

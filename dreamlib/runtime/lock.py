@@ -1,0 +1,187 @@
+"""One trainer per run: a lock on this host, an owner with a heartbeat on a shared mirror."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from dreamlib.errors import RunError
+from dreamlib.files import read_json, try_lock, write_json
+from dreamlib.runtime.clock import process_age
+
+BEAT = 60.0  # seconds between two heartbeats on a mirror
+STALE = 600.0  # an owner whose heart has stood still for so long is gone
+
+
+def boot_id() -> str:
+    """Which start of which machine this is; '' where the system does not say."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
+
+
+def process_start(pid: int) -> int | None:
+    """When a process began, in the system's own ticks; None when there is none, or no /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def myself() -> dict[str, Any]:
+    """Who owns a lock, so that anybody can tell later whether this process still lives."""
+    began = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - process_age()))
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "boot": boot_id(),
+        "start": process_start(os.getpid()),
+        "began": began,
+        "token": uuid.uuid4().hex,
+    }
+
+
+def alive(owner: dict[str, Any]) -> bool | None:
+    """Whether an owner lives; None when it is, or may be, on another machine."""
+    if not owner.get("boot") or owner["boot"] != boot_id():
+        return None
+    return owner["start"] is not None and process_start(owner["pid"]) == owner["start"]
+
+
+def describe(owner: dict[str, Any]) -> str:
+    return f"pid {owner.get('pid')} on {owner.get('host')}, begun {owner.get('began')}"
+
+
+def read_owner(path: Path) -> dict[str, Any]:
+    """What a lock or owner file says; {} when it is absent, empty, torn or of another kind."""
+    try:
+        owner = read_json(path)
+    except (FileNotFoundError, ValueError):
+        return {}
+    return owner if isinstance(owner, dict) else {}
+
+
+# ---------------------------------------------------------------------- on this host
+
+
+class Lock:
+    """Held while it stands in its file.  The system frees it when its owner dies."""
+
+    def __init__(self, path: Path, file: IO[str]):
+        self.path, self.file = path, file
+
+    def held(self) -> bool:
+        """False once somebody took over by force: the path is another file then."""
+        try:
+            there = os.stat(self.path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self.file.fileno()))
+
+
+@contextmanager
+def locked(
+    path: Path, *, take_over: bool = False, say: Callable[[str], None] = print
+) -> Iterator[Lock]:
+    """Keep a second process off the folder of `path`.  RunError while another one lives there.
+
+    A dead owner is replaced at once, with one line.  `take_over` replaces a living one as well:
+    it notices at its next save, and stops.
+    """
+    if take_over:
+        path.unlink(missing_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        former = read_owner(path)
+        if not _free(file, former):
+            raise RunError(
+                f"{path.parent} is being trained by another process ({describe(former)}): wait "
+                "for it, stop it, or take the run from it with --take-over"
+            )
+        if former:
+            say(f"the former owner of {path.parent} ({describe(former)}) is gone: taking over")
+        _write(file, myself())
+        lock = Lock(path, file)
+        try:
+            yield lock
+        finally:
+            _write(file, {})
+
+
+def _free(file: IO[str], former: dict[str, Any]) -> bool:
+    try:
+        return try_lock(file)
+    except OSError:  # a file system without locks: the former owner's pulse decides
+        return not former or alive(former) is False
+
+
+def _write(file: IO[str], owner: dict[str, Any]) -> None:
+    import json
+
+    file.seek(0)
+    file.truncate()
+    if owner:
+        file.write(json.dumps(owner) + "\n")
+    file.flush()
+
+
+# ---------------------------------------------------------------------- across hosts
+
+
+class Owner:
+    """owner.json in a folder that several machines see: who trains this run, and a heartbeat.
+
+    A living owner elsewhere is known by its heart: the count in the file moves.  One that stands
+    still for `stale` seconds is replaced.
+    """
+
+    def __init__(self, path: Path, *, stale: float = STALE, poll: float = 10.0):
+        self.path, self.stale, self.poll = path, stale, poll
+        self.me, self.beats = myself(), 0
+
+    def claim(self, *, take_over: bool, say: Callable[[str], None]) -> None:
+        """RunError when another machine trains this run; waits while that is not clear."""
+        other = read_owner(self.path)
+        if not (take_over or other.get("token") in (None, self.me["token"]) or "released" in other):
+            self._outlive(other, say)
+        self.beat()
+
+    def _outlive(self, other: dict[str, Any], say: Callable[[str], None]) -> None:
+        where = f"{self.path.parent} is being trained elsewhere ({describe(other)})"
+        remedy = "stop it there, or take the run from it with --take-over"
+        lives = alive(other)
+        if lives:
+            raise RunError(f"{where}: {remedy}")
+        age = max(0.0, time.time() - other["time"])
+        if lives is None and age < self.stale:
+            say(
+                f"{where}; its heart beat {age:.0f} s ago.  Watching for {self.stale - age:.0f} s "
+                "whether it lives (--take-over does not wait)"
+            )
+        until = time.monotonic() + self.stale - age
+        while lives is None and time.monotonic() < until:
+            time.sleep(min(self.poll, max(0.0, until - time.monotonic())))
+            now = read_owner(self.path)
+            if "released" in now or not now:
+                return
+            if (now.get("token"), now.get("beats")) != (other["token"], other["beats"]):
+                raise RunError(f"{where}, and its heart beats: {remedy}")
+        say(f"the former owner ({describe(other)}) is gone: taking over")
+
+    def beat(self) -> None:
+        self.beats += 1
+        write_json(self.path, {**self.me, "beats": self.beats, "time": time.time()})
+
+    def usurped(self) -> str:
+        """Who took the run from us since our last beat; '' when nobody did."""
+        other = read_owner(self.path)
+        return describe(other) if other.get("token") not in (None, self.me["token"]) else ""
+
+    def release(self) -> None:
+        if not self.usurped():
+            write_json(self.path, {**self.me, "released": True})

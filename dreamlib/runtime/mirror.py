@@ -1,0 +1,268 @@
+"""Generations of a run's files in another folder: a mounted Drive, a network disk, a second disk.
+
+Such a folder may upload late, lose what it has accepted, or vanish.  So nothing in it is ever
+written over: a file is copied to a name that holds its hash, `ema~1a2b3c4d5e6f.safetensors`, and
+read back; then `manifest-00000007.json` lists the generation, and only that makes it count.  Old
+generations go when the new one is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from dreamlib.errors import MirrorError
+from dreamlib.files import read_json, seal, sealed, write_atomic
+from dreamlib.runtime.mount import (
+    blocks,
+    discard,
+    drive_id,
+    hash_file,
+    hash_of,
+    inside,
+    size_of,
+    sync,
+    write_record,
+)
+
+FORMAT = 1
+KEEP = 3  # generations
+AT_ONCE = 32  # files opened together
+MARKER = "dreamlib-mirror.json"
+MANIFEST = re.compile(r"^manifest-(\d{8})\.json$")
+CHECKPOINT = re.compile(r"^checkpoints/step-(\d{8})\.json$")
+VERSIONED = re.compile(r"~[0-9a-f]{12}(\.[^.]*)?$")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one manifest vouches for: `files` has name, size and sha256 by path in the run."""
+
+    number: int
+    facts: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+
+    @property
+    def step(self) -> int:
+        """Of the checkpoint it holds; -1 when it holds none."""
+        found = (CHECKPOINT.match(name) for name in self.files)
+        return max((int(match[1]) for match in found if match), default=-1)
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry["size"] for entry in self.files.values())
+
+
+class Mirror:
+    """The place `home`/runs/`name` on a mirror.  Every method may raise OSError: the mount's."""
+
+    def __init__(self, home: Path, name: str, keep: int = KEEP):
+        self.home, self.root, self.keep = home, home / "runs" / name, keep
+        self.id = ""
+        self.pulse: Callable[[], None] = lambda: None  # called often while copying
+        # path in the run -> ((inode, size, time) of what was copied, entry); emptied when the
+        # mount has failed, so that everything is read back again.
+        self.verified: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {}
+
+    # ------------------------------------------------------------------ the mount
+
+    def attach(self) -> None:
+        """Make sure that this is the mirror, and the one it was.
+
+        Where a mount is gone, its empty mount point looks like a folder on this machine's own
+        disk: a marker file tells them apart.
+        """
+        if not self.home.parent.is_dir():
+            raise OSError(errno.ENOTCONN, "the folder it lies in is not there", str(self.home))
+        marker = self.home / MARKER
+        if not self.id and not marker.exists():
+            write_record(marker, seal({"id": uuid.uuid4().hex}))
+        try:
+            here = read_json(marker)["id"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+            raise OSError(errno.ENOTCONN, "it is not mounted", str(self.home)) from error
+        if self.id and here != self.id:
+            raise OSError(errno.ENOTCONN, "another mirror is mounted", str(self.home))
+        self.id = here
+
+    # ------------------------------------------------------------------ copying out
+
+    def push(
+        self,
+        folder: Path,
+        names: Callable[[], Sequence[str]],
+        facts: dict[str, Any],
+        guard: AbstractContextManager = nullcontext(),  # noqa: B008  it has no state
+    ) -> Generation:
+        """Copy a run's files, read them back, then write the manifest; drop old generations.
+
+        `names` lists them, and they are opened, while `guard` is held.  A full mirror loses older
+        generations, down to one, before this gives up.
+        """
+        while True:
+            try:
+                return self._push(folder, names, facts, guard)
+            except OSError as error:
+                self.verified.clear()
+                if error.errno != errno.ENOSPC or not self._make_room():
+                    raise
+
+    def _push(
+        self,
+        folder: Path,
+        listed: Callable[[], Sequence[str]],
+        facts: dict[str, Any],
+        guard: AbstractContextManager,
+    ) -> Generation:
+        self.attach()
+        files = {}
+        with ExitStack() as stack:
+            # An open file stays what it is while training replaces or drops it: the first ones
+            # (checkpoint, weights and their card, log) are of one moment.
+            with guard:
+                names = listed()
+                first = [stack.enter_context(open(folder / name, "rb")) for name in names[:AT_ONCE]]
+            for name, file in zip(names, first):
+                files[name] = self._copy(name, file)
+        for name in names[AT_ONCE:]:
+            with open(folder / name, "rb") as file:
+                files[name] = self._copy(name, file)
+        number = max(self._numbers(), default=0) + 1
+        record = seal({"format": FORMAT, "number": number, "facts": facts, "files": files})
+        path = self._manifest(number)
+        write_record(path, record)
+        if read_json(path) != record:
+            raise OSError(errno.EIO, "reads back differently than written", str(path))
+        new = Generation(number, facts, files)
+        self._prune(self.keep, new)
+        return new
+
+    def _copy(self, name: str, file: IO[bytes]) -> dict[str, Any]:
+        stat = os.fstat(file.fileno())
+        signature = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        known, entry = self.verified.get(name, (None, {}))
+        if known == signature and size_of(self.root / entry["name"]) == entry["size"]:
+            return entry
+        sha256 = hash_of(blocks(file, stat.st_size))
+        relative = PurePosixPath(name)
+        versioned = str(relative.with_name(f"{relative.stem}~{sha256[:12]}{relative.suffix}"))
+        entry = {"name": versioned, "size": stat.st_size, "sha256": sha256}
+        there = self.root / versioned
+        if not self._holds(there, entry):
+            there.parent.mkdir(parents=True, exist_ok=True)
+            with open(there, "wb") as copy:
+                for block in self._beating(blocks(file, stat.st_size)):
+                    copy.write(block)
+                sync(copy)
+            if not self._holds(there, entry):
+                raise OSError(errno.EIO, "reads back differently than written", str(there))
+        self.verified[name] = (signature, entry)
+        return entry
+
+    def _holds(self, there: Path, entry: dict[str, Any]) -> bool:
+        if size_of(there) != entry["size"]:
+            return False
+        with open(there, "rb") as file:
+            return hash_of(self._beating(blocks(file, entry["size"]))) == entry["sha256"]
+
+    def _beating(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+        for part in parts:
+            self.pulse()
+            yield part
+
+    # ------------------------------------------------------------------ dropping
+
+    def _prune(self, keep: int, new: Generation | None = None) -> None:
+        """Keep the newest generations; manifests go first, so that none promises what is gone.
+
+        `new` is kept even if the mount's listing does not show it yet.
+        """
+        listed = [x for x in self.generations() if new is None or x.number != new.number]
+        kept = [*([new] if new else []), *listed][:keep]
+        numbers = {generation.number for generation in kept}
+        for number in self._numbers():
+            if number not in numbers:
+                discard(self._manifest(number))
+        used = {entry["name"] for generation in kept for entry in generation.files.values()}
+        for path in self.root.rglob("*~*"):
+            if VERSIONED.search(path.name) and path.relative_to(self.root).as_posix() not in used:
+                discard(path)
+
+    def _make_room(self) -> bool:
+        """Drop the oldest generation and half-copied files; False when one alone is left."""
+        held = len(self.generations())
+        self._prune(max(1, held - 1))
+        return held > 1
+
+    # ------------------------------------------------------------------ copying back
+
+    def _numbers(self) -> list[int]:
+        if not self.root.is_dir():
+            return []
+        found = (MANIFEST.match(entry) for entry in os.listdir(self.root))
+        return sorted((int(match[1]) for match in found if match), reverse=True)
+
+    def _manifest(self, number: int) -> Path:
+        return self.root / f"manifest-{number:08d}.json"
+
+    def generations(self) -> list[Generation]:
+        """Those with a whole manifest, newest first; whether their files are there, `pull` sees."""
+        found = []
+        for number in self._numbers():
+            try:
+                record = read_json(self._manifest(number))
+            except (FileNotFoundError, ValueError):  # half uploaded, or gone since
+                continue
+            if sealed(record) and record["format"] == FORMAT and record["number"] == number:
+                found.append(Generation(number, record["facts"], record["files"]))
+        return found
+
+    def pull(self, generation: Generation, folder: Path, names: Iterable[str]) -> list[str]:
+        """Bring files of a generation into a run folder, each whole or not at all.
+
+        -> the names that could not be had: absent, cut or altered on the mirror.  Files that are
+        here already with the right content stay.
+        """
+        missing = []
+        for name in names:
+            target = inside(folder, name)
+            entry = generation.files[name]
+            if size_of(target) == entry["size"] and hash_file(target) == entry["sha256"]:
+                continue
+            try:
+                self._bring(entry, target)
+            except (FileNotFoundError, MirrorError):
+                missing.append(name)
+        return missing
+
+    def _bring(self, entry: dict[str, Any], target: Path) -> None:
+        there = inside(self.root, entry["name"])
+        digest = hashlib.sha256()
+
+        def write(file: IO[bytes]) -> None:
+            with open(there, "rb") as source:
+                for block in blocks(source, entry["size"]):
+                    digest.update(block)
+                    file.write(block)
+            if digest.hexdigest() != entry["sha256"]:
+                raise MirrorError(f"{there} is not the file that its manifest describes")
+
+        write_atomic(target, write)
+
+    # ------------------------------------------------------------------ for people
+
+    def uploaded(self, generation: Generation) -> str:
+        """'uploaded', 'uploading' or 'unknown': what a mounted Drive says of this generation."""
+        copies = [self.root / entry["name"] for entry in generation.files.values()]
+        ids = [drive_id(path) for path in (self._manifest(generation.number), *copies)]
+        if any(identity is None for identity in ids):
+            return "unknown"
+        return "uploading" if any(i.startswith(b"local") for i in ids if i) else "uploaded"

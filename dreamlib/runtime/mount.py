@@ -1,0 +1,106 @@
+"""Single files on a mount that may upload late, run full, or vanish."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from dreamlib.errors import MirrorError
+
+
+def copy_pack(folder: Path, there: Path, names: Iterable[str], manifest: str) -> bool:
+    """Copy packed images under their own names, the manifest last; False when they are there."""
+    if size_of(there / manifest) is not None and (
+        (there / manifest).read_bytes() == (folder / manifest).read_bytes()
+    ):
+        return False
+    there.mkdir(parents=True, exist_ok=True)
+    for name in (*names, manifest):
+        with open(folder / name, "rb") as source, open(there / name, "wb") as copy:
+            size = os.fstat(source.fileno()).st_size
+            sha256 = hash_of(_tee(blocks(source, size), copy))
+            sync(copy)
+        if hash_file(there / name) != sha256:
+            raise OSError(errno.EIO, "reads back differently than written", str(there / name))
+    return True
+
+
+def _tee(blocks: Iterable[bytes], file: IO[bytes]) -> Iterator[bytes]:
+    for block in blocks:
+        file.write(block)
+        yield block
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Straight to its name: a rename promises nothing on a mount that uploads later."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "wb") as file:
+        file.write((json.dumps(record, indent=1) + "\n").encode())
+        sync(file)
+
+
+def sync(file: IO[bytes]) -> None:
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+            raise
+
+
+def discard(path: Path) -> None:
+    """Empty, then delete: a deleted file keeps using quota while it lies in a Drive's trash."""
+    try:
+        os.truncate(path, 0)
+        path.unlink()
+    except FileNotFoundError:
+        pass
+
+
+def size_of(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+
+
+def blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
+    """The first `size` bytes: a log may grow while it is read."""
+    file.seek(0)
+    while size > 0 and (block := file.read(min(size, 1 << 20))):
+        size -= len(block)
+        yield block
+
+
+def hash_of(blocks: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for block in blocks:
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hash_of(blocks(file, os.fstat(file.fileno()).st_size))
+
+
+def inside(folder: Path, name: str) -> Path:
+    """A path below `folder`; MirrorError for a name that a forged manifest leads elsewhere with."""
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+        raise MirrorError(f"a manifest in the mirror names {name!r}, outside its folder: delete it")
+    return folder / name
+
+
+def drive_id(path: Path) -> bytes | None:
+    """What a mounted Drive calls a file: begins with b"local" until it has been uploaded."""
+    if not hasattr(os, "getxattr"):
+        return None
+    try:
+        return os.getxattr(path, "user.drive.id")
+    except OSError:  # no such attribute, or no attributes at all: any other folder
+        return None

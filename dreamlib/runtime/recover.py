@@ -1,0 +1,120 @@
+"""Bringing a run back: from its mirror, or from an earlier notebook's attached output."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from dreamlib.errors import CheckpointError, MirrorError
+from dreamlib.files import write_atomic
+from dreamlib.progress import duration
+from dreamlib.runtime.checkpoint import newest_checkpoint
+from dreamlib.runtime.mirror import Generation, Mirror
+from dreamlib.runtime.rundir import ESSENTIAL, RunDir
+
+PATIENCE = 30.0  # seconds between two lines while a mount is slow
+Say = Callable[[str], None]
+
+
+def bring_run(mirror: Mirror, run: RunDir, say: Say) -> bool:
+    """The newest whole generation of a run that is not here -> whether there was one.
+
+    MirrorError when the mirror cannot be read, or holds this run and no generation is whole.
+    """
+    return bool(_reading(mirror, lambda: _bring(mirror, run, -2, say), say))
+
+
+def fetch_newer(mirror: Mirror, run: RunDir, step: int, say: Say) -> None:
+    """The newest generation beyond `step`, if there is one: another machine went further."""
+    _reading(mirror, lambda: _bring(mirror, run, step, say), say)
+
+
+def _bring(mirror: Mirror, run: RunDir, step: int, say: Say) -> bool:
+    mirror.attach()
+    found = [x for x in mirror.generations() if x.step > step]
+    for generation in found:
+        missing = _pull(mirror, generation, run)
+        lost = [name for name in missing if name in ESSENTIAL or name.startswith("checkpoints/")]
+        number = f"generation {generation.number} of {mirror.root}"
+        if lost:
+            say(f"passing over {number}: {', '.join(lost)} cannot be had whole")
+            continue
+        if missing:
+            say(f"{len(missing)} files of {number} cannot be had whole: {', '.join(missing[:3])}")
+        say(f"BROUGHT step {max(0, generation.step):,} from {number}")
+        return True
+    if found and step == -2:
+        raise MirrorError(
+            f"{mirror.root} holds {len(found)} copies of this run, and none is whole: wait until "
+            "the mirror has synchronised, or take another folder to begin anew"
+        )
+    return False
+
+
+def _pull(mirror: Mirror, generation: Generation, run: RunDir) -> list[str]:
+    """All files, the config last: a folder that has one holds a run."""
+    names = sorted(generation.files, key=lambda name: name == "config.yaml")
+    missing = mirror.pull(generation, run.folder, names[:-1])
+    if any(name in ESSENTIAL or name.startswith("checkpoints/") for name in missing):
+        return missing
+    return missing + mirror.pull(generation, run.folder, names[-1:])
+
+
+def _reading(mirror: Mirror, work: Callable[[], bool], say: Say) -> bool:
+    """What the mirror says, however slow it is; its errors are ours, with a remedy."""
+    try:
+        return _patiently(work, f"reading {mirror.home}", say)
+    except OSError as error:
+        raise MirrorError(
+            f"the mirror {mirror.home} cannot be read ({error.strerror or error}), and this run "
+            "may be on it: mount it, or go on without it (--mirror none)"
+        ) from error
+
+
+def _patiently(work: Callable[[], bool], what: str, say: Say) -> bool:
+    """Do something that may hang on a mount, saying so while it does."""
+    done: list[bool] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            done.append(work())
+        except BaseException as error:  # noqa: BLE001  raised by the caller
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="mirror", daemon=True)
+    thread.start()
+    start = time.monotonic()
+    while thread.is_alive():
+        thread.join(PATIENCE)
+        if thread.is_alive():
+            say(f"{what} ({duration(time.monotonic() - start)} so far)")
+    if failed:
+        raise failed[0]
+    return done[0]
+
+
+def bring_output(folders: Sequence[Path], run: RunDir, say: Say) -> bool:
+    """A run from an earlier output, attached read-only: the one with the newest checkpoint."""
+    best: tuple[int, Path] | None = None
+    for folder in folders:
+        try:
+            newest = newest_checkpoint(folder / "checkpoints")
+        except CheckpointError as error:
+            say(f"passing over {folder}: {error}")
+            continue
+        if newest and (best is None or newest.step > best[0]):
+            best = newest.step, folder
+    if best is None:
+        return False
+    step, source = best
+    there = RunDir(source)
+    for name in sorted(there.to_mirror(), key=lambda name: name == "config.yaml"):
+        with open(source / name, "rb") as file:
+            write_atomic(run.folder / name, partial(shutil.copyfileobj, file))
+    say(f"BROUGHT step {step:,} from the attached output {source}")
+    return True

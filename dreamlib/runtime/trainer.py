@@ -1,0 +1,48 @@
+"""What the driver and a trainer know of each other."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlib.errors import NotFinite
+
+
+class Trainer(Protocol):
+    """What the driver needs of a trainer.  One `advance` is one optimizer step."""
+
+    step: int
+    total: int
+    epoch: float  # optimizer steps per epoch
+    whole: bool  # False while a step has moved some of the state and not yet all of it
+
+    def advance(self) -> dict[str, Any] | None: ...  # a log row, when one is due
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def calm(self) -> str: ...  # after NaN: lower the loss scale, and say what was done
+    def averaged(self, state: dict[str, Any]) -> dict[str, Tensor]: ...  # weights to generate with
+    def preview(self) -> dict[str, np.ndarray]: ...  # name -> uint8 images
+
+
+class Tick(NamedTuple):
+    """Where training stands after a step.  `row` is the log row of this step, if it has one."""
+
+    step: int
+    total: int
+    row: dict[str, Any] | None
+
+
+def check_finite(state: Any, step: int, name: str = "") -> None:
+    """NotFinite when any number in a state is NaN or infinite: it never becomes a checkpoint."""
+    if isinstance(state, Tensor):
+        if state.is_floating_point() and not bool(torch.isfinite(state).all()):
+            raise NotFinite(
+                f"{name[1:]} became NaN or infinite by step {step}, which is not saved: begin a "
+                "new run with a smaller train.lr, or with train.precision=fp32"
+            )
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            check_finite(value, step, f"{name}.{key}")
