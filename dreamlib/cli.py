@@ -22,6 +22,7 @@ from dreamlib.images import enlarge, grid, save_png
 from dreamlib.opening import bring_back, open_run
 from dreamlib.options import (
     Data,
+    Hours,
     MirrorFolder,
     Preset,
     RunFolder,
@@ -58,6 +59,7 @@ def demo(
     preset: Annotated[str, typer.Option(help="a preset's name")] = "faces16",
     data: Data = None,
     out: Annotated[Optional[Path], typer.Option(help="the run folder")] = None,  # noqa: UP045
+    hours: Hours = None,
     settings: Set = None,
 ) -> None:
     """The whole story in one command: the notebook 00_complete, run headless."""
@@ -67,6 +69,7 @@ def demo(
     overrides = overrides_of(settings, data)
     load_config(preset, overrides)  # a wrong setting is said at once, not inside a cell
     parameters = {"PRESET": preset, "RUN": str(folder.absolute()), "OVERRIDES": overrides}
+    parameters |= {"HOURS": hours} if hours else {}
     page = run_notebook(find_notebook("00_complete"), folder / "00_complete.ipynb", parameters)
     if RunDir(folder).status()["state"] != "finished":
         _end(RunDir(folder))
@@ -114,7 +117,7 @@ def train(
     preset: Preset = None,
     name: Annotated[Optional[str], typer.Option(help="make a fresh folder runs/NAME")] = None,  # noqa: UP045
     data: Data = None,
-    hours: Annotated[Optional[float], typer.Option(help="time budget of this session")] = None,  # noqa: UP045
+    hours: Hours = None,
     mirror: MirrorFolder = None,
     take_over: TakeOver = False,
     settings: Set = None,
@@ -135,10 +138,11 @@ def train(
         overrides=overrides_of(settings, data),
         mirror=mirror,
         take_over=take_over,
+        hours=hours,
         progress=TextProgress(),
         say=say,
     )
-    watch(opened, train_run(opened, hours))
+    watch(opened, train_run(opened))
     _end(opened.dir)
 
 
@@ -213,8 +217,7 @@ def figures(run: RunFolder, mirror: MirrorFolder = None) -> None:
     paths = save_all(opened, generate(opened, range(64)))
     for path in [*paths, *save_tables(study, opened.dir.figures)]:
         say(str(path))
-    if opened.mirror:
-        opened.push()
+    opened.keep()
 
 
 @app.command()

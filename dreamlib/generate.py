@@ -21,6 +21,7 @@ from dreamlib.files import (
     fingerprint,
     read_json,
     sha256_array,
+    sweep,
     write_atomic,
     write_json,
     write_npy,
@@ -80,6 +81,7 @@ class Shards:
         own = f"{sample.sampler}-{sample.steps}-seed{sample.seed}"
         self.name = f"{own}-{step}-{self.fingerprint[:8]}"
         self.folder = self.run.dir.generated / self.name
+        sweep(self.folder)
         self.manifest = self._open()
 
     @cached_property

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dreamlib.errors import ConfigError, DreamlibError
+from dreamlib.errors import ConfigError, DreamlibError, Interrupted
 from dreamlib.files import write_text
 
 HOME = Path(__file__).resolve().parent.parent / "notebooks"
@@ -39,8 +39,8 @@ def check_parameters(path: Path, parameters: dict[str, Any]) -> None:
 def run_notebook(path: Path, output: Path, parameters: dict[str, Any]) -> Path:
     """Execute a notebook into `output` and write its HTML beside it -> the HTML's path.
 
-    A failing cell raises DreamlibError with the cell's own message; the executed notebook, up to
-    that cell, is kept.
+    A failing cell raises DreamlibError with the cell's own message, one that ended the notebook
+    politely (`politely`) Interrupted; the executed notebook, up to that cell, is kept.
     """
     from papermill import PapermillExecutionError, execute_notebook
 
@@ -48,7 +48,7 @@ def run_notebook(path: Path, output: Path, parameters: dict[str, Any]) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     os.environ["DREAMLIB_HEADLESS"] = "1"
     try:
-        execute_notebook(
+        done = execute_notebook(
             str(path),
             str(output),
             parameters=parameters,
@@ -61,7 +61,11 @@ def run_notebook(path: Path, output: Path, parameters: dict[str, Any]) -> Path:
             f"{path.name} stopped in cell {error.exec_count}: {error.ename}: {error.evalue} "
             f"(what ran is in {output}; run the same command again to continue)"
         ) from error
-    return to_html(output)
+    page = to_html(output)
+    outputs = (out for cell in done.cells for out in cell.get("outputs", ()))
+    if any(out.get("ename") == "SystemExit" for out in outputs):
+        raise Interrupted(f"{path.name} was stopped before its end; what ran is in {page}")
+    return page
 
 
 def to_html(notebook: Path) -> Path:

@@ -36,6 +36,7 @@ def open_run(
     overrides: Iterable[str] = (),
     mirror: str | Path | None = None,
     take_over: bool = False,
+    hours: float | None = None,
     progress: Progress = silent,
     say: Callable[[str], None] = print,
 ) -> Run:
@@ -44,8 +45,9 @@ def open_run(
     Packs the images on first use.  On an existing run, overrides hold for this opening only.
     `mirror` is a folder that keeps copies ("none" for none; else DREAMLIB_MIRROR, or a mounted
     Drive): a run that is there and not here is brought.  `take_over` takes the run from a process
-    or machine that seems to train it.  Raises ConfigError, DataError, or RunError when the folder
-    holds a run with other settings (naming the fields).
+    or machine that seems to train it.  `hours` is the session's time budget, from the start
+    of this process, for training and what follows it.  Raises ConfigError, DataError, or RunError
+    when the folder holds a run with other settings (naming the fields).
     """
     run_dir = RunDir(folder)
     run_dir.check_writable()
@@ -61,7 +63,7 @@ def open_run(
         save_config(config, run_dir.config)
     if not run_dir.data.exists():
         write_json(run_dir.data, {"packed": data.folder.name, "fingerprint": data.fingerprint})
-    return Run(run_dir, config, data, say, kept, take_over)
+    return Run(run_dir, config, data, say, kept, take_over, hours)
 
 
 def bring_back(run_dir: RunDir, mirror: Mirror | None, say: Callable[[str], None]) -> bool:

@@ -18,6 +18,7 @@ MirrorFolder = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--mirror", help="a folder that keeps copies, or none [else DREAMLIB_MIRROR]"),
 ]
+Hours = Annotated[Optional[float], typer.Option(help="time budget of this session")]  # noqa: UP045
 TakeOver = Annotated[
     bool, typer.Option("--take-over", help="take the run from whoever seems to train it")
 ]

@@ -51,6 +51,7 @@ class Run:
     say: Callable[[str], None]
     mirror: Mirror | None = None
     take_over: bool = False
+    hours: float | None = None  # time budget of this session; None = the config's, the platform's
 
     @property
     def folder(self) -> Path:
@@ -118,17 +119,14 @@ class Run:
     def drive(self, trainer: Trainer, hours: float | None = None) -> Iterator[Tick]:
         """Take a trainer's steps to their end, the deadline, or a request to stop."""
         train = self.config.train
-        usual, reserve = session_limits()
-        hours = next((h for h in (hours, train.hours) if h is not None), usual)
-        if hours is not None and hours <= 0:
-            raise ConfigError(f"the time budget must be above 0 hours, got {hours}")
-        if train.reserve_minutes is not None:
-            reserve = train.reserve_minutes
+        reserve = train.reserve_minutes
+        if reserve is None:
+            reserve = session_limits()[1]
         where = {"device": self.device.type, "precision": self.precision.name}
         driver = Driver(
             dir=self.dir,
             trainer=trainer,
-            clock=Clock(hours, train.save_minutes, reserve=60 * reserve),
+            clock=Clock(self.budget(hours), train.save_minutes, reserve=60 * reserve),
             facts=self.checkpoint_facts,
             changes=self.changes,
             where=where | {"threads": torch.get_num_threads()},
@@ -139,10 +137,18 @@ class Run:
             previews=self._preview_steps(trainer),
             say=self.say,
             take_over=self.take_over,
-            courier=self._courier(),
+            courier=self._courier() if self.mirror else None,
             fetch=self._fetch,
         )
         return driver.drive()
+
+    def budget(self, hours: float | None = None) -> float | None:
+        """Hours of this session, from the start of this process; None for as long as it takes."""
+        asked = (h for h in (hours, self.hours, self.config.train.hours) if h is not None)
+        found = next(asked, session_limits()[0])
+        if found is not None and found <= 0:
+            raise ConfigError(f"the time budget must be above 0 hours, got {found}")
+        return found
 
     def _row_writer(self, trainer: Trainer) -> Callable[[dict[str, Any]], None]:
         """Where log rows go: log.jsonl, and TensorBoard beside it if the run asks for it."""
@@ -181,13 +187,18 @@ class Run:
     def session(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Session]:
         """Sampling or scoring: stops politely (a signal, the session's time budget), and what it
         makes is carried to the mirror."""
-        hours = self.config.train.hours or session_limits()[0]
-        with StopFlag().listening() as flag, self._carried() as courier:
+        hours = self.budget()
+        with StopFlag().listening() as flag, ExitStack() as stack:
+            carriers: list[Courier] = []
+
+            def kept() -> None:
+                if self.mirror and not carriers:  # the mirror is not bothered before
+                    carriers.append(stack.enter_context(carrying(self._courier(), wait=False)))
+                for courier in carriers:
+                    courier.request()
+
             try:
-                yield Session(
-                    lambda: bool(flag) or spare(hours) <= 0 or should_stop(),
-                    courier.request if courier else lambda: None,
-                )
+                yield Session(lambda: bool(flag) or spare(hours) <= 0 or should_stop(), kept)
             except Interrupted as error:
                 reason = f"asked to stop ({flag.reason})" if flag else ""
                 if spare(hours) <= 0:
@@ -198,15 +209,10 @@ class Run:
                     f"{error}: {reason}; what is done is kept, the same command or cell goes on"
                 ) from error
 
-    @contextmanager
-    def _carried(self) -> Iterator[Courier | None]:
-        with ExitStack() as stack:
-            courier = None
-            try:
-                courier = stack.enter_context(carrying(self._courier()))
-            except RunError as error:
-                self.say(f"not mirrored: {error}")
-            yield courier
+    def keep(self) -> None:
+        """Have everything worth keeping copied to the mirror, if there is one."""
+        with self.session() as session:
+            session.kept()
 
     def push(self) -> None:
         """Copy everything worth keeping to the mirror now.  RunError when there is none, or it
@@ -214,12 +220,10 @@ class Run:
         if self.mirror is None:
             raise RunError("there is no mirror: name a folder (--mirror, or DREAMLIB_MIRROR)")
         with carrying(self._courier()) as courier:
-            if courier and not courier.flush(LONGEST):
+            if not courier.flush(LONGEST):
                 raise RunError(f"mirror: {courier.report()}")
 
-    def _courier(self) -> Courier | None:
-        if self.mirror is None:
-            return None
+    def _courier(self) -> Courier:
         folder, files = self.data.folder, self.data.manifest["files"]
         job = Job(
             self.dir,

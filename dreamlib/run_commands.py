@@ -40,7 +40,8 @@ def status(run: RunFolder) -> None:
         say(f"  it failed: {report['error']}")
     for event in ours.read_events()[-EVENTS:]:
         when = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time"]))
-        facts = (f"{k} {v}" for k, v in event.items() if k not in ("time", "event", "text"))
+        told = {k: v[:8] if k == "sha256" else v for k, v in event.items()}
+        facts = (f"{k} {v}" for k, v in told.items() if k not in ("time", "event", "text"))
         say(f"  {when}  {event.get('text') or ' '.join((event['event'], *facts))}")
 
 

@@ -125,6 +125,7 @@ class _Line:
     split: str = ""
     labels: tuple[int, ...] = ()
     sha256: str = ""  # of the pixels
+    shape: tuple[int, ...] = ()  # of every image; the first line that has one says it
 
     def text(self) -> str:
         used = {key: value for key, value in vars(self).items() if value}
@@ -162,12 +163,13 @@ class _Writer:
             return 0
         for line in whole[1:]:
             fields = json.loads(line)
-            self._note(_Line(**fields | {"labels": tuple(fields.get("labels", ()))}))
+            lists = {key: tuple(fields.get(key, ())) for key in ("labels", "shape")}
+            self._note(_Line(**fields | lists))
         os.truncate(index, sum(map(len, whole)))
         safe = 0
         if self.codes:
-            with open(part, "rb") as file:
-                self.shape = _read_header(file)[1:]
+            with open(part, "r+b") as file:
+                _write_header(file, 0, self.shape)  # `finish` may have been killed while writing it
                 safe = file.tell() + len(self.codes) * int(np.prod(self.shape))
         os.truncate(part, safe)
         return len(whole) - 1
@@ -176,6 +178,7 @@ class _Writer:
         if line.reject:
             self.rejects.append({"name": line.name, "reason": line.reject})
             return
+        self.shape = self.shape or line.shape
         self.codes.append(SPLITS.index(line.split))
         self.labels.append(line.labels)
         self.digests.add(line.sha256)
@@ -198,14 +201,16 @@ class _Writer:
     def _take(self, item: Item, images: IO[bytes]) -> _Line:
         if item.image is None:
             return _Line(item.name, reject=item.reject)
-        if not self.shape:
+        first = not self.shape
+        if first:
             self.shape = item.image.shape
             _write_header(images, 0, self.shape)
         self._check(item)
         pixels = item.image.tobytes()
         images.write(pixels)
         digest = hashlib.sha256(pixels).hexdigest()
-        return _Line(item.name, split=item.split, labels=item.labels, sha256=digest)
+        shape = self.shape if first else ()
+        return _Line(item.name, split=item.split, labels=item.labels, sha256=digest, shape=shape)
 
     def _check(self, item: Item) -> None:
         """ValueError for what only a wrong source can give."""
@@ -272,11 +277,6 @@ def _write_header(file: IO[bytes], count: int, shape: tuple[int, ...]) -> None:
     """NumPy pads it so that the first axis may grow in place: written again, it moves nothing."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def _read_header(file: IO[bytes]) -> tuple[int, ...]:
-    np.lib.format.read_magic(file)
-    return np.lib.format.read_array_header_1_0(file)[0]
 
 
 def _wanted(source: Source) -> str:

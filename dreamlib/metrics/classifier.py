@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamlib.files import fingerprint, read_json, write_bytes, write_json
+from dreamlib.files import fingerprint, read_json, sweep, write_bytes, write_json
 from dreamlib.images import dequantise
 from dreamlib.progress import Progress, silent
 from dreamlib.rng import numpy_rng, seeded
@@ -197,6 +197,7 @@ def load_or_train_classifier(
         classifier = Classifier(images.shape[-1], values)
     if _load_into(classifier, _path(folder, full_key)):
         return classifier
+    sweep(folder)
     start = time.monotonic()
     classifier = train_classifier(images, labels, values, seed=seed, progress=progress)
     card = {

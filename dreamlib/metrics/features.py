@@ -18,6 +18,7 @@ from dreamlib.files import (
     fingerprint,
     sha256_array,
     sha256_file,
+    sweep,
     write_json,
     write_npy,
 )
@@ -94,6 +95,8 @@ def extract(
     """
     if images.dtype != np.uint8 or images.ndim != 4:
         raise TypeError(f"extract takes uint8 [N,H,W,C], got {images.dtype} {images.shape}")
+    if cache is not None:
+        sweep(Path(cache))
     advance = progress(f"{extractor.name} features", len(images))
     done = 0
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from dreamlib.errors import Interrupted
+from dreamlib.host import memory_in_use, platform
 from dreamlib.progress import duration
 from dreamlib.run import Run
+from dreamlib.runtime.courier import describe
 from dreamlib.runtime.driver import Tick
 
 
@@ -16,7 +20,9 @@ def watch(run: Run, ticks: Iterable[Tick], every: float = 15.0) -> None:
     """Drive a training to its end or pause, showing where it stands.
 
     In a live notebook the line is replaced in place; elsewhere (a terminal, papermill) it is
-    printed at most every `every` seconds.
+    printed at most every `every` seconds.  Raises Interrupted when training was asked to stop, so
+    that what stands behind it does not begin; a deadline is no reason to: what is left of the
+    session's time is for looking at the model as it is.
     """
     show = _in_place() or run.say
     begun, due, first = time.monotonic(), 0.0, None
@@ -29,6 +35,23 @@ def watch(run: Run, ticks: Iterable[Tick], every: float = 15.0) -> None:
             continue
         due = now + every
         show(line(run, tick, row, (tick.step - first) / (now - begun)))
+    status = run.dir.status()
+    if status["state"] == "interrupted":
+        raise Interrupted(f"{run.folder} was interrupted at step {status['step']:,}")
+
+
+@contextmanager
+def politely() -> Iterator[None]:
+    """In a notebook: end it cleanly, with one sentence, when long work was asked to stop.
+
+    Hosted runners take SystemExit(0) for an end and any other exception for a failure, with which
+    some of them throw the outputs away.
+    """
+    try:
+        yield
+    except Interrupted as error:
+        print(f"STOPPED: {error}")  # noqa: T201  to a reader
+        sys.exit(0)
 
 
 def line(run: Run, tick: Tick, row: dict[str, Any], rate: float) -> str:
@@ -38,10 +61,35 @@ def line(run: Run, tick: Tick, row: dict[str, Any], rate: float) -> str:
     if row:
         facts.append(f"loss {row['loss']:.4f} · λ {row['lam']:.3f}")
     facts.append(f"{rate * run.config.train.batch:,.0f} images/s · ETA {duration(left)}")
+    return " · ".join([*facts, safety(run), *_budget(run), _memory(run)])
+
+
+def safety(run: Run) -> str:
+    """Whether the page may be closed now: what is saved here, and what is on the mirror."""
     newest = max(run.dir.checkpoints.glob("step-*.json"), default=None)
-    if newest:
-        facts.append(f"last checkpoint {duration(time.time() - newest.stat().st_mtime)} ago")
-    return " · ".join(facts)
+    if newest is None:
+        return "not yet safe to close: no checkpoint yet"
+    status = run.dir.status()
+    text = f"last checkpoint {duration(time.time() - newest.stat().st_mtime)} ago"
+    if status.get("save_seconds"):
+        text += f" (took {status['save_seconds']:.1f} s, training waited "
+        text += f"{status['blocked_seconds']:.1f} s)"
+    if not status.get("mirror"):
+        lost = platform() == "colab"
+        return f"NOT safe to close, no mirror: {text}" if lost else f"safe to close: {text}"
+    safe = status["mirrored"] is not None and not status["mirror_fails"]
+    return f"{'safe' if safe else 'not yet safe'} to close: {text}, {describe(status)}"
+
+
+def _budget(run: Run) -> list[str]:
+    left = run.dir.status().get("left_seconds")
+    return [] if left is None else [f"pauses by itself in {duration(max(0.0, left))}"]
+
+
+def _memory(run: Run) -> str:
+    used, there = memory_in_use(run.device)
+    total = f" of {there / 2**30:.0f}" if there else ""
+    return f"memory {used / 2**30:.1f}{total} GiB"
 
 
 def _in_place() -> Any:

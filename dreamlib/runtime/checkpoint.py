@@ -31,11 +31,16 @@ class _Hashing:
 
     def __init__(self, file: IO[bytes]):
         self.file, self.digest, self.size = file, hashlib.sha256(), 0
+        self.error: OSError | None = None  # torch.save hides it behind a RuntimeError of its own
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
         self.size += len(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -82,7 +87,10 @@ def save_checkpoint(
 
     def write(file: IO[bytes]) -> None:
         hashing.append(_Hashing(file))
-        torch.save(state, hashing[0])
+        try:
+            torch.save(state, hashing[0])
+        except RuntimeError as error:
+            raise hashing[0].error or error from error
 
     write_atomic(path, write)
     sha256 = hashing[0].digest.hexdigest()

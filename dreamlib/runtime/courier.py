@@ -115,6 +115,8 @@ class Courier:
         """Carry what is new, let the run go, end the thread; says how that went."""
         if self.asked > self.done and self.flush(timeout):
             self.say(f"mirror: {self.report()}")
+        elif self.usurped:
+            self.say(f"not mirrored: {self.usurped}")
         elif self.failing:
             self.say(f"mirror: {self.report()}; later: dreamlib run push {self.job.dir.folder}")
         with self.changed:
@@ -164,10 +166,13 @@ class Courier:
         return self.hurry or self.last is None or time.monotonic() - self.tried >= self.every
 
     def _pause(self) -> float:
-        if self.asked == self.done:
-            return self.beat
-        wait = self._backoff() if self.failing else self.every
-        return min(self.beat, max(0.01, self.tried + wait - time.monotonic()))
+        """Seconds until the next heartbeat, or the next push if one is waited for."""
+        until = self.beaten + self.beat
+        if self.failing:
+            until = self.tried + self._backoff()
+        elif self.asked > self.done:
+            until = min(until, self.tried + self.every)
+        return min(self.beat, max(0.01, until - time.monotonic()))
 
     def _backoff(self) -> float:
         first, longest = self.retry
@@ -221,15 +226,17 @@ class Courier:
         one, free = generation.bytes / 2**20, shutil.disk_usage(self.mirror.home).free / 2**20
         keep = self.mirror.keep
         return (
-            f"mirror: a copy of this run is {one:,.1f} MiB; {keep} of them are kept, so at most "
-            f"{keep + 1} x {one:,.1f} = {(keep + 1) * one:,.0f} MiB; {free:,.0f} MiB are free there"
+            f"mirror: a copy of this run is {one:,.1f} MiB; {keep} to {keep + 2} of them are "
+            f"kept, at most {(keep + 3) * one:,.0f} MiB while one is written; {free:,.0f} MiB are "
+            "free there"
         )
 
     def _settled(self, wanted: int) -> None:
         if self.failing:
             self.say(f"the mirror {self.mirror.home} is back, and has everything")
         with self.changed:
-            self.failing, self.failures, self.hurry = "", 0, False
+            self.failing, self.failures = "", 0
+            self.hurry = self.hurry and self.asked > wanted  # somebody waits for what came since
             self.done, self.pushed, self.tried = wanted, time.time(), time.monotonic()
             self.changed.notify_all()
 
@@ -266,28 +273,29 @@ _active: dict[Path, Courier] = {}
 
 @contextmanager
 def carrying(
-    courier: Courier | None,
+    courier: Courier,
     *,
+    wait: bool = True,
     stop: Callable[[], bool] = lambda: False,
     patience: Callable[[], float] = lambda: LONGEST,
-) -> Iterator[Courier | None]:
+) -> Iterator[Courier]:
     """Keep a run's courier going for a while; inside such a block the one that goes already.
 
-    Ends with what is new carried, in at most `patience()` seconds.  RunError when the run is
-    somebody else's on the mirror.
+    Begins by waiting until the run is ours on the mirror, with RunError when it is somebody
+    else's (`wait` False: that is only said).  Ends with what is new carried, in at most
+    `patience()` seconds.
     """
-    if courier is None:
-        yield None
-        return
     folder = courier.job.dir.folder
     if folder in _active:
         yield _active[folder]
         return
     courier.start()
     try:
-        courier.ready(stop)
+        if wait:
+            courier.ready(stop)
         _active[folder] = courier
         yield courier
     finally:
         _active.pop(folder, None)
         courier.close(patience())
+        courier.job.dir.update_status(**courier.facts())

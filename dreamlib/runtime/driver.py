@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -64,9 +64,7 @@ class Driver:
         with (
             locked(self.dir.lock, take_over=self.take_over, say=self.say) as lock,
             StopFlag().listening() as stop,
-            carrying(
-                self.courier, stop=lambda: bool(stop), patience=self._patience
-            ) as self.courier,
+            self._mirrored(stop),
         ):
             try:
                 yield from self._session(lock, stop)
@@ -77,6 +75,11 @@ class Driver:
                 if isinstance(error, OSError):
                     raise self._disk_error(error) from error
                 raise
+
+    def _mirrored(self, stop: StopFlag) -> AbstractContextManager:
+        if self.courier is None:
+            return nullcontext()
+        return carrying(self.courier, stop=lambda: bool(stop), patience=self._patience)
 
     def _session(self, lock: Lock, stop: StopFlag) -> Iterator[Tick]:
         self._resume()
@@ -193,6 +196,7 @@ class Driver:
         if lock and not lock.held():
             self.lost = True
             raise RunError(f"another process took {self.dir.folder} over: this one saves no more")
+        self.saver.wait()  # it may be writing just this step
         step = self.trainer.step
         if step == self.saved:
             return
@@ -306,6 +310,7 @@ class Driver:
             "saved_at": self.saved_at,
             "save_seconds": self.saver.cost,
             "blocked_seconds": self.saver.blocked,
+            "left_seconds": None if self.clock.hours is None else self.clock.left(),
         }
         if self.courier:
             facts |= self.courier.facts()

@@ -12,6 +12,7 @@ import errno
 import hashlib
 import os
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -35,6 +36,7 @@ from dreamlib.runtime.mount import (
 
 FORMAT = 1
 KEEP = 3  # generations
+SETTLE = 1800.0  # seconds after which a mount is believed to have uploaded what it took
 AT_ONCE = 32  # files opened together
 MARKER = "dreamlib-mirror.json"
 MANIFEST = re.compile(r"^manifest-(\d{8})\.json$")
@@ -64,8 +66,9 @@ class Generation:
 class Mirror:
     """The place `home`/runs/`name` on a mirror.  Every method may raise OSError: the mount's."""
 
-    def __init__(self, home: Path, name: str, keep: int = KEEP):
-        self.home, self.root, self.keep = home, home / "runs" / name, keep
+    def __init__(self, home: Path, name: str, keep: int = KEEP, settle: float = SETTLE):
+        self.home, self.root = home, home / "runs" / name
+        self.keep, self.settle = keep, settle
         self.id = ""
         self.pulse: Callable[[], None] = lambda: None  # called often while copying
         # path in the run -> ((inode, size, time) of what was copied, entry); emptied when the
@@ -136,12 +139,13 @@ class Mirror:
             with open(folder / name, "rb") as file:
                 files[name] = self._copy(name, file)
         number = max(self._numbers(), default=0) + 1
-        record = seal({"format": FORMAT, "number": number, "facts": facts, "files": files})
+        told = facts | {"time": time.time()}
+        record = seal({"format": FORMAT, "number": number, "facts": told, "files": files})
         path = self._manifest(number)
         write_record(path, record)
         if read_json(path) != record:
             raise OSError(errno.EIO, "reads back differently than written", str(path))
-        new = Generation(number, facts, files)
+        new = Generation(number, record["facts"], files)
         self._prune(self.keep, new)
         return new
 
@@ -180,13 +184,20 @@ class Mirror:
 
     # ------------------------------------------------------------------ dropping
 
-    def _prune(self, keep: int, new: Generation | None = None) -> None:
-        """Keep the newest generations; manifests go first, so that none promises what is gone.
+    def _prune(self, keep: int, new: Generation | None = None, *, settled: bool = True) -> None:
+        """Drop generations; manifests go first, so that none promises what is gone.
 
-        `new` is kept even if the mount's listing does not show it yet.
+        Kept are the newest, those of the newest steps (several may share one checkpoint), and,
+        because a mount may still be uploading them all, the newest that has settled and the one
+        that will settle next.  `new` is kept even if the mount's listing does not show it yet.
         """
         listed = [x for x in self.generations() if new is None or x.number != new.number]
-        kept = [*([new] if new else []), *listed][:keep]
+        found = [*([new] if new else []), *listed]
+        of_steps = {generation.step: generation for generation in reversed(found)}
+        kept = [*found[:keep], *(of_steps[step] for step in sorted(of_steps)[-keep:])]
+        if settled:
+            older = next((i for i, x in enumerate(found) if self._settled(x)), len(found))
+            kept += [*found[older : older + 1], *found[older - 1 : older]]
         numbers = {generation.number for generation in kept}
         for number in self._numbers():
             if number not in numbers:
@@ -196,11 +207,21 @@ class Mirror:
             if VERSIONED.search(path.name) and path.relative_to(self.root).as_posix() not in used:
                 discard(path)
 
+    def _settled(self, generation: Generation) -> bool:
+        """Surely stored: its mount says so, or has had the time."""
+        if time.time() - generation.facts["time"] >= self.settle:
+            return True
+        return self.uploaded(generation) == "uploaded"
+
     def _make_room(self) -> bool:
         """Drop the oldest generation and half-copied files; False when one alone is left."""
         held = len(self.generations())
-        self._prune(max(1, held - 1))
+        self._prune(max(1, held - 1), settled=False)
         return held > 1
+
+    def traces(self) -> bool:
+        """Whether files of a run lie here, of a whole generation or not."""
+        return self.root.is_dir() and any(self.root.rglob("*~*"))
 
     # ------------------------------------------------------------------ copying back
 

@@ -47,10 +47,10 @@ def _bring(mirror: Mirror, run: RunDir, step: int, say: Say) -> bool:
             say(f"{len(missing)} files of {number} cannot be had whole: {', '.join(missing[:3])}")
         say(f"BROUGHT step {max(0, generation.step):,} from {number}")
         return True
-    if found and step == -2:
+    if step == -2 and (found or mirror.traces()):
         raise MirrorError(
             f"{mirror.root} holds {len(found)} copies of this run, and none is whole: wait until "
-            "the mirror has synchronised, or take another folder to begin anew"
+            "the mirror has synchronised; to begin anew, delete that folder or take another name"
         )
     return False
 

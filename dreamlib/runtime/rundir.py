@@ -91,6 +91,11 @@ class RunDir:
     def set_status(self, state: str, **facts: Any) -> None:
         write_json(self.folder / "status.json", {"state": state, "time": time.time(), **facts})
 
+    def update_status(self, **facts: Any) -> None:
+        """Change some facts and leave the others."""
+        if (self.folder / "status.json").exists():
+            write_json(self.folder / "status.json", self.status() | facts)
+
     def note(self, event: str, **facts: Any) -> None:
         """One line in events.jsonl: what happened to this run, for people; nothing reads it to
         decide anything."""

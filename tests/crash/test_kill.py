@@ -1,13 +1,16 @@
-"""SIGKILL at any moment, the same command again: the weights of an undisturbed run."""
+"""SIGKILL at any moment, the same command again: the results of work that nobody disturbed."""
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,17 +19,22 @@ from dreamlib.cli import UNFINISHED
 from dreamlib.runtime.checkpoint import newest_checkpoint
 from dreamlib.runtime.rundir import RunDir
 from tests.conftest import TINY
-from tests.test_train import assert_same_state
+from tests.crash.harness import trained
 
-STEPS = 240
+STEPS = 60
 SETTINGS = [*TINY, f"train.length={STEPS}", "train.save_minutes=0.0005", "net.dropout=0.1"]
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+OTHERS = ("packing", "generation", "evaluation")
 
 
-def start(folder, data_home):
+# ---------------------------------------------------------------------- the real command
+
+
+def start(folder):
     words = [word for setting in SETTINGS for word in ("--set", setting)]
     return subprocess.Popen(
         [sys.executable, "-m", "dreamlib", "train", str(folder), "--preset", "faces16", *words],
-        env=os.environ | {"DREAMLIB_DATA": str(data_home), "OMP_NUM_THREADS": "1"},
+        env=os.environ | ONE_THREAD | {"DREAMLIB_DATA": str(folder.parent / "data")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -42,63 +50,33 @@ def wait_until_it_trains(process, run, known):
         time.sleep(0.005)
 
 
-def kills(tmp_path, data_home, count, seed):
-    """Train under `count` kills at random instants -> the final state and how far each got."""
-    rng, run, reached = random.Random(seed), RunDir(tmp_path / "killed"), []
-    for _ in range(count):
-        process = start(run.folder, data_home)
-        # some die while starting, some in their first steps, some later
+def test_the_command_killed_three_times_equals_the_command_undisturbed(tmp_path):
+    torch.set_num_threads(1)
+    rng, run, reached = random.Random(0), RunDir(tmp_path / "killed" / "run"), []
+    undisturbed = start(tmp_path / "whole" / "run")
+    for _ in range(3):
+        process = start(run.folder)
         wait_until_it_trains(process, run, reached[-1] if reached else -1)
-        time.sleep(rng.uniform(0, 0.4))
+        time.sleep(rng.uniform(0, 0.2))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        newest = newest_checkpoint(run.checkpoints)
-        reached.append(newest.step if newest else -1)
-    last = start(run.folder, data_home)
-    out, _ = last.communicate(timeout=300)
-    assert last.returncode == 0, out
-    return run, reached, out
+        reached.append(newest_checkpoint(run.checkpoints).step)
+    assert reached == sorted(set(reached))
+    assert reached[-1] < STEPS, f"the kills did not fall into training: {reached}"
+    last = start(run.folder)
+    for process in (last, undisturbed):
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, out
+        assert ("RESUMED at step" in out) == (process is last)
+    ours, theirs = (trained(tmp_path / name, STEPS) for name in ("killed", "whole"))
+    assert ours["flaws"] == theirs["flaws"] == []
+    assert [name for name in theirs if ours[name] != theirs[name]] == []
+    assert ours.keys() == theirs.keys()
 
 
-def check(tmp_path, data_home, count, seed):
-    undisturbed = start(tmp_path / "whole", data_home)
-    out, _ = undisturbed.communicate(timeout=300)
-    assert undisturbed.returncode == 0, out
-    run, reached, out = kills(tmp_path, data_home, count, seed)
-    assert "RESUMED at step" in out
-    assert len(set(reached)) > count // 2, f"the kills did not fall into training: {reached}"
-    whole = RunDir(tmp_path / "whole")
-    ours, theirs = (newest_checkpoint(r.checkpoints) for r in (run, whole))
-    assert ours.step == theirs.step == STEPS
-    assert_same_state(ours.load(), theirs.load())
-    assert not list(run.folder.rglob("*.tmp"))
-    weights = "weights/ema.safetensors"
-    assert (run.folder / weights).read_bytes() == (whole.folder / weights).read_bytes()
-    rows = [
-        [
-            {k: v for k, v in row.items() if k not in ("time", "images_per_s")}
-            for row in r.read_log()
-        ]
-        for r in (run, whole)
-    ]
-    assert rows[0] == rows[1]
-    assert [row["step"] for row in rows[0]] == list(range(4, STEPS + 1, 4))
-
-
-def test_five_random_kills(tmp_path, data_home):
-    torch.set_num_threads(1)
-    check(tmp_path, data_home, 5, seed=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_twenty_random_kills(tmp_path, data_home, seed):
-    check(tmp_path, data_home, 20, seed)
-
-
-def test_sigterm_saves_and_says_how_to_go_on(tmp_path, data_home):
+def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     run = RunDir(tmp_path / "run")
-    process = start(run.folder, data_home)
+    process = start(run.folder)
     wait_until_it_trains(process, run, -1)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=60)
@@ -106,3 +84,132 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path, data_home):
     assert "PAUSED at step" in out
     assert run.status()["state"] == "interrupted"
     assert newest_checkpoint(run.checkpoints).step == run.status()["step"] < STEPS
+
+
+# ---------------------------------------------------------------------- the harness
+
+
+def harness(folder: Path, kinds: tuple[str, ...], kills: int, seed: int, timeout: float):
+    """Run the script -> its reports by kind, and what it printed."""
+    words = ["--kills", kills, "--seed", seed, "--folder", folder, "--report", folder / "report"]
+    # A fresh interpreter: one that has trained has threads, and must not fork.
+    process = subprocess.run(
+        [sys.executable, "-m", "tests.crash.harness", *kinds, *map(str, words)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | ONE_THREAD,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert (folder / "report").exists(), process.stderr
+    reports = dict(zip(kinds, json.loads((folder / "report").read_text())))
+    flaws = {kind: report["flaws"] for kind, report in reports.items() if report["flaws"]}
+    assert process.returncode == bool(flaws), process.stderr
+    return reports, process.stdout
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    kinds = ("training", *OTHERS, "fourth save", "small packing")
+    return harness(tmp_path_factory.mktemp("few"), kinds, kills=20, seed=0, timeout=400)
+
+
+def assert_killed(report, kills):
+    assert report["flaws"] == []
+    assert report["kills"] == report["resumes"] == kills
+    assert report["lost"] >= 0  # or some work was left out
+
+
+@pytest.mark.parametrize(
+    ("kind", "kills"), [("training", 20), ("packing", 4), ("generation", 4), ("evaluation", 4)]
+)
+def test_killed_at_random_instants_equals_undisturbed(few, kind, kills):
+    assert_killed(few[0][kind], kills)
+
+
+def test_killed_at_every_call_of_one_save_equals_undisturbed(few):
+    report = few[0]["fourth save"]
+    assert_killed(report, 2 * len(report["calls"]))
+    assert report["lost"] > 0
+    for suffix in (".pt", ".json"):
+        name = f"run/checkpoints/step-00000004{suffix}"
+        inside = [f"before write {name} (tmp)", f"half write {name} (tmp)"]
+        assert {*inside, f"before replace {name}", f"after replace {name}"} <= {*report["died"]}
+
+
+def test_killed_at_every_call_of_a_packing_equals_undisturbed(few):
+    report = few[0]["small packing"]
+    assert_killed(report, 2 * len(report["calls"]))
+
+
+def safely(folder, name):
+    """The calls of one atomic write."""
+    temporary = f"{folder}/{name} (tmp)"
+    written = [f"{call} {temporary}" for call in ("open", "write", "fsync")]
+    return [*written, f"replace {folder}/{name}", f"fsync {folder}"]
+
+
+def once(calls):
+    """Consecutive equal calls, such as the writes of a large file, count as one."""
+    return [call for call, _ in itertools.groupby(calls)]
+
+
+def test_a_save_is_safe_before_its_manifest_says_so(few):
+    """write < fsync(file) < rename < fsync(folder), for the data and then for the manifest; the
+    oldest generation is removed after that, and the weights and their card come last."""
+    assert once(few[0]["fourth save"]["calls"]) == [
+        *safely("run/checkpoints", "step-00000004.pt"),
+        *safely("run/checkpoints", "step-00000004.json"),
+        "unlink run/checkpoints/step-00000001.json",
+        "unlink run/checkpoints/step-00000001.pt",
+        *safely("run/weights", "ema.safetensors"),
+        *safely("run/weights", "card.json"),
+        *[f"{call} run/events.jsonl" for call in ("open", "write", "fsync")],
+    ]
+
+
+def test_a_pack_is_safe_before_its_index_and_manifest_say_so(few):
+    def together(calls, name):
+        return [f"{call} packed/{name}" for call in calls]
+
+    part, index = "images.npy.part", "index.jsonl"
+    safe_point = together(["write", "fsync"], part) + together(["write", "fsync"], index)
+    calls = once(few[0]["small packing"]["calls"])
+    begin = calls.index(f"write packed/{part}")
+    assert calls[begin:] == [
+        *safe_point * 3,
+        *[f"fsync packed/{part}", f"fsync packed/{index}"],  # of no further images
+        *together(["open", "write", "fsync"], part),  # its header, with the count
+        *safely("packed", "labels.npy"),
+        *safely("packed", "split.npy"),
+        *["replace packed/images.npy", "fsync packed"],
+        *safely("packed", "manifest.json"),
+    ]
+
+
+def test_the_script_says_it_in_a_line_each(few):
+    lines = [line for line in few[1].splitlines() if line[0] != " "]  # flaws are indented
+    assert len(lines) == len(few[0])
+    for line, report in zip(lines, few[0].values()):
+        assert line.startswith(f"{report['name']}: {report['kills']} kills (")
+        assert f", {report['resumes']} resumes, {report['lost']} {report['unit']} of work" in line
+        assert line.endswith("equal no" if report["flaws"] else "equal yes")
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_of_training_and_twenty_of_each_other_work(tmp_path):
+    reports, _ = harness(tmp_path, ("training", *OTHERS), kills=100, seed=1, timeout=1200)
+    assert_killed(reports["training"], 100)
+    for kind in OTHERS:
+        assert_killed(reports[kind], 20)
+    died = {word for call in reports["training"]["died"] for word in call.split()[:2]}
+    assert {"before", "half", "after", "write", "replace", "fsync"} <= died
+
+
+@pytest.mark.slow
+def test_killed_at_every_call_of_a_first_save_of_a_resume_and_of_a_generation(tmp_path):
+    kinds = ("first save", "resume", "small generation")
+    reports, _ = harness(tmp_path, kinds, kills=1, seed=0, timeout=600)
+    for report in reports.values():
+        assert_killed(report, 2 * len(report["calls"]))
+        assert len(report["calls"]) > 20

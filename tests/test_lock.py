@@ -1,0 +1,374 @@
+"""One trainer per run: on this host by a lock, across hosts by a heartbeat on the mirror."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamlib.cli import UNFINISHED
+from dreamlib.errors import RunError
+from dreamlib.files import read_json, write_json
+from dreamlib.runtime import lock as module
+from dreamlib.runtime.lock import Owner, alive, locked, myself, read_owner
+from dreamlib.runtime.rundir import RunDir
+from tests.conftest import TINY
+
+HOLDER = """
+import sys
+from pathlib import Path
+from dreamlib.runtime.lock import locked
+
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "lock"
+
+
+@pytest.fixture
+def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the lock."""
+    words = [sys.executable, "-c", HOLDER, str(path)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def dead(boot: str | None = None) -> dict[str, Any]:
+    """An owner that lives no more: its pid is ours, but began at another time."""
+    me = myself()
+    return me | {"start": me["start"] - 1} | ({"boot": boot} if boot else {})
+
+
+# ---------------------------------------------------------------------- on this host
+
+
+def test_a_second_process_is_refused_and_after_a_kill_takes_over_at_once(
+    path: Path, holder: subprocess.Popen[str]
+) -> None:
+    before, said = path.read_bytes(), []
+    expected = rf"is being trained by another process \(pid {holder.pid} on .*--take-over$"
+    with pytest.raises(RunError, match=expected) as error, locked(path):
+        pass
+    assert "\n" not in str(error.value)
+    assert path.read_bytes() == before
+    assert alive(read_owner(path)) is True
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert alive(read_owner(path)) is False
+    begun = time.monotonic()
+    with locked(path, say=said.append) as lock:
+        assert time.monotonic() - begun < 1
+        assert lock.held()
+        assert read_owner(path)["pid"] == os.getpid()
+    (line,) = said
+    assert line.startswith(f"the former owner of {path.parent} (pid {holder.pid} on ")
+    assert line.endswith("is gone: taking over")
+
+
+def test_an_owner_that_ended_leaves_nothing_to_say(path: Path) -> None:
+    said: list[str] = []
+    for _ in range(2):
+        with locked(path, say=said.append) as lock:
+            assert lock.held()
+        assert read_owner(path) == {}
+    assert said == []
+
+
+def test_a_living_owner_is_replaced_by_force_and_notices(path: Path) -> None:
+    with locked(path) as former:
+        assert former.held()
+        with locked(path, take_over=True, say=lambda text: None) as new:
+            assert new.held()
+            assert not former.held()
+            with pytest.raises(RunError, match="another process"), locked(path):
+                pass
+        assert not former.held()
+
+
+def test_a_lock_whose_file_was_deleted_is_not_held(path: Path) -> None:
+    with locked(path) as lock:
+        path.unlink()
+        assert not lock.held()
+
+
+@pytest.mark.parametrize("text", ["", '{"pid": 1', "\x00\x00", "[1]", "null"])
+def test_a_damaged_lock_file_is_no_obstacle(path: Path, text: str) -> None:
+    path.write_text(text)
+    with locked(path) as lock:
+        assert lock.held()
+        assert read_owner(path)["token"]
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: object) -> bool:
+        raise OSError("this file system has no locks")
+
+    monkeypatch.setattr(module, "try_lock", refuse)
+
+
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.parametrize(
+    ("owner", "free"),
+    [
+        pytest.param(myself, False, id="alive"),
+        pytest.param(dead, True, id="dead"),
+        pytest.param(lambda: dead("another"), False, id="another boot"),
+        pytest.param(lambda: myself() | {"boot": ""}, False, id="no boot"),
+        pytest.param(dict, True, id="none"),
+    ],
+)
+def test_without_locks_the_former_owners_pulse_decides(
+    path: Path, owner: Callable[[], dict[str, Any]], free: bool
+) -> None:
+    write_json(path, owner())
+    if free:
+        with locked(path, say=lambda text: None) as lock:
+            assert lock.held()
+        return
+    with pytest.raises(RunError, match="--take-over"), locked(path):
+        pass
+    with locked(path, take_over=True) as lock:
+        assert lock.held()
+        assert read_owner(path)["pid"] == os.getpid()
+
+
+# ---------------------------------------------------------------------- across hosts
+
+
+def elsewhere(beats: int = 7, age: float = 0.0, **more: Any) -> dict[str, Any]:
+    """What another machine wrote into owner.json `age` seconds ago."""
+    facts = {"pid": 1, "host": "colab", "boot": "another", "start": 5, "token": "theirs"}
+    return facts | {"began": "today", "beats": beats, "time": time.time() - age} | more
+
+
+def claim(path: Path, other: Any, **options: Any) -> tuple[Owner, list[str], float]:
+    """Claim a run that `other` owns -> the new owner, what it said, and how long it took."""
+    write_json(path, other)
+    owner, said, begun = Owner(path, stale=0.3, poll=0.02), [], time.monotonic()
+    owner.claim(say=said.append, **{"take_over": False} | options)
+    return owner, said, time.monotonic() - begun
+
+
+def assert_owned(path: Path, owner: Owner) -> None:
+    found = read_json(path)
+    assert (found["token"], found["beats"]) == (owner.me["token"], owner.beats)
+    assert owner.beats > 0
+    assert owner.usurped() == ""
+
+
+def test_a_heart_that_beats_elsewhere_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            write_json(path, elsewhere(beats=8))
+
+    monkeypatch.setattr(module.time, "sleep", nap)
+    with pytest.raises(RunError, match=r"trained elsewhere \(pid 1 on colab.*heart beats: .*stop"):
+        claim(path, elsewhere())
+    assert naps[:2] == [0.02, 0.02]
+    assert read_json(path)["token"] == "theirs"
+
+
+def test_another_token_while_watching_is_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        module.time, "sleep", lambda seconds: write_json(path, elsewhere(token="a third"))
+    )
+    with pytest.raises(RunError, match="its heart beats"):
+        claim(path, elsewhere())
+
+
+@pytest.mark.parametrize(("age", "least", "most"), [(0, 0.29, 2), (0.2, 0.09, 0.28), (9, 0, 0.09)])
+def test_a_heart_that_stands_still_is_outlived(
+    path: Path, age: float, least: float, most: float
+) -> None:
+    owner, said, took = claim(path, elsewhere(age=age))
+    assert least <= took < most
+    assert said[-1].startswith("the former owner (pid 1 on colab")
+    assert any("Watching for" in text for text in said) == (age < 0.3)
+    assert_owned(path, owner)
+
+
+def test_a_clock_that_is_ahead_elsewhere_delays_nothing(path: Path) -> None:
+    owner, _, took = claim(path, elsewhere(age=-3600))
+    assert 0.29 <= took < 2
+    assert_owned(path, owner)
+
+
+def test_a_release_ends_the_watch(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        module.time, "sleep", lambda seconds: write_json(path, elsewhere(released=True))
+    )
+    owner, _, took = claim(path, elsewhere())
+    assert took < 0.25
+    assert_owned(path, owner)
+
+
+@pytest.mark.parametrize(
+    ("other", "options", "says"),
+    [
+        pytest.param(lambda: elsewhere(released=True), {}, [], id="released"),
+        pytest.param(elsewhere, {"take_over": True}, [], id="by force"),
+        pytest.param(lambda: dead() | elsewhere() | dead(), {}, ["is gone"], id="dead here"),
+        pytest.param(dict, {}, [], id="empty"),
+        pytest.param(lambda: [1], {}, [], id="a list"),
+    ],
+)
+def test_taken_at_once(
+    path: Path, other: Callable[[], Any], options: dict[str, Any], says: list[str]
+) -> None:
+    owner, said, took = claim(path, other(), **options)
+    assert took < 0.25
+    assert len(said) == len(says)
+    assert all(words in text for words, text in zip(says, said))
+    assert_owned(path, owner)
+
+
+def test_a_living_process_here_is_refused_at_once(path: Path) -> None:
+    begun = time.monotonic()
+    with pytest.raises(RunError, match=rf"pid {os.getpid()} on .*: stop it there"):
+        claim(path, elsewhere() | myself())
+    assert time.monotonic() - begun < 0.25
+
+
+@pytest.mark.parametrize("text", ["", '{"token": "th', "\x00"])
+def test_a_torn_owner_file_is_no_obstacle(path: Path, text: str) -> None:
+    path.write_text(text)
+    owner = Owner(path, stale=60)
+    owner.claim(take_over=False, say=lambda text: None)
+    assert_owned(path, owner)
+    path.write_text(text)
+    assert owner.usurped() == ""
+    owner.beat()
+    assert_owned(path, owner)
+
+
+def test_an_owner_file_without_its_fields_is_no_crash(path: Path) -> None:
+    owner, _, _ = claim(path, {"token": "theirs"})
+    assert_owned(path, owner)
+
+
+def test_another_owner_is_noticed_and_not_released(path: Path) -> None:
+    owner, _, _ = claim(path, {})
+    owner.beat()
+    assert owner.beats == 2
+    write_json(path, elsewhere())
+    assert owner.usurped().startswith("pid 1 on colab")
+    owner.release()
+    assert read_json(path)["token"] == "theirs"
+
+
+def test_what_was_released_is_free(path: Path) -> None:
+    owner, _, _ = claim(path, {})
+    owner.release()
+    assert read_json(path)["released"]
+    next_owner, said, took = claim(path, read_json(path))
+    assert (said, took < 0.25) == ([], True)
+    assert_owned(path, next_owner)
+    assert str(os.getpid()) in owner.usurped()
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+def start(folder: Path, data_home: Path, *more: str) -> subprocess.Popen[str]:
+    settings = [*TINY, "train.length=100000", "train.save_minutes=0.0005"]
+    words = ["train", str(folder), "--preset", "faces16", *more]
+    words += [word for setting in settings for word in ("--set", setting)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "dreamlib", *words],
+        env=os.environ | {"DREAMLIB_DATA": str(data_home), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_a_step(process: subprocess.Popen[str], run: RunDir, step: int = 0) -> int:
+    """Until a checkpoint beyond `step` is there -> its step."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        newest = max((int(p.stem[5:]) for p in run.checkpoints.glob("step-*.json")), default=0)
+        if newest > step:
+            return newest
+        time.sleep(0.01)
+    raise AssertionError(f"no step beyond {step}: {process.communicate(timeout=60)}")
+
+
+@pytest.fixture
+def training(tmp_path: Path, data_home: Path) -> Iterator[tuple[RunDir, Any, Any]]:
+    """A run, a process that trains it, and begin(*words) -> another one."""
+    run, begun = RunDir(tmp_path / "run"), []
+
+    def begin(*more: str) -> subprocess.Popen[str]:
+        begun.append(start(run.folder, data_home, *more))
+        return begun[-1]
+
+    first = begin()
+    wait_for_a_step(first, run)
+    yield run, first, begin
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+def test_two_commands_on_one_run(training: tuple[RunDir, Any, Any]) -> None:
+    run, first, begin = training
+    first.send_signal(signal.SIGSTOP)  # it holds the lock, and leaves the processor to the other
+    refused = begin()
+    _, err = refused.communicate(timeout=60)
+    first.send_signal(signal.SIGCONT)
+    assert refused.returncode == 2
+    (line,) = err.splitlines()
+    assert line.startswith(f"error: {run.folder} is being trained by another process (pid ")
+    assert f"pid {first.pid} on" in line
+    wait_for_a_step(first, run, wait_for_a_step(first, run))
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    second = begin()
+    wait_for_a_step(second, run, wait_for_a_step(second, run))
+    second.send_signal(signal.SIGTERM)
+    out, _ = second.communicate(timeout=60)
+    assert second.returncode == UNFINISHED
+    assert f"(pid {first.pid} on" in out
+    assert "is gone: taking over" in out
+    assert "RESUMED at step" in out
+
+
+@pytest.mark.slow
+def test_a_command_that_takes_over_stops_the_other_without_harm(
+    training: tuple[RunDir, Any, Any],
+) -> None:
+    run, first, begin = training
+    second = begin("--take-over")
+    _, err = first.communicate(timeout=60)
+    assert first.returncode == 2
+    (line,) = err.splitlines()
+    assert line == f"error: another process took {run.folder} over: this one saves no more"
+    wait_for_a_step(second, run, wait_for_a_step(second, run))
+    second.send_signal(signal.SIGTERM)
+    out, _ = second.communicate(timeout=60)
+    assert second.returncode == UNFINISHED
+    assert run.status()["state"] == "interrupted"
+    assert f"PAUSED at step {run.status()['saved']:,} of" in out

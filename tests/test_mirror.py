@@ -1,0 +1,492 @@
+"""The mirror: whole generations on a place that lies, runs full, and vanishes."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import dreamlib.runtime.mirror as mirror_module
+import dreamlib.runtime.mount as mount_module
+from dreamlib.errors import MirrorError, RunError
+from dreamlib.files import read_json, seal
+from dreamlib.opening import open_run
+from dreamlib.runtime.courier import Courier, Job, carrying
+from dreamlib.runtime.lock import Owner
+from dreamlib.runtime.mirror import Mirror
+from dreamlib.runtime.recover import bring_run
+from dreamlib.runtime.rundir import RunDir
+from dreamlib.train import train
+from tests.conftest import TINY
+from tests.test_train import assert_same_state, final_state, rows
+
+FACTS = {"run": "a"}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run folder with small stand-ins for what a run holds."""
+    ours = RunDir(tmp_path / "run")
+    for name in ("checkpoints", "weights", "samples", "generated/s", "evaluation", "figures"):
+        (ours.folder / name).mkdir(parents=True)
+    for name in ("config.yaml", "data.json", "run.json", "samples/x.png", "generated/s/y.npy"):
+        (ours.folder / name).write_bytes(name.encode() * 50)
+    for name in ("weights/ema.safetensors", "weights/card.json", "evaluation/scores.json"):
+        (ours.folder / name).write_bytes(name.encode() * 50)
+    advance(ours, 1)
+    return ours
+
+
+def advance(run: RunDir, step: int) -> None:
+    """A newer checkpoint and a longer log."""
+    for kind in ("pt", "json"):
+        (run.checkpoints / f"step-{step:08d}.{kind}").write_bytes(os.urandom(3000))
+    with open(run.log, "a") as file:
+        file.write(json.dumps({"step": step}) + "\n")
+
+
+def contents(folder: Path, names) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def push(mirror: Mirror, run: RunDir):
+    return mirror.push(run.folder, run.to_mirror, FACTS, run.pair)
+
+
+@pytest.fixture
+def mirror(tmp_path):
+    (tmp_path / "drive").mkdir()
+    return Mirror(tmp_path / "drive" / "dreamlib", "run", settle=0.0)
+
+
+# ---------------------------------------------------------------------- generations
+
+
+def test_everything_worth_keeping_comes_back(run, mirror, tmp_path):
+    generation = push(mirror, run)
+    assert generation.step == 1
+    assert set(generation.files) == {
+        *("config.yaml", "data.json", "run.json", "log.jsonl", "samples/x.png"),
+        *("checkpoints/step-00000001.pt", "checkpoints/step-00000001.json"),
+        *("weights/ema.safetensors", "weights/card.json", "generated/s/y.npy"),
+        "evaluation/scores.json",
+    }
+    back = RunDir(tmp_path / "elsewhere")
+    assert bring_run(Mirror(mirror.home, "run"), back, lambda text: None)
+    assert contents(back.folder, generation.files) == contents(run.folder, generation.files)
+
+
+def test_nothing_is_written_over_and_old_generations_go(run, mirror):
+    seen: dict[str, tuple[int, bytes]] = {}
+    for step in range(2, 8):
+        advance(run, step)
+        push(mirror, run)
+        for path in mirror.root.rglob("*"):
+            if path.is_file():
+                name, now = str(path), (path.stat().st_ino, path.read_bytes())
+                assert seen.setdefault(name, now) == now, f"{name} was written over"
+    assert [g.number for g in mirror.generations()] == [6, 5, 4]
+    assert [g.step for g in mirror.generations()] == [7, 6, 5]
+    held = {path.relative_to(mirror.root).as_posix() for path in mirror.root.rglob("*~*")}
+    assert held == {e["name"] for g in mirror.generations() for e in g.files.values()}
+
+
+def test_while_uploads_may_be_under_way_an_older_generation_stays(run, mirror, monkeypatch):
+    """Copies that follow each other faster than a mount uploads must not drop each other."""
+    now = [1000.0]
+    monkeypatch.setattr(mirror_module.time, "time", lambda: now[0])
+    mirror.settle = 60.0
+    held = []
+    for step in range(2, 30):
+        advance(run, step)
+        push(mirror, run)
+        held.append([g.number for g in mirror.generations()])
+        now[0] += 10
+    assert held[3] == [4, 3, 2, 1]  # nothing has settled: the first stays
+    assert held[7] == [8, 7, 6, 4, 1]  # it has, and the next one to settle stays too
+    for number, (when, numbers) in enumerate(zip(range(28), held), 1):
+        assert number < 8 or any(number - 12 <= n <= number - 6 for n in numbers), (when, numbers)
+        assert len(numbers) <= 5
+
+
+def test_pushes_without_a_new_checkpoint_do_not_crowd_out_older_steps(run, mirror):
+    for step in (2, 3):
+        advance(run, step)
+        push(mirror, run)
+    for k in range(5):
+        (run.figures / "a.png").write_bytes(bytes([k]))
+        push(mirror, run)
+    assert [g.step for g in mirror.generations()] == [3, 3, 3, 2]
+
+
+def test_the_manifest_comes_last_and_dropping_after_it(run, mirror, monkeypatch):
+    """A generation counts when all of it is there, and nothing old goes before."""
+    push(mirror, run)
+    order = []
+
+    def spy_open(path, mode="r"):
+        if "w" in mode:
+            order.append(Path(path).name)
+        return open(path, mode)
+
+    monkeypatch.setattr(mirror_module, "open", spy_open, raising=False)
+    monkeypatch.setattr(mount_module, "open", spy_open, raising=False)
+    monkeypatch.setattr(mirror_module, "discard", lambda path: order.append(f"drop {path.name}"))
+    mirror.keep = 1
+    advance(run, 2)
+    push(mirror, run)
+    manifest = order.index("manifest-00000002.json")
+    written, dropped = order[:manifest], order[manifest + 1 :]
+    assert len(written) == 3  # checkpoint, its manifest, log
+    assert len(dropped) == 4
+    assert all(name.startswith("drop ") for name in dropped)
+    assert dropped[0] == "drop manifest-00000001.json"
+
+
+def test_dropped_files_are_emptied_first(run, mirror, monkeypatch):
+    push(mirror, run)
+    sizes = []
+    unlink = Path.unlink
+    monkeypatch.setattr(
+        Path, "unlink", lambda path, *a: (sizes.append(path.stat().st_size), unlink(path, *a))
+    )
+    mirror.keep = 1
+    advance(run, 2)
+    push(mirror, run)
+    assert len(sizes) == 4
+    assert not any(sizes)
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "gone", "empty", "manifest cut"])
+def test_a_damaged_generation_is_passed_over(run, mirror, tmp_path, damage):
+    push(mirror, run)
+    first = contents(run.folder, run.to_mirror())
+    advance(run, 2)
+    newest = push(mirror, run)
+    path = mirror.root / newest.files["checkpoints/step-00000002.pt"]["name"]
+    if damage == "manifest cut":
+        path = mirror.root / "manifest-00000002.json"
+    data = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        altered = bytes([data[0] ^ 1]) + data[1:]
+        path.write_bytes({"altered": altered, "empty": b""}.get(damage, data[:-9]))
+    said: list[str] = []
+    back = RunDir(tmp_path / "elsewhere")
+    assert bring_run(Mirror(mirror.home, "run"), back, said.append)
+    assert contents(back.folder, first) == first
+    assert said[-1] == f"BROUGHT step 1 from generation 1 of {mirror.root}"
+    assert damage == "manifest cut" or said[0].startswith("passing over generation 2 of")
+
+
+def test_a_damaged_picture_does_not_cost_the_checkpoint(run, mirror, tmp_path):
+    generation = push(mirror, run)
+    (mirror.root / generation.files["samples/x.png"]["name"]).write_bytes(b"")
+    said: list[str] = []
+    back = RunDir(tmp_path / "elsewhere")
+    assert bring_run(mirror, back, said.append)
+    assert said[0].startswith("1 files of generation 1 of")
+    assert not (back.samples / "x.png").exists()
+    assert (back.folder / "config.yaml").exists()
+
+
+def test_no_whole_generation_is_an_error_and_not_a_fresh_start(run, mirror, tmp_path):
+    generation = push(mirror, run)
+    (mirror.root / generation.files["config.yaml"]["name"]).unlink()
+    back = RunDir(tmp_path / "elsewhere")
+    with pytest.raises(MirrorError, match="holds 1 copies of this run, and none is whole"):
+        bring_run(mirror, back, lambda text: None)
+    assert not back.config.exists()
+
+
+def test_a_forged_manifest_leads_nowhere_else(run, mirror, tmp_path):
+    generation = push(mirror, run)
+    path = mirror.root / "manifest-00000001.json"
+    record = read_json(path)
+    del record["seal"]
+    record["files"]["../../evil.txt"] = generation.files["config.yaml"]
+    path.write_text(json.dumps(seal(record)))
+    with pytest.raises(MirrorError, match="outside its folder"):
+        bring_run(mirror, RunDir(tmp_path / "deep" / "elsewhere"), lambda text: None)
+    assert not list(tmp_path.rglob("evil.txt"))
+
+
+def test_a_log_that_grows_while_it_is_copied_is_a_whole_prefix(run, mirror, monkeypatch):
+    original = mirror_module.blocks
+
+    def growing(file, size):
+        if file.name.endswith("log.jsonl") and "drive" not in file.name:
+            run.append_log({"step": 99})
+        yield from original(file, size)
+
+    monkeypatch.setattr(mirror_module, "blocks", growing)
+    generation = push(mirror, run)
+    copy = (mirror.root / generation.files["log.jsonl"]["name"]).read_text()
+    assert copy == '{"step": 1}\n'
+    assert len(run.read_log()) > 1
+
+
+def test_a_mount_point_without_its_mount_is_not_the_mirror(run, mirror):
+    push(mirror, run)
+    shutil.move(mirror.home, mirror.home.with_name("away"))
+    mirror.home.mkdir()  # what is left when a mount is gone
+    with pytest.raises(OSError, match="it is not mounted") as caught:
+        push(mirror, run)
+    assert caught.value.errno == errno.ENOTCONN
+    assert not list(mirror.home.iterdir())
+    with pytest.raises(OSError, match="the folder it lies in is not there"):
+        Mirror(mirror.home / "no" / "where", "run").attach()
+
+
+def test_a_full_mirror_loses_old_generations_before_it_gives_up(run, mirror, monkeypatch):
+    for step in (2, 3):
+        advance(run, step)
+        push(mirror, run)
+    limit = {"files": 2}  # how many generations there is room for
+    original = mirror_module.write_record
+
+    def full(path, record):
+        if len(mirror.generations()) >= limit["files"]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(path, record)
+
+    monkeypatch.setattr(mirror_module, "write_record", full)
+    advance(run, 4)
+    push(mirror, run)
+    assert [g.step for g in mirror.generations()] == [4, 3]
+    limit["files"] = 1
+    advance(run, 5)
+    with pytest.raises(OSError, match="No space"):
+        push(mirror, run)
+    assert [g.step for g in mirror.generations()] == [4]  # the last good one stays
+    kept = {entry["name"] for entry in mirror.generations()[0].files.values()}
+    held = {path.relative_to(mirror.root).as_posix() for path in mirror.root.rglob("*~*")}
+    assert held == kept
+
+
+def test_what_a_drive_says_of_uploads(run, mirror, monkeypatch):
+    generation = push(mirror, run)
+    assert mirror.uploaded(generation) == "unknown"
+    ids = {}
+    monkeypatch.setattr(mount_module.os, "getxattr", lambda p, name: ids.get(str(p), b"1abc"))
+    assert mirror.uploaded(generation) == "uploaded"
+    ids[str(mirror.root / generation.files["log.jsonl"]["name"])] = b"local-12"
+    assert mirror.uploaded(generation) == "uploading"
+
+
+# ---------------------------------------------------------------------- the courier
+
+
+class Weather:
+    """Makes the mirror's files fail with an errno while it is bad."""
+
+    def __init__(self, home: Path):
+        self.home, self.number, self.refused = home, 0, 0
+
+    def open(self, path, mode="r"):
+        if self.number and str(path).startswith(str(self.home)):
+            self.refused += 1
+            raise OSError(self.number, os.strerror(self.number), str(path))
+        return open(path, mode)
+
+
+@pytest.fixture
+def weather(mirror, monkeypatch):
+    made = Weather(mirror.home)
+    for module in (mirror_module, mount_module):
+        monkeypatch.setattr(module, "open", made.open, raising=False)
+    return made
+
+
+def courier(mirror, run, said, facts=FACTS, **more):
+    return Courier(
+        mirror,
+        Owner(mirror.root / "owner.json"),
+        Job(run, facts, lambda place: False),
+        say=said.append,
+        **{"minutes": 0.0, "beat": 0.02, "retry": (0.02, 0.1)} | more,
+    )
+
+
+def wait_for(condition, seconds=20.0):
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.005)
+    assert condition()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.ENOTCONN])
+def test_errors_are_said_once_and_the_copy_catches_up(run, mirror, weather, number):
+    said: list[str] = []
+    with carrying(courier(mirror, run, said)) as ours:
+        assert ours.flush(20)
+        weather.number = number
+        advance(run, 2)
+        ours.request()
+        wait_for(lambda: weather.refused > 5)
+        assert "NOT copied" in ours.report()
+        assert mirror.generations()[0].step == 1
+        weather.number = 0
+        wait_for(lambda: not ours.failing)
+        assert mirror.generations()[0].step == 2
+        assert ours.report().startswith("step 2 copied to")
+    fails = [text for text in said if text.startswith("MIRROR FAILS")]
+    assert len(fails) == 1
+    assert f"errno {number}" in fails[0]
+    assert sum("is back, and has everything" in text for text in said) == 1
+
+
+def test_what_a_failed_mount_lost_is_copied_again(run, mirror, weather):
+    """Files that were accepted and read back may still never have reached the store."""
+    with carrying(courier(mirror, run, [])) as ours:
+        assert ours.flush(20)
+        lost = mirror.root / mirror.generations()[0].files["config.yaml"]["name"]
+        size = lost.stat().st_size
+        weather.number = errno.ENOTCONN
+        ours.request()
+        wait_for(lambda: ours.failing)
+        lost.write_bytes(b"\0" * size)
+        weather.number = 0
+        wait_for(lambda: not ours.failing)
+        assert lost.read_bytes() == run.config.read_bytes()
+
+
+def test_asking_never_waits_and_a_hung_mirror_does_not_keep_the_process(run, mirror, monkeypatch):
+    hang = threading.Event()
+
+    def push(*args):
+        hang.wait(60)
+        raise OSError(errno.ENOTCONN, "at last")
+
+    monkeypatch.setattr(mirror, "push", push)
+    said: list[str] = []
+    start = time.monotonic()
+    with carrying(courier(mirror, run, said), patience=lambda: 0.3) as ours:
+        for _ in range(1000):
+            ours.request()
+        assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
+    assert ours.thread.daemon
+    hang.set()
+
+
+def test_copies_keep_their_distance(run, mirror):
+    pushed = []
+    original = mirror.push
+    mirror.push = lambda *args: (pushed.append(time.monotonic()), original(*args))[1]
+    with carrying(courier(mirror, run, [], minutes=0.5 / 60)) as ours:
+        until = time.monotonic() + 1.7
+        while time.monotonic() < until:
+            ours.request()
+            time.sleep(0.01)
+        apart = [b - a for a, b in itertools.pairwise(pushed)]
+        assert 2 <= len(pushed) <= 4
+        assert min(apart) >= 0.45
+
+
+def test_a_wish_that_comes_during_a_copy_is_not_forgotten(run, mirror):
+    began, original = threading.Event(), mirror.push
+
+    def slow(*args):
+        began.set()
+        time.sleep(0.2)
+        return original(*args)
+
+    mirror.push = slow
+    with carrying(courier(mirror, run, [], minutes=60)) as ours:
+        ours.request()
+        assert began.wait(20)
+        start = time.monotonic()
+        assert ours.flush(20)
+        assert time.monotonic() - start < 10
+        assert len(mirror.generations()) == 2
+
+
+def test_another_run_of_the_same_name_is_not_mixed_in(run, mirror):
+    push(mirror, run)
+    with (
+        pytest.raises(RunError, match="holds another run of this name: rename the folder"),
+        carrying(courier(mirror, run, [], facts={"run": "b"})),
+    ):
+        pass
+
+
+def test_somebody_who_takes_over_ends_the_copies(run, mirror):
+    with carrying(courier(mirror, run, [])) as ours:
+        assert ours.flush(20)
+        usurper = Owner(mirror.root / "owner.json")
+        usurper.claim(take_over=True, say=lambda text: None)
+        wait_for(lambda: bool(ours.usurped))
+        before = len(mirror.generations())
+        advance(run, 2)
+        assert not ours.flush(1)
+        assert len(mirror.generations()) == before
+    assert read_json(mirror.root / "owner.json")["token"] == usurper.me["token"]
+
+
+# ---------------------------------------------------------------------- whole runs
+
+
+def test_a_lost_machine_costs_nothing_that_was_mirrored(tiny, tmp_path):
+    whole = tiny("whole")
+    list(train(whole))
+    place = tmp_path / "drive"
+    place.mkdir()
+    home = place / "dreamlib"
+
+    def on_mirror(name: str):
+        return open_run(
+            tmp_path / name,
+            "faces16",
+            overrides=TINY,
+            mirror=home,
+            say=said.append,
+        )
+
+    said: list[str] = []
+    run = on_mirror("run")
+    for _ in itertools.islice(train(run), 5):
+        pass
+    shutil.rmtree(run.folder)
+    again = on_mirror("run")
+    assert any(text.startswith("BROUGHT step 5 from generation") for text in said)
+    assert [tick.step for tick in train(again)] == [6, 7, 8]
+    assert_same_state(final_state(again), final_state(whole))
+    assert rows(again) == rows(whole)
+    assert again.dir.status()["mirrored"] == 8
+
+
+def test_the_farther_of_two_machines_is_followed(tiny, tmp_path, data_home):
+    """Machine A stops at 3, machine B goes on to 6 from the mirror, A comes back at 6."""
+    (tmp_path / "drive").mkdir()
+    home, said = tmp_path / "drive" / "dreamlib", []
+
+    def machine(name: str):
+        return open_run(
+            tmp_path / name / "run", "faces16", overrides=TINY, mirror=home, say=said.append
+        )
+
+    for _ in itertools.islice(train(machine("a")), 3):
+        pass
+    for _ in itertools.islice(train(machine("b")), 3):
+        pass
+    assert [tick.step for tick in train(machine("a"))] == [7, 8]
+    whole = tiny("whole")
+    list(train(whole))
+    assert_same_state(final_state(machine("a")), final_state(whole))
+    assert rows(machine("a")) == rows(whole)
+
+
+def test_a_mirror_that_is_not_there_is_said_before_a_fresh_start(tmp_path, data_home, monkeypatch):
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    with pytest.raises(MirrorError, match=r"cannot be read .* may be on it: mount it, or go on"):
+        open_run(tmp_path / "run", "faces16", mirror=tmp_path / "no" / "drive")
+    assert not (tmp_path / "run").exists()
