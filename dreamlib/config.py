@@ -85,6 +85,8 @@ def parse_value(text: str, source: str) -> Any:
     except yaml.YAMLError as error:
         where = " ".join(str(error).split())
         raise ConfigError(f"{source} is not valid YAML: {where}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{source} is not valid YAML: it is nested too deeply") from error
 
 
 def preset_names() -> list[str]:
@@ -111,7 +113,10 @@ def _read(preset: str | Path) -> tuple[str, str]:
         path = Path(preset)
         if not path.is_file():
             raise ConfigError(f"there is no config file {path}: check the path")
-        return str(path), path.read_text(encoding="utf-8")
+        try:
+            return str(path), path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path} is no text ({error}): restore it from a copy") from error
     if preset not in preset_names():
         near = difflib.get_close_matches(str(preset), preset_names(), n=1)
         hint = f"did you mean {near[0]}? " if near else ""

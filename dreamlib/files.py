@@ -66,8 +66,26 @@ def write_npy(path: Path, array: np.ndarray) -> None:
     write_atomic(path, lambda file: np.save(file, array, allow_pickle=False))
 
 
+def parse_json(text: str | bytes) -> Any:
+    """ValueError, of one kind or another, for everything that is no JSON."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def check_fields(value: Any, **kinds: type) -> dict[str, Any]:
+    """`value`, if it is a JSON object with at least these fields; else ValueError."""
+    if not isinstance(value, dict):
+        raise ValueError("it is no JSON object")
+    for name, kind in kinds.items():
+        if not isinstance(value.get(name), kind):
+            raise ValueError(f"it has no {name}" if name not in value else f"its {name} is odd")
+    return value
 
 
 def sha256_file(path: Path) -> str:
@@ -101,7 +119,10 @@ def sealed(record: Any) -> bool:
     if not isinstance(record, dict):
         return False
     rest = {key: value for key, value in record.items() if key != "seal"}
-    return record.get("seal") == fingerprint(rest)
+    try:
+        return record.get("seal") == fingerprint(rest)
+    except ValueError:  # NaN, which JSON does not have
+        return False
 
 
 def try_lock(file: Any) -> bool:

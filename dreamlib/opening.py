@@ -12,7 +12,7 @@ from dreamlib.config import differences, identity, load_config, save_config
 from dreamlib.data.packed import Packed, open_packed
 from dreamlib.data.packing import bring, pack
 from dreamlib.errors import DataError, RunError
-from dreamlib.files import fingerprint, read_json, write_json
+from dreamlib.files import check_fields, fingerprint, read_json, write_json
 from dreamlib.host import earlier_outputs, mirror_home
 from dreamlib.progress import Progress, silent
 from dreamlib.run import Run
@@ -124,7 +124,7 @@ def _settle_data(
 ) -> Packed:
     """The run's packed images: those it began with, else packed from their source."""
     home = data_home(run_dir)
-    recorded = read_json(run_dir.data) if run_dir.data.exists() else None
+    recorded = _recorded_data(run_dir)
     if recorded and mirror:
         bring(mirror / "data" / recorded["packed"], home / recorded["packed"], say)
     if recorded and (home / recorded["packed"]).exists():
@@ -137,6 +137,18 @@ def _settle_data(
             "put the original images back, or begin a new run folder"
         )
     return data
+
+
+def _recorded_data(run_dir: RunDir) -> dict[str, str] | None:
+    if not run_dir.data.exists():
+        return None
+    try:
+        return check_fields(read_json(run_dir.data), packed=str, fingerprint=str)
+    except ValueError as error:
+        raise RunError(
+            f"{run_dir.data} is damaged ({error}): restore it from a copy; or delete it, and the "
+            "images are packed from their source (a checkpoint knows whether they are its own)"
+        ) from error
 
 
 def fork_run(
@@ -159,6 +171,7 @@ def fork_run(
     origin = newest_checkpoint(there.checkpoints) if step is None else _at(there, step)
     if origin is None:
         raise RunError(f"{source} has no checkpoint to begin from: train it first")
+    state = origin.load()
     # Made beside its place, so that a fork cut short is never taken for a run that begins anew.
     beside = new.with_name(f".{new.name}.fork")
     shutil.rmtree(beside, ignore_errors=True)
@@ -167,7 +180,6 @@ def fork_run(
     if misfit:
         shutil.rmtree(beside)
         raise RunError(f"the weights of {source} do not fit these settings ({'; '.join(misfit)})")
-    state = origin.load()
     save_checkpoint(run.dir.checkpoints, origin.step, state, run.checkpoint_facts)
     if origin.step:
         run.export_weights(origin.step, averaged_of(state))

@@ -13,10 +13,11 @@ from dreamlib.host import mirror_home
 from dreamlib.opening import bring_back, fork_run, open_run
 from dreamlib.options import MirrorFolder, RunFolder, Set
 from dreamlib.progress import TextProgress, duration
-from dreamlib.runtime.checkpoint import whole_checkpoints
+from dreamlib.runtime.checkpoint import newest_checkpoint, whole_checkpoints
 from dreamlib.runtime.courier import describe
 from dreamlib.runtime.lock import alive, read_owner
 from dreamlib.runtime.mirror import Mirror
+from dreamlib.runtime.recover import fetch_newer
 from dreamlib.runtime.rundir import RunDir
 
 run_app = typer.Typer(no_args_is_help=True, help="Look at runs; copy, bring back and fork them.")
@@ -50,7 +51,7 @@ def list_runs(
     home: Annotated[Path, typer.Argument(help="the folder that holds run folders")] = Path("runs"),
 ) -> None:
     """Every run beside each other: its state, its step, its age."""
-    found = sorted(path.parent for path in home.glob("*/config.yaml"))
+    found = sorted(path.parent for path in home.glob("[!.]*/config.yaml"))
     if not found:
         raise RunError(f"{home} holds no runs: begin one with `dreamlib train {home}/NAME`")
     for folder in found:
@@ -79,7 +80,11 @@ def pull(run: RunFolder, mirror: MirrorFolder = None) -> None:
     if home is None:
         raise RunError("there is no mirror: name a folder (--mirror, or DREAMLIB_MIRROR)")
     ours.check_writable()
-    if not bring_back(ours, Mirror(home, run.absolute().name), say):
+    mirror_of_run = Mirror(home, run.absolute().name)
+    if ours.config.exists():
+        newest = newest_checkpoint(ours.checkpoints)
+        fetch_newer(mirror_of_run, ours, newest.step if newest else -1, say)
+    elif not bring_back(ours, mirror_of_run, say):
         raise RunError(f"{home} holds no run of the name {run.absolute().name}")
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dreamlib.errors import RunError
-from dreamlib.files import read_json, sha256_file, write_bytes, write_json
+from dreamlib.files import check_fields, read_json, sha256_file, write_bytes, write_json
 
 
 def averaged_of(state: dict[str, Any]) -> dict[str, Tensor]:
@@ -37,7 +37,10 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path, card_path = folder / "ema.safetensors", folder / "card.json"
     if not card_path.exists():
         raise RunError(f"{folder.parent} has no weights yet: train it first (dreamlib train)")
-    card = read_json(card_path)
+    try:
+        card = check_fields(read_json(card_path), step=int, sha256=str)
+    except ValueError as error:
+        raise RunError(f"{card_path} is damaged ({error}): run training again") from error
     if not path.exists() or sha256_file(path) != card["sha256"]:
         raise RunError(f"{path} is not the file its card describes: run training again")
     return load_file(path), card

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import pickle
 import re
+import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,30 @@ from typing import IO, Any
 import torch
 
 from dreamlib.errors import CheckpointError
-from dreamlib.files import read_json, seal, sealed, sha256_file, write_atomic, write_json
+from dreamlib.files import (
+    check_fields,
+    read_json,
+    seal,
+    sealed,
+    sha256_file,
+    write_atomic,
+    write_json,
+)
 
 FORMAT = 2
 KEEP = 3  # generations
+UNREADABLE = (  # what torch raises for a file that is none of its own
+    pickle.UnpicklingError,
+    struct.error,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 NAME = re.compile(r"^step-(\d{8})\.(json|pt)$")
 log = logging.getLogger(__name__)
 
@@ -58,7 +79,7 @@ class Checkpoint:
         """Tensors and plain values only; a pickle that asks for more is refused, not executed."""
         try:
             return torch.load(self.path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        except UNREADABLE as error:
             # Its hash holds, so this is no damage: somebody put another kind of file here.
             reason = str(error).strip().split("\n")[0]
             raise CheckpointError(
@@ -171,9 +192,11 @@ def _check(path: Path) -> tuple[str, dict[str, Any]]:
     if not path.with_suffix(".json").exists():
         return "it has no manifest: its save was cut short", {}
     try:
-        manifest = read_json(path.with_suffix(".json"))
+        manifest = check_fields(
+            read_json(path.with_suffix(".json")), size=int, sha256=str, format=int, step=int
+        )
         size, sha256, format = manifest["size"], manifest["sha256"], manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         return f"its manifest cannot be read ({error})", {}
     if "seal" in manifest and not sealed(manifest):
         return "its manifest has been altered", {}

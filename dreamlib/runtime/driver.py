@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext, suppress
@@ -19,7 +18,7 @@ from dreamlib.runtime.checkpoint import Checkpoint, newest_checkpoint, save_chec
 from dreamlib.runtime.clock import Clock, StopFlag
 from dreamlib.runtime.courier import LONGEST, Courier, carrying
 from dreamlib.runtime.lock import Lock, locked
-from dreamlib.runtime.rundir import RunDir
+from dreamlib.runtime.rundir import RunDir, disk_error
 from dreamlib.runtime.saver import Saver
 from dreamlib.runtime.trainer import Tick, Trainer, check_finite
 
@@ -73,7 +72,7 @@ class Driver:
             except BaseException as error:
                 self._emergency(error)
                 if isinstance(error, OSError):
-                    raise self._disk_error(error) from error
+                    raise disk_error(error, self.dir.folder, self.saved) from error
                 raise
 
     def _mirrored(self, stop: StopFlag) -> AbstractContextManager:
@@ -127,11 +126,16 @@ class Driver:
         """Load the newest checkpoint that verifies, here or on the mirror; say so in one banner."""
         for folder in (self.dir.folder, self.dir.checkpoints, self.dir.weights, self.dir.samples):
             sweep(folder)
+        # Until a checkpoint is loaded, status.json goes on saying what had been saved: a refusal
+        # must not be forgotten by the time the same command is given again.
+        status = self.dir.status()
+        self.saved, self.saved_at = status.get("saved"), status.get("saved_at", 0.0)
         here = self._newest()
         self.fetch(here.step if here else -1)
         newest = self._newest()
         if newest is None:
             self._check_fresh()
+            self.saved = None
             self.dir.cut_log(0)
             self._tell(f"FRESH START because {self.dir.checkpoints} holds no whole checkpoint")
         else:
@@ -151,7 +155,8 @@ class Driver:
 
     def _check_fresh(self) -> None:
         """RunError when this run had saved before: beginning anew must be the user's will."""
-        saved = self.dir.status().get("saved")
+        told = (e.get("step", 0) for e in self.dir.read_events() if e["event"] == "saved")
+        saved = max(self.saved or 0, *told, 0)
         if saved:
             raise RunError(
                 f"{self.dir.folder} had a checkpoint of step {saved:,}, and none is left: restore "
@@ -170,7 +175,7 @@ class Driver:
         state = checkpoint.load()
         try:
             self.trainer.load_state_dict(state)
-        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise CheckpointError(
                 f"{checkpoint.path} does not fit this network or optimizer ({reason}): delete it "
@@ -276,18 +281,6 @@ class Driver:
     def _patience(self) -> float:
         """Seconds to wait for the mirror at the end: inside the budget, if there is one."""
         return min(LONGEST, max(30.0, self.clock.left() + 2 * self.clock.cost))
-
-    def _disk_error(self, error: OSError) -> RunError:
-        last = "nothing was saved yet" if not self.saved else f"step {self.saved:,} is saved"
-        if error.errno == errno.ENOSPC:
-            return RunError(
-                f"the disk of {self.dir.folder} is full; {last} and whole: free some space, then "
-                "run the same command or cell again"
-            )
-        return RunError(
-            f"{error.filename or self.dir.folder} cannot be written ({error.strerror or error}); "
-            f"{last}: put that right, then run the same command or cell again"
-        )
 
     # ------------------------------------------------------------------ telling
 

@@ -51,7 +51,8 @@ def alive(owner: dict[str, Any]) -> bool | None:
     """Whether an owner lives; None when it is, or may be, on another machine."""
     if not owner.get("boot") or owner["boot"] != boot_id():
         return None
-    return owner["start"] is not None and process_start(owner["pid"]) == owner["start"]
+    start = owner.get("start")
+    return start is not None and process_start(owner["pid"]) == start
 
 
 def describe(owner: dict[str, Any]) -> str:
@@ -157,7 +158,7 @@ class Owner:
         lives = alive(other)
         if lives:
             raise RunError(f"{where}: {remedy}")
-        age = max(0.0, time.time() - other["time"])
+        age = max(0.0, time.time() - other.get("time", time.time()))
         if lives is None and age < self.stale:
             say(
                 f"{where}; its heart beat {age:.0f} s ago.  Watching for {self.stale - age:.0f} s "
@@ -169,7 +170,7 @@ class Owner:
             now = read_owner(self.path)
             if "released" in now or not now:
                 return
-            if (now.get("token"), now.get("beats")) != (other["token"], other["beats"]):
+            if (now.get("token"), now.get("beats")) != (other["token"], other.get("beats")):
                 raise RunError(f"{where}, and its heart beats: {remedy}")
         say(f"the former owner ({describe(other)}) is gone: taking over")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamlib.errors import RunError
-from dreamlib.files import read_json, write_bytes, write_json
+from dreamlib.files import check_fields, parse_json, read_json, write_bytes, write_json
 
 ESSENTIAL = ("run.json", "data.json", "config.yaml")  # a folder with the last one holds a run
 
@@ -53,7 +54,13 @@ class RunDir:
         path = self.folder / "run.json"
         if not path.exists():
             write_json(path, {"id": uuid.uuid4().hex, "begun": time.time()})
-        return read_json(path)["id"]
+        try:
+            return check_fields(read_json(path), id=str)["id"]
+        except ValueError as error:
+            raise RunError(
+                f"{path} is damaged ({error}): restore it from a copy; or delete it, and this run "
+                "is another one to its mirror"
+            ) from error
 
     def to_mirror(self) -> list[str]:
         """What another machine needs to go on, first; then everything else worth keeping."""
@@ -81,7 +88,7 @@ class RunDir:
         if not path.exists():
             return {"state": "new", "step": 0}
         try:
-            return read_json(path)
+            return check_fields(read_json(path), state=str, step=int)
         except ValueError as error:
             raise RunError(
                 f"{path} is damaged ({error}): delete it, nothing but a report of where the run "
@@ -97,13 +104,13 @@ class RunDir:
             write_json(self.folder / "status.json", self.status() | facts)
 
     def note(self, event: str, **facts: Any) -> None:
-        """One line in events.jsonl: what happened to this run, for people; nothing reads it to
-        decide anything."""
+        """One line in events.jsonl: what happened to this run, for people (and evidence that
+        something had been saved)."""
         _append(self.events, {"time": time.time(), "event": event, **facts})
 
     def read_events(self) -> list[dict[str, Any]]:
         """Lines torn by a crash are left out: later ones were written behind them."""
-        return _rows(self.events, skip_damaged=True)
+        return _rows(self.events, skip_damaged=True, time=(int, float), event=str)
 
     # ------------------------------------------------------------------ log
 
@@ -112,7 +119,7 @@ class RunDir:
 
     def read_log(self) -> list[dict[str, Any]]:
         """The log's rows.  A torn last line, left by a crash, is not a row yet."""
-        return _rows(self.log)
+        return _rows(self.log, step=int)
 
     def cut_log(self, step: int) -> None:
         """Forget rows beyond `step`: the steps behind them are about to be taken again."""
@@ -129,14 +136,14 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def _rows(path: Path, *, skip_damaged: bool = False) -> list[dict[str, Any]]:
+def _rows(path: Path, *, skip_damaged: bool = False, **kinds: Any) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     *lines, _torn = path.read_bytes().split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows += [json.loads(line)] if line else []
+            rows += [check_fields(parse_json(line), **kinds)] if line else []
         except ValueError as error:
             if skip_damaged:
                 continue
@@ -145,3 +152,17 @@ def _rows(path: Path, *, skip_damaged: bool = False) -> list[dict[str, Any]]:
                 "file from a copy"
             ) from error
     return rows
+
+
+def disk_error(error: OSError, folder: Path, saved: int | None) -> RunError:
+    """What to do about a disk that a run cannot be written to; `saved` is safe on it."""
+    last = f"step {saved:,} is saved and whole" if saved else "nothing was saved yet"
+    if error.errno == errno.ENOSPC:
+        return RunError(
+            f"the disk of {folder} is full; {last}: free some space, then run the same command "
+            "or cell again"
+        )
+    return RunError(
+        f"{error.filename or folder} cannot be written ({error.strerror or error}); {last}: put "
+        "that right, then run the same command or cell again"
+    )
