@@ -155,7 +155,7 @@ def test_dropped_files_are_emptied_first(run, mirror, monkeypatch):
     sizes = []
     unlink = Path.unlink
     monkeypatch.setattr(
-        Path, "unlink", lambda path, *a: (sizes.append(path.stat().st_size), unlink(path, *a))
+        Path, "unlink", lambda p, **k: (sizes.append(p.stat().st_size), unlink(p, **k))
     )
     mirror.keep = 1
     advance(run, 2)
@@ -215,7 +215,7 @@ def test_a_forged_manifest_leads_nowhere_else(run, mirror, tmp_path):
     record["files"]["../../evil.txt"] = generation.files["config.yaml"]
     path.write_text(json.dumps(seal(record)))
     with pytest.raises(MirrorError, match="outside its folder"):
-        bring_run(mirror, RunDir(tmp_path / "deep" / "elsewhere"), lambda text: None)
+        bring_run(Mirror(mirror.home, "run"), RunDir(tmp_path / "a" / "b"), lambda text: None)
     assert not list(tmp_path.rglob("evil.txt"))
 
 

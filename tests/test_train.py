@@ -185,8 +185,9 @@ class Doubled(DiffusionTrainer):
 
     def __init__(self, run):
         super().__init__(run)
-        self.net.double()
-        self.ema.double()
+        for module in (*self.net.double().modules(), *self.ema.double().modules()):
+            if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):  # t, previews
+                module.register_forward_pre_hook(lambda _, x: (x[0].double(),))
 
     def draw(self, step):
         batch = super().draw(step)

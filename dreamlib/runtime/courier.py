@@ -248,7 +248,7 @@ class Courier:
                 "on, saved on this machine only; the copy is tried again and again"
             )
         with self.changed:
-            self.mirror.verified.clear()  # a mount that failed may have lost what it took
+            self.mirror.distrust()
             self.beaten = float("-inf")
             self.asked += self.asked == self.done
             self.failing, self.failures, self.hurry = reason, self.failures + 1, False

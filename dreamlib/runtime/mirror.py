@@ -71,9 +71,14 @@ class Mirror:
         self.keep, self.settle = keep, settle
         self.id = ""
         self.pulse: Callable[[], None] = lambda: None  # called often while copying
-        # path in the run -> ((inode, size, time) of what was copied, entry); emptied when the
-        # mount has failed, so that everything is read back again.
+        # path in the run -> ((inode, size, time) of what was copied, entry)
         self.verified: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {}
+        self.read: dict[int, Generation] = {}  # reading a file again can put off its upload
+
+    def distrust(self) -> None:
+        """After a failure: the mount may have lost what it took, so read everything again."""
+        self.verified.clear()
+        self.read.clear()
 
     # ------------------------------------------------------------------ the mount
 
@@ -114,7 +119,7 @@ class Mirror:
             try:
                 return self._push(folder, names, facts, guard)
             except OSError as error:
-                self.verified.clear()
+                self.distrust()
                 if error.errno != errno.ENOSPC or not self._make_room():
                     raise
 
@@ -145,7 +150,7 @@ class Mirror:
         write_record(path, record)
         if read_json(path) != record:
             raise OSError(errno.EIO, "reads back differently than written", str(path))
-        new = Generation(number, record["facts"], files)
+        new = self.read[number] = Generation(number, record["facts"], files)
         self._prune(self.keep, new)
         return new
 
@@ -238,12 +243,17 @@ class Mirror:
         """Those with a whole manifest, newest first; whether their files are there, `pull` sees."""
         found = []
         for number in self._numbers():
-            try:
-                record = read_json(self._manifest(number))
-            except (FileNotFoundError, ValueError):  # half uploaded, or gone since
-                continue
-            if sealed(record) and record["format"] == FORMAT and record["number"] == number:
-                found.append(Generation(number, record["facts"], record["files"]))
+            if number not in self.read:
+                try:
+                    record = read_json(self._manifest(number))
+                except (FileNotFoundError, ValueError):  # half uploaded, or gone since
+                    continue
+                if not (sealed(record) and record["format"] == FORMAT):
+                    continue
+                if record["number"] != number:
+                    continue
+                self.read[number] = Generation(number, record["facts"], record["files"])
+            found.append(self.read[number])
         return found
 
     def pull(self, generation: Generation, folder: Path, names: Iterable[str]) -> list[str]:

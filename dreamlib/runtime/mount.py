@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -55,11 +56,9 @@ def sync(file: IO[bytes]) -> None:
 
 def discard(path: Path) -> None:
     """Empty, then delete: a deleted file keeps using quota while it lies in a Drive's trash."""
-    try:
+    with suppress(OSError):  # some mounts refuse it while they upload; what counts comes next
         os.truncate(path, 0)
-        path.unlink()
-    except FileNotFoundError:
-        pass
+    path.unlink(missing_ok=True)
 
 
 def size_of(path: Path) -> int | None:
