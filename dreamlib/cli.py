@@ -92,18 +92,22 @@ def explain(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="measure the memory of a training step of this many images"),
     ] = None,
+    gpus: Annotated[bool, typer.Option("--gpus", help="micro-batches by free GPU memory")] = False,
     plot: Annotated[Optional[Path], typer.Option(help="draw the schedule into this PNG")] = None,  # noqa: UP045
     settings: Set = None,
 ) -> None:
     """A network's parameters by block, its work per image, its memory, its noise schedule."""
     from dreamlib.explain import explain as count_work
-    from dreamlib.explain import step_memory
+    from dreamlib.explain import micro_batches, step_memory
 
     config = load_config(preset, settings or [])
     say(count_work(config).text())
     if batch:
         gib, device = step_memory(config, batch) / 2**30, host.choose_device(config.train.device)
         say(f"memory of a step  {gib:8.2f} GiB for {batch} images at once, measured on {device}")
+    if gpus:
+        for gib, micro in micro_batches(config).items():
+            say(f"{gib:3} GiB free      {f'train.micro={micro}' if micro else 'does not fit'}")
     if plot:
         from dreamlib.report.figures import save_figure, schedule
 

@@ -1,4 +1,7 @@
-"""What a preset's network is made of and what it costs: counted or measured, never estimated."""
+"""What a preset's network is made of and what it costs: counted or measured.
+
+Only `micro_batches`, for GPUs that are not here, is a projection.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +25,9 @@ from dreamlib.errors import ConfigError
 from dreamlib.host import choose_device, choose_precision
 from dreamlib.runtime.memory import is_out_of_memory
 from dreamlib.sections import Config
+
+GPUS = (4, 8, 12, 16, 24, 40, 80)  # GiB
+SHARE = 0.85  # of the memory: the rest is the GPU's own and what fragments leave unused
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,22 @@ def step_memory(config: Config, batch: int) -> int:
         raise ConfigError(
             f"{batch} images at once do not fit into the memory of {device}: try a smaller --batch"
         ) from error
+
+
+def micro_batches(config: Config) -> dict[int, int]:
+    """GiB of free GPU memory -> images per forward pass that fit into SHARE of it; 0 for none.
+
+    A projection from two measurements (`step_memory`), at an eighth and a 32nd of the batch: memory
+    grows by as much for every further image.  The batch itself is never touched.
+    """
+    batch = config.train.batch
+    more = max(2, batch // 8)
+    few = max(1, more // 4)
+    low, high = step_memory(config, few), step_memory(config, more)
+    each = max(1.0, (high - low) / (more - few))
+    fixed = low - few * each
+    fits = {gib: int((SHARE * gib * 2**30 - fixed) / each) for gib in GPUS}
+    return {g: min(batch, 1 << (n.bit_length() - 1)) if n > 0 else 0 for g, n in fits.items()}
 
 
 def _growth(config: Config, batch: int, device: torch.device) -> int:

@@ -159,6 +159,28 @@ class DiffusionTrainer:
         due = self.step % self.config.train.log_every == 0 or self.step == self.total
         return self.row() if due else None
 
+    def probe(self) -> None:
+        """Find a micro-batch that fits before the first step: try that step, throw it away.
+
+        What the optimizer will hold is kept free meanwhile.  On a GPU only: a machine's own
+        memory is swapped, not refused.
+        """
+        if self.device.type == "cuda":
+            self.try_step()
+
+    def try_step(self) -> None:
+        batch = self.draw(self.step)
+        weights = sum(p.numel() for p in self.net.parameters())
+        still_to_come = 0 if self.optimizer.state else 2 * weights
+
+        def work(micro: int) -> None:
+            ballast = torch.empty(still_to_come, device=self.device)
+            self.accumulate(batch, micro)
+            del ballast
+
+        self.micro.redo_smaller(work)
+        self.optimizer.zero_grad(set_to_none=True)
+
     def draw(self, step: int) -> Batch:
         """The batch of a step: images, timesteps and noise for all of it, before any slicing."""
         seed, x0 = self.config.train.seed, self.stream[step]

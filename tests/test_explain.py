@@ -33,6 +33,15 @@ def test_too_many_images_are_an_error_with_a_remedy():
         step_memory(CELEBA, 10**9)
 
 
+def test_micro_batches_by_gpu_memory(monkeypatch):
+    """Fixed 3 GiB and 0.1 GiB per image, batch 128, 85 % of a GPU: 0.85 x 8 = 3 + 38 x 0.1."""
+    monkeypatch.setattr(module, "step_memory", lambda config, n: int((3 + 0.1 * n) * 2**30))
+    wanted = {4: 4, 8: 32, 12: 64, 16: 64, 24: 128, 40: 128, 80: 128}
+    assert module.micro_batches(CELEBA) == wanted
+    monkeypatch.setattr(module, "step_memory", lambda config, n: (9 + n) * 2**30)
+    assert module.micro_batches(CELEBA)[8] == 0
+
+
 def test_a_system_that_cannot_tell_says_so(monkeypatch):
     monkeypatch.setattr(module.sys, "platform", "win32")
     with pytest.raises(ConfigError, match=r"measure on CUDA"):

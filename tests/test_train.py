@@ -222,6 +222,27 @@ def test_out_of_memory_at_some_steps_leaves_the_same_weights(tiny, monkeypatch, 
             assert_close(value, theirs[part][name], rtol=0, atol=1e-6)
 
 
+def test_the_probe_finds_a_size_that_fits_and_leaves_no_trace(tiny, monkeypatch):
+    whole, run = tiny("whole"), tiny("run")
+    list(whole.drive(Doubled(whole)))
+    original, tried = Doubled.accumulate, []
+
+    def scarce(self, batch, micro):
+        tried.append(micro)
+        if micro > 2:
+            raise RuntimeError("CUDA out of memory")
+        return original(self, batch, micro)
+
+    monkeypatch.setattr(Doubled, "accumulate", scarce)
+    monkeypatch.setattr(Doubled, "probe", Doubled.try_step)  # as on a GPU
+    list(run.drive(Doubled(run)))
+    assert tried[:3] == [6, 3, 1]
+    assert set(tried[3:]) == {1}
+    ours, theirs = final_state(run)["net"], final_state(whole)["net"]
+    for name, value in ours.items():
+        assert_close(value, theirs[name], rtol=0, atol=1e-6)
+
+
 def test_the_log_says_what_happened(trained):
     first, last = trained.dir.read_log()
     assert (first["step"], last["step"]) == (4, 8)

@@ -149,6 +149,7 @@ class Driver:
             self._tell_moved(newest)
         self.done = self.trainer.step
         self._set_status("running")
+        self.trainer.probe()
 
     def _newest(self) -> Checkpoint | None:
         return newest_checkpoint(self.dir.checkpoints)

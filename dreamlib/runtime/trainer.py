@@ -19,6 +19,7 @@ class Trainer(Protocol):
     epoch: float  # optimizer steps per epoch
     whole: bool  # False while a step has moved some of the state and not yet all of it
 
+    def probe(self) -> None: ...  # before the first step: see that it fits into memory
     def advance(self) -> dict[str, Any] | None: ...  # a log row, when one is due
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
