@@ -13,7 +13,7 @@ from dreamlib.config import load_config
 from dreamlib.data.packed import SPLITS, Packed
 from dreamlib.files import write_atomic
 from dreamlib.generate import export_png
-from dreamlib.host import choose_device
+from dreamlib.host import choose_device, mirror_home
 from dreamlib.images import enlarge, grid, save_png
 from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import Moments
@@ -40,7 +40,7 @@ def _packed(
 ) -> tuple[Config, Packed]:
     ours = [f"data.size={size}"] if size else []
     config = load_config(preset, [*overrides_of(settings, data), *ours])
-    return config, pack_data(config, home, TextProgress(), say)
+    return config, pack_data(config, home, TextProgress(), say, mirror_home())
 
 
 @data_app.command()

@@ -38,6 +38,11 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _no_mirror(monkeypatch):
+    monkeypatch.delenv("DREAMLIB_MIRROR", raising=False)
+
+
 @pytest.fixture(scope="session")
 def data_home(tmp_path_factory):
     return tmp_path_factory.mktemp("data")

@@ -331,3 +331,20 @@ def test_take_gives_nested_samples_and_counts_them(tmp_path):
 def test_an_empty_or_unknown_split_names_the_others(tmp_path, split):
     with pytest.raises(DataError, match=f"{split}.*train 9.*floor 3"):
         pack(source_of(ITEMS), tmp_path).indices(split)
+
+
+def test_the_data_commands_look_on_the_mirror(tmp_path, monkeypatch):
+    """A pack on the mirror is taken before its source is opened."""
+    from typer.testing import CliRunner
+
+    from dreamlib.cli import app
+
+    words = ["data", "prepare", "faces16"]
+    for setting in ("data.train=30", "data.reference=5", "data.floor=5"):
+        words += ["--set", setting]
+    there, here = tmp_path / "drive" / "data", tmp_path / "here"
+    assert CliRunner().invoke(app, [*words, "--home", str(there)]).exit_code == 0
+    monkeypatch.setenv("DREAMLIB_MIRROR", str(there.parent))
+    result = CliRunner().invoke(app, [*words, "--home", str(here)])
+    assert result.exit_code == 0
+    assert f"brought the packed images from {there}" in result.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+NICE = 10  # training goes first
 
 
 class Snapshot:
@@ -66,6 +70,8 @@ class Saver:
 
     def _run(self, copy: Any, write: Callable[[Any], None], start: float) -> None:
         try:
+            if sys.platform == "linux":  # where a thread has a priority of its own
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
             write(copy)
         except BaseException as error:  # noqa: BLE001  handed to the caller, whole
             self.error = error

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from dreamlib.errors import NotFinite
 
+BLOCK = 1 << 20  # numbers looked at together
+
 
 class Trainer(Protocol):
     """What the driver needs of a trainer.  One `advance` is one optimizer step."""
@@ -39,7 +41,7 @@ class Tick(NamedTuple):
 def check_finite(state: Any, step: int, name: str = "") -> None:
     """NotFinite when any number in a state is NaN or infinite: it never becomes a checkpoint."""
     if isinstance(state, Tensor):
-        if state.is_floating_point() and not bool(torch.isfinite(state).all()):
+        if state.is_floating_point() and not _all_finite(state):
             raise NotFinite(
                 f"{name[1:]} became NaN or infinite by step {step}, which is not saved: begin a "
                 "new run with a smaller train.lr, or with train.precision=fp32"
@@ -47,3 +49,11 @@ def check_finite(state: Any, step: int, name: str = "") -> None:
     elif isinstance(state, dict):
         for key, value in state.items():
             check_finite(value, step, f"{name}.{key}")
+
+
+def _all_finite(values: Tensor) -> bool:
+    if not values.is_cpu or values.dtype == torch.bfloat16:
+        return bool(torch.isfinite(values).all())
+    # On a CPU torch would wake threads of its own for this, beside those that train.
+    flat = values.detach().reshape(-1).numpy()
+    return all(np.isfinite(flat[i : i + BLOCK]).all() for i in range(0, len(flat), BLOCK))
