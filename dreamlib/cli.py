@@ -69,7 +69,7 @@ def demo(
     overrides = overrides_of(settings, data)
     load_config(preset, overrides)  # a wrong setting is said at once, not inside a cell
     parameters = {"PRESET": preset, "RUN": str(folder.absolute()), "OVERRIDES": overrides}
-    parameters |= {"HOURS": hours} if hours else {}
+    parameters |= {"HOURS": hours} if hours is not None else {}
     page = run_notebook(find_notebook("00_complete"), folder / "00_complete.ipynb", parameters)
     if RunDir(folder).status()["state"] != "finished":
         _end(RunDir(folder))

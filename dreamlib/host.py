@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import sys
@@ -60,7 +61,7 @@ def earlier_outputs(name: str) -> list[Path]:
     depths that have changed over the years."""
     if platform() != "kaggle":
         return []
-    found = (path.parent for path in INPUTS.glob(f"**/{name}/config.yaml"))
+    found = (path.parent for path in INPUTS.glob(f"**/{glob.escape(name)}/config.yaml"))
     return sorted(path for path in found if (path / "checkpoints").is_dir())
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from dreamlib.errors import ConfigError, DreamlibError, Interrupted
 from dreamlib.files import write_text
+from dreamlib.runtime.clock import BEGUN, process_age
 
 HOME = Path(__file__).resolve().parent.parent / "notebooks"
 
@@ -47,6 +49,8 @@ def run_notebook(path: Path, output: Path, parameters: dict[str, Any]) -> Path:
     check_parameters(path, parameters)
     output.parent.mkdir(parents=True, exist_ok=True)
     os.environ["DREAMLIB_HEADLESS"] = "1"
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        os.environ[BEGUN] = str(time.clock_gettime(time.CLOCK_BOOTTIME) - process_age())
     try:
         done = execute_notebook(
             str(path),

@@ -19,7 +19,7 @@ from dreamlib.errors import ConfigError, Interrupted, MirrorError, RunError
 from dreamlib.files import fingerprint
 from dreamlib.host import Precision, choose_device, choose_precision, session_limits
 from dreamlib.images import enlarge, grid, save_png
-from dreamlib.runtime.clock import Clock, StopFlag, spare
+from dreamlib.runtime.clock import MARGIN, Clock, StopFlag, spare
 from dreamlib.runtime.courier import LONGEST, Courier, Job, carrying
 from dreamlib.runtime.driver import Driver, Tick, Trainer
 from dreamlib.runtime.lock import Owner
@@ -199,10 +199,10 @@ class Run:
                     courier.request()
 
             try:
-                yield Session(lambda: bool(flag) or spare(hours) <= 0 or should_stop(), kept)
+                yield Session(lambda: bool(flag) or spare(hours) <= MARGIN or should_stop(), kept)
             except Interrupted as error:
                 reason = f"asked to stop ({flag.reason})" if flag else ""
-                if spare(hours) <= 0:
+                if spare(hours) <= MARGIN:
                     reason = f"the time budget of {hours:g} h since this process began is used up"
                 if not reason or reason in str(error):
                     raise

@@ -28,6 +28,7 @@ from dreamlib.diffusion.dream import Batch, Perturb
 from dreamlib.diffusion.ema import averaged
 from dreamlib.diffusion.prediction import NO_LABEL
 from dreamlib.diffusion.process import loss_weight
+from dreamlib.meter import QUARTILES, SEEN, Meter
 from dreamlib.rng import seeded, torch_rng
 from dreamlib.run import Run
 from dreamlib.runtime.driver import Tick, check_finite
@@ -35,9 +36,7 @@ from dreamlib.runtime.memory import MicroBatch
 from dreamlib.sections import span_steps
 from dreamlib.weights import averaged_of
 
-QUARTILES = 4
 PREVIEWS = 16
-SEEN = ("loss", "error", "shift", "lam")  # what a step tells of each image
 
 
 def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
@@ -55,60 +54,6 @@ def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
     torch.use_deterministic_algorithms(run.config.train.deterministic)
     yield from run.drive(DiffusionTrainer(run), hours)
-
-
-class Meter:
-    """Means over the steps since the last log row; part of the state, so that a resumed run's
-    log equals an undisturbed one's."""
-
-    def __init__(self, device: torch.device):
-        exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        self.sums = torch.zeros(len(SEEN), QUARTILES, dtype=exact, device=device)
-        self.counts = torch.zeros(QUARTILES, dtype=exact, device=device)
-        self.norm = torch.zeros((), dtype=exact, device=device)
-        self.skipped = torch.zeros_like(self.norm)
-        self.steps = 0
-
-    def add(self, quartile: Tensor, seen: dict[str, Tensor], norm: Tensor) -> None:
-        """quartile int64 [B], every value of `seen` [B]: one per image."""
-        values = torch.stack([seen[name] for name in SEEN]).to(self.sums.dtype)
-        self.sums.index_add_(1, quartile, values)
-        self.counts.index_add_(0, quartile, torch.ones_like(values[0]))
-        # Loss scaling finds its scale by overflowing now and then; such a step is not taken.
-        taken = torch.isfinite(norm)
-        self.norm += torch.where(taken, norm, 0)
-        self.skipped += ~taken
-        self.steps += 1
-
-    def row(self) -> dict[str, Any]:
-        """The means, as plain numbers; a quartile that no image fell into is None."""
-        counts = self.counts.tolist()
-        sums = dict(zip(SEEN, self.sums.tolist()))
-        loss, error, shift, lam = (
-            [s / n if n else None for s, n in zip(sums[name], counts)] for name in SEEN
-        )
-        return {
-            "loss": sum(sums["loss"]) / sum(counts),
-            "loss_by_quartile": loss,
-            "error_by_quartile": [_root(x) for x in error],  # rms of D = eps - eps_hat
-            "shift_by_quartile": [_root(x) for x in shift],  # rms of input - x_t
-            "lam": sum(sums["lam"]) / sum(counts),
-            "lam_by_quartile": lam,
-            "grad_norm": float(self.norm) / max(self.steps - float(self.skipped), 1),
-            "skipped_steps": int(self.skipped),
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            is_tensor = isinstance(value, Tensor)
-            setattr(self, name, value.to(self.sums) if is_tensor else value)
-
-
-def _root(mean_square: float | None) -> float | None:
-    return None if mean_square is None else mean_square**0.5
 
 
 class DiffusionTrainer:
@@ -136,6 +81,7 @@ class DiffusionTrainer:
         self.micro = MicroBatch(micro, self.smaller)
         self.meter = Meter(self.device)
         self.step = 0
+        self.calmed = 0  # times, in this session
         self.whole = True  # False while a step has moved some of the state, and not yet all
         self.clock = (time.monotonic(), 0)  # when, and at which step, the last row was written
 
@@ -249,7 +195,12 @@ class DiffusionTrainer:
     def check_finite(self) -> None:
         """NaN is said at once, and never becomes a log row or a preview."""
         check_finite(
-            {"the loss": self.meter.sums, "net": dict(self.net.named_parameters())}, self.step
+            {
+                "the loss": self.meter.sums,
+                "net": dict(self.net.named_parameters()),
+                "ema": dict(self.ema.named_parameters()),
+            },
+            self.step,
         )
 
     def smaller(self, micro: int) -> None:
@@ -279,10 +230,12 @@ class DiffusionTrainer:
         return averaged_of(state)
 
     def calm(self) -> str:
-        """After NaN: give the loss scaler, if there is one, a scale a sixteenth as large."""
+        """After NaN: give the loss scaler, if there is one, a scale a sixteenth as large; the
+        second time, a sixteenth of that, as the checkpoint brought the first scale back."""
         if not self.scaler.is_enabled():
             return "with the same arithmetic"
-        self.scaler.update(self.scaler.get_scale() / 16)
+        self.calmed += 1
+        self.scaler.update(self.scaler.get_scale() / 16**self.calmed)
         return f"with the loss scale lowered to {self.scaler.get_scale():g}"
 
     def preview(self) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ RANK = {
     **dict.fromkeys(RANK_0, 0),
     **dict.fromkeys(["diffusion", "data", "runtime", "metrics", "gan"], 1),
     "build": 2,
-    "run": 3,
+    **dict.fromkeys(["run", "meter"], 3),
     **dict.fromkeys(["opening", "train", "generate", "explain"], 4),
     "evaluate": 5,
     "ablate": 6,

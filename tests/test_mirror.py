@@ -378,6 +378,32 @@ def test_asking_never_waits_and_a_hung_mirror_does_not_keep_the_process(run, mir
     hang.set()
 
 
+def test_a_mirror_that_does_not_answer_holds_nobody_up(run, mirror, monkeypatch):
+    import dreamlib.runtime.courier as module
+
+    hang = threading.Event()
+    monkeypatch.setattr(module, "ANSWER", 0.1)
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    monkeypatch.setattr(mirror, "attach", lambda: hang.wait(60))
+    said: list[str] = []
+    start = time.monotonic()
+    with carrying(courier(mirror, run, said), patience=lambda: 0.1) as ours:
+        assert not ours.owner.beats
+    assert time.monotonic() - start < 10
+    assert any("does not answer: going on without it" in text for text in said)
+    hang.set()
+
+
+def test_an_upload_that_ends_later_is_noticed(run, mirror, monkeypatch):
+    state = {"now": "uploading"}
+    monkeypatch.setattr(mirror, "uploaded", lambda generation: state["now"])
+    with carrying(courier(mirror, run, [])) as ours:
+        assert ours.flush(20)
+        assert ours.report().endswith("uploading")
+        state["now"] = "uploaded"
+        wait_for(lambda: ours.report().endswith("uploaded"))
+
+
 def test_copies_keep_their_distance(run, mirror):
     pushed = []
     original = mirror.push

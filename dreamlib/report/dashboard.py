@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,21 +22,26 @@ def watch(run: Run, ticks: Iterable[Tick], every: float = 15.0) -> None:
     In a live notebook the line is replaced in place; elsewhere (a terminal, papermill) it is
     printed at most every `every` seconds.  Raises Interrupted when training was asked to stop, so
     that what stands behind it does not begin; a deadline is no reason to: what is left of the
-    session's time is for looking at the model as it is.
+    session's time is for looking at the model as it is, once there is one.
     """
     show = _in_place() or run.say
     begun, due, first = time.monotonic(), 0.0, None
     row: dict[str, Any] = {}
-    for tick in ticks:
-        first = first if first is not None else tick.step - 1
-        row = tick.row or row
-        now = time.monotonic()
-        if now < due and tick.step < tick.total:
-            continue
-        due = now + every
-        show(line(run, tick, row, (tick.step - first) / (now - begun)))
+    try:
+        for tick in ticks:
+            first = first if first is not None else tick.step - 1
+            row = tick.row or row
+            now = time.monotonic()
+            if now < due and tick.step < tick.total:
+                continue
+            due = now + every
+            show(line(run, tick, row, (tick.step - first) / (now - begun)))
+    finally:  # at once, even while somebody keeps the traceback of an error in `show`
+        if isinstance(ticks, Generator):
+            ticks.close()
     status = run.dir.status()
-    if status["state"] == "interrupted":
+    early = status["state"] == "paused_deadline" and not (run.dir.read_log() and run.dir.stages())
+    if early or status["state"] == "interrupted":
         raise Interrupted(f"{run.folder} was interrupted at step {status['step']:,}")
 
 

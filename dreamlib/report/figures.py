@@ -114,12 +114,14 @@ def curves(run: Run) -> Figure:
 
 
 def stages(run: Run) -> Figure:
-    """The same seeds at 5, 25, 50, 75 and 100 % of training; from samples/step-*.png."""
+    """The same seeds at 5, 25, 50, 75 and 100 % of training, as far as it got; from
+    samples/step-*.png."""
     total = run.dir.status()["total"]
     steps = [max(1, round(share * total)) for share in STAGES]
     paths = {step: run.dir.samples / f"step-{step:08d}.png" for step in steps}
-    if not all(path.exists() for path in paths.values()):
-        raise RunError(f"{run.dir.samples} does not hold every stage yet: finish training first")
+    paths = {step: path for step, path in paths.items() if path.exists()}
+    if not paths:
+        raise RunError(f"{run.dir.samples} holds no stage yet: train further first")
     fig, axes = _figure(1.9 * len(paths), 2.5, len(paths))
     for ax, (step, path) in zip(axes, paths.items()):
         ax.imshow(plt.imread(path), interpolation="nearest")

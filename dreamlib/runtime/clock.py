@@ -11,19 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+MARGIN = 5.0  # seconds at the end of a budget in which nothing new begins
+BEGUN = "DREAMLIB_BEGUN"  # when the session of this process's parent began, as `process_age` counts
 _IMPORTED = time.monotonic()
 
 
 def process_age() -> float:
     """Seconds since this process began: set-up and data preparation count against a session too.
 
-    Linux says so itself; elsewhere the age of this import stands in for it.
+    Linux says so itself; elsewhere the age of this import stands in for it.  A kernel that
+    run_notebook started is as old as the command that did so.
     """
     stat = Path("/proc/self/stat")
     if not stat.exists():
         return time.monotonic() - _IMPORTED
     ticks = int(stat.read_text().rpartition(")")[2].split()[19])
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    began = ticks / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - min(began, float(os.environ.get(BEGUN, began)))
 
 
 @dataclass
@@ -38,7 +42,7 @@ class Clock:
     hours: float | None
     save_minutes: float
     reserve: float = 0.0  # seconds
-    margin: float = 5.0  # seconds
+    margin: float = MARGIN  # seconds
     cost: float = 0.0  # seconds: the longest save, with its copy to a mirror
     saved: float = field(default_factory=time.monotonic)
 
@@ -91,3 +95,6 @@ class StopFlag:
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
+                outer = getattr(handler, "__self__", None)
+                if isinstance(outer, StopFlag):  # work within work: it was asked to stop as well
+                    outer.reason = outer.reason or self.reason

@@ -19,6 +19,7 @@ from dreamlib.runtime.mirror import Generation, Mirror
 from dreamlib.runtime.rundir import RunDir
 
 PATIENCE = 30.0  # seconds between two lines while somebody waits for the mirror
+ANSWER = 60.0  # seconds that the beginning of a training waits for it to answer at all
 LONGEST = 600.0  # seconds that anybody waits for it at the end
 REASONS = {
     errno.ENOSPC: "it is full: free some space there, its trash included",
@@ -84,10 +85,15 @@ class Courier:
     def ready(self, stop: Callable[[], bool]) -> bool:
         """Wait until the run is ours on the mirror too.  RunError when it is somebody else's.
 
-        False when the mirror fails (the thread goes on trying), or `stop` asks to wait no longer.
+        False when the mirror fails or does not answer (the thread goes on trying), or `stop` asks
+        to wait no longer.
         """
+        until = time.monotonic() + ANSWER
         with self.changed:
             while not (self.owner.beats or self.failing or self.usurped or stop()):
+                if time.monotonic() > until and not self.owner.watching:
+                    self.say(f"the mirror {self.mirror.home} does not answer: going on without it")
+                    break
                 self.changed.wait(1.0)
         if self.usurped:
             raise RunError(self.usurped)
@@ -189,6 +195,8 @@ class Courier:
             self._claim()
         except RunError as error:
             self.usurped = str(error)
+        if self.last:
+            self.upload = self.mirror.uploaded(self.last)
         with self.changed:
             self.changed.notify_all()
 

@@ -130,9 +130,11 @@ class Driver:
         # must not be forgotten by the time the same command is given again.
         status = self.dir.status()
         self.saved, self.saved_at = status.get("saved"), status.get("saved_at", 0.0)
-        here = self._newest()
-        self.fetch(here.step if here else -1)
         newest = self._newest()
+        # A mirror that fails, or hangs, is not asked for more than is here.
+        if self.courier and (self.courier.owner.beats or newest is None):
+            self.fetch(newest.step if newest else -1)
+            newest = self._newest()
         if newest is None:
             self._check_fresh()
             self.saved = None

@@ -144,6 +144,7 @@ class Owner:
     def __init__(self, path: Path, *, stale: float = STALE, poll: float = 10.0):
         self.path, self.stale, self.poll = path, stale, poll
         self.me, self.beats = myself(), 0
+        self.watching = False  # whether another owner's heart beats
 
     def claim(self, *, take_over: bool, say: Callable[[str], None]) -> None:
         """RunError when another machine trains this run; waits while that is not clear."""
@@ -165,6 +166,7 @@ class Owner:
                 "whether it lives (--take-over does not wait)"
             )
         until = time.monotonic() + self.stale - age
+        self.watching = True
         while lives is None and time.monotonic() < until:
             time.sleep(min(self.poll, max(0.0, until - time.monotonic())))
             now = read_owner(self.path)

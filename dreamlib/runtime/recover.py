@@ -113,7 +113,7 @@ def bring_output(folders: Sequence[Path], run: RunDir, say: Say) -> bool:
         return False
     step, source = best
     there = RunDir(source)
-    for name in sorted(there.to_mirror(), key=lambda name: name == "config.yaml"):
+    for name in sorted(there.to_mirror(step), key=lambda name: name == "config.yaml"):
         with open(source / name, "rb") as file:
             write_atomic(run.folder / name, partial(shutil.copyfileobj, file))
     say(f"BROUGHT step {step:,} from the attached output {source}")

@@ -62,9 +62,17 @@ class RunDir:
                 "is another one to its mirror"
             ) from error
 
-    def to_mirror(self) -> list[str]:
-        """What another machine needs to go on, first; then everything else worth keeping."""
-        manifests = sorted(self.checkpoints.glob("step-*.json"))[-1:]
+    def stages(self) -> list[Path]:
+        """The previews of the averaged weights, by step."""
+        return sorted(self.samples.glob("step-????????.png"))
+
+    def to_mirror(self, step: int | None = None) -> list[str]:
+        """What another machine needs to go on, first; then everything else worth keeping.
+
+        The checkpoint is that of `step`, or the newest.
+        """
+        pattern = "step-*.json" if step is None else f"step-{step:08d}.json"
+        manifests = sorted(self.checkpoints.glob(pattern))[-1:]
         first = [self.folder / name for name in ESSENTIAL]
         first += [path for m in manifests for path in (m.with_suffix(".pt"), m)]
         first += [self.weights / "ema.safetensors", self.weights / "card.json"]
@@ -130,8 +138,12 @@ class RunDir:
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
+    """One line, behind a torn one if a crash left such (a log is cut before it is continued)."""
+    with open(path, "a+b") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            file.write(b"" if file.read(1) == b"\n" else b"\n")
+        file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -1,0 +1,581 @@
+"""Time budgets, polite signals, and what each platform grants: every long job stops and goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dreamlib import host
+from dreamlib.cli import UNFINISHED, main
+from dreamlib.errors import ConfigError, Interrupted
+from dreamlib.evaluate import evaluate
+from dreamlib.files import read_json
+from dreamlib.generate import Shards, generate
+from dreamlib.notebooks import find_notebook
+from dreamlib.opening import open_run
+from dreamlib.run import Run
+from dreamlib.runtime import clock as clock_module
+from dreamlib.runtime.checkpoint import newest_checkpoint
+from dreamlib.runtime.rundir import RunDir
+from dreamlib.train import train
+from tests.conftest import TINY
+from tests.test_train import assert_same_state, final_state, rows
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT]
+
+
+@pytest.fixture
+def age(monkeypatch) -> list[float]:
+    """age[0] seconds is what this process is told that it has lived."""
+    now = [1.0]
+    monkeypatch.setattr(clock_module, "process_age", lambda: now[0])
+    return now
+
+
+@pytest.fixture
+def handlers():
+    """Whoever handled signals before does so afterwards."""
+    before = [signal.getsignal(number) for number in SIGNALS]
+    yield
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+@pytest.fixture
+def copy(trained, tmp_path, data_home, monkeypatch) -> Run:
+    """The trained run, without what others made of it."""
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    others = shutil.ignore_patterns("generated", "evaluation")
+    shutil.copytree(trained.folder, tmp_path / "copy", ignore=others)
+    return open_run(tmp_path / "copy", say=lambda text: None)
+
+
+class Bell:
+    """A progress that rings once, when `count` units of a job called `what...` are done."""
+
+    def __init__(self, what: str, count: int, ring: Callable[[], None]):
+        self.what, self.count, self.ring, self.rung = what, count, ring, False
+
+    def __call__(self, what: str, total: int) -> Callable[[int], None]:
+        done = itertools.count(1)
+
+        def advance(units: int) -> None:
+            if what.startswith(self.what) and next(done) == self.count and not self.rung:
+                self.rung = True
+                self.ring()
+
+        return advance
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[list[int]]:
+    """Which images are drawn, in order."""
+    found, draw = [], Shards.draw
+
+    def spy(self, images, *words, **more):
+        found.append(list(images))
+        return draw(self, images, *words, **more)
+
+    monkeypatch.setattr(Shards, "draw", spy)
+    return found
+
+
+def shards(run: Run) -> list[str]:
+    return sorted(path.name for path in run.dir.generated.glob("*/shard-*.npy"))
+
+
+# ---------------------------------------------------------------------- signals
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", SIGNALS)
+def test_generation_stops_at_a_signal_and_draws_nothing_twice(copy, drawn, number):
+    bell = Bell("generating", 1, lambda: os.kill(os.getpid(), number))
+    reason = rf"asked to stop \({number.name}\); what is done is kept, the same command or cell"
+    with pytest.raises(Interrupted, match=reason):
+        generate(copy, range(30), progress=bell)
+    assert shards(copy) == ["shard-00000.npy"]
+    drawn.clear()
+    images = generate(copy, range(30))
+    assert drawn == [list(range(10, 20)), list(range(20, 30))]
+    assert len(images) == 30
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    ("what", "count", "kept"),
+    [
+        ("classifier features", 1, []),
+        ("generating", 1, ["shard-00000.npy"]),
+        pytest.param(
+            *("generating", 6, [f"shard-{k:05d}.npy" for k in range(6)]),
+        ),
+    ],
+)
+def test_evaluation_stops_at_a_signal(copy, drawn, number, what, count, kept):
+    bell = Bell(what, count, lambda: os.kill(os.getpid(), number))
+    with pytest.raises(Interrupted, match=rf"\({number.name}\); what is done is kept"):
+        evaluate(copy, progress=bell)
+    assert shards(copy) == kept
+    assert not (copy.dir.evaluation / "scores.json").exists()
+    drawn.clear()
+    study = evaluate(copy)
+    assert study.find("generated", 60).value > 0
+    again = [images for images in drawn if len(kept) * 10 > images[0]]
+    assert again == [list(range(10)), list(range(10, 20))][: len(again)]  # the untrained ones only
+    assert len([images for images in drawn if images[0] >= 20]) == 6 - max(2, len(kept))
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", SIGNALS)
+def test_training_stops_at_a_signal_and_goes_on(tiny, trained, number):
+    run = tiny()
+    for tick in train(run):
+        if tick.step == 3:
+            os.kill(os.getpid(), number)
+    assert tick.step == 3
+    assert run.dir.status()["state"] == "interrupted"
+    (text,) = [e["text"] for e in run.dir.read_events() if "PAUSED" in e.get("text", "")]
+    assert f"PAUSED at step 3 of 8; everything is saved. Asked to stop ({number.name})" in text
+    assert [tick.step for tick in train(tiny())] == [4, 5, 6, 7, 8]
+    assert_same_state(final_state(run), final_state(trained))
+    assert rows(run) == rows(trained)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_the_stop_button_pressed_twice_interrupts_at_once(copy):
+    def ring() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        generate(copy, range(30), progress=Bell("generating", 1, ring))
+    assert shards(copy) == ["shard-00000.npy"]
+
+
+# ---------------------------------------------------------------------- the budget
+
+
+def test_generation_and_evaluation_end_with_the_budget(copy, age, drawn):
+    run = replace(copy, hours=0.5)
+
+    def ring() -> None:
+        age[0] = 1801
+
+    words = "the time budget of 0.5 h since this process began is used up; what is done is kept"
+    with pytest.raises(Interrupted, match=words):
+        generate(run, range(30), progress=Bell("generating", 2, ring))
+    assert shards(run) == ["shard-00000.npy", "shard-00001.npy"]
+    with pytest.raises(Interrupted, match=words):
+        evaluate(run)
+    drawn.clear()
+    age[0] = 1790
+    assert len(generate(run, range(30))) == 30
+    assert drawn == [list(range(20, 30))]
+
+
+@pytest.mark.parametrize(
+    ("hours", "more", "kind", "state"),
+    [
+        (1.0, [], "local", "finished"),
+        (0.4, [], "local", "paused_deadline"),  # 1440 of the 1500 s that the process has lived
+        (0.9, ["train.reserve_minutes=30"], "local", "paused_deadline"),
+        (1.0, ["train.reserve_minutes=30"], "local", "finished"),
+        (0.9, [], "kaggle", "paused_deadline"),  # whose reserve is 30 minutes
+        (0.9, ["train.reserve_minutes=0"], "kaggle", "finished"),
+    ],
+)
+def test_training_leaves_time_for_what_follows(tiny, age, monkeypatch, hours, more, kind, state):
+    run = tiny("run", *more)
+    monkeypatch.setattr(host, "platform", lambda: kind)
+    age[0] = 1500.0
+    list(train(run, hours=hours))
+    status = run.dir.status()
+    assert status["state"] == state
+    assert (status["step"] == 8) == (state == "finished")
+    told = [e["text"] for e in run.dir.read_events() if "PAUSED" in e.get("text", "")]
+    assert len(told) == (state != "finished")
+    for text in told:
+        assert f"The time budget of {hours:g} h since this process began is used up" in text
+
+
+@pytest.mark.parametrize(
+    ("argument", "opened", "setting", "platform", "budget"),
+    [
+        (1.0, 2.0, 3.0, "kaggle", 1.0),
+        (None, 2.0, 3.0, "kaggle", 2.0),
+        (None, None, 3.0, "kaggle", 3.0),
+        (None, None, None, "kaggle", 11.0),
+        (None, None, None, "local", None),
+    ],
+)
+def test_who_names_the_hours(tiny, monkeypatch, argument, opened, setting, platform, budget):
+    monkeypatch.setattr(host, "platform", lambda: platform)
+    run = tiny("run", *([f"train.hours={setting}"] if setting else []))
+    assert replace(run, hours=opened).budget(argument) == budget
+
+
+def test_hours_of_one_session_are_no_new_settings(tiny):
+    first = tiny("run", "train.hours=3")
+    assert tiny("run", "train.hours=4").budget() == 4.0
+    assert first.facts == tiny("run", "train.hours=4").facts
+
+
+@pytest.mark.parametrize("hours", [0, -1])
+def test_hours_that_are_none_are_refused_everywhere(copy, tiny, hours):
+    with pytest.raises(ConfigError, match="above 0 hours"):
+        generate(replace(copy, hours=hours), range(3))
+    with pytest.raises(ConfigError, match="above 0 hours"):
+        list(train(replace(tiny(), hours=hours)))
+    with pytest.raises(ConfigError, match=r"train\.hours is"):
+        tiny("other", f"train.hours={hours}")
+
+
+# ---------------------------------------------------------------------- platforms
+
+
+def pretend(monkeypatch, kind: str) -> None:
+    """The marks by which each platform is known."""
+    for name in [n for n in os.environ if n.startswith(("KAGGLE_", "TPU_", "DREAMLIB_MIRROR"))]:
+        monkeypatch.delenv(name)
+    shell = "google.colab._shell.Shell" if kind in ("colab", "kaggle") else "a shell"
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    if kind.startswith("kaggle"):
+        monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")
+    if kind == "kaggle-tpu":
+        monkeypatch.setenv("TPU_WORKER_ID", "0")
+
+
+@pytest.mark.parametrize(
+    ("kind", "limits"),
+    [
+        ("colab", (11.0, 30.0)),
+        ("kaggle", (11.0, 30.0)),
+        ("kaggle-tpu", (8.0, 30.0)),
+        ("local", (None, 0.0)),
+    ],
+)
+def test_each_platform_ends_its_sessions(monkeypatch, kind, limits):
+    pretend(monkeypatch, kind)
+    assert host.platform() == kind.removesuffix("-tpu")
+    assert host.session_limits() == limits
+
+
+@pytest.mark.parametrize(
+    ("kind", "mounted", "variable", "named", "home"),
+    [
+        ("local", False, "", None, None),
+        ("local", True, "", None, None),
+        ("colab", False, "", None, None),
+        ("colab", True, "", None, "MyDrive/dreamlib"),
+        ("kaggle", True, "", None, None),
+        ("colab", True, "", "none", None),
+        ("colab", True, "none", None, None),
+        ("colab", True, "variable", None, "variable"),
+        ("local", False, "variable", None, "variable"),
+        ("local", False, "variable", "named", "named"),
+        ("local", False, "variable", "none", None),
+        ("local", False, "none", "named", "named"),
+    ],
+)
+def test_where_the_mirror_is(tmp_path, monkeypatch, kind, mounted, variable, named, home):
+    pretend(monkeypatch, kind)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(host, "DRIVE", Path("MyDrive"))
+    if mounted:
+        Path("MyDrive").mkdir()
+    if variable:
+        monkeypatch.setenv("DREAMLIB_MIRROR", variable)
+    assert host.mirror_home(named) == (Path(home) if home else None)
+
+
+# ---------------------------------------------------------------------- Kaggle's attached outputs
+
+
+def contents(folder: Path) -> dict[str, str]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+@pytest.fixture
+def attach(tiny, tmp_path, monkeypatch):
+    """attach(place, steps) -> an earlier output of a run called "run" that got so far."""
+    inputs = tmp_path / "input"
+    monkeypatch.setattr(host, "INPUTS", inputs)
+    monkeypatch.setattr(host, "platform", lambda: "kaggle")
+
+    def attach(place: str, *stops: int) -> Path:
+        name = place.replace("/", "-")
+        for stop in stops:  # one session after the other, each with a checkpoint
+            run = tiny(name)
+            done = run.dir.status()["step"]
+            for _ in itertools.islice(train(run), stop - done):
+                pass
+        run.dir.identity()  # made for mirrors; it must come along
+        shutil.copytree(tmp_path / name, inputs / place / "run")
+        return inputs / place / "run"
+
+    return attach
+
+
+def damage(output: Path, step: int) -> None:
+    path = output / f"checkpoints/step-{step:08d}.pt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def reopened(tmp_path: Path) -> tuple[Run, list[str]]:
+    texts: list[str] = []
+    run = open_run(tmp_path / "run", "faces16", overrides=TINY, say=texts.append)
+    return run, texts
+
+
+@pytest.mark.parametrize("place", ["slug/runs", "datasets/owner/slug"])
+def test_an_attached_output_goes_on(tmp_path, trained, attach, place):
+    before = contents(attach(place, 3))
+    run, texts = reopened(tmp_path)
+    assert texts[0].startswith(f"BROUGHT step 3 from the attached output {tmp_path}")
+    assert [tick.step for tick in train(run)] == [4, 5, 6, 7, 8]
+    assert_same_state(final_state(run), final_state(trained))
+    assert rows(run) == rows(trained)
+    assert run.dir.identity() == RunDir(tmp_path / place.replace("/", "-")).identity()
+    assert contents(tmp_path / "input") == before
+
+
+@pytest.mark.parametrize(
+    ("nearer", "farther"), [("a/runs", "datasets/o/b"), ("datasets/o/b", "a/runs")]
+)
+def test_of_two_attached_outputs_the_farther_one_is_taken(tmp_path, attach, nearer, farther):
+    attach(nearer, 3)
+    attach(farther, 5)
+    run, texts = reopened(tmp_path)
+    assert texts == [f"BROUGHT step 5 from the attached output {tmp_path / 'input' / farther}/run"]
+    assert [tick.step for tick in train(run)] == [6, 7, 8]
+
+
+def test_an_output_without_a_whole_checkpoint_is_passed_over_with_a_line(tmp_path, trained, attach):
+    attach("a/runs", 3)
+    output = attach("b/runs", 5)
+    damage(output, 5)
+    run, texts = reopened(tmp_path)
+    assert texts[0].startswith(f"passing over {output}: none of the 1 checkpoints")
+    assert texts[1].startswith("BROUGHT step 3")
+    assert [tick.step for tick in train(run)] == [4, 5, 6, 7, 8]
+    assert_same_state(final_state(run), final_state(trained))
+
+
+def test_an_older_generation_of_a_damaged_output_goes_on(tmp_path, trained, attach):
+    damage(attach("a/runs", 3, 5), 5)
+    run, texts = reopened(tmp_path)
+    assert texts[0].startswith("BROUGHT step 3")
+    assert [tick.step for tick in train(run)] == [4, 5, 6, 7, 8]
+    assert_same_state(final_state(run), final_state(trained))
+    assert rows(run) == rows(trained)
+
+
+@pytest.mark.parametrize("kind", ["local", "colab"])
+def test_elsewhere_no_outputs_are_looked_for(tmp_path, attach, monkeypatch, kind):
+    attach("a/runs", 3)
+    monkeypatch.setattr(host, "platform", lambda: kind)
+    run, texts = reopened(tmp_path)
+    assert texts == []
+    assert newest_checkpoint(run.dir.checkpoints) is None
+
+
+# ---------------------------------------------------------------------- real commands
+
+
+def words_of(settings: list[str]) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    ours = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "DREAMLIB_MIRROR": "none"}
+    return os.environ | ours | more
+
+
+def dreamlib(*words: str, **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "dreamlib", *words],
+        env=environment(**more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < until and not condition():
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+    ("words", "number"),
+    [
+        (["sample", "--n", "5000"], signal.SIGTERM),
+        (["evaluate", "--set", "sample.shard=1"], signal.SIGINT),
+    ],
+)
+def test_a_command_ends_politely(copy, data_home, words, number):
+    command, *options = words
+    more = words_of(["sample.steps=40"])
+    process = dreamlib(command, str(copy.folder), *options, *more, DREAMLIB_DATA=str(data_home))
+    wait_for(lambda: shards(copy), process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == UNFINISHED, err
+    assert "Traceback" not in err + out
+    (line,) = [line for line in err.splitlines() if "WARNING" not in line]
+    assert f"asked to stop ({number.name}); what is done is kept" in line
+    assert shards(copy)
+
+
+LONG = [*TINY, "train.save_minutes=0.05"]
+
+
+def timed(process: subprocess.Popen[str], start: float) -> tuple[float, str, str]:
+    out, err = process.communicate(timeout=230)
+    return time.monotonic() - start, out, err
+
+
+def test_a_training_paused_by_its_budget_goes_on_to_its_end(tmp_path, data_home):
+    settings = words_of([*LONG, "train.length=400"])
+    words = ["train", str(tmp_path / "run"), "--preset", "faces16", *settings]
+    budget, run, start = 10.0, RunDir(tmp_path / "run"), time.monotonic()
+    first = dreamlib(*words, "--hours", str(budget / 3600), DREAMLIB_DATA=str(data_home))
+    seconds, out, err = timed(first, start)
+    assert first.returncode == UNFINISHED, err
+    assert seconds < budget
+    status = run.status()
+    assert status["state"] == "paused_deadline"
+    assert 0 < status["step"] == status["saved"] < 400
+    assert f"PAUSED at step {status['step']:,} of 400; everything is saved" in out
+    assert f"time budget of {budget / 3600:g} h" in out
+    assert out.rstrip().endswith(f"paused_deadline: {run.folder}")
+    second = dreamlib(*words, "--hours", "1", DREAMLIB_DATA=str(data_home))
+    _, out, err = timed(second, start)
+    assert second.returncode == 0, err
+    assert f"RESUMED at step {status['step']:,} of 400" in out
+    assert run.status()["state"] == "finished"
+
+
+# ---------------------------------------------------------------------- notebooks
+
+
+@pytest.mark.parametrize(
+    "hours",
+    [
+        0.5,
+        pytest.param(0.0),
+        None,
+    ],
+)
+def test_the_demo_hands_its_hours_on(tmp_path, monkeypatch, hours):
+    """0 too: it is refused where every budget is."""
+    found: dict[str, Any] = {}
+
+    def run_notebook(path: Path, output: Path, parameters: dict[str, Any]) -> Path:
+        found.update(parameters)
+        raise Interrupted("seen enough")
+
+    monkeypatch.setattr("dreamlib.notebooks.run_notebook", run_notebook)
+    words = [] if hours is None else ["--hours", str(hours)]
+    monkeypatch.setattr(sys, "argv", ["dreamlib", "demo", "--out", str(tmp_path / "run"), *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == UNFINISHED
+    assert found.get("HOURS") == hours
+
+
+def papermill(run: RunDir, hours: float, settings: list[str], data: Path) -> subprocess.Popen[str]:
+    """00_complete as hosted runners execute it: papermill's own command."""
+    parameters = {"PRESET": "faces16", "RUN": str(run.folder), "HOURS": hours}
+    words = ["-y", json.dumps(parameters | {"OVERRIDES": settings}), "--no-progress-bar"]
+    output = str(run.folder.parent / "out.ipynb")
+    return subprocess.Popen(
+        [sys.executable, "-m", "papermill", str(find_notebook("00_complete")), output, *words],
+        env=environment(DREAMLIB_DATA=str(data), DREAMLIB_HEADLESS="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def demo(run: RunDir, hours: float, settings: list[str], data: Path) -> subprocess.Popen[str]:
+    """The same by our command."""
+    words = ["--out", str(run.folder), "--hours", str(hours), *words_of(settings)]
+    return dreamlib("demo", *words, DREAMLIB_DATA=str(data))
+
+
+def printed(notebook: Path) -> str:
+    cells = read_json(notebook)["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return "".join(text for output in outputs for text in output.get("text", []))
+
+
+LENGTH = 3000  # about 40 seconds
+# Sampling takes longer than is left of the budget; three seconds are for figures before it.
+SLOW = ["sample.batch=1", "sample.steps=40", "train.reserve_minutes=0.05"]
+
+
+@pytest.mark.slow
+def test_a_notebook_pauses_inside_its_budget_and_goes_on_to_its_end(tmp_path, data_home):
+    run, settings = RunDir(tmp_path / "run"), [*LONG, f"train.length={LENGTH}"]
+    reached = 0
+    for begin, notebook, code in (
+        (papermill, tmp_path / "out.ipynb", 0),
+        (demo, run.folder / "00_complete.ipynb", UNFINISHED),
+    ):
+        start = time.monotonic()
+        process = begin(run, 25 / 3600, [*settings, *SLOW], data_home)
+        seconds, _, err = timed(process, start)
+        assert process.returncode == code, err
+        status, text = run.status(), printed(notebook)
+        assert status["state"] == "paused_deadline"
+        assert reached < status["step"] == status["saved"] < LENGTH
+        reached = status["step"]
+        assert f"PAUSED at step {reached:,} of {LENGTH:,}; everything is saved" in text
+        assert "STOPPED: " in text
+        assert "is used up; what is done is kept, the same command or cell goes on" in text
+        assert not (run.evaluation / "scores.json").exists()
+        assert seconds < 25
+    for begin, code in ((papermill, 0), (demo, 0)):
+        process = begin(run, 1, settings, data_home)
+        _, _, err = timed(process, start)
+        assert process.returncode == code, err
+        assert run.status()["state"] == "finished"
+        assert (run.evaluation / "scores.json").exists()
+    assert f"RESUMED at step {reached:,} of {LENGTH:,}" in printed(tmp_path / "out.ipynb")
+    assert f"FINISHED at step {LENGTH:,}" in printed(notebook)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("begin", "code"), [(papermill, 1), (demo, 2)])
+def test_a_notebook_that_fails_says_so(tiny, data_home, begin, code):
+    run = tiny()
+    for _ in itertools.islice(train(run), 3):
+        pass
+    damage(run.folder, 3)
+    process = begin(run.dir, 1, TINY, data_home)
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == code
+    assert "none of the 1 checkpoints" in err
+    status = run.dir.status()
+    assert status["state"] == "failed"
+    assert "none of the 1 checkpoints" in status["error"]
