@@ -290,6 +290,6 @@ def main() -> None:
     except Interrupted as error:
         typer.echo(str(error), err=True)
         sys.exit(UNFINISHED)
-    except DreamlibError as error:
+    except (DreamlibError, OSError) as error:  # a disk or a mount can fail anybody
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

@@ -35,6 +35,10 @@ class MirrorError(RunError):
     """The mirror does not hold what is needed, or cannot be reached when it must be."""
 
 
+class NoneIntact(CheckpointError):
+    """There are checkpoints, and none of them is whole."""
+
+
 class NotEnoughSamples(DreamlibError):
     """A statistic was asked of fewer images than it needs or than exist."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from dreamlib.diffusion.draw import draw_images, interpolate
 from dreamlib.diffusion.samplers import Step, spaced
 from dreamlib.errors import ConfigError
 from dreamlib.files import (
+    check_fields,
     fingerprint,
     read_json,
     sha256_array,
@@ -29,6 +31,8 @@ from dreamlib.files import (
 from dreamlib.images import quantise, to_rgb
 from dreamlib.progress import Progress, silent
 from dreamlib.run import Run
+
+log = logging.getLogger(__name__)
 
 
 def generate(
@@ -102,7 +106,10 @@ class Shards:
     def _open(self) -> dict[str, Any]:
         path = self.folder / "manifest.json"
         if path.exists():
-            return read_json(path)
+            try:
+                return check_fields(read_json(path), shards=dict)
+            except ValueError:
+                log.warning("%s is damaged: the images are generated again", path)
         return {"identity": self.identity(), "fingerprint": self.fingerprint, "shards": {}}
 
     def plan(self, seeds: Sequence[int]) -> list[tuple[int, list[int]]]:
@@ -220,7 +227,8 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
         if step.t in chosen:
             kept.append(step)
 
-    store.draw(range(images), lambda: False, on_step)
+    with run.session() as session:
+        store.draw(range(images), session.should_stop, on_step)
     arrays = {
         "x_t": np.stack([quantise(step.x_t[:images]) for step in kept], axis=1),
         "x0_hat": np.stack([quantise(step.x0_hat[:images]) for step in kept], axis=1),

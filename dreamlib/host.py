@@ -6,6 +6,7 @@ import glob
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,9 +52,28 @@ INPUTS = Path("/kaggle/input")
 def mirror_home(named: str | Path | None = None) -> Path | None:
     """The mirror: as named ('none' for none), as DREAMLIB_MIRROR says, or on a mounted Drive."""
     chosen = str(named or os.environ.get("DREAMLIB_MIRROR", ""))
-    if not chosen and platform() == "colab" and DRIVE.is_dir():
+    if not chosen and platform() == "colab" and _drive_mounted():
         chosen = str(DRIVE / "dreamlib")
     return None if chosen in ("", "none") else Path(chosen)
+
+
+def _drive_mounted() -> bool:
+    try:
+        return DRIVE.is_dir()
+    except OSError:  # it was, and its client died: opening a run says so
+        return True
+
+
+def mount_drive(say: Callable[[str], None] = print) -> None:
+    """On Colab, ask for the user's Drive, once; elsewhere nothing."""
+    if platform() != "colab" or _drive_mounted():
+        return
+    try:
+        from google.colab import drive
+
+        drive.mount(str(DRIVE.parent))
+    except Exception as error:  # noqa: BLE001  refused, or not answered: Colab has kinds of its own
+        say(f"no Drive ({error}): what this session makes is lost with its machine")
 
 
 def earlier_outputs(name: str) -> list[Path]:

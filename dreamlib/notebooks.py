@@ -44,6 +44,7 @@ def run_notebook(path: Path, output: Path, parameters: dict[str, Any]) -> Path:
     A failing cell raises DreamlibError with the cell's own message, one that ended the notebook
     politely (`politely`) Interrupted; the executed notebook, up to that cell, is kept.
     """
+    from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
     check_parameters(path, parameters)
@@ -64,6 +65,11 @@ def run_notebook(path: Path, output: Path, parameters: dict[str, Any]) -> Path:
         raise DreamlibError(
             f"{path.name} stopped in cell {error.exec_count}: {error.ename}: {error.evalue} "
             f"(what ran is in {output}; run the same command again to continue)"
+        ) from error
+    except DeadKernelError as error:
+        raise DreamlibError(
+            f"the process of {path.name} was killed, perhaps for want of memory: run the same "
+            f"command again to continue (what ran is in {output})"
         ) from error
     page = to_html(output)
     outputs = (out for cell in done.cells for out in cell.get("outputs", ()))

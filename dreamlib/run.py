@@ -19,8 +19,9 @@ from dreamlib.errors import ConfigError, Interrupted, MirrorError, RunError
 from dreamlib.files import fingerprint
 from dreamlib.host import Precision, choose_device, choose_precision, session_limits
 from dreamlib.images import enlarge, grid, save_png
+from dreamlib.runtime.carrying import LONGEST, carrying
 from dreamlib.runtime.clock import MARGIN, Clock, StopFlag, spare
-from dreamlib.runtime.courier import LONGEST, Courier, Job, carrying
+from dreamlib.runtime.courier import Courier, Job
 from dreamlib.runtime.driver import Driver, Tick, Trainer
 from dreamlib.runtime.lock import Owner
 from dreamlib.runtime.mirror import Mirror
@@ -194,7 +195,12 @@ class Run:
 
             def kept() -> None:
                 if self.mirror and not carriers:  # the mirror is not bothered before
-                    carriers.append(stack.enter_context(carrying(self._courier(), wait=False)))
+                    carried = carrying(
+                        self._courier(),
+                        wait=False,
+                        patience=lambda: min(LONGEST, max(30.0, spare(hours))),
+                    )
+                    carriers.append(stack.enter_context(carried))
                 for courier in carriers:
                     courier.request()
 
@@ -229,7 +235,9 @@ class Run:
         job = Job(
             self.dir,
             {"run": self.dir.identity()},
-            lambda mirror: copy_pack(folder, mirror.home / "data" / folder.name, files, MANIFEST),
+            lambda mirror: copy_pack(
+                folder, mirror.home / "data" / folder.name, files, MANIFEST, mirror.beating
+            ),
         )
         return Courier(
             self.mirror,
@@ -240,12 +248,12 @@ class Run:
             take_over=self.take_over,
         )
 
-    def _fetch(self, step: int) -> None:
+    def _fetch(self, step: int, stop: Callable[[], bool]) -> None:
         """A newer checkpoint from the mirror, if it can be had."""
         if self.mirror is None:
             return
         try:
-            fetch_newer(self.mirror, self.dir, step, self.say)
+            fetch_newer(self.mirror, self.dir, step, self.say, stop)
         except MirrorError as error:
             if step < 0:
                 raise

@@ -13,9 +13,9 @@ from dreamlib.host import mirror_home
 from dreamlib.opening import bring_back, fork_run, open_run
 from dreamlib.options import MirrorFolder, RunFolder, Set
 from dreamlib.progress import TextProgress, duration
-from dreamlib.runtime.checkpoint import newest_checkpoint, whole_checkpoints
+from dreamlib.runtime.checkpoint import look, whole_checkpoints
 from dreamlib.runtime.courier import describe
-from dreamlib.runtime.lock import alive, read_owner
+from dreamlib.runtime.lock import alive, locked, read_owner
 from dreamlib.runtime.mirror import Mirror
 from dreamlib.runtime.recover import fetch_newer
 from dreamlib.runtime.rundir import RunDir
@@ -82,8 +82,9 @@ def pull(run: RunFolder, mirror: MirrorFolder = None) -> None:
     ours.check_writable()
     mirror_of_run = Mirror(home, run.absolute().name)
     if ours.config.exists():
-        newest = newest_checkpoint(ours.checkpoints)
-        fetch_newer(mirror_of_run, ours, newest.step if newest else -1, say)
+        with locked(ours.lock, say=say):
+            newest, _ = look(ours.checkpoints)
+            fetch_newer(mirror_of_run, ours, newest.step if newest else -1, say)
     elif not bring_back(ours, mirror_of_run, say):
         raise RunError(f"{home} holds no run of the name {run.absolute().name}")
 

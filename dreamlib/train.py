@@ -49,6 +49,8 @@ def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
     status = run.dir.status()
     if status["state"] == "finished" and run.weights_step() == status["step"]:
         run.say(f"FINISHED at step {status['step']:,}: nothing left to train in {run.folder}")
+        if run.mirror and status.get("mirrored") != status["step"]:
+            run.keep()  # the copy may have failed then
         return
     if run.config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from dreamlib.files import read_json
 from dreamlib.opening import open_run
 from dreamlib.report.dashboard import watch
 from dreamlib.run import Run
-from dreamlib.runtime.checkpoint import whole_checkpoints
+from dreamlib.runtime.checkpoint import save_checkpoint, whole_checkpoints
 from dreamlib.runtime.clock import Clock
 from dreamlib.runtime.courier import Courier
 from dreamlib.runtime.lock import Owner
@@ -597,3 +598,27 @@ def test_taking_over_does_not_wait(tmp_path, home):
     list(train(run))
     assert run.dir.status()["state"] == "finished"
     assert not any("Watching for" in text for text in texts)
+
+
+def test_who_lost_the_run_by_force_writes_nothing_more(tiny):
+    """Paused in its caller's loop while another process takes over and goes further."""
+    run = tiny()
+    ticks = train(run)
+    for _ in range(3):
+        next(ticks)
+    taken = replace(tiny(), take_over=True)
+    assert [tick.step for tick in train(taken)][-1] == 8
+    before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file() and p.name != "lock"}
+    with pytest.raises(RunError, match=r"took .* over: this one saves no more"):
+        ticks.close()
+    after = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file() and p.name != "lock"}
+    assert after == before
+
+
+def test_whole_later_checkpoints_are_not_dropped(tmp_path):
+    for step in (300, 400, 250):
+        save_checkpoint(tmp_path, step, {"step": step}, {}, keep=1)
+    assert sorted(path.stem for path in tmp_path.glob("*.pt")) == [
+        "step-00000250",
+        "step-00000400",
+    ]

@@ -39,8 +39,8 @@ ORDER = {
         *["drawing", "faces", "idx", "cifar", "folder", "celeba"],
     ],
     "runtime": [
-        *["checkpoint", "saver", "clock", "memory", "lock", "rundir"],
-        *["mount", "mirror", "courier", "recover", "trainer", "driver"],
+        *["checkpoint", "saver", "clock", "memory", "mount", "lock", "rundir"],
+        *["mirror", "courier", "carrying", "recover", "trainer", "driver"],
     ],
     "metrics": ["inception", "classifier", "features", "frechet"],
 }

@@ -17,7 +17,7 @@ from dreamlib.cli import UNFINISHED
 from dreamlib.errors import RunError
 from dreamlib.files import read_json, write_json
 from dreamlib.runtime import lock as module
-from dreamlib.runtime.lock import Owner, alive, locked, myself, read_owner
+from dreamlib.runtime.lock import Owner, alive, locked, myself, process_start, read_owner
 from dreamlib.runtime.rundir import RunDir
 from tests.conftest import TINY
 
@@ -246,10 +246,19 @@ def test_taken_at_once(
 
 
 def test_a_living_process_here_is_refused_at_once(path: Path) -> None:
-    begun = time.monotonic()
-    with pytest.raises(RunError, match=rf"pid {os.getpid()} on .*: stop it there"):
-        claim(path, elsewhere() | myself())
+    begun, pid = time.monotonic(), os.getppid()
+    parent = {"pid": pid, "start": process_start(pid)}
+    with pytest.raises(RunError, match=rf"pid {pid} on .*: stop it there"):
+        claim(path, elsewhere() | myself() | parent)
     assert time.monotonic() - begun < 0.25
+
+
+def test_what_this_very_process_left_behind_is_no_obstacle(path: Path) -> None:
+    """Its mirror failed before it could sign off; the next cell of the notebook trains again."""
+    owner, said, took = claim(path, elsewhere() | myself())
+    assert took < 0.25
+    assert said == []
+    assert_owned(path, owner)
 
 
 @pytest.mark.parametrize("text", ["", '{"token": "th', "\x00"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -18,10 +19,11 @@ import dreamlib.runtime.mount as mount_module
 from dreamlib.errors import MirrorError, RunError
 from dreamlib.files import read_json, seal
 from dreamlib.opening import open_run
-from dreamlib.runtime.courier import Courier, Job, carrying
+from dreamlib.runtime.carrying import carrying
+from dreamlib.runtime.courier import Courier, Job
 from dreamlib.runtime.lock import Owner
 from dreamlib.runtime.mirror import Mirror
-from dreamlib.runtime.recover import bring_run
+from dreamlib.runtime.recover import bring_run, fetch_newer
 from dreamlib.runtime.rundir import RunDir
 from dreamlib.train import train
 from tests.conftest import TINY
@@ -46,8 +48,10 @@ def run(tmp_path):
 
 def advance(run: RunDir, step: int) -> None:
     """A newer checkpoint and a longer log."""
-    for kind in ("pt", "json"):
-        (run.checkpoints / f"step-{step:08d}.{kind}").write_bytes(os.urandom(3000))
+    data, path = os.urandom(3000), run.checkpoints / f"step-{step:08d}.pt"
+    path.write_bytes(data)
+    manifest = {"step": step, "sha256": hashlib.sha256(data).hexdigest()}
+    path.with_suffix(".json").write_text(json.dumps(manifest))
     with open(run.log, "a") as file:
         file.write(json.dumps({"step": step}) + "\n")
 
@@ -185,6 +189,26 @@ def test_a_damaged_generation_is_passed_over(run, mirror, tmp_path, damage):
     assert contents(back.folder, first) == first
     assert said[-1] == f"BROUGHT step 1 from generation 1 of {mirror.root}"
     assert damage == "manifest cut" or said[0].startswith("passing over generation 2 of")
+
+
+def test_a_checkpoint_that_was_damaged_before_it_was_mirrored_is_passed_over(run, mirror, tmp_path):
+    push(mirror, run)
+    advance(run, 2)
+    (run.checkpoints / "step-00000002.pt").write_bytes(b"rotten")
+    push(mirror, run)
+    back = RunDir(tmp_path / "elsewhere")
+    said: list[str] = []
+    assert bring_run(Mirror(mirror.home, "run"), back, said.append)
+    assert said[-1] == f"BROUGHT step 1 from generation 1 of {mirror.root}"
+
+
+def test_another_run_is_not_pulled_over_this_one(run, mirror):
+    push(mirror, run)
+    (run.folder / "run.json").write_text('{"id": "b"}')
+    before = contents(run.folder, run.to_mirror())
+    with pytest.raises(MirrorError, match="holds another run of this name"):
+        fetch_newer(Mirror(mirror.home, "run"), run, -1, lambda text: None)
+    assert contents(run.folder, run.to_mirror()) == before
 
 
 def test_a_damaged_picture_does_not_cost_the_checkpoint(run, mirror, tmp_path):
@@ -516,3 +540,89 @@ def test_a_mirror_that_is_not_there_is_said_before_a_fresh_start(tmp_path, data_
     with pytest.raises(MirrorError, match=r"cannot be read .* may be on it: mount it, or go on"):
         open_run(tmp_path / "run", "faces16", mirror=tmp_path / "no" / "drive")
     assert not (tmp_path / "run").exists()
+
+
+def test_the_mirror_is_asked_when_nothing_here_is_whole(tmp_path, data_home, monkeypatch):
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    (tmp_path / "drive").mkdir()
+    said: list[str] = []
+
+    def opened():
+        return open_run(
+            tmp_path / "run",
+            "faces16",
+            overrides=TINY,
+            mirror=tmp_path / "drive" / "dreamlib",
+            say=said.append,
+        )
+
+    for _ in itertools.islice(train(opened()), 5):
+        pass
+    for path in (tmp_path / "run" / "checkpoints").glob("*.pt"):
+        path.write_bytes(b"rotten")
+    assert [tick.step for tick in train(opened())] == [6, 7, 8]
+    assert any(text.startswith("BROUGHT step 5") for text in said)
+
+
+def test_making_room_comes_to_an_end(run, mirror, monkeypatch):
+    """A stale machine pushed last: the newest generation is not that of the newest step."""
+    for step in (200, 300, 100):
+        for path in run.checkpoints.iterdir():
+            path.unlink()
+        advance(run, step)
+        push(mirror, run)
+    tries = []
+
+    def full(path, record):
+        tries.append(path)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(mirror_module, "write_record", full)
+    with pytest.raises(OSError, match="No space"):
+        push(mirror, run)
+    assert len(tries) <= 4
+    assert len(mirror.generations()) == 1
+
+
+def test_whatever_a_mount_makes_of_a_file_the_copies_go_on(run, mirror, monkeypatch):
+    original, broken = mirror.push, threading.Event()
+
+    def push_once_wrongly(*args):
+        if not broken.is_set():
+            broken.set()
+            raise ValueError("a torn manifest")
+        return original(*args)
+
+    monkeypatch.setattr(mirror, "push", push_once_wrongly)
+    said: list[str] = []
+    with carrying(courier(mirror, run, said)) as ours:
+        ours.request()
+        wait_for(lambda: ours.last is not None)
+    assert any("MIRROR FAILS" in text and "a torn manifest" in text for text in said)
+
+
+def test_what_was_not_copied_in_time_is_said(run, mirror, monkeypatch):
+    monkeypatch.setattr(mirror, "push", lambda *args: time.sleep(2))
+    said: list[str] = []
+    with carrying(courier(mirror, run, said), patience=lambda: 0.2) as ours:
+        ours.request()
+    assert any(text.startswith("NOT everything is copied to") for text in said)
+
+
+def test_packed_images_that_do_not_fit_do_not_cost_the_run(run, mirror):
+    def full(place):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    said: list[str] = []
+    ours = Courier(
+        mirror,
+        Owner(mirror.root / "owner.json"),
+        Job(run, FACTS, full),
+        minutes=0.0,
+        say=said.append,
+    )
+    with carrying(ours):
+        assert ours.flush(20)
+        assert ours.flush(20)
+    assert sum("packed images are not copied" in text for text in said) == 1
+    assert not any("MIRROR FAILS" in text for text in said)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -42,7 +43,7 @@ def watch(run: Run, ticks: Iterable[Tick], every: float = 15.0) -> None:
     status = run.dir.status()
     early = status["state"] == "paused_deadline" and not (run.dir.read_log() and run.dir.stages())
     if early or status["state"] == "interrupted":
-        raise Interrupted(f"{run.folder} was interrupted at step {status['step']:,}")
+        raise Interrupted(f"{run.folder} was paused at step {status['step']:,}")
 
 
 @contextmanager
@@ -71,18 +72,19 @@ def line(run: Run, tick: Tick, row: dict[str, Any], rate: float) -> str:
 
 def safety(run: Run) -> str:
     """Whether the page may be closed now: what is saved here, and what is on the mirror."""
-    newest = max(run.dir.checkpoints.glob("step-*.json"), default=None)
-    if newest is None:
-        return "not yet safe to close: no checkpoint yet"
     status = run.dir.status()
-    text = f"last checkpoint {duration(time.time() - newest.stat().st_mtime)} ago"
+    if not status.get("saved"):
+        return "not yet safe to close: no checkpoint yet"
+    text = f"last checkpoint {duration(time.time() - status['saved_at'])} ago"
     if status.get("save_seconds"):
         text += f" (took {status['save_seconds']:.1f} s, training waited "
         text += f"{status['blocked_seconds']:.1f} s)"
     if not status.get("mirror"):
         lost = platform() == "colab"
         return f"NOT safe to close, no mirror: {text}" if lost else f"safe to close: {text}"
-    safe = status["mirrored"] is not None and not status["mirror_fails"]
+    behind = status["saved_at"] - status["mirrored_at"]
+    late = behind > 120 * run.config.train.mirror_minutes or (status["mirrored"] or -1) < 0
+    safe = not (late or status["mirror_fails"] or status["upload"] == "uploading")
     return f"{'safe' if safe else 'not yet safe'} to close: {text}, {describe(status)}"
 
 
@@ -113,6 +115,4 @@ def _in_place() -> Any:
 
 
 def _headless() -> bool:
-    import os
-
     return bool(os.environ.get("DREAMLIB_HEADLESS"))

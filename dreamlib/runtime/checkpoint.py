@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import torch
 
-from dreamlib.errors import CheckpointError
+from dreamlib.errors import CheckpointError, NoneIntact
 from dreamlib.files import (
     check_fields,
     read_json,
@@ -135,10 +135,13 @@ def save_checkpoint(
 
 def _drop_old(folder: Path, newest: int, keep: int) -> None:
     """Keep `keep` generations up to `newest`, which was just verified.  Later ones are damaged:
-    they were passed over when resuming.  Manifests go first: none outlives its data."""
+    they were passed over when resuming (whole ones are another process's, and stay).  Manifests
+    go first: none outlives its data."""
     steps = _steps(folder)
-    whole = [step for step in steps if step <= newest and _manifest(folder, step).exists()]
-    for step in set(steps) - set(whole[:keep]):
+    older = [step for step in steps if step <= newest and _manifest(folder, step).exists()]
+    paths = {step: _manifest(folder, step).with_suffix(".pt") for step in steps if step > newest}
+    later = [step for step, path in paths.items() if not _check(path)[0]]
+    for step in set(steps) - set(older[:keep]) - set(later):
         _manifest(folder, step).unlink(missing_ok=True)
         _manifest(folder, step).with_suffix(".pt").unlink(missing_ok=True)
 
@@ -156,9 +159,9 @@ def _manifest(folder: Path, step: int) -> Path:
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
     """The newest generation that verifies, or None.  What is passed over is said in the log.
 
-    Data without any manifest is a save cut short and does not count.  Raises CheckpointError when
-    there are manifests and none of them verifies (starting afresh over them is the user's
-    decision), or when another version of dreamlib saved the newest.
+    Data without any manifest is a save cut short and does not count.  Raises NoneIntact when there
+    are manifests and none of them verifies (starting afresh over them is the user's decision),
+    CheckpointError when another version of dreamlib saved the newest.
     """
     manifests = 0
     for step in _steps(folder):
@@ -169,11 +172,19 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
         manifests += path.with_suffix(".json").exists()
         log.warning("passing over %s: %s", path.name, flaw)
     if manifests:
-        raise CheckpointError(
+        raise NoneIntact(
             f"none of the {manifests} checkpoints in {folder} is intact: restore that folder from "
             "a copy, or delete it to start afresh"
         )
     return None
+
+
+def look(folder: Path) -> tuple[Checkpoint | None, NoneIntact | None]:
+    """The newest whole checkpoint, or why there is none although there are some."""
+    try:
+        return newest_checkpoint(folder), None
+    except NoneIntact as error:
+        return None, error
 
 
 def whole_checkpoints(folder: Path) -> list[Checkpoint]:

@@ -6,10 +6,8 @@ import errno
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dreamlib.errors import RunError
@@ -20,7 +18,6 @@ from dreamlib.runtime.rundir import RunDir
 
 PATIENCE = 30.0  # seconds between two lines while somebody waits for the mirror
 ANSWER = 60.0  # seconds that the beginning of a training waits for it to answer at all
-LONGEST = 600.0  # seconds that anybody waits for it at the end
 REASONS = {
     errno.ENOSPC: "it is full: free some space there, its trash included",
     errno.ENOTCONN: "it is not connected: mount it again",
@@ -65,7 +62,9 @@ class Courier:
         self.usurped = self.failing = ""
         self.failures, self.cost = 0, 0.0
         self.beaten, self.pushed, self.tried = float("-inf"), 0.0, 0.0
-        mirror.pulse = self._pulse  # copying may take longer than a heartbeat
+        mirror.pulse = self._pulse_on  # copying may take longer than a heartbeat
+        owner.stop = lambda: self.closing
+        self.unpacked = ""  # why the packed images are not there
         self.last: Generation | None = None
         self.upload = "unknown"
         # A mount that hangs must not keep the process from ending.
@@ -119,12 +118,16 @@ class Courier:
 
     def close(self, timeout: float) -> None:
         """Carry what is new, let the run go, end the thread; says how that went."""
-        if self.asked > self.done and self.flush(timeout):
+        watching = self.owner.watching and not self.owner.beats  # whether another owner lives
+        if self.asked > self.done and not watching and self.flush(timeout):
             self.say(f"mirror: {self.report()}")
         elif self.usurped:
             self.say(f"not mirrored: {self.usurped}")
-        elif self.failing:
-            self.say(f"mirror: {self.report()}; later: dreamlib run push {self.job.dir.folder}")
+        elif self.done < self.asked:
+            self.say(
+                f"NOT everything is copied to {self.mirror.home} ({self.report()}); later: "
+                f"dreamlib run push {self.job.dir.folder}"
+            )
         with self.changed:
             self.closing = True
             self.changed.notify_all()
@@ -159,8 +162,9 @@ class Courier:
                     self._settled(wanted)
                 if closing and self.owner.beats:
                     self.owner.release()
-            except OSError as error:
-                self._failed(error)
+            except Exception as error:  # noqa: BLE001  a mount may make anything of a file
+                if not self.usurped:
+                    self._failed(error)
             if closing:
                 return
 
@@ -174,6 +178,8 @@ class Courier:
     def _pause(self) -> float:
         """Seconds until the next heartbeat, or the next push if one is waited for."""
         until = self.beaten + self.beat
+        if self.usurped:
+            return self.beat
         if self.failing:
             until = self.tried + self._backoff()
         elif self.asked > self.done:
@@ -200,6 +206,12 @@ class Courier:
         with self.changed:
             self.changed.notify_all()
 
+    def _pulse_on(self) -> None:
+        """Within a copy: as `_pulse`, and no further when the run is somebody else's."""
+        self._pulse()
+        if self.usurped:
+            raise RunError(self.usurped)
+
     def _claim(self) -> None:
         if not self.owner.beats:
             self._check_same_run()
@@ -219,12 +231,18 @@ class Courier:
 
     def _push(self) -> None:
         start, first = time.monotonic(), self.last is None
-        self.last = self._carry()
-        self.upload = self.mirror.uploaded(self.last)
+        new = self._carry()
+        self.upload = self.mirror.uploaded(new)
+        self.last, self.pushed = new, time.time()
         self.cost = time.monotonic() - start
         if first:
-            self.say(self._arithmetic(self.last))
-        self.job.packs(self.mirror)
+            self.say(self._arithmetic(new))
+        try:
+            self.job.packs(self.mirror)
+        except OSError as error:  # the run itself is carried
+            if not self.unpacked:
+                self.unpacked = error.strerror or str(error)
+                self.say(f"the packed images are not copied to {self.mirror.home}: {self.unpacked}")
 
     def _carry(self) -> Generation:
         ours = self.job.dir
@@ -245,14 +263,15 @@ class Courier:
         with self.changed:
             self.failing, self.failures = "", 0
             self.hurry = self.hurry and self.asked > wanted  # somebody waits for what came since
-            self.done, self.pushed, self.tried = wanted, time.time(), time.monotonic()
+            self.done, self.tried = wanted, time.monotonic()
             self.changed.notify_all()
 
-    def _failed(self, error: OSError) -> None:
-        reason = REASONS.get(error.errno or 0, "") or error.strerror or str(error)
+    def _failed(self, error: Exception) -> None:
+        number = getattr(error, "errno", None)
+        reason = REASONS.get(number or 0, "") or getattr(error, "strerror", None) or str(error)
         if not self.failing:
             self.say(
-                f"MIRROR FAILS: {self.mirror.home}: {reason} (errno {error.errno}).  Training goes "
+                f"MIRROR FAILS: {self.mirror.home}: {reason} (errno {number}).  Training goes "
                 "on, saved on this machine only; the copy is tried again and again"
             )
         with self.changed:
@@ -269,41 +288,8 @@ def describe(status: dict[str, Any]) -> str:
     where = status["mirror"]
     if status["mirror_fails"]:
         return f"NOT copied to {where}: {status['mirror_fails']}"
-    if status["mirrored"] is None:
-        return f"not yet copied to {where}"
+    if status["mirrored"] is None or status["mirrored"] < 0:
+        return f"no checkpoint yet copied to {where}"
     ago = duration(time.time() - status["mirrored_at"])
     upload = "upload not known" if status["upload"] == "unknown" else status["upload"]
     return f"step {status['mirrored']:,} copied to {where} {ago} ago, {upload}"
-
-
-_active: dict[Path, Courier] = {}
-
-
-@contextmanager
-def carrying(
-    courier: Courier,
-    *,
-    wait: bool = True,
-    stop: Callable[[], bool] = lambda: False,
-    patience: Callable[[], float] = lambda: LONGEST,
-) -> Iterator[Courier]:
-    """Keep a run's courier going for a while; inside such a block the one that goes already.
-
-    Begins by waiting until the run is ours on the mirror, with RunError when it is somebody
-    else's (`wait` False: that is only said).  Ends with what is new carried, in at most
-    `patience()` seconds.
-    """
-    folder = courier.job.dir.folder
-    if folder in _active:
-        yield _active[folder]
-        return
-    courier.start()
-    try:
-        if wait:
-            courier.ready(stop)
-        _active[folder] = courier
-        yield courier
-    finally:
-        _active.pop(folder, None)
-        courier.close(patience())
-        courier.job.dir.update_status(**courier.facts())

@@ -9,18 +9,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from dreamlib.errors import CheckpointError, DreamlibError, NotFinite, RunError
+from dreamlib.errors import CheckpointError, DreamlibError, Interrupted, NotFinite, RunError
 from dreamlib.files import sweep
-from dreamlib.runtime.checkpoint import Checkpoint, newest_checkpoint, save_checkpoint
+from dreamlib.runtime.carrying import LONGEST, carrying
+from dreamlib.runtime.checkpoint import Checkpoint, look, save_checkpoint
 from dreamlib.runtime.clock import Clock, StopFlag
-from dreamlib.runtime.courier import LONGEST, Courier, carrying
+from dreamlib.runtime.courier import Courier
 from dreamlib.runtime.lock import Lock, locked
 from dreamlib.runtime.rundir import RunDir, disk_error
 from dreamlib.runtime.saver import Saver
-from dreamlib.runtime.trainer import Tick, Trainer, check_finite
+from dreamlib.runtime.trainer import Tick, Trainer, check_finite, moved
 
 ROLLBACKS = 2
 BEAT = 15.0  # seconds between two heartbeats in status.json
@@ -44,13 +44,14 @@ class Driver:
     say: Callable[[str], None]
     take_over: bool = False
     courier: Courier | None = None
-    fetch: Callable[[int], None] = lambda step: None  # newer checkpoints from the mirror
+    fetch: Callable[[int, Callable[[], bool]], None] = lambda step, stop: None  # from the mirror
     saver: Saver = field(default_factory=Saver)
     saved: int | None = None  # step of the newest checkpoint
     saved_at: float = 0.0
     done: int = -1  # step whose row and preview are written, too
     rollbacks: int = 0
     beaten: float = 0.0
+    lock: Lock | None = None
     lost: bool = False  # the run, to another process
 
     # ------------------------------------------------------------------ a session
@@ -65,8 +66,9 @@ class Driver:
             StopFlag().listening() as stop,
             self._mirrored(stop),
         ):
+            self.lock = lock
             try:
-                yield from self._session(lock, stop)
+                yield from self._session(stop)
             except GeneratorExit:
                 raise
             except BaseException as error:
@@ -80,27 +82,27 @@ class Driver:
             return nullcontext()
         return carrying(self.courier, stop=lambda: bool(stop), patience=self._patience)
 
-    def _session(self, lock: Lock, stop: StopFlag) -> Iterator[Tick]:
-        self._resume()
+    def _session(self, stop: StopFlag) -> Iterator[Tick]:
+        self._resume(stop)
         try:
-            state = yield from self._steps(lock, stop)
+            state = yield from self._steps(stop)
         except GeneratorExit:
             self._close("interrupted", "its caller left the loop")
             raise
         self._close(state, stop.reason)
 
-    def _steps(self, lock: Lock, stop: StopFlag) -> Generator[Tick, None, str]:
+    def _steps(self, stop: StopFlag) -> Generator[Tick, None, str]:
         """The loop, again from the last good checkpoint when numbers stop being numbers."""
         while True:
             try:
-                state = yield from self._loop(lock, stop)
-                self._save(lock)
+                state = yield from self._loop(stop)
+                self._save()
                 self.saver.wait()
                 return state
             except NotFinite as error:
                 self._roll_back(error)
 
-    def _loop(self, lock: Lock, stop: StopFlag) -> Generator[Tick, None, str]:
+    def _loop(self, stop: StopFlag) -> Generator[Tick, None, str]:
         trainer = self.trainer
         while trainer.step < trainer.total:
             if self.clock.over():
@@ -108,6 +110,7 @@ class Driver:
             if stop or (self.courier and self.courier.usurped):
                 return "interrupted"
             row = trainer.advance()
+            self._check_ours()
             if row:
                 self.write_row(row)
             if trainer.step in self.previews:
@@ -115,14 +118,14 @@ class Driver:
             self.done = trainer.step
             self.saver.check()
             if self.clock.save_due() and not self.saver.busy:
-                self._save(lock)
+                self._save()
             self._beat()
             yield Tick(trainer.step, trainer.total, row)
         return "finished"
 
     # ------------------------------------------------------------------ beginning
 
-    def _resume(self) -> None:
+    def _resume(self, stop: StopFlag) -> None:
         """Load the newest checkpoint that verifies, here or on the mirror; say so in one banner."""
         for folder in (self.dir.folder, self.dir.checkpoints, self.dir.weights, self.dir.samples):
             sweep(folder)
@@ -130,11 +133,13 @@ class Driver:
         # must not be forgotten by the time the same command is given again.
         status = self.dir.status()
         self.saved, self.saved_at = status.get("saved"), status.get("saved_at", 0.0)
-        newest = self._newest()
+        newest, broken = look(self.dir.checkpoints)
         # A mirror that fails, or hangs, is not asked for more than is here.
         if self.courier and (self.courier.owner.beats or newest is None):
-            self.fetch(newest.step if newest else -1)
-            newest = self._newest()
+            self.fetch(newest.step if newest else -1, lambda: bool(stop))
+            newest, broken = look(self.dir.checkpoints)
+        if broken:
+            raise broken
         if newest is None:
             self._check_fresh()
             self.saved = None
@@ -148,13 +153,11 @@ class Driver:
                 f"RESUMED at step {step} of {total} from {newest.path} (sha {sha}) on "
                 f"{self.where['device']}, {self.where['precision']}"
             )
-            self._tell_moved(newest)
+            if differs := moved(newest.manifest, self.where):
+                self._tell(f"this session differs ({differs}): it goes on, not bit for bit")
         self.done = self.trainer.step
         self._set_status("running")
         self.trainer.probe()
-
-    def _newest(self) -> Checkpoint | None:
-        return newest_checkpoint(self.dir.checkpoints)
 
     def _check_fresh(self) -> None:
         """RunError when this run had saved before: beginning anew must be the user's will."""
@@ -189,21 +192,17 @@ class Driver:
         self.dir.cut_log(self.trainer.step)
         self.saved, self.saved_at = checkpoint.step, checkpoint.manifest["time"]
 
-    def _tell_moved(self, checkpoint: Checkpoint) -> None:
-        """Equal bits are promised on an equal machine only."""
-        then = checkpoint.manifest | checkpoint.manifest.get("where", {})
-        now = {"torch": torch.__version__, **self.where}
-        moved = [f"{k} {then[k]} -> {v}" for k, v in now.items() if k in then and then[k] != v]
-        if moved:
-            self._tell(f"this session differs ({', '.join(moved)}): it goes on, not bit for bit")
-
     # ------------------------------------------------------------------ saving
 
-    def _save(self, lock: Lock | None = None) -> None:
-        """Copy the state, and let the saver's thread write it."""
-        if lock and not lock.held():
+    def _check_ours(self) -> None:
+        """RunError once another process took the run over: from then on nothing is written."""
+        if self.lock and not self.lock.held():
             self.lost = True
             raise RunError(f"another process took {self.dir.folder} over: this one saves no more")
+
+    def _save(self) -> None:
+        """Copy the state, and let the saver's thread write it."""
+        self._check_ours()
         self.saver.wait()  # it may be writing just this step
         step = self.trainer.step
         if step == self.saved:
@@ -229,7 +228,7 @@ class Driver:
         """Go on from the last good checkpoint, at most twice; then the error stands."""
         with suppress(NotFinite):  # an earlier state was being written: as bad, or good
             self.saver.wait()
-        good = self._newest()
+        good, _ = look(self.dir.checkpoints)
         if good is None or self.rollbacks == ROLLBACKS:
             raise error
         self.rollbacks += 1
@@ -267,7 +266,8 @@ class Driver:
         """Save if the state is good and whole; then the error goes on its way."""
         if self.lost:
             return
-        state = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        asked = isinstance(error, (KeyboardInterrupt, Interrupted))
+        state = "interrupted" if asked else "failed"
         whole = self.trainer.whole and self.done == self.trainer.step > 0
         try:
             if whole and not isinstance(error, NotFinite):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
@@ -14,6 +15,7 @@ from typing import IO, Any
 from dreamlib.errors import RunError
 from dreamlib.files import read_json, try_lock, write_json
 from dreamlib.runtime.clock import process_age
+from dreamlib.runtime.mount import UNSUPPORTED, write_record
 
 BEAT = 60.0  # seconds between two heartbeats on a mirror
 STALE = 600.0  # an owner whose heart has stood still for so long is gone
@@ -122,8 +124,6 @@ def _free(file: IO[str], former: dict[str, Any]) -> bool:
 
 
 def _write(file: IO[str], owner: dict[str, Any]) -> None:
-    import json
-
     file.seek(0)
     file.truncate()
     if owner:
@@ -145,6 +145,7 @@ class Owner:
         self.path, self.stale, self.poll = path, stale, poll
         self.me, self.beats = myself(), 0
         self.watching = False  # whether another owner's heart beats
+        self.stop: Callable[[], bool] = lambda: False  # asked while watching
 
     def claim(self, *, take_over: bool, say: Callable[[str], None]) -> None:
         """RunError when another machine trains this run; waits while that is not clear."""
@@ -157,6 +158,8 @@ class Owner:
         where = f"{self.path.parent} is being trained elsewhere ({describe(other)})"
         remedy = "stop it there, or take the run from it with --take-over"
         lives = alive(other)
+        if lives and other["pid"] == self.me["pid"]:
+            return  # this process's own earlier training, which the mirror did not let sign off
         if lives:
             raise RunError(f"{where}: {remedy}")
         age = max(0.0, time.time() - other.get("time", time.time()))
@@ -169,6 +172,8 @@ class Owner:
         self.watching = True
         while lives is None and time.monotonic() < until:
             time.sleep(min(self.poll, max(0.0, until - time.monotonic())))
+            if self.stop():
+                raise RunError(f"{where}, and nobody waited to see whether it lives")
             now = read_owner(self.path)
             if "released" in now or not now:
                 return
@@ -178,7 +183,15 @@ class Owner:
 
     def beat(self) -> None:
         self.beats += 1
-        write_json(self.path, {**self.me, "beats": self.beats, "time": time.time()})
+        self._write({"beats": self.beats, "time": time.time()})
+
+    def _write(self, facts: dict[str, Any]) -> None:
+        try:
+            write_json(self.path, self.me | facts)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                raise
+            write_record(self.path, self.me | facts)
 
     def usurped(self) -> str:
         """Who took the run from us since our last beat; '' when nobody did."""
@@ -187,4 +200,4 @@ class Owner:
 
     def release(self) -> None:
         if not self.usurped():
-            write_json(self.path, {**self.me, "released": True})
+            self._write({"released": True})

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from dreamlib.errors import MirrorError
+from dreamlib.errors import MirrorError, RunError
 from dreamlib.files import read_json, seal, sealed, write_atomic
 from dreamlib.runtime.mount import (
     blocks,
@@ -148,7 +148,11 @@ class Mirror:
         record = seal({"format": FORMAT, "number": number, "facts": told, "files": files})
         path = self._manifest(number)
         write_record(path, record)
-        if read_json(path) != record:
+        try:
+            back = read_json(path)
+        except ValueError:
+            back = None
+        if back != record:
             raise OSError(errno.EIO, "reads back differently than written", str(path))
         new = self.read[number] = Generation(number, record["facts"], files)
         self._prune(self.keep, new)
@@ -168,7 +172,7 @@ class Mirror:
         if not self._holds(there, entry):
             there.parent.mkdir(parents=True, exist_ok=True)
             with open(there, "wb") as copy:
-                for block in self._beating(blocks(file, stat.st_size)):
+                for block in self.beating(blocks(file, stat.st_size)):
                     copy.write(block)
                 sync(copy)
             if not self._holds(there, entry):
@@ -180,9 +184,9 @@ class Mirror:
         if size_of(there) != entry["size"]:
             return False
         with open(there, "rb") as file:
-            return hash_of(self._beating(blocks(file, entry["size"]))) == entry["sha256"]
+            return hash_of(self.beating(blocks(file, entry["size"]))) == entry["sha256"]
 
-    def _beating(self, parts: Iterable[bytes]) -> Iterator[bytes]:
+    def beating(self, parts: Iterable[bytes]) -> Iterator[bytes]:
         for part in parts:
             self.pulse()
             yield part
@@ -199,8 +203,9 @@ class Mirror:
         listed = [x for x in self.generations() if new is None or x.number != new.number]
         found = [*([new] if new else []), *listed]
         of_steps = {generation.step: generation for generation in reversed(found)}
-        kept = [*found[:keep], *(of_steps[step] for step in sorted(of_steps)[-keep:])]
+        kept = found[:keep]
         if settled:
+            kept += [of_steps[step] for step in sorted(of_steps)[-keep:]]
             older = next((i for i, x in enumerate(found) if self._settled(x)), len(found))
             kept += [*found[older : older + 1], *found[older - 1 : older]]
         numbers = {generation.number for generation in kept}
@@ -222,7 +227,7 @@ class Mirror:
         """Drop the oldest generation and half-copied files; False when one alone is left."""
         held = len(self.generations())
         self._prune(max(1, held - 1), settled=False)
-        return held > 1
+        return len(self.generations()) < held
 
     def traces(self) -> bool:
         """Whether files of a run lie here, of a whole generation or not."""
@@ -282,7 +287,10 @@ class Mirror:
             with open(there, "rb") as source:
                 for block in blocks(source, entry["size"]):
                     digest.update(block)
-                    file.write(block)
+                    try:
+                        file.write(block)
+                    except OSError as error:
+                        raise RunError(f"{target} cannot be written: {error.strerror}") from error
             if digest.hexdigest() != entry["sha256"]:
                 raise MirrorError(f"{there} is not the file that its manifest describes")
 

@@ -6,16 +6,24 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from dreamlib.errors import MirrorError
 
+UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # what a mount answers to fsync
+Through = Callable[[Iterable[bytes]], Iterable[bytes]]
 
-def copy_pack(folder: Path, there: Path, names: Iterable[str], manifest: str) -> bool:
-    """Copy packed images under their own names, the manifest last; False when they are there."""
+
+def copy_pack(
+    folder: Path, there: Path, names: Iterable[str], manifest: str, through: Through = iter
+) -> bool:
+    """Copy packed images under their own names, the manifest last; False when they are there.
+
+    Every block passes `through`, on its way there and back.
+    """
     if size_of(there / manifest) is not None and (
         (there / manifest).read_bytes() == (folder / manifest).read_bytes()
     ):
@@ -24,9 +32,11 @@ def copy_pack(folder: Path, there: Path, names: Iterable[str], manifest: str) ->
     for name in (*names, manifest):
         with open(folder / name, "rb") as source, open(there / name, "wb") as copy:
             size = os.fstat(source.fileno()).st_size
-            sha256 = hash_of(_tee(blocks(source, size), copy))
+            sha256 = hash_of(_tee(through(blocks(source, size)), copy))
             sync(copy)
-        if hash_file(there / name) != sha256:
+        with open(there / name, "rb") as copy:
+            back = hash_of(through(blocks(copy, size)))
+        if back != sha256:
             raise OSError(errno.EIO, "reads back differently than written", str(there / name))
     return True
 
@@ -50,7 +60,7 @@ def sync(file: IO[bytes]) -> None:
     try:
         os.fsync(file.fileno())
     except OSError as error:
-        if error.errno not in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        if error.errno not in UNSUPPORTED:
             raise
 
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from dreamlib.errors import CheckpointError, MirrorError
-from dreamlib.files import write_atomic
+from dreamlib.errors import CheckpointError, Interrupted, MirrorError
+from dreamlib.files import check_fields, read_json, write_atomic
 from dreamlib.progress import duration
 from dreamlib.runtime.checkpoint import newest_checkpoint
 from dreamlib.runtime.mirror import Generation, Mirror
@@ -28,14 +28,24 @@ def bring_run(mirror: Mirror, run: RunDir, say: Say) -> bool:
     return bool(_reading(mirror, lambda: _bring(mirror, run, -2, say), say))
 
 
-def fetch_newer(mirror: Mirror, run: RunDir, step: int, say: Say) -> None:
-    """The newest generation beyond `step`, if there is one: another machine went further."""
-    _reading(mirror, lambda: _bring(mirror, run, step, say), say)
+def fetch_newer(
+    mirror: Mirror, run: RunDir, step: int, say: Say, stop: Callable[[], bool] = lambda: False
+) -> None:
+    """The newest generation beyond `step`, if there is one: another machine went further.
+
+    Interrupted when `stop` asks for it while the mirror is slow.
+    """
+    _reading(mirror, lambda: _bring(mirror, run, step, say), say, stop)
 
 
 def _bring(mirror: Mirror, run: RunDir, step: int, say: Say) -> bool:
     mirror.attach()
     found = [x for x in mirror.generations() if x.step > step]
+    if found and (run.folder / "run.json").exists() and found[0].facts["run"] != run.identity():
+        raise MirrorError(
+            f"{mirror.root} holds another run of this name: rename the folder {run.folder}, or go "
+            "on without a mirror (--mirror none)"
+        )
     for generation in found:
         missing = _pull(mirror, generation, run)
         lost = [name for name in missing if name in ESSENTIAL or name.startswith("checkpoints/")]
@@ -58,16 +68,35 @@ def _bring(mirror: Mirror, run: RunDir, step: int, say: Say) -> bool:
 def _pull(mirror: Mirror, generation: Generation, run: RunDir) -> list[str]:
     """All files, the config last: a folder that has one holds a run."""
     names = sorted(generation.files, key=lambda name: name == "config.yaml")
-    missing = mirror.pull(generation, run.folder, names[:-1])
+    missing = mirror.pull(generation, run.folder, names[:-1]) + _misfits(generation, run)
     if any(name in ESSENTIAL or name.startswith("checkpoints/") for name in missing):
         return missing
     return missing + mirror.pull(generation, run.folder, names[-1:])
 
 
-def _reading(mirror: Mirror, work: Callable[[], bool], say: Say) -> bool:
+def _misfits(generation: Generation, run: RunDir) -> list[str]:
+    """Checkpoints whose data is not what their own manifest says: they were mirrored damaged."""
+    found = []
+    for name, entry in generation.files.items():
+        note = run.folder / Path(name).with_suffix(".json")
+        if name.startswith("checkpoints/") and name.endswith(".pt") and note.exists():
+            found += [] if _told(note) == entry["sha256"] else [name]
+    return found
+
+
+def _told(note: Path) -> str:
+    try:
+        return check_fields(read_json(note), sha256=str)["sha256"]
+    except ValueError:
+        return "nothing"
+
+
+def _reading(
+    mirror: Mirror, work: Callable[[], bool], say: Say, stop: Callable[[], bool] = lambda: False
+) -> bool:
     """What the mirror says, however slow it is; its errors are ours, with a remedy."""
     try:
-        return _patiently(work, f"reading {mirror.home}", say)
+        return _patiently(work, f"reading {mirror.home}", say, stop)
     except OSError as error:
         raise MirrorError(
             f"the mirror {mirror.home} cannot be read ({error.strerror or error}), and this run "
@@ -75,7 +104,7 @@ def _reading(mirror: Mirror, work: Callable[[], bool], say: Say) -> bool:
         ) from error
 
 
-def _patiently(work: Callable[[], bool], what: str, say: Say) -> bool:
+def _patiently(work: Callable[[], bool], what: str, say: Say, stop: Callable[[], bool]) -> bool:
     """Do something that may hang on a mount, saying so while it does."""
     done: list[bool] = []
     failed: list[BaseException] = []
@@ -88,11 +117,14 @@ def _patiently(work: Callable[[], bool], what: str, say: Say) -> bool:
 
     thread = threading.Thread(target=run, name="mirror", daemon=True)
     thread.start()
-    start = time.monotonic()
+    start = told = time.monotonic()
     while thread.is_alive():
-        thread.join(PATIENCE)
-        if thread.is_alive():
-            say(f"{what} ({duration(time.monotonic() - start)} so far)")
+        thread.join(1.0)
+        if stop():
+            raise Interrupted(f"asked to stop while {what}")
+        if thread.is_alive() and time.monotonic() - told >= PATIENCE:
+            told = time.monotonic()
+            say(f"{what} ({duration(told - start)} so far)")
     if failed:
         raise failed[0]
     return done[0]

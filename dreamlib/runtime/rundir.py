@@ -88,7 +88,8 @@ class RunDir:
     def status(self) -> dict[str, Any]:
         """Where the run stands, and its heartbeat.
 
-        {'state': 'new' | 'running' | 'finished' | 'paused_deadline' | 'interrupted' | 'failed'}
+        {'state': 'new' | 'forked' | 'running' | 'finished' | 'paused_deadline' | 'interrupted' |
+        'failed'}
         and, once training has begun: step, total, saved (the step of the last checkpoint), time
         (of the last sign of life, seconds since 1970) and more for people.
         """
@@ -107,9 +108,10 @@ class RunDir:
         write_json(self.folder / "status.json", {"state": state, "time": time.time(), **facts})
 
     def update_status(self, **facts: Any) -> None:
-        """Change some facts and leave the others."""
-        if (self.folder / "status.json").exists():
-            write_json(self.folder / "status.json", self.status() | facts)
+        """Change some facts and leave the others; not while a training writes its own."""
+        status = self.status()
+        if status["state"] not in ("new", "running"):
+            write_json(self.folder / "status.json", status | facts)
 
     def note(self, event: str, **facts: Any) -> None:
         """One line in events.jsonl: what happened to this run, for people (and evidence that

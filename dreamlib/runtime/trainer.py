@@ -38,6 +38,14 @@ class Tick(NamedTuple):
     row: dict[str, Any] | None
 
 
+def moved(manifest: dict[str, Any], where: dict[str, Any]) -> str:
+    """How this session differs from the one that saved: equal bits are promised on an equal
+    machine only."""
+    then = manifest | manifest.get("where", {})
+    now = {"torch": torch.__version__, **where}
+    return ", ".join(f"{k} {then[k]} -> {v}" for k, v in now.items() if k in then and then[k] != v)
+
+
 def check_finite(state: Any, step: int, name: str = "") -> None:
     """NotFinite when any number in a state is NaN or infinite: it never becomes a checkpoint."""
     if isinstance(state, Tensor):
