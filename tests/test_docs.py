@@ -17,6 +17,7 @@ from dreamlib.config import load_config
 from dreamlib.diffusion.unet import UNet
 from dreamlib.explain import explain
 from tests.benchmarks.sampler_table import key, table
+from tests.benchmarks.save_stall import table as stalls
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
@@ -57,6 +58,14 @@ def test_quotations_are_the_code(block):
     for line in lines:  # in the source's own order
         assert line in source[place + 1 :], line
         place = source.index(line, place + 1)
+
+
+def test_the_table_of_saves_is_the_measured_one():
+    measured = json.loads((ROOT / "tests/benchmarks/save_stall.json").read_text("utf-8"))
+    assert len(measured["rounds"]) >= 7
+    assert measured["bytes"] > 850e6
+    text = " ".join((ROOT / "docs/RECOVERY.md").read_text("utf-8").split())
+    assert " ".join(stalls(measured).split()) in text
 
 
 def test_the_sampler_table_is_the_measured_one():
