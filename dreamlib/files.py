@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +30,8 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     Order: write, flush, fsync(file), rename, fsync(folder).  A failed write leaves no debris.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    writer = f"{threading.get_native_id()}.{os.getpid()}"  # two threads may write the same file
+    temporary = path.with_name(f".{path.name}.{writer}.tmp")
     try:
         with open(temporary, "wb") as file:
             write(file)

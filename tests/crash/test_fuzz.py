@@ -502,6 +502,5 @@ def test_a_torn_last_event_is_left_out(place: Callable[[], Path]) -> None:
         file.write(b'{"time": 1, "ev')
     assert run.read_events() == told
     run.note("after")
-    assert run.read_events() == told  # it went on in the torn line
     run.note("later")
-    assert [event["event"] for event in run.read_events()[len(told) :]] == ["later"]
+    assert [event["event"] for event in run.read_events()[len(told) :]] == ["after", "later"]
