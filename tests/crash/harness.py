@@ -61,7 +61,7 @@ from tests.test_train import TIMES, flatten
 BUFFER = 1 << 16  # bytes per write to the system: few enough calls to kill at every one
 LONGEST = 120.0  # seconds after which an attempt hangs
 UNITS = 1 << 14  # of work, that can be told apart
-TEMPORARY = re.compile(r"^\.(.+)\.\d+\.tmp$")
+TEMPORARY = re.compile(r"^\.(.+)\.\d+\.\d+\.tmp$")
 OURS, LOG_EVERY = "run", 4  # the run's folder; as TINY has it
 PATHLIB: Any = getattr(pathlib, "_normal_accessor", None)  # Python 3.10: it keeps its own names
 SAVER, MAIN = "save", "MainThread"  # what their threads are called
@@ -262,7 +262,7 @@ def training(steps: int, sessions: int = 0, name: str = "training", cut: bool = 
                 pass
         if cut:
             manifest = folder / OURS / "checkpoints" / f"step-{sessions:08d}.json"
-            manifest.rename(manifest.with_name(f".{manifest.name}.{2**30}.tmp"))
+            manifest.rename(manifest.with_name(f".{manifest.name}.0.{2**30}.tmp"))
 
     def work(folder: Path, work: Work) -> None:
         advance = DiffusionTrainer.advance
