@@ -183,9 +183,9 @@ def fork_run(
     save_checkpoint(run.dir.checkpoints, origin.step, state, run.checkpoint_facts)
     if origin.step:
         run.export_weights(origin.step, averaged_of(state))
-    for row in there.read_log():
-        if row["step"] <= origin.step:
-            run.dir.append_log(row)
+    if there.log.exists():
+        shutil.copyfile(there.log, run.dir.log)
+        run.dir.cut_log(origin.step)
     changed = differences(identity(load_config(there.config)), identity(run.config))
     parent = {"run": there.identity(), "folder": str(there.folder), "step": origin.step}
     parent |= {"sha256": origin.manifest["sha256"], "changed": changed}

@@ -17,7 +17,8 @@ from dreamlib.cli import UNFINISHED
 from dreamlib.errors import RunError
 from dreamlib.files import read_json, write_json
 from dreamlib.runtime import lock as module
-from dreamlib.runtime.lock import Owner, alive, locked, myself, process_start, read_owner
+from dreamlib.runtime.clock import process_start
+from dreamlib.runtime.lock import Owner, alive, locked, myself, read_owner
 from dreamlib.runtime.rundir import RunDir
 from tests.conftest import TINY
 

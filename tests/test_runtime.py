@@ -201,7 +201,7 @@ def test_the_deadline_leaves_room_for_the_last_save(monkeypatch):
 
     age = [0.0]
     monkeypatch.setattr(clock_module, "process_age", lambda: age[0])
-    clock = Clock(hours=1.0, save_minutes=10, reserve=100, margin=5, cost=20)
+    clock = Clock(hours=1.0, save_minutes=10, reserve=100, cost=20)
     age[0] = 3600 - 100 - 5 - 40 - 1
     assert not clock.over()
     age[0] += 2

@@ -67,12 +67,12 @@ def line(run: Run, tick: Tick, row: dict[str, Any], rate: float) -> str:
     if row:
         facts.append(f"loss {row['loss']:.4f} · λ {row['lam']:.3f}")
     facts.append(f"{rate * run.config.train.batch:,.0f} images/s · ETA {duration(left)}")
-    return " · ".join([*facts, safety(run), *_budget(run), _memory(run)])
-
-
-def safety(run: Run) -> str:
-    """Whether the page may be closed now: what is saved here, and what is on the mirror."""
     status = run.dir.status()
+    return " · ".join([*facts, safety(run, status), *_budget(status), _memory(run)])
+
+
+def safety(run: Run, status: dict[str, Any]) -> str:
+    """Whether the page may be closed now: what is saved here, and what is on the mirror."""
     if not status.get("saved"):
         return "not yet safe to close: no checkpoint yet"
     text = f"last checkpoint {duration(time.time() - status['saved_at'])} ago"
@@ -88,8 +88,8 @@ def safety(run: Run) -> str:
     return f"{'safe' if safe else 'not yet safe'} to close: {text}, {describe(status)}"
 
 
-def _budget(run: Run) -> list[str]:
-    left = run.dir.status().get("left_seconds")
+def _budget(status: dict[str, Any]) -> list[str]:
+    left = status.get("left_seconds")
     return [] if left is None else [f"pauses by itself in {duration(max(0.0, left))}"]
 
 

@@ -16,16 +16,24 @@ BEGUN = "DREAMLIB_BEGUN"  # when the session of this process's parent began, as 
 _IMPORTED = time.monotonic()
 
 
+def process_start(pid: int) -> int | None:
+    """When a process began, in the system's own ticks; None when there is none, or no /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(stat.rpartition(")")[2].split()[19])
+
+
 def process_age() -> float:
     """Seconds since this process began: set-up and data preparation count against a session too.
 
     Linux says so itself; elsewhere the age of this import stands in for it.  A kernel that
     run_notebook started is as old as the command that did so.
     """
-    stat = Path("/proc/self/stat")
-    if not stat.exists():
+    ticks = process_start(os.getpid())
+    if ticks is None:
         return time.monotonic() - _IMPORTED
-    ticks = int(stat.read_text().rpartition(")")[2].split()[19])
     began = ticks / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - min(began, float(os.environ.get(BEGUN, began)))
 
@@ -42,13 +50,12 @@ class Clock:
     hours: float | None
     save_minutes: float
     reserve: float = 0.0  # seconds
-    margin: float = MARGIN  # seconds
     cost: float = 0.0  # seconds: the longest save, with its copy to a mirror
     saved: float = field(default_factory=time.monotonic)
 
     def left(self) -> float:
         """Seconds until training's deadline; infinite without one."""
-        return spare(self.hours) - self.reserve - self.margin - 2 * self.cost
+        return spare(self.hours) - self.reserve - MARGIN - 2 * self.cost
 
     def over(self) -> bool:
         return self.left() <= 0

@@ -81,11 +81,11 @@ class Courier:
             self.asked += 1
             self.changed.notify_all()
 
-    def ready(self, stop: Callable[[], bool]) -> bool:
+    def ready(self, stop: Callable[[], bool]) -> None:
         """Wait until the run is ours on the mirror too.  RunError when it is somebody else's.
 
-        False when the mirror fails or does not answer (the thread goes on trying), or `stop` asks
-        to wait no longer.
+        Waits no longer when the mirror fails or does not answer (the thread goes on trying), or
+        when `stop` asks for it.
         """
         until = time.monotonic() + ANSWER
         with self.changed:
@@ -96,7 +96,6 @@ class Courier:
                 self.changed.wait(1.0)
         if self.usurped:
             raise RunError(self.usurped)
-        return bool(self.owner.beats)
 
     def flush(self, timeout: float) -> bool:
         """Ask, and wait until everything is carried; False when that fails or takes longer."""

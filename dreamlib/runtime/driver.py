@@ -42,17 +42,17 @@ class Driver:
     preview: Callable[[dict[str, np.ndarray]], None]
     previews: set[int]
     say: Callable[[str], None]
-    take_over: bool = False
-    courier: Courier | None = None
-    fetch: Callable[[int, Callable[[], bool]], None] = lambda step, stop: None  # from the mirror
-    saver: Saver = field(default_factory=Saver)
-    saved: int | None = None  # step of the newest checkpoint
-    saved_at: float = 0.0
-    done: int = -1  # step whose row and preview are written, too
-    rollbacks: int = 0
-    beaten: float = 0.0
-    lock: Lock | None = None
-    lost: bool = False  # the run, to another process
+    take_over: bool
+    courier: Courier | None
+    fetch: Callable[[int, Callable[[], bool]], None]  # what is newer on the mirror
+    saver: Saver = field(default_factory=Saver, init=False)
+    saved: int | None = field(default=None, init=False)  # step of the newest checkpoint
+    saved_at: float = field(default=0.0, init=False)
+    done: int = field(default=-1, init=False)  # step whose row and preview are written, too
+    rollbacks: int = field(default=0, init=False)
+    beaten: float = field(default=0.0, init=False)
+    lock: Lock | None = field(default=None, init=False)
+    lost: bool = field(default=False, init=False)  # the run, to another process
 
     # ------------------------------------------------------------------ a session
 

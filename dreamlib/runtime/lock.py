@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from dreamlib.errors import RunError
 from dreamlib.files import read_json, try_lock, write_json
-from dreamlib.runtime.clock import process_age
+from dreamlib.runtime.clock import process_age, process_start
 from dreamlib.runtime.mount import UNSUPPORTED, write_record
 
 BEAT = 60.0  # seconds between two heartbeats on a mirror
@@ -25,15 +25,6 @@ def boot_id() -> str:
     """Which start of which machine this is; '' where the system does not say."""
     path = Path("/proc/sys/kernel/random/boot_id")
     return path.read_text().strip() if path.exists() else ""
-
-
-def process_start(pid: int) -> int | None:
-    """When a process began, in the system's own ticks; None when there is none, or no /proc."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(stat.rpartition(")")[2].split()[19])
 
 
 def myself() -> dict[str, Any]:
@@ -95,7 +86,7 @@ def locked(
     """Keep a second process off the folder of `path`.  RunError while another one lives there.
 
     A dead owner is replaced at once, with one line.  `take_over` replaces a living one as well:
-    it notices at its next save, and stops.
+    it notices at its next step, and stops.
     """
     if take_over:
         path.unlink(missing_ok=True)

@@ -15,18 +15,17 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from dreamlib.errors import MirrorError, RunError
-from dreamlib.files import read_json, seal, sealed, write_atomic
+from dreamlib.files import read_json, seal, sealed, sha256_file, write_atomic
 from dreamlib.runtime.mount import (
     blocks,
     discard,
     drive_id,
-    hash_file,
     hash_of,
     inside,
     size_of,
@@ -108,7 +107,7 @@ class Mirror:
         folder: Path,
         names: Callable[[], Sequence[str]],
         facts: dict[str, Any],
-        guard: AbstractContextManager = nullcontext(),  # noqa: B008  it has no state
+        guard: AbstractContextManager,
     ) -> Generation:
         """Copy a run's files, read them back, then write the manifest; drop old generations.
 
@@ -271,7 +270,7 @@ class Mirror:
         for name in names:
             target = inside(folder, name)
             entry = generation.files[name]
-            if size_of(target) == entry["size"] and hash_file(target) == entry["sha256"]:
+            if size_of(target) == entry["size"] and sha256_file(target) == entry["sha256"]:
                 continue
             try:
                 self._bring(entry, target)

@@ -93,11 +93,6 @@ def hash_of(blocks: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
-def hash_file(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hash_of(blocks(file, os.fstat(file.fileno()).st_size))
-
-
 def inside(folder: Path, name: str) -> Path:
     """A path below `folder`; MirrorError for a name that a forged manifest leads elsewhere with."""
     if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:

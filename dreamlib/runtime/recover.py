@@ -13,10 +13,11 @@ from dreamlib.errors import CheckpointError, Interrupted, MirrorError
 from dreamlib.files import check_fields, read_json, write_atomic
 from dreamlib.progress import duration
 from dreamlib.runtime.checkpoint import newest_checkpoint
+from dreamlib.runtime.courier import PATIENCE
 from dreamlib.runtime.mirror import Generation, Mirror
 from dreamlib.runtime.rundir import ESSENTIAL, RunDir
 
-PATIENCE = 30.0  # seconds between two lines while a mount is slow
+NOT_HERE = -2  # below the step of every generation, one without a checkpoint (-1) included
 Say = Callable[[str], None]
 
 
@@ -25,7 +26,7 @@ def bring_run(mirror: Mirror, run: RunDir, say: Say) -> bool:
 
     MirrorError when the mirror cannot be read, or holds this run and no generation is whole.
     """
-    return bool(_reading(mirror, lambda: _bring(mirror, run, -2, say), say))
+    return _reading(mirror, lambda: _bring(mirror, run, NOT_HERE, say), say)
 
 
 def fetch_newer(
@@ -57,7 +58,7 @@ def _bring(mirror: Mirror, run: RunDir, step: int, say: Say) -> bool:
             say(f"{len(missing)} files of {number} cannot be had whole: {', '.join(missing[:3])}")
         say(f"BROUGHT step {max(0, generation.step):,} from {number}")
         return True
-    if step == -2 and (found or mirror.traces()):
+    if step == NOT_HERE and (found or mirror.traces()):
         raise MirrorError(
             f"{mirror.root} holds {len(found)} copies of this run, and none is whole: wait until "
             "the mirror has synchronised; to begin anew, delete that folder or take another name"
@@ -84,11 +85,12 @@ def _misfits(generation: Generation, run: RunDir) -> list[str]:
     return found
 
 
-def _told(note: Path) -> str:
+def _told(note: Path) -> str | None:
+    """The hash in a checkpoint's manifest; None when it cannot be read."""
     try:
         return check_fields(read_json(note), sha256=str)["sha256"]
     except ValueError:
-        return "nothing"
+        return None
 
 
 def _reading(
