@@ -19,9 +19,10 @@ RANK = {
     **dict.fromkeys(["diffusion", "data", "runtime", "metrics", "gan"], 1),
     "build": 2,
     **dict.fromkeys(["run", "meter"], 3),
-    **dict.fromkeys(["opening", "train", "generate", "explain"], 4),
+    "scores": 3,
+    **dict.fromkeys(["opening", "train", "generate", "explain", "measure", "guests"], 4),
     "evaluate": 5,
-    "ablate": 6,
+    **dict.fromkeys(["compare", "ablate"], 6),
     "report": 7,
     "notebooks": 8,
     "options": 8,
@@ -42,7 +43,11 @@ ORDER = {
         *["checkpoint", "saver", "clock", "memory", "mount", "lock", "rundir"],
         *["mirror", "courier", "carrying", "recover", "trainer", "driver"],
     ],
-    "metrics": ["inception", "classifier", "features", "frechet"],
+    "metrics": [
+        *["estimate", "distances", "pretrained", "inception", "classifier", "features"],
+        *["frechet", "frechet_error", "kernel", "inception_score", "manifold", "modes"],
+        *["diversity", "pixels"],
+    ],
 }
 HEAVY = ["IPython", "matplotlib", "lpips", "cleanfid", "gdown", "papermill", "nbconvert", "scipy"]
 
