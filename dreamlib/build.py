@@ -24,10 +24,11 @@ from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m
 from dreamlib.diffusion.schedule import Schedule, cosine, linear
 from dreamlib.diffusion.unet import UNet
 from dreamlib.errors import ConfigError, DataError
-from dreamlib.host import Precision, weight_folders
+from dreamlib.host import Precision, weight_folders, weights_cache
 from dreamlib.metrics.classifier import Classifier, load_or_train_classifier
+from dreamlib.metrics.diversity import Lpips
 from dreamlib.metrics.features import ClassifierExtractor, Extractor, InceptionExtractor
-from dreamlib.metrics.inception import find_weights
+from dreamlib.metrics.pretrained import ALEXNET, INCEPTION, obtain
 from dreamlib.progress import Progress, silent
 from dreamlib.rng import numpy_rng, seeded
 from dreamlib.sections import Config, span_steps
@@ -201,7 +202,22 @@ def make_extractor(
 ) -> Extractor:
     if config.evaluate.extractor == "classifier":
         return ClassifierExtractor(make_classifier(data, 0, progress))
-    return InceptionExtractor(find_weights(weight_folders(config.evaluate.weights)), device)
+    return make_inception(config.evaluate.weights, device, progress)
+
+
+def make_inception(
+    weights: str | None, device: torch.device, progress: Progress = silent
+) -> InceptionExtractor:
+    """Inception, with weights that are found (`weights`: a file or folder to look in first) or
+    downloaded.  WeightsUnavailable without them."""
+    found = obtain(weight_folders(weights), INCEPTION, weights_cache(), progress)
+    return InceptionExtractor(found, device)
+
+
+def make_distance(config: Config, device: torch.device, progress: Progress = silent) -> Lpips:
+    """LPIPS, with weights that are found or downloaded.  WeightsUnavailable without them."""
+    search = weight_folders(config.evaluate.weights)
+    return Lpips(obtain(search, ALEXNET, weights_cache(), progress), device)
 
 
 def check(config: Config, data: Packed) -> None:

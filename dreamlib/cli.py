@@ -17,9 +17,9 @@ import typer
 from dreamlib import host
 from dreamlib.config import load_config, preset_names
 from dreamlib.data_commands import data_app
-from dreamlib.errors import ConfigError, DreamlibError, Interrupted, RunError
+from dreamlib.errors import ConfigError, DreamlibError, Interrupted
 from dreamlib.images import enlarge, grid, save_png
-from dreamlib.opening import bring_back, open_run
+from dreamlib.opening import open_run
 from dreamlib.options import (
     Data,
     Hours,
@@ -28,30 +28,23 @@ from dreamlib.options import (
     RunFolder,
     Set,
     TakeOver,
+    existing,
     overrides_of,
 )
 from dreamlib.progress import TextProgress
-from dreamlib.run import Run
 from dreamlib.run_commands import run_app
-from dreamlib.runtime.mirror import Mirror
 from dreamlib.runtime.rundir import RunDir
+from dreamlib.score_commands import ablate, compare, evaluate
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 say = typer.echo
 
 app.add_typer(data_app, name="data")
 app.add_typer(run_app, name="run")
+for command in (evaluate, compare, ablate):
+    app.command()(command)
 
 UNFINISHED = 75  # exit code: stopped politely, nothing is lost, the same command goes on
-
-
-def _existing(run: Path, mirror: str | None, settings: list[str] | None = None) -> Run:
-    """Open a run that is here or on the mirror, without making a folder for a misspelt name."""
-    home = host.mirror_home(mirror)
-    kept = Mirror(home, run.absolute().name) if home else None
-    if not ((run / "config.yaml").is_file() or bring_back(RunDir(run), kept, say)):
-        raise RunError(f"{run} holds no run: check the path, or begin one with `dreamlib train`")
-    return open_run(run, overrides=settings or [], mirror=mirror, progress=TextProgress(), say=say)
 
 
 @app.command()
@@ -177,7 +170,7 @@ def sample(
     """Generate images with the averaged weights."""
     from dreamlib.generate import export_png, generate, interpolation
 
-    opened = _existing(run, mirror, settings)
+    opened = existing(run, mirror, settings)
     if interpolate:
         images = interpolation(opened, *ends, frames)
         sheet = opened.dir.samples / f"interpolation-{ends[0]}-{ends[1]}.png"
@@ -192,30 +185,14 @@ def sample(
 
 
 @app.command()
-def evaluate(
-    run: RunFolder,
-    n: Annotated[Optional[list[int]], typer.Option(help="set sizes: --n 500 --n 5000")] = None,  # noqa: UP045
-    mirror: MirrorFolder = None,
-    settings: Set = None,
-) -> None:
-    """Score a run: 500 within 5000, one reference, a floor at every N."""
-    from dreamlib.evaluate import evaluate as score
-    from dreamlib.report.tables import markdown
-
-    study = score(_existing(run, mirror, settings), n, progress=TextProgress())
-    say(markdown(study))
-    say(f"\nscores in {run / 'evaluation' / 'scores.json'}")
-
-
-@app.command()
 def figures(run: RunFolder, mirror: MirrorFolder = None) -> None:
     """Draw every figure and table of a scored run, from its files."""
-    from dreamlib.evaluate import read_study
     from dreamlib.generate import generate, process
     from dreamlib.report.figures import save_all
     from dreamlib.report.tables import save_tables
+    from dreamlib.scores import read_study
 
-    opened = _existing(run, mirror)
+    opened = existing(run, mirror)
     study = read_study(run)
     process(opened)
     paths = save_all(opened, generate(opened, range(64)))
@@ -249,7 +226,7 @@ def notebooks(
 @app.command()
 def doctor() -> None:
     """What this machine has, what will be used, and why."""
-    from dreamlib.metrics.inception import find_weights
+    from dreamlib.metrics.pretrained import INCEPTION, find_weights
 
     def device() -> str:
         chosen = host.choose_device()
@@ -275,7 +252,7 @@ def doctor() -> None:
         "memory": f"{memory / 2**30:.1f} GiB" if memory else "unknown",
         "disk": f"{host.free_disk(Path.cwd()) / 2**30:.1f} GiB free here",
         "data": f"packed in runs/data: {', '.join(packed) or 'nothing yet'}",
-        "weights": answer(lambda: find_weights(host.weight_folders())),
+        "weights": answer(lambda: find_weights(host.weight_folders(), INCEPTION)),
         "presets": ", ".join(preset_names()),
     }
     for name, value in rows.items():

@@ -9,57 +9,50 @@ compared with each other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 
-from dreamlib.build import make_extractor
-from dreamlib.errors import ConfigError, NotEnoughSamples, RunError
-from dreamlib.files import read_json, write_json
+from dreamlib.build import make_distance, make_extractor
+from dreamlib.errors import ConfigError, RunError, WeightsUnavailable
+from dreamlib.files import write_atomic
 from dreamlib.generate import generate
-from dreamlib.images import dequantise, quantise
-from dreamlib.metrics.features import ClassifierExtractor, Extractor, extract
-from dreamlib.metrics.frechet import frechet, frechet_corrected, frechet_se
+from dreamlib.measure import REFERENCE, Measured, Plan, measure, replay_rows, score_rows
+from dreamlib.measure_images import (
+    WORST,
+    check_apart,
+    copies,
+    diversity_rows,
+    gaussian_images,
+    label_shares,
+    pixel_rows,
+    strips,
+)
+from dreamlib.metrics.features import (
+    ClassifierExtractor,
+    Extractor,
+    InceptionExtractor,
+    extract,
+)
+from dreamlib.metrics.modes import worst
 from dreamlib.progress import Progress, silent
-from dreamlib.rng import torch_rng
 from dreamlib.run import Run
+from dreamlib.scores import (
+    GENERATED,
+    REAL,
+    Origin,
+    Score,
+    Study,
+    read_study,
+    with_floors,
+    write_study,
+)
 
-FORMAT = 1
-PARTS = 10  # disjoint sets of the smaller N that are cut from the largest
-
-
-@dataclass(frozen=True)
-class Score:
-    """One number and everything needed to defend it."""
-
-    metric: str  # "FD[classifier]", "FID", ...
-    images: str  # "generated" | "held-out real" | "untrained" | "gaussian"
-    value: float  # the mean over `parts` when there are several
-    n: int  # images per set
-    n_real: int
-    se: float | None  # standard error of `value`
-    se_method: str
-    parts: list[float] = field(default_factory=list)  # each disjoint set's own value
-
-
-@dataclass(frozen=True)
-class Study:
-    """What scores.json holds."""
-
-    facts: dict[str, Any]  # run, step, weights, sampler, seed, extractor, splits
-    rows: list[Score]
-    shares: dict[str, dict[str, dict[str, float]]]  # attribute -> value -> real, generated
-    absent: dict[str, str]  # metric -> why it was not computed
-
-    def find(self, images: str, n: int, metric: str | None = None) -> Score:
-        """The row of these images at this N; KeyError when it was not computed."""
-        wanted = metric or self.facts["metric"]
-        for row in self.rows:
-            if (row.images, row.n, row.metric) == (images, n, wanted):
-                return row
-        raise KeyError(f"no {wanted} of {images} images at N = {n}: {self.absent}")
+SHARED = 0.01  # of the held-out images may be training images: real sets hold some twice
+UNTRAINED, GAUSSIAN = "untrained", "gaussian"
 
 
 def metric_name(extractor: Extractor) -> str:
@@ -79,149 +72,238 @@ def evaluate(
     Sets of a smaller N are disjoint parts (at most ten) of the largest set; the reference is the
     same for every row.  Generated shards and features are kept, so an interrupted evaluation
     continues.  Raises WeightsUnavailable without the extractor's weights, NotEnoughSamples when
-    there are fewer held-out images than N, Interrupted when asked to stop.
+    there are fewer held-out images than N, DataError when held-out images are training images,
+    Interrupted when asked to stop.
     """
     with run.session(should_stop) as session:
-        study = _evaluate(run, n, progress, session.should_stop)
+        material = Material(run, sizes_of(run, n), progress, session.should_stop)
+        study = _study(material)
         session.kept()
     return study
 
 
-def _evaluate(
-    run: Run, n: Sequence[int] | None, progress: Progress, should_stop: Callable[[], bool]
-) -> Study:
-    settings, data = run.config.evaluate, run.data
-    sizes = sorted(n or settings.n)
+def sizes_of(run: Run, n: Sequence[int] | None) -> tuple[int, ...]:
+    """The N of a study, ascending; ConfigError below 2."""
+    sizes = tuple(sorted(set(n or run.config.evaluate.n)))
     if sizes[0] < 2:
         raise ConfigError(f"a distance needs at least 2 images per set, got N = {sizes[0]}")
-    largest = sizes[-1]
-    card = run.weights()[1]
-    extractor = make_extractor(run.config, data, run.device, progress)
-    cache = run.dir.evaluation / "features"
+    return sizes
 
-    def features(images: np.ndarray) -> np.ndarray:
-        return extract(images, extractor, progress=progress, should_stop=should_stop, cache=cache)
 
-    reference_images, reference_labels = data.take("reference", settings.reference)
-    floor_images, _ = data.take("floor", largest)
-    reference, floor = features(reference_images), features(floor_images)
-    images = generate(run, range(largest), progress=progress, should_stop=should_stop)
-    generated = features(images)
+@dataclass(frozen=True)
+class Material:
+    """Images and features of a study, each made or found once."""
 
-    name = metric_name(extractor)
-    rows = []
-    for size in sizes:
-        rows.append(_score(name, "generated", generated, size, reference))
-        rows.append(_score(name, "held-out real", floor, size, reference))
-    corrected, absent = _corrected(name, generated, floor, reference)
-    rows += corrected
-    if settings.anchors:
-        # At the smallest N: they are far away, and sampling costs as much as for the model.
-        drawn = generate(
-            run, range(sizes[0]), untrained=True, progress=progress, should_stop=should_stop
+    run: Run
+    sizes: tuple[int, ...]
+    progress: Progress = silent
+    should_stop: Callable[[], bool] = lambda: False
+
+    @property
+    def largest(self) -> int:
+        return self.sizes[-1]
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        return make_extractor(self.run.config, self.run.data, self.run.device, self.progress)
+
+    @cached_property
+    def plan(self) -> Plan:
+        settings = self.run.config.evaluate
+        return Plan(metric_name(self.extractor), self.sizes, settings.cells, settings.jackknife)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        cache = self.run.dir.evaluation / "features"
+        return extract(
+            images,
+            self.extractor,
+            progress=self.progress,
+            should_stop=self.should_stop,
+            cache=cache,
         )
-        rows.append(_score(name, "untrained", features(drawn), sizes[0], reference))
-        drawn = gaussian_images(data.images[data.indices("train")], sizes[0], seed=0)
-        rows.append(_score(name, "gaussian", features(drawn), sizes[0], reference))
-    shares = {}
-    if isinstance(extractor, ClassifierExtractor):
-        shares = _shares(data.attributes, extractor.classifier.predict(images), reference_labels)
+
+    @cached_property
+    def reference(self) -> tuple[np.ndarray, np.ndarray]:
+        """Held-out images and labels that every row is compared with."""
+        return self.run.data.take("reference", self.run.config.evaluate.reference)
+
+    @cached_property
+    def train(self) -> np.ndarray:
+        """Every training image."""
+        return self.run.data.images[self.run.data.indices("train")]
+
+    @property
+    def some_train(self) -> np.ndarray:
+        """As many of them as there are in the reference, or fewer."""
+        return self.train[: self.run.config.evaluate.reference]
+
+    @property
+    def pair(self) -> dict[str, np.ndarray]:
+        """Generated images, and held-out ones in their place."""
+        return {name: self.images[name] for name in (GENERATED, REAL)}
+
+    def generated(self, n: int, *, untrained: bool = False) -> np.ndarray:
+        return generate(
+            self.run,
+            range(n),
+            untrained=untrained,
+            progress=self.progress,
+            should_stop=self.should_stop,
+        )
+
+    @cached_property
+    def images(self) -> dict[str, np.ndarray]:
+        """Every set that is scored.  The anchors at the smallest N: they are far away, and sampling
+        costs as much as for the model."""
+        floor = self.run.data.take("floor", self.largest)[0]
+        sets = {GENERATED: self.generated(self.largest), REAL: floor}
+        if self.run.config.evaluate.anchors:
+            few = self.sizes[0]
+            sets[UNTRAINED] = self.generated(few, untrained=True)
+            sets[GAUSSIAN] = gaussian_images(self.train, few, seed=0)
+        return sets
+
+    def origin(self, images: str, n: int, card: dict[str, Any]) -> Origin:
+        """What a row of these images says of them."""
+        resize = self.extractor.identity.rpartition("-")[2]
+        found = Origin(self.extractor.identity, resize, seeds=f"0 to {n - 1:,}")
+        sample = self.run.config.sample
+        if images not in (GENERATED, UNTRAINED):
+            return found
+        calls = sample.steps * (2 if sample.guidance != 1 else 1)
+        weights = card["sha256"] if images == GENERATED else "initial"
+        return replace(
+            found,
+            weights=weights,
+            sampler=f"{sample.sampler}, {sample.spacing} spacing",
+            steps=sample.steps,
+            nfe=calls,
+            seed=sample.seed,
+        )
+
+
+def _study(material: Material) -> Study:
+    run, plan = material.run, material.plan
+    card = run.weights()[1]
+    shared = check_apart([material.reference[0], material.images[REAL]], material.train, SHARED)
+    sets = {name: material.features(images) for name, images in material.images.items()}
+    reference, train = (material.features(x) for x in (material.reference[0], material.some_train))
+    found = measure(plan, sets, reference, train)
+    rows, absent = found.rows + pixel_rows(plan, material.pair, material.reference[0]), found.absent
+    for more in (_diversity, _inception_scores):
+        seen, missing = more(material, sets)
+        rows, absent = rows + seen, absent | missing
+    replay = replay_rows(plan, sets[GENERATED], reference, train)
+    memory = _keep_pictures(material, found)
     if run.weights()[1] != card:
         raise RunError(f"{run.folder} was trained further while it was scored: score it again")
-    study = Study(_facts(run, name, extractor, card), rows, shares, absent)
-    write_json(run.dir.evaluation / "scores.json", {"format": FORMAT, **asdict(study)})
+
+    def stamped(rows: list[Score]) -> list[Score]:
+        return [replace(row, origin=material.origin(row.images, row.n, card)) for row in rows]
+
+    study = Study(
+        _facts(material, card) | {"held_out_in_train": shared},
+        with_floors(stamped(rows)),
+        absent=absent,
+        shares=_shares(material),
+        modes={name: asdict(study) for name, study in found.modes.items()},
+        fit=found.fit,
+        memorisation=memory,
+        replay=stamped(replay),
+        guests=guests_of(run),
+    )
+    write_study(run.folder, study)
     return study
 
 
-def read_study(run_folder: Any) -> Study:
-    """The study that `evaluate` wrote into a run folder.  NotEnoughSamples when there is none."""
-    path = run_folder / "evaluation" / "scores.json"
-    if not path.exists():
-        raise NotEnoughSamples(f"{run_folder} has no scores yet: run `dreamlib evaluate` first")
-    values = read_json(path)
-    if values["format"] != FORMAT:
-        raise RunError(f"{path} has format {values['format']}, not {FORMAT}: evaluate again")
-    rows = [Score(**row) for row in values["rows"]]
-    return Study(values["facts"], rows, values["shares"], values["absent"])
+def guests_of(run: Run) -> list[Score]:
+    """Rows of other people's images outlive a new evaluation: each names what it compares.
 
-
-def _score(metric: str, kind: str, features: np.ndarray, size: int, reference: np.ndarray) -> Score:
-    """FD of `size` images: of each disjoint part of the set, at most ten; their mean."""
-    parts = min(PARTS, len(features) // size)
-    values = [frechet(features[i * size : (i + 1) * size], reference) for i in range(parts)]
-    se, method = None, "none: one set, and N is not above the number of features"
-    if parts > 1:
-        se = float(np.std(values, ddof=1) / np.sqrt(parts))
-        method = f"sd over {parts} disjoint sets / sqrt({parts}); the reference is held fixed"
-    elif size > features.shape[1]:
-        se, method = frechet_se(features[:size], reference), "delta method, both sides"
-    value = float(np.mean(values))
-    return Score(metric, kind, value, size, len(reference), se, method, values if parts > 1 else [])
-
-
-def _corrected(
-    metric: str, generated: np.ndarray, floor: np.ndarray, reference: np.ndarray
-) -> tuple[list[Score], dict[str, str]]:
-    """The bias-corrected distance of both sets, or the reason why there is none."""
-    name, rows = f"{metric} corrected", []
-    try:
-        for kind, features in (("generated", generated), ("held-out real", floor)):
-            value = frechet_corrected(features, reference, seed=0)
-            method = "not estimated; see the raw value's"
-            rows.append(Score(name, kind, value, len(features), len(reference), None, method))
-    except NotEnoughSamples as error:
-        return [], {name: str(error)}
-    return rows, {}
-
-
-def gaussian_images(train: np.ndarray, n: int, seed: int) -> np.ndarray:
-    """Images with the pixel mean and covariance of uint8 `train` [M,H,W,C] -> uint8 [n,H,W,C].
-
-    mean + X' w / sqrt(M - 1), with w standard normal, has exactly the covariance of the centred
-    rows X; the covariance itself, large for large images, is never formed.
+    A file that cannot be read (an older format, damage) is put aside, not lost.
     """
-    rng, size = torch_rng("gaussian", seed), len(train)
-    mean = torch.from_numpy(train.mean(axis=0, dtype=np.float64).astype(np.float32))
-    mean = mean / 127.5 - 1
-    drawn = torch.zeros(n, mean.numel())
-    for start in range(0, size, 4096):
-        part = dequantise(train[start : start + 4096]).permute(0, 2, 3, 1) - mean
-        drawn += torch.randn(n, len(part), generator=rng) @ part.flatten(1)
-    images = mean + drawn.view(n, *mean.shape) / (size - 1) ** 0.5
-    return quantise(images.permute(0, 3, 1, 2))
+    path = run.dir.evaluation / "scores.json"
+    try:
+        return read_study(run.folder).guests if path.exists() else []
+    except RunError as error:
+        aside = path.with_name("scores-old.json")
+        path.replace(aside)
+        run.say(f"{error}; it is now {aside.name}")
+        return []
 
 
-def _shares(
-    attributes: dict[str, tuple[str, ...]], generated: np.ndarray, real: np.ndarray
-) -> dict[str, dict[str, dict[str, float]]]:
-    """Each attribute value's share among real labels and among the classifier's answers."""
-    shares: dict[str, dict[str, dict[str, float]]] = {}
-    for column, (attribute, values) in enumerate(attributes.items()):
-        shares[attribute] = {
-            value: {
-                "real": float((real[:, column] == code).mean()),
-                "generated": float((generated[:, column] == code).mean()),
-            }
-            for code, value in enumerate(values)
+def _diversity(
+    material: Material, sets: dict[str, np.ndarray]
+) -> tuple[list[Score], dict[str, str]]:
+    config = material.run.config
+    wanted = config.evaluate.lpips
+    if wanted is None:
+        wanted = config.evaluate.extractor == "inception"
+    if not wanted:
+        return [], {}
+    try:
+        distance = make_distance(config, material.run.device, material.progress)
+    except WeightsUnavailable as error:
+        return [], {"LPIPS diversity": str(error)}
+    asked = material.progress, material.should_stop
+    return diversity_rows(material.plan, material.pair, distance, *asked), {}
+
+
+def _inception_scores(
+    material: Material, sets: dict[str, np.ndarray]
+) -> tuple[list[Score], dict[str, str]]:
+    if not material.run.config.evaluate.inception_score:
+        return [], {}
+    if not isinstance(material.extractor, InceptionExtractor):
+        return [], {"IS": "evaluate.inception_score needs evaluate.extractor=inception"}
+    pair = {name: sets[name] for name in (GENERATED, REAL)}
+    return score_rows(material.plan, pair, material.extractor.logits), {}
+
+
+def _shares(material: Material) -> dict[str, Any]:
+    """By the classifier's answers, where it is the extractor."""
+    if not isinstance(material.extractor, ClassifierExtractor):
+        return {}
+    answers = material.extractor.classifier.predict(material.images[GENERATED])
+    return label_shares(material.run.data.attributes, answers, material.reference[1])
+
+
+def _keep_pictures(material: Material, found: Measured) -> dict[str, Any]:
+    """evaluation/modes.npz and nearest.npz, for figures; -> the memorisation record."""
+    pictures = {}
+    if GENERATED in found.modes:
+        cells = worst(found.modes[GENERATED], WORST)
+        pictures["modes"] = {
+            "cells": np.array(cells),
+            "real": strips(found.cells[REFERENCE], material.reference[0], cells),
+            "generated": strips(found.cells[GENERATED], material.images[GENERATED], cells),
         }
-    return shares
+    record, pictures["nearest"] = copies(
+        material.images[GENERATED], material.images[REAL], material.train
+    )
+    for name, arrays in pictures.items():
+        path = material.run.dir.evaluation / f"{name}.npz"
+        write_atomic(path, lambda file, a=arrays: np.savez_compressed(file, **a))
+    return record
 
 
-def _facts(run: Run, metric: str, extractor: Extractor, card: dict[str, Any]) -> dict[str, Any]:
-    sample = run.config.sample
+def _facts(material: Material, card: dict[str, Any]) -> dict[str, Any]:
+    run, sample = material.run, material.run.config.sample
+    size = run.config.data.size
     return {
-        "metric": metric,
+        "metric": material.plan.metric,
         "preset": run.config.preset,
-        "images": f"{run.config.data.name} {run.config.data.size}x{run.config.data.size}",
+        "images": f"{run.config.data.name} {size}x{size}",
         "step": card["step"],
         "weights": card["sha256"],
         "data": run.data.fingerprint,
-        "extractor": extractor.identity,
+        "extractor": material.extractor.identity,
+        "sizes": list(material.sizes),
         "reference": "held-out split 'reference', the same for every row",
         "floor": "held-out split 'floor', disjoint from the reference",
         "sampler": sample.sampler,
         "steps": sample.steps,
         "spacing": sample.spacing,
+        "guidance": sample.guidance,
         "seed": sample.seed,
         "torch": torch.__version__,
     }

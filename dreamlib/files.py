@@ -106,6 +106,11 @@ def sha256_array(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def row_hashes(array: np.ndarray) -> list[bytes]:
+    """A short hash of every row: equal rows have equal ones."""
+    return [hashlib.blake2b(row.tobytes(), digest_size=12).digest() for row in array]
+
+
 def fingerprint(value: Any) -> str:
     """Hash of a JSON value, independent of the order of its keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)

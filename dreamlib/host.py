@@ -163,12 +163,18 @@ def _precision(name: str, reason: str) -> Precision:
 
 
 def weight_folders(named: str | None = None) -> list[Path]:
-    """Where pretrained weights are looked for, in order (evaluation weights; no downloads)."""
-    hub = Path(os.environ.get("TORCH_HOME", Path.home() / ".cache" / "torch")) / "hub/checkpoints"
+    """Where pretrained weights are looked for, in order: as named, DREAMLIB_WEIGHTS, torch's own
+    folder, and what is attached on Kaggle."""
     env = os.environ.get("DREAMLIB_WEIGHTS")
-    inputs = sorted(Path("/kaggle/input").glob("**/*.pth")) if platform() == "kaggle" else []
-    places = [named, env, hub, *sorted({path.parent for path in inputs})]
-    return [Path(place) for place in places if place]
+    inputs = INPUTS.glob("**/*.pth") if platform() == "kaggle" else []
+    places = [named, env, weights_cache(), *sorted({path.parent for path in inputs})]
+    return [Path(place).expanduser() for place in places if place]
+
+
+def weights_cache() -> Path:
+    """Where pretrained weights are downloaded to: $TORCH_HOME/hub/checkpoints, which is
+    ~/.cache/torch/hub/checkpoints by default, so that other packages share them."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def free_disk(folder: Path) -> int:

@@ -138,6 +138,10 @@ class Evaluate(Section):
     reference: Int = Field(5000, ge=2)  # held-out real images, the same for every column
     weights: str | None = None  # the Inception file, or a folder that holds it
     anchors: Bool = False  # score the untrained network and Gaussian images as well
+    cells: Int = Field(100, ge=2)  # of the mode study, at most; fewer for few training images
+    jackknife: Bool = True  # a second standard error of the corrected distance: 20 more of it
+    inception_score: Bool = False  # says little about faces; needs the Inception extractor
+    lpips: Bool | None = None  # perceptual diversity; None = with the Inception extractor
 
 
 class Config(Section):

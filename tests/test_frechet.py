@@ -1,6 +1,5 @@
-"""Fréchet distance: closed forms, equal routes, other packages, floor, correction, error."""
+"""Fréchet distance: closed forms, equal routes, stored moments, invariances, other packages."""
 
-import math
 import subprocess
 import sys
 
@@ -8,16 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamlib.errors import NotEnoughSamples
 from dreamlib.metrics import frechet as fr
-from dreamlib.metrics.frechet import (
-    Moments,
-    frechet,
-    frechet_corrected,
-    frechet_floor,
-    frechet_from_moments,
-    frechet_se,
-)
+from dreamlib.metrics.frechet import Few, Moments, frechet, frechet_from_moments, summary
 
 
 def normal(n, d, key, scale=1.0, shift=0.0):
@@ -50,15 +41,48 @@ def test_closed_form_of_diagonal_gaussians():
     assert frechet_from_moments(a, b) == pytest.approx(want, rel=1e-10)
 
 
-# Below d the textbook route itself carries the noise of its zero eigenvalues, root eps each.
-@pytest.mark.parametrize(("n", "m", "rel"), [(20, 25, 1e-5), (20, 300, 1e-5), (200, 300, 1e-10)])
+def by_symmetric_root(a, b):
+    """Tr (S_b^.5 S_a S_b^.5)^.5 in full d x d, with no regard to rank."""
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    values, vectors = np.linalg.eigh(cov_b)
+    root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
+    overlap = np.linalg.eigvalsh(root @ cov_a @ root)
+    shift = np.square(a.mean(0) - b.mean(0)).sum()
+    trace = np.trace(cov_a) + np.trace(cov_b)
+    return shift + trace - 2 * np.sqrt(np.maximum(overlap, 0)).sum()
+
+
+# Below d the textbook routes carry the noise of their zero eigenvalues, root eps each; ours none.
+SIZES = [(20, 25, 1e-5), (20, 300, 1e-5), (300, 20, 1e-5), (40, 41, 1e-5), (200, 300, 1e-10)]
+
+
+@pytest.mark.parametrize(("n", "m", "rel"), SIZES)
 def test_all_routes_agree(n, m, rel):
     d = 40
     a, b = normal(n, d, 1, scale=1.5, shift=0.3), drawn(m, spectrum(d), 2)
-    want = textbook(a, b)
-    assert frechet(a, b) == pytest.approx(want, rel=rel)
-    assert fr._frechet_low_rank(a, b) == pytest.approx(want, rel=rel)
-    assert frechet_from_moments(Moments.of(a), Moments.of(b)) == pytest.approx(want, rel=rel)
+    value = frechet(a, b)
+    assert value == pytest.approx(textbook(a, b), rel=rel)
+    assert value == pytest.approx(by_symmetric_root(a, b), rel=rel)
+    # Our own forms agree to rounding whatever the rank.
+    for side in (summary, Moments.of):
+        for other in (summary, Moments.of):
+            assert frechet_from_moments(side(a), other(b)) == pytest.approx(value, rel=1e-11)
+
+
+def test_every_factor_is_a_factor():
+    few, many = drawn(20, spectrum(40), 1), drawn(200, spectrum(40), 2)
+    dead = np.hstack([many, np.zeros((200, 3)), many[:, :2]])  # two features twice
+    for features, rank in ((few, 19), (many, 40), (dead, 40)):
+        kept = Moments.of(features)
+        assert kept.factor.shape == (rank, features.shape[1])
+        # Rounding of an eigenvalue or a pivot, in units of the largest variance.
+        atol = 1e-13 * kept.cov.max()
+        np.testing.assert_allclose(kept.factor.T @ kept.factor, kept.cov, rtol=0, atol=atol)
+        assert kept.trace == pytest.approx(np.trace(kept.cov), rel=1e-14)
+        assert kept.factor is kept.factor  # a reference pays once
+    rows = Few.of(few)
+    np.testing.assert_allclose(rows.factor.T @ rows.factor, np.cov(few.T), rtol=0, atol=1e-14)
+    assert rows.trace == pytest.approx(np.trace(np.cov(few.T)), rel=1e-12)
 
 
 @pytest.mark.parametrize("n", [30, 200])
@@ -74,14 +98,16 @@ def test_invariances(n):
 
 
 def test_the_route_follows_the_smaller_set(monkeypatch):
-    taken = []
-    monkeypatch.setattr(fr, "_frechet_low_rank", lambda a, b: taken.append(len(a)) or 0.0)
     few, many = normal(9, 10, 1), normal(10, 10, 2)
-    frechet(many, many)
-    assert taken == []
-    frechet(few, many)
-    frechet(many, few)
-    assert taken == [9, 10]
+    assert isinstance(summary(few), Few)
+    assert isinstance(summary(many), Moments)
+
+    def never(*_, **__):
+        raise AssertionError("a d x d matrix was decomposed for few samples")
+
+    for name in ("eigh", "eigvalsh", "cholesky"):
+        monkeypatch.setattr(fr.np.linalg, name, never)
+    assert frechet(few, few + 1) == pytest.approx(10)
 
 
 def test_degenerate_sets():
@@ -90,9 +116,14 @@ def test_degenerate_sets():
     assert frechet(constant, spread) == pytest.approx(want, rel=1e-10)
     repeated = np.repeat(normal(5, 40, 7), 4, axis=0)
     assert frechet(repeated, repeated) == pytest.approx(0, abs=1e-8)
-    # From n = d on the square route is taken, where each of 36 zero eigenvalues adds root eps.
+    # 80 samples of 40 features, yet of rank 4: the other 36 directions add nothing.
     many = np.repeat(repeated, 4, axis=0)
-    assert frechet(many, many) == pytest.approx(0, abs=1e-5)
+    assert frechet(many, many) == pytest.approx(0, abs=1e-8)
+    assert frechet(many, spread @ np.ones((4, 40))) > 1
+    # Ten different samples of a hundred, against full rank: the value is that of the definition.
+    ten, full = np.repeat(normal(10, 40, 8), 10, axis=0), normal(90, 40, 9)
+    assert frechet(ten, full) == pytest.approx(by_symmetric_root(ten, full), rel=1e-5)
+    assert frechet(ten, full) == pytest.approx(frechet(full, ten), rel=1e-12)
 
 
 def test_merged_shards_equal_one_pass():
@@ -105,6 +136,70 @@ def test_merged_shards_equal_one_pass():
     np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
     np.testing.assert_allclose(merged.cov, whole.cov, atol=1e-12 * whole.cov.max())
     np.testing.assert_allclose(whole.cov, np.cov(x.T), rtol=1e-9, atol=1e-12)
+
+
+def test_a_part_can_be_taken_out_again():
+    x = normal(257, 12, 8, scale=0.5, shift=40.0)
+    rest = Moments.of(x).without(Moments.of(x[100:150]))
+    want = Moments.of(np.delete(x, slice(100, 150), axis=0))
+    assert rest.n == want.n == 207
+    np.testing.assert_allclose(rest.mean, want.mean, rtol=1e-13)
+    np.testing.assert_allclose(rest.cov, want.cov, atol=1e-12 * want.cov.max())
+    with pytest.raises(ValueError, match="257 samples cannot be taken out of 257"):
+        Moments.of(x).without(Moments.of(x))
+
+
+@pytest.mark.parametrize("n", [1, 999, 1000, 1001, 2500])
+def test_moments_do_not_depend_on_the_blocks_of_their_sum(n):
+    x = normal(n, 5, n, shift=3.0)
+    found = Moments.of(x)
+    centred = x - x.mean(0)
+    # Rounding of a sum of n terms.
+    np.testing.assert_allclose(found.m2, centred.T @ centred, rtol=0, atol=1e-12 * n)
+
+
+def test_stored_moments():
+    a, b = normal(90, 30, 1, scale=1.2), drawn(500, spectrum(30), 2)
+    few = a[:12]
+    mean, cov = b.mean(0), np.cov(b.T)
+    for kept in (Moments.from_stats(mean, cov), Moments.from_stats(mean, cov, n=500)):
+        for gen in (a, few):
+            assert frechet(gen, kept) == pytest.approx(frechet(gen, b), rel=1e-11)
+            assert frechet(kept, gen) == pytest.approx(frechet(gen, b), rel=1e-11)
+        np.testing.assert_allclose(kept.eigenvalues, np.linalg.eigvalsh(cov), rtol=1e-10)
+        assert kept.width == 30
+    again = Moments.from_stats(mean, cov, n=500).merge(Moments.of(a))
+    np.testing.assert_allclose(again.cov, np.cov(np.vstack([b, a]).T), rtol=1e-9, atol=1e-12)
+    # Stored from fewer samples than features, or in float32, it may have no Cholesky factor.
+    stored = Moments.from_stats(few.mean(0), np.cov(few.T))
+    assert frechet(a, stored) == pytest.approx(frechet(a, few), rel=1e-11)
+    rough = Moments.from_stats(few.mean(0).astype(np.float32), np.cov(few.T).astype(np.float32))
+    assert frechet(a, rough) == pytest.approx(frechet(a, few), rel=1e-3)  # root of float32's eps
+
+
+def test_wrong_stored_moments_are_refused():
+    mean, cov = np.zeros(3), np.eye(3)
+    skew = cov + np.triu(np.ones((3, 3)), 1)
+    for arguments, message in [
+        ((mean, cov[:2]), r"\[d\] and \[d,d\], got \(3,\) and \(2, 3\)"),
+        ((cov, cov), r"\[d\] and \[d,d\]"),
+        ((mean * np.nan, cov), "NaN"),
+        ((mean, cov + np.inf), "NaN"),
+        ((mean, skew), "not symmetric"),
+        ((mean, cov, 1), "at least 2 samples"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            Moments.from_stats(*arguments)
+    nameless, counted = Moments.from_stats(mean, cov), Moments.from_stats(mean, cov, n=10)
+    for pair in ((nameless, counted), (counted, nameless)):
+        with pytest.raises(ValueError, match="without their count"):
+            pair[0].merge(pair[1])
+        with pytest.raises(ValueError, match="without their count"):
+            pair[0].without(pair[1])
+    with pytest.raises(ValueError, match="not a covariance"):
+        frechet(Moments.from_stats(mean, np.diag([1.0, 1.0, -0.1])), counted)
+    with pytest.raises(ValueError, match="widths differ: 3 and 2"):
+        frechet(nameless, normal(5, 2, 0))
 
 
 def test_float32_features_are_summed_in_float64():
@@ -125,146 +220,73 @@ def test_wrong_features_are_refused():
         (good[0], r"floats \[n,d\]"),
         (np.ones((5, 3), np.uint8), r"floats \[n,d\]"),
     ]:
-        for metric in (frechet, frechet_se, lambda a, b: frechet_corrected(a, b, seed=0)):
+        for pair in ((wrong, good), (good, wrong)):
             with pytest.raises(ValueError, match=message):
-                metric(wrong, good)
+                frechet(*pair)
     with pytest.raises(ValueError, match="at least 2 samples"):
         _ = Moments.of(good[:1]).cov
     with pytest.raises(ValueError, match="widths differ"):
         Moments.of(good).merge(Moments.of(good[:, :2]))
 
 
-@pytest.mark.parametrize(("d", "n", "repeats"), [(16, 1000, 60), (64, 2000, 30)])
-def test_floor_is_what_a_perfect_generator_scores(d, n, repeats):
-    values = spectrum(d)
-    scores = [
-        frechet(drawn(n, values, (i, 0)), drawn(2 * n, values, (i, 1))) for i in range(repeats)
-    ]
-    error = np.std(scores, ddof=1) / math.sqrt(repeats)
-    floor = frechet_floor(values, n, 2 * n)
-    # Three standard errors of the simulation, and 2 % for the terms beyond second order.
-    assert np.mean(scores) == pytest.approx(floor, abs=3 * error + 0.02 * floor)
-    assert error < 0.03 * floor
+def closed_enough(n):
+    """Rank-deficient, the other packages' own routes are off by root eps; else all is rounding."""
+    return 1e-6 if n <= 24 else 1e-8
 
 
-def test_floor_formula():
-    # Equal eigenvalues l: c = d l + (d l + d (d-1) l / 2) / 2.
-    d, value = 6, 0.5
-    c = d * value + (d * value + d * (d - 1) * value / 2) / 2
-    assert frechet_floor(np.full(d, value), 10, 40) == pytest.approx(c * (1 / 10 + 1 / 40))
-    assert frechet_floor(np.full(d, value), 10, math.inf) == pytest.approx(c / 10)
-    dead = np.concatenate([np.zeros(3), np.full(d, value)])
-    assert frechet_floor(dead, 10, math.inf) == pytest.approx(c / 10)
-    assert frechet_floor(np.zeros(3), 10, 10) == 0
-    for wrong in ([-1.0], [np.nan], [[1.0]]):
-        with pytest.raises(ValueError, match="eigenvalues"):
-            frechet_floor(np.array(wrong), 10, 10)
-    with pytest.raises(ValueError, match="at least 2"):
-        frechet_floor(np.ones(3), 1, 10)
+# Both sides above d, one below, both below.
+COUNTS = pytest.mark.parametrize(("n", "m"), [(300, 250), (15, 250), (15, 20)])
 
 
-def test_correction_is_refused_below_its_validity():
-    ok, few = normal(240, 100, 1), normal(239, 100, 2)
-    assert np.isfinite(frechet_corrected(ok, ok, seed=0))
-    with pytest.raises(NotEnoughSamples, match=r"halves 239 .* at least 120 in each half"):
-        frechet_corrected(ok, few, seed=0)
+def pair(n, m):
+    return normal(n, 24, 1, scale=1.2), normal(m, 24, 2)
 
 
-def test_correction_is_keyed_by_its_seed():
-    a, b = normal(100, 8, 1), normal(120, 8, 2)
-    assert frechet_corrected(a, b, seed=3) == frechet_corrected(a, b, seed=3)
-    flat = np.ones((100, 8))  # its halves are all alike, so that only the other side is seen
-    for pair in ((a, flat), (flat, b)):
-        assert frechet_corrected(*pair, seed=3) != frechet_corrected(*pair, seed=4)
-
-
-def test_correction_removes_the_bias():
-    d, n, repeats = 16, 300, 60
-    values = spectrum(d)
-    far = 1.5 * np.sqrt(values)
-    truth = np.square(far).sum()  # equal covariances, so only the means count
-    raw, corrected = [], []
-    for i in range(repeats):
-        gen, real = drawn(n, values, (i, 2)) + far, drawn(n, values, (i, 3))
-        raw.append(frechet(gen, real) - truth)
-        corrected.append(frechet_corrected(gen, real, seed=i) - truth)
-    error = np.std(corrected, ddof=1) / math.sqrt(repeats)
-    null = [
-        frechet_corrected(drawn(n, values, (i, 4)), drawn(n, values, (i, 5)), seed=i)
-        for i in range(repeats)
-    ]
-    assert abs(np.mean(corrected)) < 3 * error
-    floor = frechet_floor(values, n, n)
-    # At the null the raw value is the floor; what is left is of the next order in 1/n.
-    assert abs(np.mean(null)) < 0.1 * floor
-    assert min(null) < 0  # never clipped
-
-
-def test_delta_error_matches_the_spread_over_repeats():
-    d, n, repeats = 12, 300, 120
-    pairs = [
-        (normal(n, d, (i, 6), scale=1.3, shift=0.2), normal(2 * n, d, (i, 7)))
-        for i in range(repeats)
-    ]
-    spread = np.std([frechet(*pair) for pair in pairs], ddof=1)
-    estimate = np.mean([frechet_se(*pair) for pair in pairs[:20]])
-    # The spread of 120 repeats is itself known to 6.5 %; 0.8 to 1.25 is three of these.
-    assert 0.8 < estimate / spread < 1.25
-
-
-def test_delta_error_sees_both_sides():
-    gen, real = normal(300, 5, 1, scale=2.0), normal(300, 5, 2)
-    both = frechet_se(gen, real)
-    assert frechet_se(gen, np.tile(real, (100, 1))) < both
-    assert frechet_se(np.tile(gen, (100, 1)), real) < both
-
-
-def test_delta_error_bears_dead_features_and_collapse():
-    gen, real = normal(200, 5, 1, scale=1.5), normal(200, 5, 2)
-    dead = np.zeros((200, 2))
-    wide = frechet_se(np.hstack([gen, dead]), np.hstack([real, dead]))
-    assert wide == pytest.approx(frechet_se(gen, real), rel=1e-6)
-    centred = real - real.mean(0)
-    # Against a constant, FD is the mean square distance to it: its error is that of a mean.
-    want = np.square(centred + real.mean(0) - 1.0).sum(1).std(ddof=1) / math.sqrt(200)
-    assert frechet_se(np.ones((200, 5)), real) == pytest.approx(want, rel=0.02)
-
-
-def test_delta_error_needs_more_samples_than_features():
-    with pytest.raises(NotEnoughSamples, match="40 samples of 40 features"):
-        frechet_se(normal(40, 40, 1), normal(90, 40, 2))
-
-
-def test_parity_with_torch_fidelity():
+@COUNTS
+def test_parity_with_torch_fidelity(n, m):
     metric = pytest.importorskip("torch_fidelity.metric_fid")
-    a, b = normal(300, 24, 1, scale=1.2), normal(250, 24, 2)
+    a, b = pair(n, m)
     stats = [metric.fid_features_to_statistics(torch.from_numpy(x)) for x in (a, b)]
     found = metric.fid_statistics_to_metric(*stats, False)
     (want,) = found.values()
-    assert frechet(a, b) == pytest.approx(want, rel=1e-10)
+    assert frechet(a, b) == pytest.approx(want, rel=closed_enough(n))
 
 
-def test_parity_with_torchmetrics():
+@COUNTS
+def test_parity_with_torchmetrics(n, m):
     fid = pytest.importorskip("torchmetrics.image.fid")
-    a, b = normal(300, 24, 1, scale=1.2), normal(250, 24, 2)
+    a, b = pair(n, m)
     stats = [(torch.from_numpy(x.mean(0)), torch.from_numpy(np.cov(x.T))) for x in (a, b)]
     want = float(fid._compute_fid(*stats[0], *stats[1]))
-    assert frechet(a, b) == pytest.approx(want, rel=1e-8)
+    assert frechet(a, b) == pytest.approx(want, rel=closed_enough(n))
 
 
+@COUNTS
 @pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
-def test_parity_with_clean_fid():
+def test_parity_with_clean_fid(n, m):
     scipy = pytest.importorskip("scipy")
     if tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 18):
         pytest.skip("clean-fid 0.1.35 unpacks a second value that scipy 1.18 no longer returns")
     fid = pytest.importorskip("cleanfid.fid")
-    a, b = normal(300, 24, 1, scale=1.2), normal(250, 24, 2)
-    assert frechet(a, b) == pytest.approx(fid.fid_from_feats(a, b), rel=1e-8)
+    a, b = pair(n, m)
+    assert frechet(a, b) == pytest.approx(fid.fid_from_feats(a, b), rel=closed_enough(n))
+
+
+@COUNTS
+def test_parity_with_the_matrix_root_of_scipy(n, m):
+    """As pytorch-fid computes it: the root of S_a S_b, its imaginary part dropped."""
+    linalg = pytest.importorskip("scipy.linalg")
+    a, b = pair(n, m)
+    cov_a, cov_b = np.cov(a.T), np.cov(b.T)
+    shift = np.square(a.mean(0) - b.mean(0)).sum()
+    root = np.trace(linalg.sqrtm(cov_a @ cov_b)).real
+    want = shift + np.trace(cov_a) + np.trace(cov_b) - 2 * root
+    assert frechet(a, b) == pytest.approx(want, rel=closed_enough(n))
 
 
 def test_core_imports_no_optional_package():
     code = (
-        "import sys, dreamlib.metrics.frechet, dreamlib.metrics.features;"
+        "import sys, dreamlib.metrics.frechet_error, dreamlib.metrics.features;"
         "print([m for m in ('scipy','cleanfid','lpips','torchvision','torchmetrics',"
         "'torch_fidelity','matplotlib') if m in sys.modules])"
     )

@@ -1,4 +1,4 @@
-"""Inception: the right file or none, clean resizing, and the same network as other packages."""
+"""Inception: its own network or none, clean resizing, and the same numbers as other packages."""
 
 import hashlib
 import sys
@@ -40,35 +40,6 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def extractor(weights):
     return InceptionExtractor(weights)
-
-
-def test_finds_a_true_file(weights, tmp_path):
-    search = [tmp_path, tmp_path / "none", weights.parent]
-    assert inc.find_weights(search, weights.name) == weights
-    assert inc.find_weights([weights], weights.name) == weights
-
-
-def test_a_missing_file_names_the_remedy(tmp_path):
-    with pytest.raises(WeightsUnavailable) as error:
-        inc.find_weights([tmp_path, tmp_path / "other"])
-    text = str(error.value)
-    for part in (inc.WEIGHTS, "6726825d", str(tmp_path / "other"), "DREAMLIB_WEIGHTS", "https://"):
-        assert part in text
-    with pytest.raises(WeightsUnavailable, match="no folder at all"):
-        inc.find_weights([])
-
-
-def test_a_file_with_another_hash_is_refused(tmp_path):
-    path = tmp_path / inc.WEIGHTS
-    path.write_bytes(b"a cut download")
-    found = hashlib.sha256(b"a cut download").hexdigest()[:8]
-    with pytest.raises(WeightsUnavailable, match=rf"{inc.WEIGHTS}.*{found}.*6726825d"):
-        inc.find_weights([tmp_path])
-
-
-def test_a_name_without_hash_cannot_be_checked(tmp_path):
-    with pytest.raises(ValueError, match="8 hex digits"):
-        inc.find_weights([tmp_path], "inception.pth")
 
 
 def test_another_network_is_refused(tmp_path):

@@ -17,16 +17,16 @@ RANK_0 = [
 RANK = {
     **dict.fromkeys(RANK_0, 0),
     **dict.fromkeys(["diffusion", "data", "runtime", "metrics", "gan"], 1),
-    "build": 2,
-    **dict.fromkeys(["run", "meter"], 3),
-    "scores": 3,
-    **dict.fromkeys(["opening", "train", "generate", "explain", "measure", "guests"], 4),
+    **dict.fromkeys(["build", "scores"], 2),
+    **dict.fromkeys(["run", "meter", "measure", "difference"], 3),
+    **dict.fromkeys(["opening", "train", "generate", "explain"], 4),
+    **dict.fromkeys(["measure_images", "guests"], 4),
     "evaluate": 5,
-    **dict.fromkeys(["compare", "ablate"], 6),
+    **dict.fromkeys(["compare", "evaluate_guests", "ablate"], 6),
     "report": 7,
     "notebooks": 8,
     "options": 8,
-    **dict.fromkeys(["data_commands", "run_commands"], 9),
+    **dict.fromkeys(["data_commands", "run_commands", "score_commands"], 9),
     **dict.fromkeys(["cli", "__init__"], 10),
     "__main__": 11,
 }
@@ -45,7 +45,8 @@ ORDER = {
     ],
     "metrics": [
         *["estimate", "distances", "pretrained", "inception", "classifier", "features"],
-        *["frechet", "frechet_error", "kernel", "inception_score", "manifold", "modes"],
+        *["frechet", "frechet_error", "kernel", "inception_score", "manifold"],
+        *["kmeans", "modes"],
         *["diversity", "pixels"],
     ],
 }

@@ -1,213 +1,198 @@
-"""Fréchet distance between feature sets, its floor, its standard error and its bias correction.
+"""Fréchet distance between feature sets, from samples or from stored moments.
 
 FD = |mu_1 - mu_2|^2 + Tr(S_1 + S_2 - 2 (S_1^.5 S_2 S_1^.5)^.5), Dowson & Landau 1982, Eq. 4, used
 for images by Heusel et al. 2017, Eq. 6.  With Inception features it is called FID; with others,
 FD[name].  Everything is float64 (float32 is wrong by percents) and covariances divide by n - 1.
 
+For any factors with F^T F = S the last trace is the nuclear norm of F_1 F_2^T, so each side brings
+the factor that is cheapest for it: few samples their own centred rows, moments a Cholesky factor.
+
 With n samples FD is biased upwards by about c (1/n_1 + 1/n_2), and c differs between generators.
-So a value is read beside its floor, and compared at equal n only.
+So a value is read beside its floor (`frechet_error`), and compared at equal n only.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from dreamlib.errors import NotEnoughSamples
-from dreamlib.rng import numpy_rng
+from dreamlib.metrics.distances import blocks, check_same_width, checked
 
-# Two-sided Richardson was measured to work where each half holds at least this many samples per
-# feature; below, the bias is no longer linear in 1/n.
-SAMPLES_PER_FEATURE = 1.2
+# A covariance may have eigenvalues below zero by the rounding of whoever stored it, in float32 at
+# worst; more than this share of the largest is no covariance.
+ROUNDING = 1e-4
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
     """Count, mean and centred second moment of a feature set, in float64; shards merge exactly."""
 
-    n: int
+    n: int | None  # None: stored without its count
     mean: np.ndarray  # [d]
-    m2: np.ndarray  # [d,d], the sum of centred outer products
+    m2: np.ndarray  # [d,d], the sum of centred outer products; the covariance where n is None
 
     @classmethod
     def of(cls, features: np.ndarray) -> Moments:
         """features [n,d], any float type.  ValueError for other shapes and non-finite values."""
-        features = _checked(features, least=1)
+        features = checked(features, least=1)
         mean = features.mean(axis=0)
-        centred = features - mean
-        return cls(len(features), mean, centred.T @ centred)
+        m2 = np.zeros((len(mean), len(mean)))
+        for part in blocks(len(features)):
+            centred = features[part] - mean
+            m2 += centred.T @ centred
+        return cls(len(features), mean, m2)
+
+    @classmethod
+    def from_stats(cls, mean: np.ndarray, cov: np.ndarray, n: int | None = None) -> Moments:
+        """Stored statistics: mean [d], covariance [d,d] (divided by n - 1), count where known.
+
+        Without its count a set has a distance, but it cannot be merged and its bias is unknown.
+        ValueError for other shapes, non-finite values, an asymmetric covariance and n < 2.
+        """
+        mean, cov = np.asarray(mean, np.float64), np.asarray(cov, np.float64)
+        if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
+            raise ValueError(f"stored moments are [d] and [d,d], got {mean.shape} and {cov.shape}")
+        if not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+            raise ValueError("stored moments hold NaN or infinite values")
+        if not np.allclose(cov, cov.T, rtol=0, atol=1e-6 * np.abs(cov).max(initial=0)):
+            raise ValueError("the stored covariance is not symmetric: is it a factor or a root?")
+        if n is not None and n < 2:
+            raise ValueError(f"a covariance needs at least 2 samples, got {n}")
+        cov = (cov + cov.T) / 2
+        return cls(n, mean, cov if n is None else cov * (n - 1))
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets together.  Chan, Golub & LeVeque 1983, pairwise update."""
-        _check_same_width(self.mean, other.mean)
-        n = self.n + other.n
+        n, m = self._counts(other)
         step = other.mean - self.mean
-        m2 = self.m2 + other.m2 + np.outer(step, step) * (self.n * other.n / n)
-        return Moments(n, self.mean + step * (other.n / n), m2)
+        m2 = self.m2 + other.m2 + np.outer(step, step) * (n * m / (n + m))
+        return Moments(n + m, self.mean + step * (m / (n + m)), m2)
 
-    @cached_property
-    def cov(self) -> np.ndarray:
-        """Unbiased covariance [d,d].  ValueError where n < 2."""
+    def without(self, part: Moments) -> Moments:
+        """The moments of the rest of this set: the inverse of `merge`.  `part` is not all of it.
+
+        Digits are lost where `part` holds nearly everything.
+        """
+        n, m = self._counts(part)
+        if m >= n:
+            raise ValueError(f"{m} samples cannot be taken out of {n}: something must remain")
+        step = part.mean - self.mean
+        m2 = self.m2 - part.m2 - np.outer(step, step) * (n * m / (n - m))
+        return Moments(n - m, self.mean - step * (m / (n - m)), m2)
+
+    def _counts(self, other: Moments) -> tuple[int, int]:
+        check_same_width(self.mean, other.mean)
+        if self.n is None or other.n is None:
+            raise ValueError("moments stored without their count cannot be merged or taken apart")
+        return self.n, other.n
+
+    @property
+    def _divisor(self) -> int:
+        if self.n is None:
+            return 1
         if self.n < 2:
             raise ValueError(f"a covariance needs at least 2 samples, got {self.n}")
-        return self.m2 / (self.n - 1)
+        return self.n - 1
+
+    @property
+    def width(self) -> int:
+        """The number of features."""
+        return len(self.mean)
+
+    @property
+    def cov(self) -> np.ndarray:
+        """Unbiased covariance [d,d].  ValueError where n < 2."""
+        return self.m2 / self._divisor
+
+    @property
+    def trace(self) -> float:
+        """Trace of the covariance."""
+        return float(np.trace(self.m2)) / self._divisor
 
     @cached_property
     def eigenvalues(self) -> np.ndarray:
         """Eigenvalues [d] of the covariance, ascending; rounding below zero is cut off."""
-        return self._eigen[0]
+        return _without_rounding(np.linalg.eigvalsh(self.cov))
 
     @cached_property
-    def root(self) -> np.ndarray:
-        """Symmetric square root [d,d] of the covariance; kept, as a reference is used often."""
-        values, vectors = self._eigen
-        return (vectors * np.sqrt(values)) @ vectors.T
+    def factor(self) -> np.ndarray:
+        """F [k,d] with F^T F the covariance; kept, as a reference is used often.
 
-    @cached_property
-    def _eigen(self) -> tuple[np.ndarray, np.ndarray]:
-        values, vectors = np.linalg.eigh(self.cov)
-        return np.maximum(values, 0.0), vectors
+        Cholesky where the covariance is positive definite, then k = d.  Otherwise eigenvectors,
+        and k the rank, so that directions without variance add no noise.
+        """
+        cov = self.cov
+        if self.n is None or self.n > len(cov):
+            # Dead, repeated or dependent features have no Cholesky factor, but the one below.
+            with suppress(np.linalg.LinAlgError):
+                return np.linalg.cholesky(cov).T
+        values, vectors = np.linalg.eigh(cov)
+        values = _without_rounding(values)
+        alive = values > len(cov) * np.finfo(np.float64).eps * values.max(initial=0)
+        return np.sqrt(values[alive])[:, None] * vectors[:, alive].T
 
 
-def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Fréchet distance of two feature sets [n_a,d] and [n_b,d]; a float >= 0 up to rounding.
+@dataclass(frozen=True, eq=False)
+class Few:
+    """A set with fewer samples than features: its centred, scaled rows are the factor."""
 
-    With fewer samples than features the d x d route carries the noise of many zero eigenvalues
-    (1e-4 relative at d = 2048) and is slow, so the nuclear norm of the samples is used instead.
+    n: int
+    mean: np.ndarray  # [d]
+    factor: np.ndarray  # [n,d]
+
+    @classmethod
+    def of(cls, features: np.ndarray) -> Few:
+        """features [n,d], n >= 2, any float type; ValueError as in `Moments.of`."""
+        features = checked(features)
+        mean = features.mean(axis=0)
+        return cls(len(features), mean, (features - mean) / np.sqrt(len(features) - 1))
+
+    @property
+    def trace(self) -> float:
+        """Trace of the covariance."""
+        return float(np.square(self.factor).sum())
+
+
+def summary(features: np.ndarray) -> Few | Moments:
+    """What a distance needs of features [n,d], in its smallest form."""
+    features = checked(features)
+    return Few.of(features) if len(features) < features.shape[1] else Moments.of(features)
+
+
+def frechet(a: np.ndarray | Few | Moments, b: np.ndarray | Few | Moments) -> float:
+    """Fréchet distance of two sets, each as features [n,d] or as moments; >= 0 up to rounding.
+
+    Moments keep what was computed for them, so a reference is best given as `Moments`.
     ValueError for NaN, for other shapes or widths that differ, and for n < 2.
     """
-    a, b = _checked(a), _checked(b)
-    _check_same_width(a[0], b[0])
-    if min(len(a), len(b)) >= a.shape[1]:
-        return frechet_from_moments(Moments.of(a), Moments.of(b))
-    return _frechet_low_rank(a, b)
+    sides = [x if isinstance(x, (Few, Moments)) else summary(x) for x in (a, b)]
+    return frechet_from_moments(*sides)
 
 
-def frechet_from_moments(a: Moments, b: Moments) -> float:
-    """Fréchet distance from moments alone; the square root of b, the reference, is kept in b.
-
-    Tr (S_a S_b)^.5 is the sum of root eigenvalues of the symmetric S_b^.5 S_a S_b^.5.
-    """
-    _check_same_width(a.mean, b.mean)
-    overlap = np.linalg.eigvalsh(b.root @ a.cov @ b.root)
-    fidelity = np.sqrt(np.maximum(overlap, 0.0)).sum()
-    shift = np.square(a.mean - b.mean).sum()
-    return float(shift + np.trace(a.cov) + np.trace(b.cov) - 2 * fidelity)
+def frechet_from_moments(a: Few | Moments, b: Few | Moments) -> float:
+    """Fréchet distance of two summaries, without samples."""
+    check_same_width(a.mean, b.mean)
+    shift = float(np.square(a.mean - b.mean).sum())
+    return shift + a.trace + b.trace - 2 * _nuclear_norm(a.factor @ b.factor.T, len(a.mean))
 
 
-def _frechet_low_rank(a: np.ndarray, b: np.ndarray) -> float:
-    """With S = F^T F on both sides, Tr (S_a S_b)^.5 is the nuclear norm of F_a F_b^T."""
-    factor_a, factor_b = _factor(a), _factor(b)
-    fidelity = np.linalg.svd(factor_a @ factor_b.T, compute_uv=False).sum()
-    shift = np.square(a.mean(axis=0) - b.mean(axis=0)).sum()
-    return float(shift + np.square(factor_a).sum() + np.square(factor_b).sum() - 2 * fidelity)
+def _nuclear_norm(product: np.ndarray, d: int) -> float:
+    """Sum of the singular values of F_1 F_2^T, [k_1,k_2], of features of width d."""
+    if min(product.shape) < d:
+        # Zeros are likely here (centred rows are dependent), and an SVD gives them as 1e-16.
+        return float(np.linalg.svd(product, compute_uv=False).sum())
+    # At full rank the roots of the Gram matrix are as good, and three times as fast.
+    values = np.linalg.eigvalsh(product @ product.T)
+    return float(np.sqrt(np.maximum(values, 0.0)).sum())
 
 
-def _factor(features: np.ndarray) -> np.ndarray:
-    """F [min(n,d),d] with F^T F the covariance; a tall set shrinks to the R of its QR."""
-    factor = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
-    return np.linalg.qr(factor, mode="r") if len(factor) > factor.shape[1] else factor
-
-
-def frechet_floor(eigenvalues: np.ndarray, n: float, m: float) -> float:
-    """What a perfect generator scores: E[FD] of n against m samples of one Gaussian law.
-
-    c (1/n + 1/m) with c = Tr S + [Tr S + sum_{i!=j} l_i l_j / (l_i + l_j)] / 2, second-order
-    expansion at S_1 = S_2, l the eigenvalues [d] of the covariance.  Valid for n, m well above d;
-    `math.inf` stands for a population.  ValueError for negative eigenvalues or n, m < 2.
-    """
-    values = np.asarray(eigenvalues, np.float64)
-    if values.ndim != 1 or not np.isfinite(values).all() or (values < 0).any():
-        raise ValueError("eigenvalues must be a vector of finite numbers, none below zero")
-    if n < 2 or m < 2:
-        raise ValueError(f"a floor needs at least 2 samples on each side, got {n} and {m}")
-    sums = values[:, None] + values
-    # Two dead features have no covariance to estimate: 0 * 0 / (0 + 0) counts as 0.
-    pairs = np.outer(values, values) / np.where(sums > 0, sums, 1.0)
-    np.fill_diagonal(pairs, 0.0)
-    trace = values.sum()
-    return float((trace + (trace + pairs.sum()) / 2) * (1 / n + 1 / m))
-
-
-def frechet_se(gen: np.ndarray, real: np.ndarray) -> float:
-    """Standard error of `frechet(gen, real)` by the delta method, both sides drawn at random.
-
-    SE^2 = Var(IF_gen)/n + Var(IF_real)/m with the influence functions of `_influence`.  It covers
-    sampling noise, not the bias, and is 1.3 to 1.6 times too wide where the laws are equal.
-    Needs more samples than features on both sides, else NotEnoughSamples.
-    """
-    gen, real = _checked(gen), _checked(real)
-    _check_same_width(gen[0], real[0])
-    n, d = min(len(gen), len(real)), gen.shape[1]
-    if n <= d:
-        raise NotEnoughSamples(
-            f"the delta standard error needs more samples than features on both sides, got {n} "
-            f"samples of {d} features: use more images or report the spread over seeds"
+def _without_rounding(values: np.ndarray) -> np.ndarray:
+    """Ascending eigenvalues, none below zero; ValueError where one is by more than rounding."""
+    if len(values) and values[0] < -ROUNDING * max(values[-1], 0.0):
+        raise ValueError(
+            f"not a covariance: its eigenvalues go from {values[0]:.3g} to {values[-1]:.3g}"
         )
-    a, b = Moments.of(gen), Moments.of(real)
-    variances = (
-        _influence(gen, a, b).var(ddof=1) / len(gen),
-        _influence(real, b, a).var(ddof=1) / len(real),
-    )
-    return float(np.sqrt(sum(variances)))
-
-
-def _influence(features: np.ndarray, own: Moments, other: Moments) -> np.ndarray:
-    """Influence [n] of each sample on FD, up to a constant.
-
-    IF(y) = 2 (mu - mu') . (y - mu) + (y - mu)^T (I - A) (y - mu) with the optimal transport map
-    A = S'^.5 (S'^.5 S S'^.5)^-.5 S'^.5; directions without variance are left out of the inverse.
-    """
-    values, vectors = np.linalg.eigh(other.root @ own.cov @ other.root)
-    alive = values > 0
-    half = other.root @ (vectors[:, alive] * values[alive] ** -0.25)
-    centred = features - own.mean
-    moved = np.square(centred @ half).sum(axis=1)
-    return 2 * centred @ (own.mean - other.mean) + np.square(centred).sum(axis=1) - moved
-
-
-def frechet_corrected(gen: np.ndarray, real: np.ndarray, seed: int) -> float:
-    """FD with its 1/n bias removed on both sides; may be slightly negative near zero.
-
-    Two-sided Richardson extrapolation: 2 FD(n,m) - mean of FD over two disjoint pairs of halves,
-    drawn by `seed`.  NotEnoughSamples where half a set holds fewer than 1.2 d samples.
-    """
-    gen, real = _checked(gen), _checked(real)
-    _check_same_width(gen[0], real[0])
-    n, d = min(len(gen), len(real)), gen.shape[1]
-    if n / 2 < SAMPLES_PER_FEATURE * d:
-        raise NotEnoughSamples(
-            f"the bias correction halves {n} samples, but {d} features need at least "
-            f"{SAMPLES_PER_FEATURE * d:.0f} in each half: report the raw value beside its floor"
-        )
-    gen_1, gen_2 = _halves(gen, numpy_rng("frechet halves", seed, 0))
-    real_1, real_2 = _halves(real, numpy_rng("frechet halves", seed, 1))
-    whole = frechet_from_moments(gen_1.merge(gen_2), real_1.merge(real_2))
-    parts = frechet_from_moments(gen_1, real_1) + frechet_from_moments(gen_2, real_2)
-    return 2 * whole - parts / 2
-
-
-def _halves(features: np.ndarray, rng: np.random.Generator) -> tuple[Moments, Moments]:
-    order = rng.permutation(len(features))
-    middle = len(features) // 2
-    return Moments.of(features[order[:middle]]), Moments.of(features[order[middle:]])
-
-
-def _checked(features: np.ndarray, least: int = 2) -> np.ndarray:
-    """float64 [n,d], n >= least, finite; else ValueError naming what is wrong."""
-    features = np.asarray(features)
-    if features.ndim != 2 or not np.issubdtype(features.dtype, np.floating):
-        raise ValueError(f"features are floats [n,d], got {features.dtype} {features.shape}")
-    if len(features) < least:
-        raise ValueError(f"at least {least} samples are needed, got {len(features)}")
-    if not np.isfinite(features).all():
-        bad = int((~np.isfinite(features).all(axis=1)).sum())
-        raise ValueError(f"{bad} of {len(features)} feature rows hold NaN or infinite values")
-    return features.astype(np.float64, copy=False)
-
-
-def _check_same_width(a: np.ndarray, b: np.ndarray) -> None:
-    if a.shape != b.shape:
-        raise ValueError(f"feature widths differ: {a.shape[-1]} and {b.shape[-1]}")
+    return np.maximum(values, 0.0)

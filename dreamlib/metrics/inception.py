@@ -1,14 +1,11 @@
 """Inception-2015 features after clean resizing: what FID is computed from.
 
 The weights are the TensorFlow network of Heusel et al. 2017 as converted by pytorch-fid; the
-resizing is Parmar et al. 2022 (clean-fid).  The file is found, never downloaded behind one's back,
-and a file whose content does not match its name is refused.
+resizing is Parmar et al. 2022 (clean-fid).  Where the file comes from: `pretrained.py`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,46 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dreamlib.errors import WeightsUnavailable
-from dreamlib.files import sha256_file
 from dreamlib.images import to_rgb
+from dreamlib.metrics.pretrained import INCEPTION
 
-WEIGHTS = "pt_inception-2015-12-05-6726825d.pth"
-SOURCE = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
 RESIZE = "clean"
 SIZE = 299
-
-
-def find_weights(search: Sequence[Path], filename: str = WEIGHTS) -> Path:
-    """The first `filename` in the folders of `search` (an item may also be the file itself).
-
-    Its SHA-256 must begin with the 8 hex digits that end its name.  WeightsUnavailable where the
-    first hit has another hash, or where there is none.
-    """
-    prefix = _hash_in_name(filename)
-    for place in map(Path, search):
-        path = place / filename if place.is_dir() else place
-        if not path.is_file():
-            continue
-        found = sha256_file(path)[:8]
-        if found != prefix:
-            raise WeightsUnavailable(
-                f"{path} is damaged or another file: its SHA-256 begins with {found}, not with "
-                f"{prefix}; delete it and put the right one there"
-            )
-        return path
-    places = ", ".join(map(str, search)) or "no folder at all"
-    raise WeightsUnavailable(
-        f"{filename} (SHA-256 {prefix}...) was not found; searched: {places}. Download "
-        f"{SOURCE}{filename} and put it into one of these folders, or set DREAMLIB_WEIGHTS "
-        "to the folder that holds it. Without it, name the extractor `classifier` instead"
-    )
-
-
-def _hash_in_name(filename: str) -> str:
-    match = re.search(r"-([0-9a-f]{8})\.\w+$", filename)
-    if match is None:
-        raise ValueError(f"{filename} does not end in 8 hex digits of its SHA-256")
-    return match[1]
 
 
 def resize_clean(images: np.ndarray) -> np.ndarray:
@@ -91,7 +53,7 @@ class Inception:
             net.load_state_dict(state)
         except RuntimeError as error:  # torch's word for names or shapes that do not fit
             raise WeightsUnavailable(
-                f"{weights_path} does not hold Inception-2015: put {WEIGHTS} there"
+                f"{weights_path} does not hold Inception-2015: put {INCEPTION.filename} there"
             ) from error
         self.head = net.fc.weight.detach().double().numpy()  # [1008,2048]
         net.fc = nn.Identity()

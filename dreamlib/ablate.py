@@ -1,0 +1,250 @@
+"""Which loss is worth its cost?  Arms at equal steps and at equal network passes, several seeds.
+
+One pass more per image is time that a plain loss could have trained on, so every arm is trained
+twice: for the same number of optimizer steps, and for the same number of forward passes.  What is
+done is kept; the same call goes on where it was.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from dreamlib.config import load_config
+from dreamlib.difference import differences_of
+from dreamlib.errors import ConfigError, Interrupted, RunError
+from dreamlib.evaluate import Material
+from dreamlib.files import write_json
+from dreamlib.metrics.frechet import frechet
+from dreamlib.metrics.kernel import kid
+from dreamlib.opening import open_run
+from dreamlib.progress import Progress, silent
+from dreamlib.run import Run
+from dreamlib.scores import STRICT
+from dreamlib.sections import Config, span_steps
+from dreamlib.train import train
+
+STANDARD = "standard"
+ARMS = {
+    STANDARD: ("loss.name=standard",),
+    "conservative": ("loss.name=conservative",),
+    "paper-p1": ("loss.name=paper", "loss.p=1.0"),
+    "paper-p10": ("loss.name=paper", "loss.p=10.0"),
+    "perturb-0.1": ("loss.name=perturb", "loss.gamma=0.1"),
+}
+BUDGETS = ("steps", "passes")
+SAMPLERS = ("dpmpp_2m:25:karras", "ddim:50:uniform", "ddim:10:uniform")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One trained model, sampled one way."""
+
+    __pydantic_config__ = STRICT
+
+    arm: str
+    budget: str  # what is equal among the arms: "steps" or "passes"
+    seed: int  # of training
+    steps: int
+    passes: int  # network evaluations per image position, gradient or not
+    sampler: str  # name:steps:spacing
+    fd: float
+    kid: float
+    kid_se: float | None
+    # Against the standard loss at the same budget, training seed and sampler, image by image.
+    minus_standard: float | None
+    minus_standard_se: float | None
+    weights: str  # SHA-256
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What ablation.json holds."""
+
+    __pydantic_config__ = STRICT
+
+    facts: dict[str, Any]
+    cells: list[Cell]
+
+    def of(self, arm: str, budget: str, sampler: str) -> list[Cell]:
+        """One cell per seed."""
+        wanted = arm, budget, sampler
+        return [cell for cell in self.cells if (cell.arm, cell.budget, cell.sampler) == wanted]
+
+
+def passes(config: Config, total: int) -> float:
+    """Forward passes per image position in `total` steps: `paper` asks the network twice, and
+    `conservative` once more for the adapted share (`sampled`) or all (`both`) while lambda > 0."""
+    loss = config.loss
+    if loss.name == "paper":
+        return 2.0 * total
+    if loss.name != "conservative":
+        return float(total)
+    if "epoch" in str(loss.start):
+        raise ConfigError(
+            f"loss.start is {loss.start!r}: an ablation changes the length, so give a share "
+            '("10 %") or steps (--set)'
+        )
+    start = span_steps(loss.start, epoch=1, total=total)
+    more = loss.weight if loss.estimator == "sampled" else 1.0
+    return total + more * max(0, total - max(1, start))
+
+
+def ablate(
+    preset: str | Path,
+    losses: Sequence[str] = tuple(ARMS),
+    seeds: Sequence[int] = (0, 1),
+    *,
+    folder: str | Path,
+    steps: int,
+    n: int = 2000,
+    samplers: Sequence[str] = SAMPLERS,
+    overrides: Sequence[str] = (),
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
+    watch: Callable[[Run, Iterator[Any]], None] | None = None,
+) -> Ablation:
+    """Train every loss at `steps` optimizer steps, and at as many forward passes, for every seed;
+    score `n` images of each by every sampler.  Writes ablation.json into `folder`.
+
+    Runs lie in `folder` and continue like any other.  `watch` drives a training and shows it.
+    ConfigError for an unknown loss or sampler; Interrupted when a training was stopped.
+    """
+    _check(losses, samplers, seeds, steps)
+    folder = Path(folder)
+    job = _Job(preset, folder, steps, n, tuple(overrides), progress, say, watch or _drain)
+    plan = [
+        (budget, seed, arm)
+        for budget in BUDGETS
+        for seed in seeds
+        for arm in _standard_first(losses)
+    ]
+    for budget, seed, arm in plan:
+        job.train(arm, budget, seed)
+    cells: list[Cell] = []
+    advance = progress("scored", len(plan) * len(samplers))
+    for budget, seed, arm in plan:
+        for sampler in samplers:
+            cells.append(job.score(arm, budget, seed, sampler))
+            advance(1)
+    found = Ablation(job.facts(seeds, samplers), cells)
+    write_json(folder / "ablation.json", asdict(found))
+    return found
+
+
+def read_ablation(folder: Path | str) -> Ablation:
+    """What `ablate` wrote.  RunError when there is nothing, or it does not hold."""
+    path = Path(folder) / "ablation.json"
+    try:
+        return TypeAdapter(Ablation).validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError) as error:
+        raise RunError(f"{path} cannot be read ({error}): run `dreamlib ablate` again") from error
+
+
+@dataclass(frozen=True)
+class _Job:
+    preset: str | Path
+    folder: Path
+    steps: int
+    n: int
+    overrides: tuple[str, ...]
+    progress: Progress
+    say: Callable[[str], None]
+    watch: Callable[[Run, Iterator[Any]], None]
+
+    def settings(self, arm: str, budget: str, seed: int) -> tuple[list[str], int, int]:
+        """Overrides, optimizer steps and passes of a run."""
+        wanted = [*self.overrides, *ARMS[arm], f"train.seed={seed}"]
+        count = partial(passes, load_config(self.preset, wanted))
+        total = self.steps
+        if budget == "passes":
+            total = bisect_right(range(self.steps + 1), self.steps, key=count) - 1
+        return [*wanted, f"train.length={total}"], total, round(count(total))
+
+    def open(self, arm: str, budget: str, seed: int, sampler: str | None = None) -> Run:
+        wanted, total, _ = self.settings(arm, budget, seed)
+        if sampler:
+            name, steps, spacing = sampler.split(":")
+            wanted += [f"sample.sampler={name}", f"sample.steps={steps}"]
+            wanted += [f"sample.spacing={spacing}"]
+        place = self.folder / f"{arm}-seed{seed}-{total}"
+        return open_run(place, self.preset, overrides=wanted, progress=self.progress, say=self.say)
+
+    def train(self, arm: str, budget: str, seed: int) -> None:
+        run = self.open(arm, budget, seed)
+        self.watch(run, train(run))
+        if run.dir.status()["state"] != "finished":
+            raise Interrupted(f"{run.folder} was paused: the same command goes on")
+
+    def features(
+        self, arm: str, budget: str, seed: int, sampler: str
+    ) -> tuple[Material, np.ndarray]:
+        material = Material(self.open(arm, budget, seed, sampler), (self.n,), self.progress)
+        return material, material.features(material.generated(self.n))
+
+    def score(self, arm: str, budget: str, seed: int, sampler: str) -> Cell:
+        material, features = self.features(arm, budget, seed, sampler)
+        reference = material.features(material.reference[0])
+        found = kid(features, reference)
+        minus, error = None, None
+        if arm != STANDARD:
+            _, plain = self.features(STANDARD, budget, seed, sampler)
+            name = material.plan.metric
+            minus = differences_of(name, (features, plain), reference, True, {})[0]
+            minus, error = minus.value, minus.se
+        _, total, count = self.settings(arm, budget, seed)
+        weights = material.run.weights()[1]["sha256"]
+        fd = frechet(features, reference)
+        known = arm, budget, seed, total, count, sampler
+        return Cell(*known, fd, found.value, found.se, minus, error, weights)
+
+    def facts(self, seeds: Sequence[int], samplers: Sequence[str]) -> dict[str, Any]:
+        """What all cells share; the floor is what other held-out images score at the same n."""
+        run = self.open(STANDARD, "steps", seeds[0])
+        material = Material(run, (self.n,), self.progress)
+        reference = material.features(material.reference[0])
+        floor = frechet(material.features(run.data.take("floor", self.n)[0]), reference)
+        return {
+            "metric": material.plan.metric,
+            "preset": run.config.preset,
+            "images": f"{run.config.data.name} {run.config.data.size}x{run.config.data.size}",
+            "data": run.data.fingerprint,
+            "extractor": material.extractor.identity,
+            "steps": self.steps,
+            "batch": run.config.train.batch,
+            "n": self.n,
+            "n_real": len(reference),
+            "floor": floor,
+            "seeds": list(seeds),
+            "samplers": list(samplers),
+        }
+
+
+def _standard_first(losses: Sequence[str]) -> list[str]:
+    """The others are compared with it."""
+    return [STANDARD, *(arm for arm in losses if arm != STANDARD)]
+
+
+def _drain(run: Run, ticks: Iterator[Any]) -> None:
+    for _ in ticks:
+        pass
+
+
+def _check(
+    losses: Sequence[str], samplers: Sequence[str], seeds: Sequence[int], steps: int
+) -> None:
+    unknown = [name for name in losses if name not in ARMS]
+    if unknown:
+        raise ConfigError(f"unknown losses {', '.join(unknown)}: choose from {', '.join(ARMS)}")
+    odd = [name for name in samplers if name.count(":") != 2]
+    if odd:
+        raise ConfigError(f"a sampler reads name:steps:spacing (ddim:50:uniform), not {odd[0]}")
+    if not seeds or steps < 1:
+        raise ConfigError("an ablation needs at least one seed and one step")

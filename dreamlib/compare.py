@@ -1,0 +1,107 @@
+"""Two runs at the same N, against the same reference, with the same seeds: who is nearer?
+
+This is the comparison that one may make.  The Fréchet distance's bias differs between generators,
+so the corrected difference stands beside the raw one wherever there are enough images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamlib.difference import Difference, differences_of
+from dreamlib.errors import ConfigError
+from dreamlib.evaluate import Material, sizes_of
+from dreamlib.files import write_json
+from dreamlib.progress import Progress, silent
+from dreamlib.run import Run
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What comparison-NAME.json holds."""
+
+    facts: dict[str, Any]
+    rows: list[Difference]
+    absent: dict[str, str]
+
+    def sentence(self) -> str:
+        """What may be said, and its limits."""
+        row = self.rows[0]
+        a, b = self.facts["a"], self.facts["b"]
+        size = f"{abs(row.value):.3g}" + (f" ± {row.se:.2g}" if row.se is not None else "")
+        nearer = f"{a if row.value < 0 else b} is nearer to the real images by {size}"
+        if not row.clear:
+            nearer = f"{a} and {b} differ by {size}, which is within two standard errors"
+        return (
+            f"{row.metric} at N = {row.n:,}, one reference, the same seeds: {nearer}. The error is "
+            "that of sampling: training again with another seed moves both."
+        )
+
+
+def compare(
+    a: Run,
+    b: Run,
+    n: Sequence[int] | None = None,
+    *,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Comparison:
+    """Differences of run `a` minus run `b` at each N, with their standard errors.
+
+    Written to evaluation/comparison-NAME.json of run `a`, with the name of b's folder.  The larger
+    N comes first.  ConfigError where the runs are not comparable: other images, sampler seeds or
+    another extractor.
+    """
+    _check_comparable(a, b)
+    sizes = sizes_of(a, n)
+    rows: list[Difference] = []
+    absent: dict[str, str] = {}
+    with a.session(should_stop) as session:
+        seen = [Material(run, sizes, progress, session.should_stop) for run in (a, b)]
+        reference = seen[0].features(seen[0].reference[0])
+        sets = [each.features(each.generated(sizes[-1])) for each in seen]
+        if seen[0].extractor.identity != seen[1].extractor.identity:
+            raise ConfigError("the runs use different extractors: set evaluate.extractor alike")
+        for size in reversed(sizes):
+            pair = sets[0][:size], sets[1][:size]
+            rows += differences_of(seen[0].plan.metric, pair, reference, paired_seeds(a, b), absent)
+        facts = {
+            "a": a.folder.name,
+            "b": b.folder.name,
+            "weights": [run.weights()[1]["sha256"] for run in (a, b)],
+            "samplers": [run.config.sample.model_dump(mode="json") for run in (a, b)],
+            "extractor": seen[0].extractor.identity,
+            "data": a.data.fingerprint,
+            "paired": paired_seeds(a, b),
+        }
+        found = Comparison(facts, rows, absent)
+        path = comparison_path(a.folder, b.folder)
+        write_json(path, asdict(found))
+        session.kept()
+    return found
+
+
+def comparison_path(a: Path, b: Path) -> Path:
+    return a / "evaluation" / f"comparison-{b.name}.json"
+
+
+def paired_seeds(a: Run, b: Run) -> bool:
+    """Image i of both runs begins at the same noise."""
+    return a.config.sample.seed == b.config.sample.seed
+
+
+def _check_comparable(a: Run, b: Run) -> None:
+    if a.data.fingerprint != b.data.fingerprint:
+        raise ConfigError(
+            f"{a.folder} and {b.folder} know different images: distances to different references "
+            "cannot be compared; score both against one (dreamlib evaluate --images, --reference)"
+        )
+    ours, theirs = a.config.evaluate, b.config.evaluate
+    if (ours.extractor, ours.reference) != (theirs.extractor, theirs.reference):
+        raise ConfigError(
+            "the runs are scored differently: give both the same evaluate.extractor and "
+            "evaluate.reference (--set)"
+        )

@@ -1,0 +1,313 @@
+"""Feature sets to rows of scores: the same measures for generated, held-out and anybody's images.
+
+Every function takes features by the name of their images, and one real set for all of them.  A set
+of a smaller N is a disjoint part of the whole set; of those there are at most ten.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from dreamlib.errors import NotEnoughSamples
+from dreamlib.metrics.estimate import Estimate, mean_estimate
+from dreamlib.metrics.frechet import Few, Moments, frechet, summary
+from dreamlib.metrics.frechet_error import (
+    SAMPLES_PER_FEATURE,
+    corrected_se,
+    frechet_corrected,
+    frechet_fit,
+    frechet_floor,
+    frechet_jackknife,
+    frechet_se,
+)
+from dreamlib.metrics.inception_score import inception_score
+from dreamlib.metrics.kernel import kernel_sums, kid
+from dreamlib.metrics.kmeans import assign, kmeans
+from dreamlib.metrics.manifold import coverage_null, prdc
+from dreamlib.metrics.modes import ModeStudy, study_of_cells
+from dreamlib.scores import GENERATED, REAL, Score
+
+log = logging.getLogger(__name__)
+
+REFERENCE = "reference"
+PARTS = 10  # disjoint sets of the smaller N that are cut from the largest
+FIXED = "disjoint sets; the reference is held fixed"
+GROUPS = 20  # of a jackknife
+NEIGHBOURS = 5
+PER_CELL = 20  # images that a mode's cell should hold on average, at least
+BATCHES = (32, 64, 128)  # training batches that a careless comparison takes for the real images
+
+Features = Mapping[str, np.ndarray]  # name of the images -> their features [n,d]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study computes."""
+
+    metric: str  # name of the Fréchet distance: "FID", "FD[classifier]"
+    sizes: tuple[int, ...]  # ascending
+    cells: int = 100  # of the mode study, at most
+    jackknife: bool = True  # for large sets too, where the delta method has an error already
+    seed: int = 0
+
+    def named(self, what: str) -> str:
+        """'KID' for Inception features, with others 'KID[classifier]'."""
+        _, bracket, extractor = self.metric.partition("[")
+        return what + bracket + extractor
+
+    @property
+    def largest(self) -> int:
+        return self.sizes[-1]
+
+
+def parts_of(features: np.ndarray, size: int) -> list[np.ndarray]:
+    """Disjoint sets of `size`, at most ten; the first is the prefix of every larger set."""
+    count = min(PARTS, len(features) // size)
+    return [features[i * size : (i + 1) * size] for i in range(count)]
+
+
+def distance_rows(
+    plan: Plan, sets: Features, reference: np.ndarray | Moments, real: str = "reference"
+) -> list[Score]:
+    """The Fréchet distance of every set at every size that it is large enough for."""
+    kept = reference if isinstance(reference, Moments) else summary(reference)
+    rows = []
+    for size in plan.sizes:
+        null = _floor(kept, size)
+        for images, features in sets.items():
+            parts = parts_of(features, size)
+            values = [frechet(part, kept) for part in parts]
+            if len(parts) > 1:
+                found = mean_estimate(np.array(values), FIXED)
+            elif parts:
+                found = Estimate(values[0], *_distance_error(plan, parts[0], reference))
+            else:
+                continue
+            rows.append(row_of(plan.metric, images, found, size, kept.n, values, real, null))
+    return rows
+
+
+def _floor(reference: Few | Moments, n: int) -> float | None:
+    """The closed form, where n and the reference are large enough for it."""
+    least = SAMPLES_PER_FEATURE * len(reference.mean)
+    if isinstance(reference, Few) or reference.n is None or min(n, reference.n) < least:
+        return None
+    return frechet_floor(reference.eigenvalues, n, reference.n)
+
+
+def _distance_error(
+    plan: Plan, gen: np.ndarray, real: np.ndarray | Moments
+) -> tuple[float | None, str]:
+    if isinstance(real, Moments):
+        return None, "none: a file of moments does not say how they vary"
+    few = min(len(gen), len(real))
+    if few > gen.shape[1]:
+        return frechet_se(gen, real), "delta method, both sides"
+    if few < 2 * GROUPS:
+        return None, f"none: a jackknife needs {2 * GROUPS} images"
+    return frechet_jackknife(gen, real, plan.seed, GROUPS), f"jackknife of {GROUPS} groups"
+
+
+def corrected_rows(
+    plan: Plan, sets: Features, reference: np.ndarray
+) -> tuple[list[Score], dict[str, Any]]:
+    """The distance with its bias taken off, of every whole set; and the fit against 1/N.
+
+    NotEnoughSamples where half a set holds too few images for the features.
+    """
+    rows, fits = [], {}
+    for images, features in sets.items():
+        value = frechet_corrected(features, reference, plan.seed)
+        se, method = _corrected_error(plan, features, reference)
+        found = Estimate(value, se, method)
+        row = row_of(f"{plan.metric} corrected", images, found, len(features), len(reference))
+        rows.append(replace(row, null=0.0))
+        fit = frechet_fit(features, reference, plan.seed)
+        fits[images] = {name: _plain(value) for name, value in fit._asdict().items()}
+    return rows, fits
+
+
+def _corrected_error(plan: Plan, gen: np.ndarray, real: np.ndarray) -> tuple[float, str]:
+    kept = Moments.of(real)
+    raw, floor = frechet(gen, kept), frechet_floor(kept.eigenvalues, len(gen), len(real))
+    delta = frechet_se(gen, real)
+    jackknife = frechet_jackknife(gen, real, plan.seed, GROUPS) if plan.jackknife else None
+    se = corrected_se(raw, floor, delta, jackknife)
+    how = "the larger of jackknife and delta method" if plan.jackknife else "delta method"
+    return se, f"{how}; near the floor the latter times 1.5"
+
+
+def kernel_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score]:
+    """KID: unbiased, so that its values at different N may be compared with each other."""
+    sums = kernel_sums(reference)
+    rows = []
+    for size in plan.sizes:
+        for images, features in sets.items():
+            if len(features) < size:
+                continue
+            found = [kid(part, reference, real_sums=sums) for part in parts_of(features, size)]
+            values = [each.value for each in found]
+            total = found[0]
+            if len(found) > 1:
+                total = mean_estimate(np.array(values), FIXED)
+            name = plan.named("KID")
+            rows.append(row_of(name, images, total, size, len(reference), values, null=0.0))
+    return rows
+
+
+def manifold_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score]:
+    """Precision, recall, density, coverage: N generated against as many real images, part by
+    part.  Their nulls hold at equal sizes; a fixed real set would read .38 for a perfect model."""
+    rows = []
+    for size in plan.sizes:
+        if size <= NEIGHBOURS or len(reference) < size:
+            continue
+        nulls = {"density": 1.0, "coverage": coverage_null(size, size, NEIGHBOURS)}
+        for images, features in sets.items():
+            pairs = list(zip(parts_of(features, size), parts_of(reference, size)))
+            found = [prdc(gen, real, k=NEIGHBOURS) for gen, real in pairs]
+            for metric in ("precision", "recall", "density", "coverage") if found else ():
+                values = [getattr(each, metric).value for each in found]
+                total = getattr(found[0], metric)
+                if len(values) > 1:
+                    total = mean_estimate(np.array(values), "disjoint pairs of sets")
+                row = row_of(plan.named(metric), images, total, size, size, values)
+                rows.append(replace(row, null=nulls.get(metric)))
+    return rows
+
+
+def mode_rows(
+    plan: Plan, sets: Features, reference: np.ndarray, train: np.ndarray
+) -> tuple[list[Score], dict[str, ModeStudy], dict[str, np.ndarray]]:
+    """Cells are found on training images; held-out and generated ones are counted in them.
+
+    Rows at every size, from the first set of it; the study at the largest; and the cell of every
+    image, by the name of its set.
+    """
+    rows, studies = [], {}
+    count = max(2, min(plan.cells, len(train) // PER_CELL))
+    centres = kmeans(train, count, plan.seed)
+    cells = {name: assign(features, centres) for name, features in sets.items()}
+    real = assign(reference, centres)
+    for size in plan.sizes:
+        if len(reference) < size:
+            continue
+        for images, found_in in cells.items():
+            if len(found_in) < size:
+                continue
+            study = study_of_cells(real[:size], found_in[:size], len(centres), seed=plan.seed)
+            entries = {
+                "NDB/K": (study.ndb, study.ndb_null),
+                "JS above null": (study.js_above_null, 0.0),
+                "modes / real modes": (study.effective_gen / study.effective_real, 1.0),
+            }
+            for metric, (value, null) in entries.items():
+                found = Estimate(value, None, "none: see its permutation test")
+                row = row_of(plan.named(metric), images, found, size, size)
+                rows.append(replace(row, null=null))
+            studies[images] = study
+    return rows, studies, cells | {REFERENCE: real}
+
+
+def score_rows(
+    plan: Plan, sets: Features, logits: Callable[[np.ndarray], np.ndarray]
+) -> list[Score]:
+    """Inception score; only the gap to held-out real images at the same N can be read."""
+    rows = []
+    for images, features in sets.items():
+        for size in plan.sizes:
+            if len(features) >= size >= 20:
+                found = inception_score(logits(features[:size]), seed=plan.seed)
+                rows.append(row_of("IS", images, found, size, None, real=""))
+    return rows
+
+
+def replay_rows(
+    plan: Plan, generated: np.ndarray, reference: np.ndarray, train: np.ndarray
+) -> list[Score]:
+    """One model, compared carelessly and then with care: nothing but the counts changes.
+
+    The smallest N against one training batch, which is what a loader hands out first; against as
+    many real images; against the whole reference; then the largest N.
+    """
+    small, rows = plan.sizes[0], []
+    cases = [(small, f"{b} of a training batch", train[:b]) for b in BATCHES if b <= len(train)]
+    if small < len(reference):
+        cases.append((small, f"{small:,} of the reference", reference[:small]))
+    cases += [(size, "reference", reference) for size in sorted({small, plan.largest})]
+    for size, real, images in cases:
+        value = frechet(generated[:size], images)
+        found = Estimate(value, None, "none: an example of what not to do")
+        rows.append(row_of(plan.metric, GENERATED, found, size, len(images), real=real))
+    return rows
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What features tell."""
+
+    rows: list[Score]
+    modes: dict[str, ModeStudy]
+    cells: dict[str, np.ndarray]  # name of a set -> the mode of each of its images
+    fit: dict[str, Any]  # the distance against 1/N
+    absent: dict[str, str]  # metric -> why it could not be computed
+
+
+def measure(plan: Plan, sets: Features, reference: np.ndarray, train: np.ndarray) -> Measured:
+    """Every measure of features, of every set against one reference."""
+    absent: dict[str, str] = {}
+    whole = {name: x[: plan.largest] for name, x in sets.items() if name in (GENERATED, REAL)}
+    rows = distance_rows(plan, sets, reference)
+    rows += distance_rows(replace(plan, sizes=(plan.largest,)), whole, train, real="train")
+    fit: dict[str, Any] = {}
+    try:
+        found, fit = corrected_rows(plan, whole, reference)
+        rows += found
+    except NotEnoughSamples as error:
+        absent[f"{plan.metric} corrected"] = str(error)
+    rows += kernel_rows(plan, sets, reference)
+    rows += manifold_rows(plan, sets, reference)
+    found, modes, cells = mode_rows(plan, sets, reference, train)
+    return Measured(rows + found, modes, cells, fit, absent)
+
+
+def measure_guest(plan: Plan, sets: Features, reference: np.ndarray | Moments) -> list[Score]:
+    """The measures that need nothing but images and something to compare them with.
+
+    Moments alone (a file of mu and sigma) allow the Fréchet distance only.
+    """
+    rows = distance_rows(plan, sets, reference)
+    if isinstance(reference, Moments):
+        return rows
+    try:
+        rows += corrected_rows(plan, sets, reference)[0]
+    except NotEnoughSamples as error:
+        log.info("no corrected distance: %s", error)
+    return rows + kernel_rows(plan, sets, reference) + manifold_rows(plan, sets, reference)
+
+
+def row_of(
+    metric: str,
+    images: str,
+    found: Estimate,
+    n: int,
+    n_real: int | None,
+    parts: Sequence[float] = (),
+    real: str = "reference",
+    null: float | None = None,
+) -> Score:
+    """An estimate as a row; `parts` are listed where there are several."""
+    kept = [float(part) for part in parts] if len(parts) > 1 else []
+    se = None if found.se is None else float(found.se)
+    value = float(found.value)
+    return Score(metric, images, value, n, n_real, se, found.method, real, null, parts=kept)
+
+
+def _plain(value: Any) -> Any:
+    """A number or a list of them, as JSON has it."""
+    return np.asarray(value).tolist()

@@ -1,0 +1,131 @@
+"""Images to rows of scores and to pictures: what features alone do not show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from dreamlib.errors import DataError
+from dreamlib.files import row_hashes
+from dreamlib.images import dequantise, quantise
+from dreamlib.measure import Plan, row_of
+from dreamlib.metrics.diversity import Distance, pair_diversity
+from dreamlib.metrics.estimate import Estimate
+from dreamlib.metrics.pixels import memorisation, pixel_stats
+from dreamlib.progress import Progress, silent
+from dreamlib.rng import torch_rng
+from dreamlib.scores import Score
+
+QUERIES = 1000  # images whose nearest training image is looked for
+NEAREST, WORST, STRIP = 8, 5, 10  # pairs, modes and images of a mode that are kept for figures
+
+Images = Mapping[str, np.ndarray]  # name -> uint8 [N,H,W,C]
+
+
+def check_apart(held_out: Sequence[np.ndarray], train: np.ndarray, share: float) -> int:
+    """How many of the held-out uint8 images are training images too, pixel for pixel.
+
+    DataError where it is more than `share` of them.
+    """
+    known = set(row_hashes(train))
+    found = [each in known for images in held_out for each in row_hashes(images)]
+    if sum(found) > share * len(found):
+        raise DataError(
+            f"{sum(found):,} of {len(found):,} images to compare with are training images: a model "
+            "that learnt them by heart would look good; take images that it has not seen"
+        )
+    return sum(found)
+
+
+def pixel_rows(plan: Plan, sets: Images, reference: np.ndarray) -> list[Score]:
+    """Statistics of plain pixels, of whole sets; they catch what features are trained to ignore."""
+    rows = []
+    for images, pixels in sets.items():
+        for metric, value in pixel_stats(pixels, reference).items():
+            found = Estimate(value, None, "none: descriptive")
+            rows.append(row_of(f"pixels: {metric}", images, found, len(pixels), len(reference)))
+    return rows
+
+
+def diversity_rows(
+    plan: Plan,
+    sets: Images,
+    distance: Distance,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Score]:
+    """LPIPS between disjoint pairs; nearer to held-out real's is better, not higher."""
+    rows = []
+    for size in plan.sizes:
+        for images, pixels in sets.items():
+            if len(pixels) >= size >= 4:
+                found = pair_diversity(
+                    pixels[:size], distance, plan.seed, progress=progress, should_stop=should_stop
+                )
+                rows.append(row_of("LPIPS diversity", images, found, size, None, real=""))
+    return rows
+
+
+def gaussian_images(train: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Images with the pixel mean and covariance of uint8 `train` [M,H,W,C] -> uint8 [n,H,W,C].
+
+    mean + X' w / sqrt(M - 1), with w standard normal, has exactly the covariance of the centred
+    rows X; the covariance itself, large for large images, is never formed.
+    """
+    rng, size = torch_rng("gaussian", seed), len(train)
+    mean = torch.from_numpy(train.mean(axis=0, dtype=np.float64).astype(np.float32))
+    mean = mean / 127.5 - 1
+    drawn = torch.zeros(n, mean.numel())
+    for start in range(0, size, 4096):
+        part = dequantise(train[start : start + 4096]).permute(0, 2, 3, 1) - mean
+        drawn += torch.randn(n, len(part), generator=rng) @ part.flatten(1)
+    images = mean + drawn.view(n, *mean.shape) / (size - 1) ** 0.5
+    return quantise(images.permute(0, 3, 1, 2))
+
+
+def label_shares(
+    attributes: Mapping[str, Sequence[str]], generated: np.ndarray, real: np.ndarray
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Each attribute value's share among real labels and among the classifier's answers."""
+    shares: dict[str, dict[str, dict[str, float]]] = {}
+    for column, (attribute, values) in enumerate(attributes.items()):
+        shares[attribute] = {
+            value: {
+                "real": float((real[:, column] == code).mean()),
+                "generated": float((generated[:, column] == code).mean()),
+            }
+            for code, value in enumerate(values)
+        }
+    return shares
+
+
+def copies(
+    generated: np.ndarray, held_out: np.ndarray, train: np.ndarray
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Are generated images nearer to training images than held-out ones are?  In pixels.
+
+    uint8 [N,H,W,C] each; of the first two, QUERIES images.  The memorisation study, and pictures of
+    the NEAREST pairs.
+    """
+    n = min(len(generated), len(held_out), QUERIES)
+    study = memorisation(generated[:n], train, held_out[:n])
+    record = asdict(study) | {"share": study.share.value, "share_se": study.share.se}
+    record["closest"] = [list(pair) for pair in study.closest]
+    queries = [query for query, _ in study.closest[:NEAREST]]
+    found = [image for _, image in study.closest[:NEAREST]]
+    return record, {"generated": generated[queries], "train": np.asarray(train[found])}
+
+
+def strips(
+    cells: np.ndarray, images: np.ndarray, wanted: Sequence[int], count: int = STRIP
+) -> np.ndarray:
+    """The first images of each wanted cell, black where they end: uint8 [K,count,H,W,C]."""
+    found = np.zeros((len(wanted), count, *images.shape[1:]), np.uint8)
+    for row, cell in enumerate(wanted):
+        members = np.flatnonzero(cells == cell)[:count]
+        found[row, : len(members)] = images[members]
+    return found

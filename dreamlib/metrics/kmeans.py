@@ -1,0 +1,93 @@
+"""K-means: the cells in which `modes` counts images."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dreamlib.metrics.distances import blocks, check_same_width, checked, distance_blocks
+from dreamlib.rng import numpy_rng
+
+# Seeds whose squared distances sum to less than this share of the spread are the same point.
+SAME_POINT = 1e-12
+
+
+def kmeans(features: np.ndarray, k: int, seed: int, iterations: int = 25) -> np.ndarray:
+    """Centres [k,d] float64 of k cells of features [n,d]; the same for the same seed and machine.
+
+    Seeds by k-means++ (Arthur & Vassilvitskii 2007), then at most `iterations` of Lloyd's, ended
+    early where no row changes its cell; a cell that runs empty starts anew at the row farthest
+    from its centre.  Cells are places to count in, so one start is enough and a last percent of
+    inertia does not matter.  ValueError for k < 2 or more cells than distinct rows.
+    """
+    features = checked(features)
+    if k < 2:
+        raise ValueError(f"k-means needs at least 2 cells, got {k}")
+    if iterations < 1:
+        raise ValueError(f"k-means needs at least 1 iteration, got {iterations}")
+    middle = features.mean(axis=0)
+    centred = features - middle
+    return _lloyd(centred, centred[_seeds(centred, k, seed)], iterations) + middle
+
+
+def assign(features: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """The nearest centre of each row, the lower number where two are as near: int64 [n].
+
+    features [n,d], centres [k,d].  ValueError for NaN, other shapes and widths that differ.
+    """
+    features, centres = checked(features, least=1), checked(centres, least=1)
+    check_same_width(features, centres)
+    return _nearest(features, centres)[0]
+
+
+def _seeds(centred: np.ndarray, k: int, seed: int) -> list[int]:
+    """Row numbers, each drawn in proportion to its squared distance from those before it."""
+    rng = numpy_rng("k-means seeds", seed)
+    norms = np.square(centred).sum(axis=1)
+    chosen = [int(rng.integers(len(centred)))]
+    squared = np.full(len(centred), np.inf)
+    while len(chosen) < k:
+        new = chosen[-1]
+        # One product per seed: `distance_blocks` would copy all features for each of them.
+        squared = np.minimum(squared, norms + norms[new] - 2 * (centred @ centred[new]))
+        squared = np.maximum(squared, 0)
+        squared[new] = 0
+        total = np.cumsum(squared)
+        if total[-1] <= SAME_POINT * norms.sum():
+            raise ValueError(
+                f"{len(centred):,} rows hold {len(chosen)} distinct points, too few for {k} "
+                "cells: lower k, or look why the features are all alike"
+            )
+        chosen.append(int(np.searchsorted(total, rng.random() * total[-1], side="right")))
+    return chosen
+
+
+def _lloyd(features: np.ndarray, centres: np.ndarray, iterations: int) -> np.ndarray:
+    """Centres after Lloyd's iterations from given ones."""
+    before = None
+    for _ in range(iterations):
+        cells, distances = _nearest(features, centres)
+        if before is not None and np.array_equal(cells, before):
+            break
+        centres, empty = _means(features, cells, len(centres))
+        centres[empty] = features[np.argsort(-distances, kind="stable")[: len(empty)]]
+        before = None if len(empty) else cells
+    return centres
+
+
+def _nearest(features: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest centre of each row, int64 [n], and the distance to it [n]."""
+    cells = np.empty(len(features), np.int64)
+    nearest = np.empty(len(features))
+    for part in blocks(len(features)):
+        for _, distances in distance_blocks(features[part], centres):
+            cells[part] = distances.argmin(axis=1)
+            nearest[part] = distances.min(axis=1)
+    return cells, nearest
+
+
+def _means(features: np.ndarray, cells: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The mean of each cell [k,d] and the numbers of the empty ones, whose rows are 0."""
+    counts = np.bincount(cells, minlength=k)
+    members = np.split(np.argsort(cells, kind="stable"), np.cumsum(counts)[:-1])
+    sums = np.stack([features[rows].sum(axis=0) for rows in members])
+    return sums / np.maximum(counts, 1)[:, None], np.flatnonzero(counts == 0)

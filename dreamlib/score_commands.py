@@ -1,0 +1,123 @@
+"""`dreamlib evaluate`, `compare` and `ablate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from dreamlib.errors import ConfigError
+from dreamlib.options import Data, MirrorFolder, RunFolder, Set, existing, overrides_of
+from dreamlib.progress import TextProgress
+
+say = typer.echo
+
+SetSizes = Annotated[Optional[list[int]], typer.Option(help="set sizes: --n 500 --n 5000")]  # noqa: UP045
+Place = Optional[Path]  # noqa: UP045
+
+
+def evaluate(
+    run: Annotated[Place, typer.Argument(help="a run folder")] = None,
+    n: SetSizes = None,
+    images: Annotated[
+        Place, typer.Option(help="score these instead: a folder, a zip, an .npy or .npz")
+    ] = None,
+    diffusers: Annotated[Place, typer.Option(help="or those of this local pipeline")] = None,
+    reference: Annotated[
+        Place, typer.Option(help="against these images, or STATS.npz; else the run's own")
+    ] = None,
+    size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=8, help="crop and resize image files to so many pixels"),
+    ] = None,
+    steps: Annotated[Optional[int], typer.Option(min=1, help="of the pipeline")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Option(help="what the rows call the images")] = None,  # noqa: UP045
+    out: Annotated[Place, typer.Option(help="where scores go without a run")] = None,
+    weights: Annotated[Optional[str], typer.Option(help="the Inception file")] = None,  # noqa: UP045
+    mirror: MirrorFolder = None,
+    settings: Set = None,
+) -> None:
+    """Score a run (500 within 5000, one reference, a floor at every N), or anybody's images."""
+    from dreamlib.evaluate import evaluate as score
+    from dreamlib.report.tables import markdown
+
+    opened = existing(run, mirror, settings) if run else None
+    place = images or diffusers
+    if place is None:
+        if opened is None or reference is not None:
+            raise ConfigError("name a run folder, or images: --images FOLDER or --diffusers FOLDER")
+        say(markdown(score(opened, n, progress=TextProgress())))
+        say(f"\nscores in {opened.dir.evaluation / 'scores.json'}")
+        return
+    if images and diffusers:
+        raise ConfigError("--images or --diffusers, not both")
+    from dreamlib.evaluate_guests import judge, score_folder, score_pipeline
+
+    by = judge(opened, out, weights, TextProgress())
+    real = by.reference(reference, size)
+    if images:
+        study = score_folder(by, name or images.stem, images, real, n, size)
+    else:
+        study = score_pipeline(by, name or place.name, place, real, n, steps)
+    say(markdown(study))
+    say(f"\nscores in {by.folder / 'evaluation' / 'scores.json'}")
+
+
+def compare(
+    run: RunFolder,
+    other: Annotated[Path, typer.Argument(help="the run to compare it with")],
+    n: SetSizes = None,
+    mirror: MirrorFolder = None,
+    settings: Set = None,
+) -> None:
+    """Two runs at the same N, against one reference, with the same seeds; with the error."""
+    from dreamlib.compare import compare as difference
+    from dreamlib.compare import comparison_path
+    from dreamlib.report.tables import comparison_markdown
+
+    a, b = (existing(folder, mirror, settings) for folder in (run, other))
+    say(comparison_markdown(difference(a, b, n, progress=TextProgress())))
+    say(f"\nin {comparison_path(run, other)}")
+
+
+def ablate(
+    preset: Annotated[str, typer.Argument(help="a preset's name or a YAML file")],
+    steps: Annotated[int, typer.Option(min=1, help="optimizer steps of the standard loss")],
+    losses: Annotated[Optional[list[str]], typer.Option(help="some of them; else all")] = None,  # noqa: UP045
+    seeds: Annotated[int, typer.Option(min=1, help="so many training seeds")] = 2,
+    n: Annotated[int, typer.Option(min=100, help="images per score")] = 2000,
+    out: Annotated[Place, typer.Option(help="a folder for runs and results")] = None,
+    data: Data = None,
+    settings: Set = None,
+) -> None:
+    """Train and score every loss at equal steps and at equal network passes.
+
+    The same command goes on where it was.
+    """
+    from dreamlib.ablate import ARMS
+    from dreamlib.ablate import ablate as run_ablation
+    from dreamlib.report.dashboard import watch
+    from dreamlib.report.plotting import save_figure
+    from dreamlib.report.score_figures import ablation
+    from dreamlib.report.tables import ablation_markdown, save_ablation_tables
+
+    folder = out or Path("runs") / f"ablation-{Path(preset).stem}"
+    found = run_ablation(
+        preset,
+        losses or tuple(ARMS),
+        range(seeds),
+        folder=folder,
+        steps=steps,
+        n=n,
+        overrides=overrides_of(settings, data),
+        progress=TextProgress(),
+        say=say,
+        watch=watch,
+    )
+    say(ablation_markdown(found))
+    for path in [
+        *save_ablation_tables(found, folder),
+        *save_figure(ablation(folder), folder, "ablation"),
+    ]:
+        say(str(path))

@@ -1,0 +1,173 @@
+"""Generators whose faults are known, judged by the study's own measures: the figure in figures/.
+
+    python -m tests.benchmarks.known_generators --out runs/known-generators
+
+Faces are drawn by code, so a perfect generator exists: the same code with another seed.  Three more
+are damaged on purpose.  Trains the classifier of faces16 on the first run (a minute or two).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dreamlib.build import make_classifier
+from dreamlib.config import load_config
+from dreamlib.data.faces import ATTRIBUTES, draw_faces
+from dreamlib.files import read_json, write_json
+from dreamlib.measure import Plan, measure
+from dreamlib.metrics.features import ClassifierExtractor, Extractor, extract
+from dreamlib.opening import pack_data
+from dreamlib.report.plotting import BLUE, GREY, ORANGE, footer, new_figure, save_figure
+from dreamlib.rng import numpy_rng
+from dreamlib.scores import GENERATED
+
+SIZE = 16
+REMOVED = {"glasses": "square", "hair_style": "bun"}  # two attribute values that never come
+MODES = ("skin", "hair_style")  # of the lopsided generator: every combination of these is one
+
+
+def perfect(n: int, seed: int) -> np.ndarray:
+    """Fresh faces of the same law: uint8 [n,16,16,3]."""
+    return draw_faces(range(n), SIZE, seed)[0]
+
+
+def without_two(n: int, seed: int) -> np.ndarray:
+    """No square glasses, no bun."""
+    images, labels = draw_faces(range(3 * n), SIZE, seed)
+    fine = np.ones(len(labels), bool)
+    for name, value in REMOVED.items():
+        fine &= column(labels, name) != ATTRIBUTES[name].index(value)
+    return images[fine][:n]
+
+
+def lopsided(n: int, seed: int) -> np.ndarray:
+    """90 % of the mass in half of the modes."""
+    images, labels = draw_faces(range(8 * n), SIZE, seed)
+    first, second = (column(labels, name).astype(int) for name in MODES)
+    favoured = (first + second) % 2 == 0
+    many = round(0.9 * n)
+    chosen = np.concatenate(
+        [np.flatnonzero(favoured)[:many], np.flatnonzero(~favoured)[: n - many]]
+    )
+    return images[numpy_rng("lopsided", seed).permutation(chosen)]
+
+
+def noise(n: int, seed: int) -> np.ndarray:
+    """Every pixel uniform."""
+    return numpy_rng("noise", seed).integers(0, 256, (n, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+GENERATORS: dict[str, Callable[[int, int], np.ndarray]] = {
+    "perfect": perfect,
+    "two attributes removed": without_two,
+    "90 % in half of the modes": lopsided,
+    "uniform noise": noise,
+}
+
+
+def column(labels: np.ndarray, attribute: str) -> np.ndarray:
+    return labels[:, list(ATTRIBUTES).index(attribute)]
+
+
+def judge(
+    extractor: Extractor,
+    sizes: tuple[int, ...],
+    real: dict[str, np.ndarray],
+    seed: int,
+    cells: int = 100,
+) -> dict[str, Any]:
+    """Every generator by every measure at every N: what the figure and the tests read.
+
+    `real` holds uint8 images under reference, train.
+    """
+    plan = Plan(f"FD[{extractor.name}]", sizes, cells=cells)
+    reference, train = (extract(real[name], extractor) for name in ("reference", "train"))
+    found: dict[str, Any] = {}
+    for name, draw in GENERATORS.items():
+        features = extract(draw(plan.largest, seed), extractor)
+        rows: list[dict[str, Any]] = []
+        for size in sizes:
+            at = replace(plan, sizes=(size,))
+            measured = measure(at, {GENERATED: features[:size]}, reference, train)
+            rows += [
+                {"metric": r.metric, "n": r.n, "value": r.value, "se": r.se, "null": r.null}
+                for r in measured.rows
+                if r.real == "reference"
+            ]
+            study = measured.modes[GENERATED]
+            facts = {"hit": study.hit / study.reached, "lost": study.lost, "p": study.ndb_p}
+            facts |= {"js_p": study.js_p, "cells": study.k}
+            rows += [{"metric": k, "n": size, "value": v} for k, v in facts.items()]
+        found[name] = rows
+    return found
+
+
+def find(found: dict[str, Any], generator: str, metric: str, n: int) -> dict[str, Any]:
+    """A row of `judge`; metrics of features are named without their extractor."""
+    for row in found[generator]:
+        if row["n"] == n and (row["metric"] == metric or row["metric"].startswith(f"{metric}[")):
+            return row
+    raise KeyError(f"{generator}: no {metric} at N = {n}")
+
+
+PANELS = (
+    ("FD", "FD"),
+    ("KID", "KID"),
+    ("recall", "recall"),
+    ("coverage", "coverage"),
+    ("NDB/K", "NDB/K"),
+    ("hit", "modes hit\nat least once"),
+)
+
+
+def draw(found: dict[str, Any], sizes: tuple[int, ...]) -> Figure:
+    """A panel per metric: every generator at both N, and what is expected of a perfect one."""
+    fig, axes = new_figure(1.6 * len(PANELS) + 1.2, 2.6, len(PANELS))
+    names = list(found)[::-1]
+    for axis, (metric, label) in zip(axes, PANELS):
+        for size, colour, shift in zip(sizes, (ORANGE, BLUE), (0.15, -0.15)):
+            for height, name in enumerate(names):
+                row = find(found, name, metric, size)
+                axis.plot(row["value"], height + shift, "o", color=colour, ms=5)
+                null = find(found, "perfect", metric, size).get("null")
+                if null is not None and height == 0:
+                    axis.axvline(null, color=colour, lw=1, ls=":")
+        if metric in ("FD", "KID"):
+            axis.set_xscale("symlog", linthresh=1 if metric == "FD" else 0.01)
+        axis.set(xlim=(0 if metric != "KID" else None, None), title=label)
+        axis.title.set_fontsize(8)
+        axis.tick_params(labelsize=7)
+        axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names))
+        axis.margins(y=0.2)
+    for size, colour in zip(sizes, (ORANGE, BLUE)):
+        axes[-1].plot([], [], "o", color=colour, ms=5, label=f"N = {size:,}")
+    axes[-1].plot([], [], ":", color=GREY, label="perfect, expected")
+    fig.legend(fontsize=7, loc="outside upper right", ncols=3, frameon=False)
+    footer(fig, "faces 16x16 drawn by code · FD[classifier] · one set at each N, seed 1")
+    return fig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/known-generators"))
+    options = parser.parse_args()
+    config = load_config("faces16")
+    data = pack_data(config, options.out / "data")
+    extractor = ClassifierExtractor(make_classifier(data, 0))
+    real = {name: data.take(name, 5000)[0] for name in ("reference", "train")}
+    path = options.out / "known_generators.json"
+    found = judge(extractor, (500, 5000), real, seed=1)
+    write_json(path, {"extractor": extractor.identity, "found": found})
+    for file in save_figure(draw(read_json(path)["found"], (500, 5000)), options.out, path.stem):
+        print(file)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The loss ablation: equal budgets, counted; resumable; one table and one figure."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dreamlib.ablate import ARMS, BUDGETS, ablate, passes, read_ablation
+from dreamlib.config import load_config
+from dreamlib.diffusion.unet import UNet
+from dreamlib.errors import ConfigError, Interrupted, RunError
+from dreamlib.opening import open_run
+from dreamlib.report import tables
+from dreamlib.report.score_figures import ablation as figure
+from dreamlib.train import train
+from tests.conftest import TINY
+
+LENGTH = [item for item in TINY if item.startswith("train.length")]
+OURS = [*(item for item in TINY if item not in LENGTH), "evaluate.n=[40]"]
+SAMPLERS = ("ddim:2:uniform", "dpmpp_2m:3:karras")
+
+
+@pytest.fixture
+def small(tmp_path, data_home, monkeypatch):
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+
+    def run(**more):
+        settings = {"steps": 10, "n": 40, "samplers": SAMPLERS, "overrides": OURS} | more
+        losses = settings.pop("losses", ("standard", "conservative", "paper-p1"))
+        seeds = settings.pop("seeds", (0,))
+        quiet = {"folder": tmp_path / "ablation", "say": lambda text: None}
+        return ablate("faces16", losses, seeds, **quiet, **settings)
+
+    return run
+
+
+def test_every_cell_is_there_and_the_budgets_are_equal(small, tmp_path):
+    found = small(seeds=(0, 1))
+    assert len(found.cells) == 3 * 2 * 2 * 2
+    for cell in found.cells:
+        if cell.budget == "steps":
+            assert cell.steps == 10
+        else:
+            assert cell.passes <= 10
+            assert cell.passes + 2 > 10  # one step more would be too much
+    by_arm = {cell.arm: cell for cell in found.cells if cell.budget == "passes"}
+    assert by_arm["standard"].steps == 10
+    assert by_arm["paper-p1"].steps == 5
+    assert read_ablation(tmp_path / "ablation") == found
+    for cell in found.cells:
+        assert (cell.minus_standard is None) == (cell.arm == "standard")
+        (plain,) = [
+            other
+            for other in found.of("standard", cell.budget, cell.sampler)
+            if other.seed == cell.seed
+        ]
+        if cell.arm != "standard":
+            assert cell.minus_standard == pytest.approx(cell.fd - plain.fd, abs=1e-6)
+
+
+def test_the_counted_passes_are_the_networks_own(tiny, monkeypatch):
+    """Every image that goes through the network in training, counted where it happens."""
+    seen = []
+    forward = UNet.forward
+    monkeypatch.setattr(
+        UNet, "forward", lambda net, x, *rest: seen.append(len(x)) or forward(net, x, *rest)
+    )
+    steps = 200
+    for arm, settings in ARMS.items():
+        more = [*settings, f"train.length={steps}", "train.log_every=1000", "loss.start=20"]
+        run = tiny(arm, *more)
+        monkeypatch.setattr(run.dir.__class__, "stages", lambda self: [], raising=False)
+        seen.clear()
+        for _ in train(run):
+            pass
+        previews = 5 * 16 // 8 * 8 * 4  # grids at five stages: 16 images in batches of 8, 4 steps
+        images = (sum(seen) - previews) / 6
+        wanted = passes(run.config, steps)
+        spread = 3 * (0.3 * 0.7 * (steps - 20) / 6) ** 0.5 if arm == "conservative" else 0
+        assert images == pytest.approx(wanted, abs=spread + 1e-9), arm
+
+
+def test_it_goes_on_where_it_was(small, tmp_path, monkeypatch):
+    whole = small()
+    folder = tmp_path / "ablation"
+    weights = {p: p.stat().st_mtime_ns for p in folder.glob("*/weights/ema.safetensors")}
+    assert len(weights) == 5  # standard serves both budgets
+    (folder / "ablation.json").unlink()
+    assert small() == whole
+    assert {p: p.stat().st_mtime_ns for p in weights} == weights
+
+
+def test_a_stopped_training_stops_the_ablation(small):
+    def stop(run, ticks):
+        next(ticks)
+        ticks.close()
+
+    with pytest.raises(Interrupted, match="was paused: the same command goes on"):
+        small(watch=stop)
+
+
+def test_it_is_the_run_that_the_command_would_train(small, tmp_path):
+    found = small(losses=("standard",))
+    run = open_run(tmp_path / "ablation" / "standard-seed0-10", say=lambda text: None)
+    assert run.weights()[1]["sha256"] == found.cells[0].weights
+    assert run.weights()[1]["step"] == 10
+
+
+def test_table_and_figure_hold_the_files_numbers(small, tmp_path):
+    found = small(seeds=(0, 1))
+    text = tables.ablation_markdown(found)
+    assert len(text.splitlines()) == 2 + 3 * 2 * 2 + 2
+    for cell in found.cells:
+        assert tables._number(cell.fd) in text
+    for word in ("improve", "better", "worse"):
+        assert word not in text.lower()
+    assert tables.ablation_latex(found).count(r"\\") == 13
+    drawn = figure(tmp_path / "ablation")
+    points = [x for line in drawn.axes[0].lines for x in line.get_xdata()]
+    for cell in found.of("paper-p1", "passes", SAMPLERS[0]):
+        assert any(x == pytest.approx(cell.fd) for x in points)
+
+
+def test_wrong_questions_are_refused(small, tmp_path):
+    for more, message in (
+        ({"losses": ("standard", "magic")}, "unknown losses magic: choose from standard"),
+        ({"samplers": ("ddim",)}, "name:steps:spacing"),
+        ({"seeds": ()}, "at least one seed"),
+        ({"steps": 0}, "one step"),
+        ({"overrides": [*OURS, "loss.start=3 epochs"]}, "loss.start is '3 epochs'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            small(**more)
+    with pytest.raises(RunError, match="run `dreamlib ablate` again"):
+        read_ablation(tmp_path)
+    (tmp_path / "ablation.json").write_text(json.dumps({"facts": {}, "cells": [{"arm": 1}]}))
+    with pytest.raises(RunError, match="cannot be read"):
+        read_ablation(tmp_path)
+
+
+def test_passes_by_formula():
+    def of(*settings):
+        return passes(load_config("faces16", settings), 1000)
+
+    assert of("loss.name=standard") == of("loss.name=perturb") == 1000
+    assert of("loss.name=paper") == 2000
+    assert of("loss.start=10 %") == pytest.approx(1000 + 0.3 * 900)
+    assert of("loss.start=10 %", "loss.estimator=both") == pytest.approx(1900)

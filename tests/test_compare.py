@@ -1,0 +1,85 @@
+"""Two runs against one reference: who is nearer, by how much, and with what error."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from dreamlib.compare import compare, comparison_path
+from dreamlib.difference import differences_of
+from dreamlib.errors import ConfigError
+from dreamlib.evaluate import Material
+from dreamlib.generate import generate
+from dreamlib.metrics.features import extract
+from dreamlib.metrics.frechet import frechet
+from dreamlib.report.tables import comparison_markdown
+from dreamlib.train import train
+
+
+@pytest.fixture
+def pair(tiny):
+    """The same settings, two training seeds."""
+    runs = [tiny("a"), tiny("b", "train.seed=1")]
+    for run in runs:
+        for _ in train(run):
+            pass
+    return runs
+
+
+def test_a_difference_is_of_the_two_distances(pair):
+    a, b = pair
+    found = compare(a, b, n=(20, 60))
+    assert [row.n for row in found.rows[:1]] == [60]  # the largest first
+    material = Material(a, (60,))
+    reference = extract(material.reference[0], material.extractor)
+    fd = [frechet(extract(generate(run, range(60)), material.extractor), reference) for run in pair]
+    (row,) = [row for row in found.rows if row.metric == "FD[classifier]" and row.n == 60]
+    assert row.value == pytest.approx(fd[0] - fd[1], rel=1e-6)
+    assert row.se > 0
+    assert found.facts["paired"]
+    assert "corrected at N = 60" in " ".join(found.absent)
+
+
+def test_it_is_kept_and_told(pair):
+    a, b = pair
+    found = compare(a, b, n=(60,))
+    stored = json.loads(comparison_path(a.folder, b.folder).read_text())
+    assert stored["rows"][0]["value"] == found.rows[0].value
+    text = comparison_markdown(found)
+    assert "a minus b" in text
+    assert "one reference, the same seeds" in found.sentence()
+    assert "training again with another seed" in text
+
+
+def test_a_run_does_not_differ_from_itself(pair):
+    a, _ = pair
+    found = compare(a, a, n=(60,))
+    for row in found.rows:
+        assert row.value == pytest.approx(0, abs=1e-9)
+        assert not row.clear
+    assert "within two standard errors" in found.sentence()
+
+
+def test_other_images_cannot_be_compared(pair, tiny):
+    other = tiny("c", "data.seed=1")
+    with pytest.raises(ConfigError, match="know different images"):
+        compare(pair[0], other)
+    with pytest.raises(ConfigError, match="scored differently"):
+        compare(pair[0], tiny("b", "train.seed=1", "evaluate.reference=50"))
+
+
+def test_a_plain_difference_is_found_and_a_null_is_not():
+    """The known truth: means 0.5 and 0.6 away from the reference in every one of 8 features."""
+    rng = np.random.default_rng(0)
+    noise, real = rng.normal(size=(2000, 8)), rng.normal(size=(2000, 8))
+    near, far = noise + 0.5, noise + 0.6
+    found = {d.metric: d for d in differences_of("FID", (near, far), real, True, {})}
+    assert found["FID"].clear
+    assert found["FID"].value == pytest.approx(8 * (0.25 - 0.36), abs=4 * found["FID"].se)
+    assert found["FID corrected"].clear
+    assert found["KID"].clear
+    same = rng.normal(size=(2, 2000, 8)) + 0.5
+    for each in differences_of("FID", tuple(same), real, False, {}):
+        assert abs(each.value) < 3 * each.se

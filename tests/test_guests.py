@@ -1,0 +1,261 @@
+"""Other people's images, statistics and pipelines: read as they are, or refused with a reason."""
+
+from __future__ import annotations
+
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreamlib.errors import DataError, Interrupted
+from dreamlib.guests import (
+    pipeline_images,
+    read_images,
+    read_statistics,
+    write_statistics,
+)
+from dreamlib.metrics.frechet import Moments, frechet
+
+
+def pictures(n, size=12, channels=3, key=0):
+    shape = (n, size, size, channels)
+    return np.random.default_rng(key).integers(0, 256, shape, dtype=np.uint8)
+
+
+def save(images, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image.squeeze()).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def as_set(images):
+    return {image.tobytes() for image in images}
+
+
+# ---------------------------------------------------------------------- images
+
+
+def test_the_same_images_from_every_kind_of_place(tmp_path):
+    images = pictures(9)
+    folder = save(images, tmp_path / "folder" / "deep")
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, path.name)
+    np.save(tmp_path / "images.npy", images)
+    np.savez(tmp_path / "images.npz", arr_0=images)
+    first = read_images(tmp_path / "folder")
+    assert as_set(first) == as_set(images)
+    for name in ("images.zip", "images.npy", "images.npz"):
+        np.testing.assert_array_equal(read_images(tmp_path / name), first)
+
+
+def test_the_order_does_not_follow_the_names(tmp_path):
+    """Files sorted by class would make the first 500 a sample of a few classes."""
+    images = np.sort(pictures(40, size=8), axis=0)  # dark to light
+    order = read_images(save(images, tmp_path)).mean(axis=(1, 2, 3))
+    assert abs(np.corrcoef(order, np.arange(40))[0, 1]) < 0.5
+
+
+def test_grey_images_become_colour_and_back(tmp_path):
+    images = pictures(5, channels=1)
+    folder = save(images, tmp_path / "grey")
+    colour = read_images(folder)
+    assert colour.shape == (5, 12, 12, 3)
+    grey = read_images(folder, channels=1)
+    assert as_set(grey) == as_set(images)
+    with pytest.raises(DataError, match="holds colour images"):
+        read_images(save(pictures(3), tmp_path / "colour"), channels=1)
+
+
+def test_sizes_that_differ_need_a_size(tmp_path):
+    save(pictures(2), tmp_path / "mixed")
+    save(pictures(2, size=16), tmp_path / "mixed" / "larger")
+    with pytest.raises(DataError, match=r"of 2 sizes .*--size"):
+        read_images(tmp_path / "mixed")
+    assert read_images(tmp_path / "mixed", size=10).shape == (4, 10, 10, 3)
+    np.save(tmp_path / "a.npy", pictures(2))
+    with pytest.raises(DataError, match="not 10x10"):
+        read_images(tmp_path / "a.npy", size=10)
+
+
+def bad_float(path):
+    np.save(path / "x.npy", pictures(3) / np.float32(255))
+
+
+def bad_nan(path):
+    images = pictures(3).astype(np.float32)
+    images[1, 2, 3] = np.nan
+    np.save(path / "x.npy", images)
+
+
+def bad_shape(path):
+    np.save(path / "x.npy", pictures(3)[0])
+
+
+def bad_empty(path):
+    np.save(path / "x.npy", pictures(3)[:0])
+
+
+def bad_pickle(path):
+    np.save(path / "x.npy", np.array([{}], dtype=object))
+
+
+def bad_cut(path):
+    np.save(path / "x.npy", pictures(3))
+    (path / "x.npy").write_bytes((path / "x.npy").read_bytes()[:-50])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (bad_float, "holds float32 values: a range cannot be guessed"),
+        (bad_nan, "holds NaN or infinite values: a generator has failed"),
+        (bad_shape, r"has shape \(12, 12, 3\), not"),
+        (bad_empty, r"has shape \(0, 12, 12, 3\), not"),
+        (bad_pickle, "cannot be read as an array"),
+        (bad_cut, "cannot be read as an array"),
+        (lambda path: None, "there is no file"),
+    ],
+)
+def test_wrong_arrays_are_refused(tmp_path, make, message):
+    make(tmp_path)
+    with pytest.raises(DataError, match=message):
+        read_images(tmp_path / "x.npy")
+
+
+def test_one_unreadable_file_is_not_left_out(tmp_path):
+    """The number of images must be the number that was asked to be scored."""
+    folder = save(pictures(4), tmp_path)
+    path = folder / "002.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"002\.png in .* cannot be read"):
+        read_images(folder)
+
+
+def test_a_place_without_images(tmp_path):
+    with pytest.raises(DataError, match="holds no images"):
+        read_images(tmp_path)
+    with pytest.raises(DataError, match="there is no folder or archive"):
+        read_images(tmp_path / "absent")
+
+
+# ---------------------------------------------------------------------- statistics
+
+
+def test_statistics_round_trip(tmp_path):
+    x, y = (np.random.default_rng(i).normal(size=(50, 6)) for i in (1, 2))
+    write_statistics(tmp_path / "s.npz", Moments.of(x), {"extractor": "classifier"})
+    stored = np.load(tmp_path / "s.npz")
+    np.testing.assert_allclose(stored["mu"], x.mean(0))
+    np.testing.assert_allclose(stored["sigma"], np.cov(x.T))  # what pytorch-fid computes
+    found = read_statistics(tmp_path / "s.npz", "classifier", 6)
+    assert found.n == 50
+    assert frechet(y, found) == pytest.approx(frechet(y, x), rel=1e-10)
+    with pytest.raises(DataError, match="made by classifier, and these images are seen by incept"):
+        read_statistics(tmp_path / "s.npz", "inception", 6)
+
+
+def test_files_of_other_packages(tmp_path):
+    """pytorch-fid and clean-fid store mu and sigma and nothing else; clean-fid's KID, feats."""
+    x = np.random.default_rng(1).normal(size=(50, 6))
+    np.savez_compressed(tmp_path / "fid.npz", mu=x.mean(0), sigma=np.cov(x, rowvar=False))
+    assert read_statistics(tmp_path / "fid.npz", "inception", 6).n is None
+    np.savez_compressed(tmp_path / "kid.npz", feats=x.astype(np.float32))
+    np.testing.assert_allclose(read_statistics(tmp_path / "kid.npz", "inception", 6), x, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"mu": np.zeros(6)}, "mu and sigma, or feats, are needed"),
+        ({"mu": np.zeros(5), "sigma": np.eye(5)}, "do not fit 6 features"),
+        ({"mu": np.zeros(6), "sigma": np.full((6, 6), np.nan)}, "must be finite"),
+        ({"mu": np.zeros(6), "sigma": np.triu(np.ones((6, 6)))}, "sigma symmetric"),
+        ({"feats": np.zeros((4, 5))}, r"finite numbers \[n,6\]"),
+    ],
+)
+def test_wrong_statistics_are_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "s.npz", **arrays)
+    with pytest.raises(DataError, match=message):
+        read_statistics(tmp_path / "s.npz", "inception", 6)
+
+
+def test_damaged_statistics_are_refused(tmp_path):
+    path = tmp_path / "s.npz"
+    for data in (b"", b"no zip", b"PK\x03\x04 cut"):
+        path.write_bytes(data)
+        with pytest.raises(DataError, match="cannot be read as statistics"):
+            read_statistics(path, "inception", 6)
+
+
+# ---------------------------------------------------------------------- diffusers
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    diffusers = pytest.importorskip("diffusers")
+    net = diffusers.UNet2DModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=1,
+        block_out_channels=(8, 16),
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    folder = tmp_path_factory.mktemp("pipeline")
+    scheduler = diffusers.DDPMScheduler(num_train_timesteps=20)
+    diffusers.DDPMPipeline(net, scheduler).save_pretrained(str(folder), safe_serialization=True)
+    return folder
+
+
+def test_a_local_pipeline_draws_images_by_seed(pipeline, tmp_path):
+    ask = {"steps": 3, "batch": 4}
+    images = pipeline_images(pipeline, 6, tmp_path / "a", **ask)
+    assert images.shape == (6, 8, 8, 3)
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(pipeline_images(pipeline, 6, tmp_path / "b", **ask), images)
+    shifted = pipeline_images(pipeline, 4, tmp_path / "c", seed=2, **ask)
+    np.testing.assert_array_equal(shifted, images[2:])  # image i is drawn by seed + i
+    assert len(as_set(images)) == 6
+
+
+def test_an_interrupted_pipeline_goes_on(pipeline, tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamlib.guests.SHARD", 4)
+    ask = {"steps": 2, "batch": 2}
+    whole = pipeline_images(pipeline, 10, tmp_path / "whole", **ask)
+    calls = iter([False] * 3 + [True] * 9)
+    with pytest.raises(Interrupted, match="after 6 of 10"):
+        pipeline_images(pipeline, 10, tmp_path / "cut", should_stop=lambda: next(calls), **ask)
+    kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cut").iterdir()}
+    assert len(kept) == 1
+    np.testing.assert_array_equal(pipeline_images(pipeline, 10, tmp_path / "cut", **ask), whole)
+    for name, time in kept.items():
+        assert (tmp_path / "cut" / name).stat().st_mtime_ns == time
+
+
+def test_what_is_no_pipeline_is_refused(pipeline, tmp_path):
+    with pytest.raises(DataError, match=r"no model_index\.json"):
+        pipeline_images(tmp_path, 2, tmp_path)
+    (tmp_path / "model_index.json").write_text(
+        '{"_class_name": "DDPMPipeline", "unet": ["x", "y"]}'
+    )
+    with pytest.raises(DataError, match="diffusers cannot load"):
+        pipeline_images(tmp_path, 2, tmp_path)
+
+
+def test_pickled_weights_are_not_read(pipeline, tmp_path):
+    """A .bin file is a pickle, which may run anything."""
+    import shutil
+
+    import torch
+
+    folder = shutil.copytree(pipeline, tmp_path / "pickled")
+    (weights,) = folder.rglob("*.safetensors")
+    weights.unlink()
+    torch.save({}, weights.with_suffix(".bin"))
+    with pytest.raises(DataError, match="diffusers cannot load"):
+        pipeline_images(folder, 2, tmp_path)
