@@ -8,6 +8,7 @@ import numpy as np
 
 from dreamlib.errors import NotEnoughSamples
 from dreamlib.metrics.estimate import Estimate
+from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.frechet_error import frechet_corrected, frechet_difference
 from dreamlib.metrics.kernel import kid_difference
 
@@ -41,7 +42,7 @@ def differences_of(
     gen_a, gen_b = pair
     _, bracket, extractor = metric.partition("[")
     found: dict[str, Estimate] = {}
-    found[metric] = raw = frechet_difference(gen_a, gen_b, reference, seed, paired=paired)
+    found[metric] = raw = _raw(gen_a, gen_b, reference, paired, seed)
     try:
         a, b = (frechet_corrected(gen, reference, seed) for gen in pair)
         # The correction spreads by up to 1.45 times as much as the raw distance.
@@ -54,3 +55,14 @@ def differences_of(
         Difference(name, each.value, each.se, each.method, len(gen_a), len(reference))
         for name, each in found.items()
     ]
+
+
+def _raw(
+    gen_a: np.ndarray, gen_b: np.ndarray, reference: np.ndarray, paired: bool, seed: int
+) -> Estimate:
+    """The plain difference; without an error where there are too few images for one."""
+    try:
+        return frechet_difference(gen_a, gen_b, reference, seed, paired=paired)
+    except NotEnoughSamples as error:
+        value = frechet(gen_a, reference) - frechet(gen_b, reference)
+        return Estimate(value, None, f"none: {error}")

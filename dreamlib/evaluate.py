@@ -199,7 +199,10 @@ def _study(material: Material) -> Study:
         raise RunError(f"{run.folder} was trained further while it was scored: score it again")
 
     def stamped(rows: list[Score]) -> list[Score]:
-        return [replace(row, origin=material.origin(row.images, row.n, card)) for row in rows]
+        return [
+            replace(row, origin=material.origin(row.images, row.n * max(1, len(row.parts)), card))
+            for row in rows
+        ]
 
     study = Study(
         _facts(material, card) | {"held_out_in_train": shared},

@@ -28,7 +28,7 @@ from dreamlib.metrics.frechet_error import (
 from dreamlib.metrics.inception_score import inception_score
 from dreamlib.metrics.kernel import kernel_sums, kid
 from dreamlib.metrics.kmeans import assign, kmeans
-from dreamlib.metrics.manifold import coverage_null, prdc
+from dreamlib.metrics.manifold import DENSITY_NULL, coverage_null, prdc
 from dreamlib.metrics.modes import ModeStudy, study_of_cells
 from dreamlib.scores import GENERATED, REAL, Score
 
@@ -167,7 +167,7 @@ def manifold_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Sco
     for size in plan.sizes:
         if size <= NEIGHBOURS or len(reference) < size:
             continue
-        nulls = {"density": 1.0, "coverage": coverage_null(size, size, NEIGHBOURS)}
+        nulls = {"density": DENSITY_NULL, "coverage": coverage_null(size, size, NEIGHBOURS)}
         for images, features in sets.items():
             pairs = list(zip(parts_of(features, size), parts_of(reference, size)))
             found = [prdc(gen, real, k=NEIGHBOURS) for gen, real in pairs]

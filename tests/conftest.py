@@ -43,6 +43,14 @@ def _no_mirror(monkeypatch):
     monkeypatch.delenv("DREAMLIB_MIRROR", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    """Downloads fail at once, wherever the tests run; servers of the tests' own are reached."""
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+
+
 @pytest.fixture(scope="session")
 def data_home(tmp_path_factory):
     return tmp_path_factory.mktemp("data")

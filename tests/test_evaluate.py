@@ -11,10 +11,12 @@ import pytest
 mpl.use("Agg")
 
 from dreamlib.errors import NotEnoughSamples, RunError, WeightsUnavailable
-from dreamlib.evaluate import evaluate, gaussian_images, read_study
+from dreamlib.evaluate import evaluate
 from dreamlib.generate import generate, process
+from dreamlib.measure_images import gaussian_images
 from dreamlib.opening import open_run
-from dreamlib.report import figures, tables
+from dreamlib.report import figures, score_figures, tables
+from dreamlib.scores import read_study
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_scores_file_round_trips(trained, study):
     assert read_study(trained.folder) == study
     stored = json.loads((trained.dir.evaluation / "scores.json").read_text())
     assert stored["facts"]["weights"] == trained.weights()[1]["sha256"]
-    assert stored["format"] == 1
+    assert stored["format"] == 2
 
 
 def test_a_second_evaluation_gives_the_same_scores(trained, study):
@@ -105,7 +107,10 @@ def test_every_figure_is_drawn_twice_alike(trained, study):
     images = generate(trained, range(16))
     paths = figures.save_all(trained, images)
     names = {path.stem for path in paths}
-    assert names == {"curves", "stages", "samples", "process", "fd_against_n", "shares"}
+    assert names == {
+        *("curves", "stages", "samples", "process", "fd_against_n"),
+        *("parts", "replay", "modes", "nearest", "shares"),
+    }
     first = {path: path.read_bytes() for path in paths if path.suffix == ".png"}
     figures.save_all(trained, images)
     assert {path: path.read_bytes() for path in first} == first
@@ -116,11 +121,11 @@ def test_figures_of_an_untrained_run_say_what_is_missing(tiny):
     with pytest.raises(RunError, match="no log yet"):
         figures.curves(run)
     with pytest.raises(NotEnoughSamples, match="no scores yet"):
-        figures.fd_against_n(run)
+        score_figures.fd_against_n(run)
 
 
 def test_the_plotted_points_are_the_recorded_ones(trained, study):
-    axes = figures.fd_against_n(trained).axes[0]
+    axes = score_figures.fd_against_n(trained).axes[0]
     drawn = axes.lines[0].get_xydata()
     rows = [study.find("generated", n) for n in (20, 60)]
     assert drawn == pytest.approx(np.array([[1 / row.n, row.value] for row in rows]))

@@ -45,23 +45,28 @@ def spread(values):
 # ---------------------------------------------------------------------------------------- floor
 
 
-@pytest.mark.parametrize(
-    ("d", "n", "m", "repeats"),
-    [
-        (16, 1000, 2000, 60),
-        (64, 2000, 2000, 40),
-        pytest.param(64, 5000, 5000, 40, marks=pytest.mark.slow),
-    ],
-)
-def test_floor_is_what_a_perfect_generator_scores(d, n, m, repeats):
+def null_scores(d, n, m, repeats):
+    """What a perfect generator scored, and the standard error of its mean."""
     values = spectrum(d)
     scores = [frechet(drawn(n, values, (i, 0)), drawn(m, values, (i, 1))) for i in range(repeats)]
-    floor = frechet_floor(values, n, m)
-    # Three standard errors of the simulation and 2 % for terms beyond second order: under 5 %.
-    error = spread(scores) / math.sqrt(repeats)
-    assert np.mean(scores) == pytest.approx(floor, abs=3 * error + 0.02 * floor)
-    assert 3 * error + 0.02 * floor < 0.08 * floor
-    assert np.mean(scores) == pytest.approx(floor, rel=0.05)
+    return np.mean(scores), spread(scores) / math.sqrt(repeats)
+
+
+@pytest.mark.parametrize(("d", "n", "m", "repeats"), [(16, 1000, 2000, 60), (64, 2000, 4000, 30)])
+def test_floor_is_what_a_perfect_generator_scores(d, n, m, repeats):
+    score, error = null_scores(d, n, m, repeats)
+    floor = frechet_floor(spectrum(d), n, m)
+    # Three standard errors of the simulation, and 2 % for the terms beyond second order.
+    assert score == pytest.approx(floor, abs=3 * error + 0.02 * floor)
+    assert error < 0.03 * floor
+
+
+@pytest.mark.parametrize("n", [2000, pytest.param(5000, marks=pytest.mark.slow)])
+def test_floor_is_within_five_percent(n):
+    score, error = null_scores(64, n, n, 40)
+    floor = frechet_floor(spectrum(64), n, n)
+    assert score == pytest.approx(floor, rel=0.05)
+    assert 3 * error < 0.05 * floor  # so that 5 % means something
 
 
 def test_floor_formula():
@@ -102,15 +107,17 @@ def test_delta_error_matches_the_spread_over_repeats(n, repeats):
 
 
 @pytest.mark.parametrize(
-    ("d", "n"), [(64, 500), (64, 40), pytest.param(64, 5000, marks=pytest.mark.slow)]
+    ("d", "n", "high"),
+    [(64, 500, 1.22), (128, 100, 1.4), pytest.param(64, 5000, 1.22, marks=pytest.mark.slow)],
 )
-def test_jackknife_matches_the_spread_over_repeats(d, n):
+def test_jackknife_matches_the_spread_over_repeats(d, n, high):
     """Above d and below it."""
     every = list(pairs(d, n, 200))
     truth = spread([frechet(*pair) for pair in every])
-    estimate = np.sqrt(np.mean([frechet_jackknife(*pair, seed=0) ** 2 for pair in every[:20]]))
-    # 5 % for the spread, 4 % for 20 jackknives of 20 groups (16 % each, root of 2/19 over 2).
-    assert 0.82 < estimate / truth < 1.22
+    found = [frechet_jackknife(*pair, seed=0) for pair in every[:20]]
+    # 5 % for the spread, 4 % for 20 jackknives of 20 groups (16 % each, root of 2/19 over 2).  A
+    # hundred samples are few: there a jackknife is wide by a tenth and its own noise is twice that.
+    assert 0.82 < np.sqrt(np.mean(np.square(found))) / truth < high
 
 
 def test_jackknife_with_the_reference_held_fixed():
@@ -146,7 +153,9 @@ def test_jackknife_is_the_textbook_one(monkeypatch):
 def test_jackknife_refuses_what_it_cannot_do():
     good = normal(60, 3, 1)
     for pair in ((good, good[:39]), (good[:39], good)):
-        with pytest.raises(NotEnoughSamples, match="20 groups needs at least 40 samples .* got 39"):
+        with pytest.raises(
+            NotEnoughSamples, match=r"20 groups needs at least 40 samples .* got 39"
+        ):
             frechet_jackknife(*pair, seed=0)
     with pytest.raises(ValueError, match="at least 2 groups"):
         frechet_jackknife(good, good, seed=0, groups=1)
@@ -363,19 +372,16 @@ def draws(d, n, repeats, paired):
         yield a.draw(n, i, 0), b.draw(n, i, 0 if paired else 2), real.draw(n, i, 1)
 
 
-@pytest.mark.parametrize("n", [24, 200])
+@pytest.mark.parametrize(("d", "n", "high"), [(128, 100, 1.4), (32, 200, 1.25)])
 @pytest.mark.parametrize("paired", [False, True])
-def test_difference_error_matches_the_spread_over_repeats(n, paired):
-    """By the jackknife below d, by the delta method above."""
-    d, repeats = 32, 150
-    sets = list(draws(d, n, repeats, paired))
+def test_difference_error_matches_the_spread_over_repeats(d, n, high, paired):
+    """By the jackknife below d (a little wide, as above), by the delta method above d."""
+    sets = list(draws(d, n, 150, paired))
     truth = spread([frechet(a, real) - frechet(b, real) for a, b, real in sets])
-    groups = 12 if n < d else 20
-    found = [frechet_difference(*s, seed=0, paired=paired, groups=groups) for s in sets[:25]]
-    assert found[0].method.startswith("jackknife of 12" if n < d else "delta")
-    estimate = np.sqrt(np.mean([each.se**2 for each in found]))
+    found = [frechet_difference(*each, seed=0, paired=paired) for each in sets[:25]]
+    assert found[0].method.startswith("jackknife of 20" if n < d else "delta")
     # The spread of 150 repeats is known to 6 %, the mean of 25 jackknives to 4 %.
-    assert 0.8 < estimate / truth < 1.25
+    assert 0.8 < np.sqrt(np.mean([each.se**2 for each in found])) / truth < high
     a, b, real = sets[0]
     assert found[0].value == pytest.approx(frechet(a, real) - frechet(b, real), rel=1e-9)
 

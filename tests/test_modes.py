@@ -139,9 +139,20 @@ def test_more_iterations_lower_the_inertia(digits):
 
 def test_far_from_the_origin_nothing_changes():
     features, _ = blobs(300, 6, 5, 2, apart=4.0)
-    near, far = kmeans(features, 5, seed=1), kmeans(features + 1e4, 5, seed=1)
-    # 1e4 leaves 11 of 16 digits.
-    np.testing.assert_allclose(far - 1e4, near, atol=1e-9)
+    near, far = kmeans(features, 5, seed=1), kmeans(features + 1e8, 5, seed=1)
+    # 1e8 leaves 8 of 16 digits of a feature, and none of its square.
+    np.testing.assert_allclose(far - 1e8, near, atol=1e-6)
+
+
+def test_seeds_are_drawn_by_squared_distance():
+    rows = np.array([[0.0], [1.0], [3.0]])
+    found = [tuple(km._seeds(rows - rows.mean(0), 2, seed)) for seed in range(1500)]
+    squared = np.square(rows - rows.T)
+    want = squared / squared.sum(axis=1, keepdims=True) / 3  # the first one uniform
+    for first, second in np.ndindex(3, 3):
+        p = want[first, second]
+        three_errors = 3 * math.sqrt(p * (1 - p) / len(found))
+        assert found.count((first, second)) / len(found) == pytest.approx(p, abs=three_errors)
 
 
 def test_seeds_are_never_drawn_twice():
@@ -159,6 +170,8 @@ def test_an_empty_cell_starts_anew_at_the_farthest_rows():
     features, own = blobs(300, 4, 2, 5)
     for nowhere in (1, 3):
         start = np.concatenate([features[:1], np.full((nowhere, 4), 1e6)])
+        far = np.argsort(-np.linalg.norm(features - features[0], axis=1))[:nowhere]
+        np.testing.assert_array_equal(km._lloyd(features, start, 1)[1:], features[far])
         centres = km._lloyd(features, start, iterations=20)
         cells = assign(features, centres)
         assert count(cells, nowhere + 1).min() > 0
@@ -190,7 +203,7 @@ def test_wrong_features_are_refused():
     with pytest.raises(ValueError, match="at least 1 iteration"):
         kmeans(good, 2, seed=0, iterations=0)
     with pytest.raises(ValueError, match="20 real and 19 generated"):
-        mode_study(good, good, good[:19], seed=0, k=2)
+        mode_study(bad, good, good[:19], seed=0, k=2)  # said before the work of k-means
 
 
 # --- counts and their difference
@@ -310,10 +323,13 @@ def test_effective_modes_fall_as_mass_concentrates():
 def test_the_order_of_the_rows_does_not_matter():
     features, _ = blobs(900, 4, 5, 1, apart=2.0)
     fit, real, gen = features[:300], features[300:600], 1.1 * features[600:]
-    study = mode_study(fit, real, gen, 3, 8)
-    assert study == mode_study(fit, rng(1).permutation(real), rng(2).permutation(gen), 3, 8)
+    strict = {"alpha": 0.01, "permutations": 50}
+    study = mode_study(fit, real, gen, 3, 8, **strict)
+    shuffled = rng(1).permutation(real), rng(2).permutation(gen)
+    assert study == mode_study(fit, *shuffled, 3, 8, **strict)
     centres = kmeans(fit, 8, 3)
-    assert study == study_of_cells(assign(real, centres), assign(gen, centres), 8, 3)
+    assert study == study_of_cells(assign(real, centres), assign(gen, centres), 8, 3, **strict)
+    assert (study.alpha, study.permutations) == (0.01, 50)
 
 
 def test_swapping_the_sets_turns_the_signs():

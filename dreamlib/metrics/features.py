@@ -60,7 +60,7 @@ class ClassifierExtractor:
 class InceptionExtractor:
     """The 2048 features of Inception-2015 after clean resizing, from a verified file of weights.
 
-    `weights_path` comes from `inception.find_weights`; WeightsUnavailable where it does not fit.
+    `weights_path` comes from `pretrained.obtain`; WeightsUnavailable where it does not fit.
     """
 
     name, dim = "inception", 2048

@@ -41,7 +41,7 @@ class Inception:
     """The frozen network: `features` of images, and `logits` of features.
 
     Pixels enter as (v - 128) / 128, as in the TensorFlow graph, torch-fidelity and clean-fid's
-    "clean" mode; pytorch-fid's 2 v / 255 - 1 moves features by less than 1e-4.
+    "clean" mode; pytorch-fid's 2 v / 255 - 1 is up to 0.008 away.
     WeightsUnavailable where clean-fid is not installed or the file holds another network.
     """
 

@@ -7,8 +7,8 @@ import numpy as np
 from dreamlib.metrics.distances import blocks, check_same_width, checked, distance_blocks
 from dreamlib.rng import numpy_rng
 
-# Seeds whose squared distances sum to less than this share of the spread are the same point.
-SAME_POINT = 1e-12
+# Where all squared distances to the seeds sum to less of the spread, what is left is rounding.
+ROUNDING = 1e-12
 
 
 def kmeans(features: np.ndarray, k: int, seed: int, iterations: int = 25) -> np.ndarray:
@@ -48,11 +48,10 @@ def _seeds(centred: np.ndarray, k: int, seed: int) -> list[int]:
     while len(chosen) < k:
         new = chosen[-1]
         # One product per seed: `distance_blocks` would copy all features for each of them.
-        squared = np.minimum(squared, norms + norms[new] - 2 * (centred @ centred[new]))
-        squared = np.maximum(squared, 0)
-        squared[new] = 0
+        own = norms + norms[new] - 2 * (centred @ centred[new])
+        squared = np.minimum(squared, np.maximum(own, 0))
         total = np.cumsum(squared)
-        if total[-1] <= SAME_POINT * norms.sum():
+        if total[-1] <= ROUNDING * norms.sum():
             raise ValueError(
                 f"{len(centred):,} rows hold {len(chosen)} distinct points, too few for {k} "
                 "cells: lower k, or look why the features are all alike"
@@ -70,7 +69,7 @@ def _lloyd(features: np.ndarray, centres: np.ndarray, iterations: int) -> np.nda
             break
         centres, empty = _means(features, cells, len(centres))
         centres[empty] = features[np.argsort(-distances, kind="stable")[: len(empty)]]
-        before = None if len(empty) else cells
+        before = cells
     return centres
 
 

@@ -66,9 +66,13 @@ def fd_against_n(run: Run) -> Figure:
     axes.set_xticklabels([f"1/{n:,}" for n in sizes])
     axes.set(xlabel="1/N", ylabel=metric, ylim=(min(0, axes.get_ylim()[0]), None))
     axes.set_title("The same model at every N: the slope is bias", fontsize=9)
+    if study.fit:
+        axes.plot([], [], ".:", ms=3, lw=1, color=GREY, label="N against N real, and a line")
     if study.of(GENERATED, f"{metric} corrected"):
         axes.plot([], [], "*", ms=9, color=GREY, label="bias corrected, ± standard error")
-    axes.legend(fontsize=7, loc="center right", frameon=False)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.45 * (high - low))  # room for the legend
+    axes.legend(fontsize=7, loc="upper left", frameon=False)
     footer(fig, study_footer(study))
     return fig
 
@@ -86,6 +90,7 @@ def _line_of(axes: Axes, fit: dict, colour: str) -> None:
     slope, _ = np.polyfit(inverse, np.array(fit["values"]), 1)
     ends = np.array([0, inverse.max()])
     axes.plot(ends, fit["linear"] + slope * ends, ":", color=colour, lw=1)
+    axes.plot(inverse, fit["values"], ".", color=colour, ms=3)
 
 
 def parts(run: Run) -> Figure:
@@ -128,7 +133,7 @@ def replay(run: Run) -> Figure:
     axes.set_yticks(list(heights), labels, fontsize=7)
     axes.set(xlabel=study.facts["metric"])
     axes.margins(x=0.12)
-    axes.set_title("The same images of the same model: only the counts change", fontsize=9)
+    fig.suptitle("The same images of the same model: only the counts change", fontsize=9)
     footer(fig, study_footer(study))
     return fig
 
@@ -210,7 +215,7 @@ def nearest(run: Run) -> Figure:
     pictures = np.load(run.dir.evaluation / "nearest.npz")
     pairs = np.concatenate([pictures["generated"], pictures["train"]])
     columns = len(pictures["generated"])
-    fig, (axes,) = new_figure(0.8 * columns, 2.5)
+    fig, (axes,) = new_figure(0.8 * columns, 2.2)
     gap = max(1, pairs.shape[1] // 16)
     axes.imshow(grid(pairs, columns, gap=gap), interpolation="nearest")
     pitch = pairs.shape[1] + gap

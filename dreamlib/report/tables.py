@@ -12,39 +12,68 @@ from statistics import fmean
 from dreamlib.ablate import BUDGETS, Ablation
 from dreamlib.compare import Comparison
 from dreamlib.files import write_text
-from dreamlib.scores import GENERATED, Score, Study
+from dreamlib.scores import GENERATED, REAL, Score, Study
 
-HEAD = ("metric", "images", "N", "value", "± SE", "real", "floor", "null", "steps", "NFE", "resize")
 NONE = "–"
+PIXELS = "pixels: "
 
 
 def _number(value: float | None) -> str:
-    """Four digits or so; what is far below 1 keeps its first ones."""
+    """Three or four digits; what is far below 1 keeps its first ones."""
     if value is None:
         return NONE
-    return f"{value:.3f}" if abs(value) >= 0.1 or value == 0 else f"{value:.2e}"
+    if value == 0 or abs(value) >= 0.1:
+        return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+    return f"{value:.4f}" if abs(value) >= 0.001 else f"{value:.1e}"
 
 
-def _cells(row: Score) -> tuple[str, ...]:
-    sets = f"{row.n:,}" + (f" ({len(row.parts)} sets)" if row.parts else "")
-    real = NONE if row.n_real is None else f"{row.n_real:,}"
-    if row.real not in ("", "reference"):
-        real += f" {row.real}" if not row.real[0].isdigit() else f" ({row.real})"
-    made = row.origin
-    return (
-        *(row.metric, row.images, sets, _number(row.value), _number(row.se), real),
-        *(_number(row.floor), _number(row.null)),
-        *(NONE if x is None else str(x) for x in (made.steps, made.nfe)),
-        made.resize,
-    )
+def _with_error(row: Score | None) -> str:
+    if row is None:
+        return NONE
+    return _number(row.value) + (f" ± {_number(row.se)}" if row.se is not None else "")
+
+
+def rows_table(rows: Iterable[Score]) -> tuple[list[str], list[list[str]]]:
+    """Head and cells: a line per metric, N and real set, a column for the images of each kind."""
+    rows = list(rows)
+    kinds = list(dict.fromkeys(row.images for row in rows))
+    nulls = any(row.null is not None for row in rows)
+    head = ["metric", "N", "real", *kinds, *(["null"] if nulls else []), *MADE]
+    lines: dict[tuple, dict[str, Score]] = {}
+    for row in rows:
+        lines.setdefault((row.metric, row.n, row.n_real, row.real), {})[row.images] = row
+    cells = []
+    for (metric, _, n_real, real), found in lines.items():
+        first = next(iter(found.values()))
+        sets = max(len(row.parts) for row in found.values())
+        cells.append(
+            [
+                metric,
+                f"{first.n:,}" + (f" ({sets} sets)" if sets else ""),
+                " ".join([NONE if n_real is None else f"{n_real:,}", *_unusual(real)]),
+                *(_with_error(found.get(kind)) for kind in kinds),
+                *([_number(first.null)] if nulls else []),
+                *_made(first),
+            ]
+        )
+    return head, cells
+
+
+MADE = ("seeds", "steps", "NFE", "resize")
+
+
+def _made(row: Score) -> list[str]:
+    origin = row.origin
+    numbers = (NONE if x is None else str(x) for x in (origin.steps, origin.nfe))
+    return [origin.seeds or NONE, *numbers, origin.resize]
+
+
+def _unusual(real: str) -> list[str]:
+    return [] if real in ("", "reference") else [f"({real})"]
 
 
 def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
-
-
-def rows_markdown(rows: Iterable[Score]) -> str:
-    return _table(HEAD, [_cells(row) for row in rows])
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -54,24 +83,33 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def markdown(study: Study) -> str:
     """Scores as a Markdown table, with what they mean below it."""
     facts = study.facts
-    lines = [rows_markdown(study.rows)] if study.rows else []
+    lines = [_table(*rows_table(_main(study)))] if study.rows else []
     lines += [f"\n{metric}: not computed, because {why}" for metric, why in study.absent.items()]
     if study.rows:
-        lines += ["", meaning(study), "", memorisation_sentence(study), "", HOW_TO_READ]
+        lines += ["", meaning(study), "", memorisation_sentence(study), "", HOW_TO_READ, ""]
         lines += [
-            f"Made by {facts['sampler']}, {facts['steps']} steps, sampler seed {facts['seed']}, "
-            f"weights {facts['weights'][:12]} (step {facts['step']:,}); seen by "
-            f"{facts['extractor']}."
+            f"Made by {facts['sampler']} ({facts['spacing']} spacing), {facts['steps']} steps, "
+            f"sampler seed {facts['seed']}, weights {facts['weights'][:12]} (step "
+            f"{facts['step']:,}); seen by {facts['extractor']}."
         ]
     if study.guests:
-        lines += ["", "Other images:", "", rows_markdown(study.guests)]
+        lines += ["", "Other images:", "", _table(*rows_table(study.guests))]
     return "\n".join(lines)
 
 
+def _main(study: Study) -> list[Score]:
+    return [row for row in study.rows if not row.metric.startswith(PIXELS)]
+
+
+def pixels_markdown(study: Study) -> str:
+    """Statistics of plain pixels, generated beside held-out real."""
+    return _table(*rows_table(row for row in study.rows if row.metric.startswith(PIXELS)))
+
+
 HOW_TO_READ = (
-    "Floor: other held-out real images in the same place. Null: what a perfect generator is "
-    "expected to score, where a formula says. SE: sampling noise, not bias. Rows of different N "
-    "are not compared with each other, KID's excepted, which has no bias."
+    f"{REAL}: the floor, other held-out images in the same place. Null: what a perfect generator "
+    "is expected to score, where a formula says. ±: standard error, of sampling and not of bias. "
+    "Lines of different N are not compared with each other, KID's excepted, which has no bias."
 )
 
 
@@ -135,7 +173,7 @@ def modes_markdown(study: Study, count: int = 10) -> str:
 
 def latex(study: Study) -> str:
     """The score table for LaTeX; needs the booktabs package."""
-    return _latex(HEAD, [_cells(row) for row in study.rows])
+    return _latex(*rows_table(_main(study)))
 
 
 def _latex(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -233,6 +271,8 @@ def save_tables(study: Study, folder: Path) -> list[Path]:
         "scores.tex": latex(study),
         "scores.csv": as_csv([*study.rows, *study.replay, *study.guests]).rstrip("\n"),
     }
+    if study.rows:
+        texts["pixels.md"] = pixels_markdown(study)
     if study.replay:
         texts["replay.md"] = replay_markdown(study)
     if study.shares:
