@@ -186,32 +186,31 @@ def mode_rows(
 ) -> tuple[list[Score], dict[str, ModeStudy], dict[str, np.ndarray]]:
     """Cells are found on training images; held-out and generated ones are counted in them.
 
-    Rows at every size, from the first set of it; the study at the largest; and the cell of every
-    image, by the name of its set.
+    Rows at every size, from the first set of it, in as many cells as leave each PER_CELL images.
+    The study at the largest, and there the cell of every image by the name of its set.
     """
-    rows, studies = [], {}
-    count = max(2, min(plan.cells, len(train) // PER_CELL))
-    centres = kmeans(train, count, plan.seed)
-    cells = {name: assign(features, centres) for name, features in sets.items()}
-    real = assign(reference, centres)
-    for size in plan.sizes:
-        if len(reference) < size:
-            continue
-        for images, found_in in cells.items():
-            if len(found_in) < size:
+    rows, studies, cells = [], {}, {}
+    for size in (size for size in plan.sizes if size <= len(reference)):
+        count = max(2, min(plan.cells, size // PER_CELL, len(train) // PER_CELL))
+        centres = kmeans(train, count, plan.seed)
+        real = assign(reference[:size], centres)
+        cells[REFERENCE] = real
+        for images, features in sets.items():
+            if len(features) < size:
                 continue
-            study = study_of_cells(real[:size], found_in[:size], len(centres), seed=plan.seed)
+            cells[images] = assign(features[:size], centres)
+            study = study_of_cells(real, cells[images], count, seed=plan.seed)
             entries = {
                 "NDB/K": (study.ndb, study.ndb_null),
                 "JS above null": (study.js_above_null, 0.0),
                 "modes / real modes": (study.effective_gen / study.effective_real, 1.0),
             }
             for metric, (value, null) in entries.items():
-                found = Estimate(value, None, "none: see its permutation test")
+                found = Estimate(value, None, f"none: permutations of {count} cells instead")
                 row = row_of(plan.named(metric), images, found, size, size)
                 rows.append(replace(row, null=null))
             studies[images] = study
-    return rows, studies, cells | {REFERENCE: real}
+    return rows, studies, cells
 
 
 def score_rows(

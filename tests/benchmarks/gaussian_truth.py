@@ -26,7 +26,7 @@ from dreamlib.rng import numpy_rng
 
 TRACE, DECAY = 90.0, 1.2
 SIZES = (500, 5000)
-REPETITIONS = {64: 100, 512: 20, 2048: 4}
+REPETITIONS = {64: 200, 512: 40, 2048: 10}
 
 
 @dataclass(frozen=True)
