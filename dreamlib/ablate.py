@@ -20,8 +20,8 @@ from pydantic import TypeAdapter, ValidationError
 from dreamlib.config import load_config
 from dreamlib.difference import differences_of
 from dreamlib.errors import ConfigError, Interrupted, RunError
-from dreamlib.evaluate import Material
 from dreamlib.files import write_json
+from dreamlib.material import Material
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.kernel import kid
 from dreamlib.opening import open_run
@@ -187,7 +187,7 @@ class _Job:
         self, arm: str, budget: str, seed: int, sampler: str
     ) -> tuple[Material, np.ndarray]:
         material = Material(self.open(arm, budget, seed, sampler), (self.n,), self.progress)
-        return material, material.features(material.generated(self.n))
+        return material, material.features(material.generated(range(self.n)))
 
     def score(self, arm: str, budget: str, seed: int, sampler: str) -> Cell:
         material, features = self.features(arm, budget, seed, sampler)

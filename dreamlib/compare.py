@@ -13,8 +13,8 @@ from typing import Any
 
 from dreamlib.difference import Difference, differences_of
 from dreamlib.errors import ConfigError
-from dreamlib.evaluate import Material, sizes_of
 from dreamlib.files import write_json
+from dreamlib.material import Material, sizes_of
 from dreamlib.progress import Progress, silent
 from dreamlib.run import Run
 
@@ -62,7 +62,7 @@ def compare(
     with a.session(should_stop) as session:
         seen = [Material(run, sizes, progress, session.should_stop) for run in (a, b)]
         reference = seen[0].features(seen[0].reference[0])
-        sets = [each.features(each.generated(sizes[-1])) for each in seen]
+        sets = [each.features(each.generated(range(sizes[-1]))) for each in seen]
         if seen[0].extractor.identity != seen[1].extractor.identity:
             raise ConfigError("the runs use different extractors: set evaluate.extractor alike")
         for size in reversed(sizes):

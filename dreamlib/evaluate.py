@@ -9,41 +9,33 @@ compared with each other.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from dreamlib.build import make_distance, make_extractor
-from dreamlib.errors import ConfigError, RunError, WeightsUnavailable
+from dreamlib.build import make_distance
+from dreamlib.errors import RunError, WeightsUnavailable
 from dreamlib.files import write_atomic
-from dreamlib.generate import generate
-from dreamlib.measure import REFERENCE, Measured, Plan, measure, replay_rows, score_rows
+from dreamlib.material import Material, sizes_of
+from dreamlib.measure import REFERENCE, Measured, measure, replay_rows, score_rows
 from dreamlib.measure_images import (
     WORST,
     check_apart,
     copies,
     diversity_rows,
-    gaussian_images,
     label_shares,
     pixel_rows,
     strips,
 )
-from dreamlib.metrics.features import (
-    ClassifierExtractor,
-    Extractor,
-    InceptionExtractor,
-    extract,
-)
+from dreamlib.metrics.features import ClassifierExtractor, InceptionExtractor
 from dreamlib.metrics.modes import worst
 from dreamlib.progress import Progress, silent
 from dreamlib.run import Run
 from dreamlib.scores import (
     GENERATED,
     REAL,
-    Origin,
     Score,
     Study,
     read_study,
@@ -52,12 +44,6 @@ from dreamlib.scores import (
 )
 
 SHARED = 0.01  # of the held-out images may be training images: real sets hold some twice
-UNTRAINED, GAUSSIAN = "untrained", "gaussian"
-
-
-def metric_name(extractor: Extractor) -> str:
-    """FID is the name for Inception features; with others the extractor is part of the name."""
-    return "FID" if extractor.name == "inception" else f"FD[{extractor.name}]"
 
 
 def evaluate(
@@ -80,106 +66,6 @@ def evaluate(
         study = _study(material)
         session.kept()
     return study
-
-
-def sizes_of(run: Run, n: Sequence[int] | None) -> tuple[int, ...]:
-    """The N of a study, ascending; ConfigError below 2."""
-    sizes = tuple(sorted(set(n or run.config.evaluate.n)))
-    if sizes[0] < 2:
-        raise ConfigError(f"a distance needs at least 2 images per set, got N = {sizes[0]}")
-    return sizes
-
-
-@dataclass(frozen=True)
-class Material:
-    """Images and features of a study, each made or found once."""
-
-    run: Run
-    sizes: tuple[int, ...]
-    progress: Progress = silent
-    should_stop: Callable[[], bool] = lambda: False
-
-    @property
-    def largest(self) -> int:
-        return self.sizes[-1]
-
-    @cached_property
-    def extractor(self) -> Extractor:
-        return make_extractor(self.run.config, self.run.data, self.run.device, self.progress)
-
-    @cached_property
-    def plan(self) -> Plan:
-        settings = self.run.config.evaluate
-        return Plan(metric_name(self.extractor), self.sizes, settings.cells, settings.jackknife)
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        cache = self.run.dir.evaluation / "features"
-        return extract(
-            images,
-            self.extractor,
-            progress=self.progress,
-            should_stop=self.should_stop,
-            cache=cache,
-        )
-
-    @cached_property
-    def reference(self) -> tuple[np.ndarray, np.ndarray]:
-        """Held-out images and labels that every row is compared with."""
-        return self.run.data.take("reference", self.run.config.evaluate.reference)
-
-    @cached_property
-    def train(self) -> np.ndarray:
-        """Every training image."""
-        return self.run.data.images[self.run.data.indices("train")]
-
-    @property
-    def some_train(self) -> np.ndarray:
-        """As many of them as there are in the reference, or fewer."""
-        return self.train[: self.run.config.evaluate.reference]
-
-    @property
-    def pair(self) -> dict[str, np.ndarray]:
-        """Generated images, and held-out ones in their place."""
-        return {name: self.images[name] for name in (GENERATED, REAL)}
-
-    def generated(self, n: int, *, untrained: bool = False) -> np.ndarray:
-        return generate(
-            self.run,
-            range(n),
-            untrained=untrained,
-            progress=self.progress,
-            should_stop=self.should_stop,
-        )
-
-    @cached_property
-    def images(self) -> dict[str, np.ndarray]:
-        """Every set that is scored.  The anchors at the smallest N: they are far away, and sampling
-        costs as much as for the model."""
-        floor = self.run.data.take("floor", self.largest)[0]
-        sets = {GENERATED: self.generated(self.largest), REAL: floor}
-        if self.run.config.evaluate.anchors:
-            few = self.sizes[0]
-            sets[UNTRAINED] = self.generated(few, untrained=True)
-            sets[GAUSSIAN] = gaussian_images(self.train, few, seed=0)
-        return sets
-
-    def origin(self, images: str, n: int, card: dict[str, Any]) -> Origin:
-        """What a row of these images says of them."""
-        resize = self.extractor.identity.rpartition("-")[2]
-        found = Origin(self.extractor.identity, resize, seeds=f"0 to {n - 1:,}")
-        sample = self.run.config.sample
-        if images not in (GENERATED, UNTRAINED):
-            return found
-        calls = sample.steps * (2 if sample.guidance != 1 else 1)
-        weights = card["sha256"] if images == GENERATED else "initial"
-        return replace(
-            found,
-            weights=weights,
-            sampler=f"{sample.sampler}, {sample.spacing} spacing",
-            steps=sample.steps,
-            nfe=calls,
-            seed=sample.seed,
-        )
 
 
 def _study(material: Material) -> Study:

@@ -12,10 +12,10 @@ import torch
 
 from dreamlib.build import make_inception
 from dreamlib.errors import ConfigError, DataError, NotEnoughSamples
-from dreamlib.evaluate import Material, metric_name, sizes_of
 from dreamlib.files import sha256_array
 from dreamlib.guests import check_images, pipeline_images, read_images, read_statistics
 from dreamlib.host import choose_device
+from dreamlib.material import Material, metric_name, sizes_of
 from dreamlib.measure import Plan, measure_guest
 from dreamlib.measure_images import check_apart
 from dreamlib.metrics.features import Extractor, extract

@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -151,3 +153,13 @@ def try_lock(file: Any) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+@contextmanager
+def exclusive(path: Path, every: float = 0.05) -> Iterator[None]:
+    """Hold the lock file `path`, waiting for whoever holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:
+        while not try_lock(file):
+            time.sleep(every)
+        yield

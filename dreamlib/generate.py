@@ -20,6 +20,7 @@ from dreamlib.diffusion.samplers import Step, spaced
 from dreamlib.errors import ConfigError
 from dreamlib.files import (
     check_fields,
+    exclusive,
     fingerprint,
     read_json,
     sha256_array,
@@ -137,9 +138,12 @@ class Shards:
         return images if sha256_array(images) == sha256 else None
 
     def write(self, shard: int, images: np.ndarray) -> None:
+        """The shard, then its line in the manifest, which other processes may write to as well."""
         write_npy(self.path(shard), images)
-        self.manifest["shards"][str(shard)] = sha256_array(images)
-        write_json(self.folder / "manifest.json", self.manifest)
+        with exclusive(self.folder / ".lock"):
+            self.manifest = self._open()
+            self.manifest["shards"][str(shard)] = sha256_array(images)
+            write_json(self.folder / "manifest.json", self.manifest)
 
     @cached_property
     def net(self) -> torch.nn.Module:

@@ -34,15 +34,26 @@ def evaluate(
     steps: Annotated[Optional[int], typer.Option(min=1, help="of the pipeline")] = None,  # noqa: UP045
     name: Annotated[Optional[str], typer.Option(help="what the rows call the images")] = None,  # noqa: UP045
     out: Annotated[Place, typer.Option(help="where scores go without a run")] = None,
+    part: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="1/2: make half of the images and features only, for two processes"),
+    ] = None,
     weights: Annotated[Optional[str], typer.Option(help="the Inception file")] = None,  # noqa: UP045
     mirror: MirrorFolder = None,
     settings: Set = None,
 ) -> None:
     """Score a run (500 within 5000, one reference, a floor at every N), or anybody's images."""
     from dreamlib.evaluate import evaluate as score
+    from dreamlib.material import prepare
     from dreamlib.report.tables import markdown
 
     opened = existing(run, mirror, settings) if run else None
+    if part is not None:
+        if opened is None:
+            raise ConfigError("--part needs a run folder")
+        prepare(opened, _part(part), n, progress=TextProgress())
+        say(f"part {part} is ready: run the other parts, then the command without --part")
+        return
     place = images or diffusers
     if place is None:
         if opened is None or reference is not None:
@@ -62,6 +73,13 @@ def evaluate(
         study = score_pipeline(by, name or place.name, place, real, n, steps)
     say(markdown(study))
     say(f"\nscores in {by.folder / 'evaluation' / 'scores.json'}")
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdigit() and of.isdigit()):
+        raise ConfigError(f"--part reads 1/2, not {text}")
+    return int(number) - 1, int(of)
 
 
 def compare(

@@ -10,8 +10,8 @@ import pytest
 from dreamlib.compare import compare, comparison_path
 from dreamlib.difference import differences_of
 from dreamlib.errors import ConfigError
-from dreamlib.evaluate import Material
 from dreamlib.generate import generate
+from dreamlib.material import Material
 from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import frechet
 from dreamlib.report.tables import comparison_markdown

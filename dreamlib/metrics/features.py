@@ -29,7 +29,8 @@ from dreamlib.progress import Progress, silent
 log = logging.getLogger(__name__)
 
 # Part of the cache key: raise it when the way features are computed changes.
-CHUNK = 10  # batches whose features are kept in one file
+BATCH = 100
+CHUNK_IMAGES = 10 * BATCH  # whose features are kept in one file
 REVISION = 1
 
 
@@ -81,7 +82,7 @@ def extract(
     images: np.ndarray,
     extractor: Extractor,
     *,
-    batch: int = 100,
+    batch: int = BATCH,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,
     cache: Path | None = None,
@@ -98,7 +99,7 @@ def extract(
     if cache is not None:
         sweep(Path(cache))
     advance = progress(f"{extractor.name} features", len(images))
-    done = 0
+    chunk, done = CHUNK_IMAGES // batch * batch or batch, 0
 
     def before_batch() -> None:
         if should_stop():
@@ -110,8 +111,8 @@ def extract(
         advance(count)
 
     parts = [
-        _chunk(images[start : start + CHUNK * batch], extractor, batch, cache, before_batch, after)
-        for start in range(0, len(images), CHUNK * batch)
+        _chunk(images[start : start + chunk], extractor, batch, cache, before_batch, after)
+        for start in range(0, len(images), chunk)
     ]
     return np.concatenate([np.empty((0, extractor.dim)), *parts])
 

@@ -1,0 +1,152 @@
+"""What a study is made from: images and features of every set, each made or found once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dreamlib.build import make_extractor
+from dreamlib.errors import ConfigError
+from dreamlib.generate import generate
+from dreamlib.measure import Plan
+from dreamlib.measure_images import gaussian_images
+from dreamlib.metrics.features import CHUNK_IMAGES, Extractor, extract
+from dreamlib.progress import Progress, silent
+from dreamlib.run import Run
+from dreamlib.scores import GENERATED, REAL, Origin
+
+UNTRAINED, GAUSSIAN = "untrained", "gaussian"
+
+
+def metric_name(extractor: Extractor) -> str:
+    """FID is the name for Inception features; with others the extractor is part of the name."""
+    return "FID" if extractor.name == "inception" else f"FD[{extractor.name}]"
+
+
+def sizes_of(run: Run, n: Sequence[int] | None) -> tuple[int, ...]:
+    """The N of a study, ascending; ConfigError below 2."""
+    sizes = tuple(sorted(set(n or run.config.evaluate.n)))
+    if sizes[0] < 2:
+        raise ConfigError(f"a distance needs at least 2 images per set, got N = {sizes[0]}")
+    return sizes
+
+
+@dataclass(frozen=True)
+class Material:
+    """Images and features of a study, each made or found once."""
+
+    run: Run
+    sizes: tuple[int, ...]
+    progress: Progress = silent
+    should_stop: Callable[[], bool] = lambda: False
+
+    @property
+    def largest(self) -> int:
+        return self.sizes[-1]
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        return make_extractor(self.run.config, self.run.data, self.run.device, self.progress)
+
+    @cached_property
+    def plan(self) -> Plan:
+        settings = self.run.config.evaluate
+        return Plan(metric_name(self.extractor), self.sizes, settings.cells, settings.jackknife)
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        cache = self.run.dir.evaluation / "features"
+        return extract(
+            images,
+            self.extractor,
+            progress=self.progress,
+            should_stop=self.should_stop,
+            cache=cache,
+        )
+
+    @cached_property
+    def reference(self) -> tuple[np.ndarray, np.ndarray]:
+        """Held-out images and labels that every row is compared with."""
+        return self.run.data.take("reference", self.run.config.evaluate.reference)
+
+    @cached_property
+    def train(self) -> np.ndarray:
+        """Every training image."""
+        return self.run.data.images[self.run.data.indices("train")]
+
+    @property
+    def some_train(self) -> np.ndarray:
+        """As many of them as there are in the reference, or fewer."""
+        return self.train[: self.run.config.evaluate.reference]
+
+    @property
+    def pair(self) -> dict[str, np.ndarray]:
+        """Generated images, and held-out ones in their place."""
+        return {name: self.images[name] for name in (GENERATED, REAL)}
+
+    def generated(self, seeds: Sequence[int], *, untrained: bool = False) -> np.ndarray:
+        return generate(
+            self.run,
+            seeds,
+            untrained=untrained,
+            progress=self.progress,
+            should_stop=self.should_stop,
+        )
+
+    @cached_property
+    def images(self) -> dict[str, np.ndarray]:
+        """Every set that is scored.  The anchors at the smallest N: they are far away, and sampling
+        costs as much as for the model."""
+        floor = self.run.data.take("floor", self.largest)[0]
+        sets = {GENERATED: self.generated(range(self.largest)), REAL: floor}
+        if self.run.config.evaluate.anchors:
+            few = self.sizes[0]
+            sets[UNTRAINED] = self.generated(range(few), untrained=True)
+            sets[GAUSSIAN] = gaussian_images(self.train, few, seed=0)
+        return sets
+
+    def origin(self, images: str, n: int, card: dict[str, Any]) -> Origin:
+        """What a row of these images says of them."""
+        resize = self.extractor.identity.rpartition("-")[2]
+        found = Origin(self.extractor.identity, resize, seeds=f"0 to {n - 1:,}")
+        sample = self.run.config.sample
+        if images not in (GENERATED, UNTRAINED):
+            return found
+        calls = sample.steps * (2 if sample.guidance != 1 else 1)
+        weights = card["sha256"] if images == GENERATED else "initial"
+        return replace(
+            found,
+            weights=weights,
+            sampler=f"{sample.sampler}, {sample.spacing} spacing",
+            steps=sample.steps,
+            nfe=calls,
+            seed=sample.seed,
+        )
+
+
+def prepare(
+    run: Run,
+    part: tuple[int, int],
+    n: Sequence[int] | None = None,
+    *,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> None:
+    """One process's share of a later `evaluate`: part (k, of) makes and looks at chunk k, k + of,
+    and so on of every set, by image number.  Processes share nothing but the run folder."""
+    k, of = part
+    if not 0 <= k < of:
+        raise ConfigError(f"part {k + 1} of {of} does not exist")
+    with run.session(should_stop) as session:
+        material = Material(run, sizes_of(run, n), progress, session.should_stop)
+        for start in range(k * CHUNK_IMAGES, material.largest, of * CHUNK_IMAGES):
+            numbers = range(start, min(start + CHUNK_IMAGES, material.largest))
+            material.features(material.generated(numbers))
+        floor = run.data.take("floor", material.largest)[0]
+        for images in (material.reference[0], floor, material.some_train):
+            for start in range(k * CHUNK_IMAGES, len(images), of * CHUNK_IMAGES):
+                material.features(images[start : start + CHUNK_IMAGES])
+        session.kept()
