@@ -18,6 +18,7 @@ from dreamlib.cli import main
 from dreamlib.config import load_config
 from dreamlib.data.packed import open_packed
 from dreamlib.metrics.features import extract
+from dreamlib.scores import read_study
 from tests.conftest import TINY
 
 
@@ -62,7 +63,19 @@ def test_train_sample_evaluate_figures(dreamlib, tmp_path):
     assert (tmp_path / "r/samples/interpolation-3-4.png").exists()
     code, out, _ = dreamlib("evaluate", "r")
     assert code == 0
-    assert "| FD[classifier] | held-out real |" in out
+    assert "| generated | held-out real |" in out
+    shutil.copytree(tmp_path / "pngs", tmp_path / "theirs")
+    code, out, _ = dreamlib("evaluate", "r", "--images", "theirs", "--n", "12")
+    assert code == 0
+    assert "Other images:" in out
+    (guest, *_) = [row for row in read_study(tmp_path / "r").guests if row.images == "theirs"]
+    assert (guest.metric, guest.n, guest.n_real) == ("FD[classifier]", 12, 60)
+    code, out, _ = dreamlib("evaluate", "r", "--part", "1/2")
+    assert code == 0
+    assert "part 1/2 is ready" in out
+    code, out, _ = dreamlib("compare", "r", "r", "--n", "20")
+    assert code == 0
+    assert "within two standard errors" in out
     code, out, _ = dreamlib("figures", "r")
     assert code == 0
     for name in ("curves.png", "fd_against_n.pdf", "scores.tex"):
@@ -172,6 +185,19 @@ BAD = {
     "no weights": (
         ["evaluate", "trained", "--set", "evaluate.extractor=inception"],
         ["pt_inception", "DREAMLIB_WEIGHTS"],
+    ),
+    "nothing to score": (["evaluate"], ["name a run folder", "--images"]),
+    "a reference without images": (
+        ["evaluate", "trained", "--reference", "texts"],
+        ["--images", "--diffusers"],
+    ),
+    "images without a judge": (["evaluate", "--images", "texts"], ["--out"]),
+    "images of no kind": (["evaluate", "trained", "--images", "texts"], ["texts holds no images"]),
+    "a part that is none": (["evaluate", "trained", "--part", "3/2"], ["part 3 of 2"]),
+    "compare with nothing": (["compare", "trained", "nowhere"], ["nowhere holds no run"]),
+    "an unknown loss": (
+        ["ablate", "faces16", "--steps", "5", "--losses", "magic"],
+        ["unknown losses magic", "conservative"],
     ),
     "unwritable": (["train", "file/r", "--preset", "faces16"], ["cannot write", "file/r"]),
     "unknown notebook": (["notebooks", "99_none"], ["99_none", "00_complete"]),

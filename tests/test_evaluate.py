@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import multiprocessing
+import shutil
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 
 mpl.use("Agg")
 
-from dreamlib.errors import NotEnoughSamples, RunError, WeightsUnavailable
+from dreamlib.errors import (
+    ConfigError,
+    DataError,
+    NotEnoughSamples,
+    RunError,
+    WeightsUnavailable,
+)
 from dreamlib.evaluate import evaluate
-from dreamlib.generate import generate, process
-from dreamlib.measure_images import gaussian_images
+from dreamlib.generate import Shards, generate, process
+from dreamlib.material import Material, prepare
+from dreamlib.measure_images import check_apart, gaussian_images
 from dreamlib.opening import open_run
 from dreamlib.report import figures, score_figures, tables
 from dreamlib.scores import read_study
@@ -97,9 +109,141 @@ def test_tables_say_bias_and_never_improvement(study):
     assert "not a change in the model" in text
     for word in ("improve", "better", "worse"):
         assert word not in text.lower()
-    assert "| FD[classifier] | held-out real | 20 (3 sets) |" in text
-    assert tables.latex(study).count(r"\\") == len(study.rows) + 1
+    head, _, first, *_ = text.splitlines()
+    assert head.startswith("| metric | N | real | generated | held-out real | untrained | gaussian")
+    assert head.endswith("| null | seeds | steps | NFE | resize |")
+    row, floor = study.find("generated", 20), study.find("held-out real", 20)
+    both = [f"{x.value:.3f} ± {tables._number(x.se)}" for x in (row, floor)]
+    assert first.startswith(f"| FD[classifier] | 20 (3 sets) | 60 | {both[0]} | {both[1]} |")
+    assert first.endswith("| 0 to 59 | 4 | 4 | native |")
+    lines = {(r.metric, r.n, r.real) for r in study.rows if not r.metric.startswith("pixels")}
+    assert tables.latex(study).count(r"\\") == len(lines) + 1
+    assert r"\toprule" in tables.latex(study)
     assert "not computed, because" in text
+
+
+def test_the_csv_holds_every_field_of_every_row(study):
+    rows = list(csv.DictReader(io.StringIO(tables.as_csv(study.rows))))
+    assert [float(row["value"]) for row in rows] == [row.value for row in study.rows]
+    for row, score in zip(rows, study.rows):
+        assert row["seeds"] == score.origin.seeds
+        assert [float(x) for x in row["parts"].split()] == score.parts
+        assert row["extractor"].startswith("classifier-")
+
+
+def test_every_row_says_what_it_was_made_from(trained, study):
+    for row in [*study.rows, *study.replay]:
+        assert row.origin.resize == "native"
+        count = row.n * max(1, len(row.parts))
+        assert row.origin.seeds == f"0 to {count - 1}"
+        if row.images in ("generated", "untrained"):
+            assert (row.origin.steps, row.origin.nfe, row.origin.seed) == (4, 4, 0)
+            own = trained.weights()[1]["sha256"] if row.images == "generated" else "initial"
+            assert row.origin.weights == own
+        else:
+            assert row.origin.steps is None
+        if row.images == "generated" and row not in study.replay:
+            floor = study.find("held-out real", row.n, row.metric, row.real)
+            assert row.floor == floor.value
+
+
+def test_guidance_doubles_the_evaluations(tiny):
+    run = tiny("g", "net.conditional=true", "sample.guidance=2.0")
+    made = Material(run, (20,)).origin("generated", 20, {"sha256": "x"})
+    assert (made.steps, made.nfe) == (4, 8)
+
+
+def test_all_kinds_of_measures_are_there(study):
+    names = {row.metric.partition("[")[0] for row in study.rows}
+    assert names >= {
+        *("FD", "KID", "precision", "recall", "density", "coverage"),
+        *("NDB/K", "JS above null", "modes / real modes", "pixels: log_spectrum"),
+    }
+    assert {row.real for row in study.rows} == {"reference", "train"}
+    assert study.modes["generated"]["n"] == 60
+    assert study.memorisation["n_train"] == 120
+    assert study.memorisation["n"] == 60
+
+
+def test_the_replay_only_changes_the_counts(study):
+    values = [(row.n, row.n_real, row.value) for row in study.replay]
+    assert [row[:2] for row in values] == [(20, 32), (20, 20), (20, 60), (60, 60)]
+    first = study.find("generated", 20).parts[0]
+    assert values[2][2] == pytest.approx(first)  # the same images, the same reference
+    assert values[-1][2] == pytest.approx(study.find("generated", 60).value)
+
+
+def test_held_out_images_that_were_trained_on_are_refused(trained):
+    train, _ = trained.data.take("train", 60)
+    reference, _ = trained.data.take("reference", 60)
+    assert check_apart([reference], train, share=0.01) == 0
+    mixed = np.concatenate([reference[:58], train[:2]])
+    assert check_apart([mixed], train, share=0.05) == 2
+    with pytest.raises(DataError, match="2 of 60 images to compare with are training images"):
+        check_apart([mixed], train, share=0.01)
+    one = mixed.copy()
+    one[-1, 0, 0, 0] ^= 1  # a pixel differs: another image
+    assert check_apart([one], train, share=0.05) == 1
+
+
+def test_an_older_file_is_put_aside(trained, study, tmp_path):
+    folder = shutil.copytree(trained.folder, tmp_path / "old")
+    run = open_run(folder, say=(said := []).append)
+    path = run.dir.evaluation / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    before = path.read_text()
+    again = evaluate(run)
+    assert again.rows == study.rows
+    assert path.with_name("scores-old.json").read_text() == before
+    assert any("scores-old.json" in line for line in said)
+
+
+def test_two_processes_share_the_work(trained, study, tmp_path, monkeypatch):
+    """Each makes half; what follows asks no network, and scores the same."""
+    monkeypatch.setattr("dreamlib.material.CHUNK_IMAGES", 20)
+    monkeypatch.setattr("dreamlib.metrics.features.CHUNK_IMAGES", 20)
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    for name in ("config.yaml", "data.json", "status.json", "weights"):
+        source = trained.folder / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
+    run = open_run(folder, overrides=["evaluate.anchors=false"], say=lambda text: None)
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_part, args=(run, k)) for k in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        assert worker.exitcode == 0
+    shards = json.loads(next(run.dir.generated.glob("*/manifest.json")).read_text())["shards"]
+    assert set(shards) == {str(k) for k in range(6)}
+
+    def fail(*args):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(Shards, "draw", fail)
+    monkeypatch.setattr("dreamlib.metrics.features._one_batch", fail)
+    again = evaluate(run)
+    assert again.find("generated", 60).value == study.find("generated", 60).value
+
+
+def _part(run, k):
+    torch.set_num_threads(1)
+    prepare(run, (k, 2))
+
+
+def test_parts_that_do_not_exist(trained):
+    for part in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ConfigError, match="does not exist"):
+            prepare(trained, part)
+
+
+def test_what_has_no_weights_is_absent_and_said(trained):
+    more = ["evaluate.lpips=true", "evaluate.inception_score=true", "evaluate.anchors=false"]
+    run = open_run(trained.folder, overrides=more, say=lambda text: None)
+    absent = evaluate(run).absent
+    assert "alexnet-owt-7be5be79.pth" in absent["LPIPS diversity"]
+    assert "needs evaluate.extractor=inception" in absent["IS"]
 
 
 def test_every_figure_is_drawn_twice_alike(trained, study):
