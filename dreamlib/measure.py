@@ -114,17 +114,18 @@ def _distance_error(
 
 
 def corrected_rows(
-    plan: Plan, sets: Features, reference: np.ndarray
+    plan: Plan, sets: Features, reference: np.ndarray, raw: Sequence[Score]
 ) -> tuple[list[Score], dict[str, Any]]:
-    """The distance with its bias taken off, of every whole set; and the fit against 1/N.
+    """The distance with its bias taken off, of every set; and the fit against 1/N.
 
-    NotEnoughSamples where half a set holds too few images for the features.
+    `raw` holds the sets' own rows, with delta errors.  NotEnoughSamples where half a set holds too
+    few images for the features.
     """
     rows, fits = [], {}
     for images, features in sets.items():
         value = frechet_corrected(features, reference, plan.seed)
-        se, method = _corrected_error(plan, features, reference)
-        found = Estimate(value, se, method)
+        (whole,) = [r for r in raw if (r.images, r.n) == (images, len(features))]
+        found = Estimate(value, *_corrected_error(plan, features, reference, whole))
         row = row_of(f"{plan.metric} corrected", images, found, len(features), len(reference))
         rows.append(replace(row, null=0.0))
         fit = frechet_fit(features, reference, plan.seed)
@@ -132,12 +133,13 @@ def corrected_rows(
     return rows, fits
 
 
-def _corrected_error(plan: Plan, gen: np.ndarray, real: np.ndarray) -> tuple[float, str]:
-    kept = Moments.of(real)
-    raw, floor = frechet(gen, kept), frechet_floor(kept.eigenvalues, len(gen), len(real))
-    delta = frechet_se(gen, real)
+def _corrected_error(
+    plan: Plan, gen: np.ndarray, real: np.ndarray, raw: Score
+) -> tuple[float | None, str]:
+    if raw.se is None or raw.null is None:  # more images than the correction needs have both
+        return None, "none: the raw value has none"
     jackknife = frechet_jackknife(gen, real, plan.seed, GROUPS) if plan.jackknife else None
-    se = corrected_se(raw, floor, delta, jackknife)
+    se = corrected_se(raw.value, raw.null, raw.se, jackknife)
     how = "the larger of jackknife and delta method" if plan.jackknife else "delta method"
     return se, f"{how}; near the floor the latter times 1.5"
 
@@ -262,13 +264,13 @@ def measure(plan: Plan, sets: Features, reference: np.ndarray, train: np.ndarray
     absent: dict[str, str] = {}
     whole = {name: x[: plan.largest] for name, x in sets.items() if name in (GENERATED, REAL)}
     rows = distance_rows(plan, sets, reference)
-    rows += distance_rows(replace(plan, sizes=(plan.largest,)), whole, train, real="train")
     fit: dict[str, Any] = {}
     try:
-        found, fit = corrected_rows(plan, whole, reference)
+        found, fit = corrected_rows(plan, whole, reference, rows)
         rows += found
     except NotEnoughSamples as error:
         absent[f"{plan.metric} corrected"] = str(error)
+    rows += distance_rows(replace(plan, sizes=(plan.largest,)), whole, train, real="train")
     rows += kernel_rows(plan, sets, reference)
     rows += manifold_rows(plan, sets, reference)
     found, modes, cells = mode_rows(plan, sets, reference, train)
@@ -283,8 +285,9 @@ def measure_guest(plan: Plan, sets: Features, reference: np.ndarray | Moments) -
     rows = distance_rows(plan, sets, reference)
     if isinstance(reference, Moments):
         return rows
+    whole = {name: features[: plan.largest] for name, features in sets.items()}
     try:
-        rows += corrected_rows(plan, sets, reference)[0]
+        rows += corrected_rows(plan, whole, reference, rows)[0]
     except NotEnoughSamples as error:
         log.info("no corrected distance: %s", error)
     return rows + kernel_rows(plan, sets, reference) + manifold_rows(plan, sets, reference)

@@ -99,7 +99,7 @@ def extract(
     if cache is not None:
         sweep(Path(cache))
     advance = progress(f"{extractor.name} features", len(images))
-    chunk, done = CHUNK_IMAGES // batch * batch or batch, 0
+    done = 0
 
     def before_batch() -> None:
         if should_stop():
@@ -111,8 +111,8 @@ def extract(
         advance(count)
 
     parts = [
-        _chunk(images[start : start + chunk], extractor, batch, cache, before_batch, after)
-        for start in range(0, len(images), chunk)
+        _chunk(images[start : start + CHUNK_IMAGES], extractor, batch, cache, before_batch, after)
+        for start in range(0, len(images), CHUNK_IMAGES)
     ]
     return np.concatenate([np.empty((0, extractor.dim)), *parts])
 

@@ -209,7 +209,7 @@ def _influences(
     F_b F_a^T it is A = H H^T with H = F_b^T U s^-.5 for gen, and H = F_a^T V s^-.5 for real.
     """
     product = b.factor @ a.factor.T
-    values, left = np.linalg.eigh(product @ product.T)
+    values, left = np.linalg.eigh((product @ product.T).T)
     # Directions without variance on either side are left out of the inverse.
     alive = values > len(a.mean) * np.finfo(np.float64).eps * values.max(initial=0)
     left, root = left[:, alive], np.sqrt(values[alive])
