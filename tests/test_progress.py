@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from dreamlib import progress
-from dreamlib.evaluate import Study
 from dreamlib.files import sweep
 from dreamlib.images import enlarge, grid
 from dreamlib.progress import TextProgress, duration
 from dreamlib.report import dashboard
 from dreamlib.report.tables import shares_markdown
 from dreamlib.runtime.driver import Tick
+from dreamlib.scores import Study
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_sheet_holds_every_image_in_reading_order():
 
 def test_shares_are_a_table_of_ratios():
     red = {"real": 0.5, "generated": 0.25}
-    study = Study({}, [], {"hat": {"red": red, "no": {"real": 0, "generated": 1}}}, {})
+    study = Study({}, [], shares={"hat": {"red": red, "no": {"real": 0, "generated": 1}}})
     *_, red, no = shares_markdown(study).splitlines()
     assert red == "| hat | red | 0.500 | 0.250 | 0.50 |"
     assert no == "| hat | no | 0.000 | 1.000 | – |"
