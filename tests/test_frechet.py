@@ -103,11 +103,25 @@ def test_the_route_follows_the_smaller_set(monkeypatch):
     assert isinstance(summary(many), Moments)
 
     def never(*_, **__):
-        raise AssertionError("a d x d matrix was decomposed for few samples")
+        raise AssertionError("the slow way was taken")
 
-    for name in ("eigh", "eigvalsh", "cholesky"):
-        monkeypatch.setattr(fr.np.linalg, name, never)
-    assert frechet(few, few + 1) == pytest.approx(10)
+    with monkeypatch.context() as patch:
+        for name in ("eigh", "eigvalsh", "cholesky"):  # d x d, for few samples
+            patch.setattr(fr.np.linalg, name, never)
+        assert frechet(few, few + 1) == pytest.approx(10)
+    full = normal(30, 10, 3)
+    with monkeypatch.context() as patch:
+        for name in ("eigh", "svd"):  # where a covariance has full rank
+            patch.setattr(fr.np.linalg, name, never)
+        assert frechet(full, full + 1) == pytest.approx(10)
+
+
+def test_eigenvalues_are_never_negative():
+    few = Moments.of(drawn(20, spectrum(40), 1))
+    assert few.eigenvalues.min() >= 0  # 21 of them are zero, half of these below it by rounding
+    np.testing.assert_allclose(
+        few.eigenvalues, np.linalg.eigvalsh(few.cov), rtol=0, atol=1e-14 * few.trace
+    )
 
 
 def test_degenerate_sets():
