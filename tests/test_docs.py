@@ -16,6 +16,8 @@ import torch
 from dreamlib.config import load_config
 from dreamlib.diffusion.unet import UNet
 from dreamlib.explain import explain
+from dreamlib.scores import study_from
+from tests.benchmarks import frechet_speed, gaussian_truth, known_generators, study_cost
 from tests.benchmarks.sampler_table import key, table
 from tests.benchmarks.save_stall import table as stalls
 
@@ -87,6 +89,50 @@ def test_twenty_steps_of_dpm_solver_are_as_good_as_a_hundred_of_ddim():
         slow = fd("ddim", spacing, 100)
         room = max(2 * stdev(slow), 0.05 * mean(slow))
         assert mean(fd("dpmpp_2m", "karras", 20)) <= mean(slow) + room
+
+
+EVALUATION = (ROOT / "docs" / "EVALUATION.md").read_text("utf-8")
+
+
+def measured(name):
+    return json.loads((ROOT / name).read_text("utf-8"))
+
+
+def test_the_tables_of_evaluation_are_the_measured_ones():
+    benchmarks = "tests/benchmarks/"
+    assert gaussian_truth.table(measured(benchmarks + "gaussian_truth.json")["cases"]) in EVALUATION
+    assert frechet_speed.table(measured(benchmarks + "frechet_speed.json")) in EVALUATION
+    assert study_cost.table(measured(benchmarks + "study_cost.json")) in EVALUATION
+    known = measured("figures/known_generators.json")["perfect"]
+    assert known_generators.perfect_table(known) in EVALUATION
+
+
+def test_the_distance_is_as_fast_as_promised():
+    """Against scipy's sqrtm: 200 times at N = 500, 10 times at 5,000; a study in two minutes."""
+    found = measured("tests/benchmarks/frechet_speed.json")
+    for case, wanted in zip(found["speed"], (200, 10)):
+        routes = case["routes"]
+        slow = routes["sqrtm, from moments"]["seconds"]
+        ratios = {
+            name: sorted(a / b for a, b in zip(slow, each["seconds"]))[len(slow) // 2]
+            for name, each in routes.items()
+        }
+        assert max(ratios.values()) >= wanted
+    cost = measured("tests/benchmarks/study_cost.json")
+    assert cost["without jackknife"]["total"] <= 60
+    assert cost["with jackknife"]["total"] <= 120
+    assert max(cost[name]["growth_mb"] for name in ("without jackknife", "with jackknife")) < 2000
+
+
+@pytest.mark.parametrize("folder", ["figures", "figures/fashion"])
+def test_committed_scores_are_readable_and_tell_of_their_figures(folder):
+    study = study_from(ROOT / folder / "scores.json")
+    assert {row.n for row in study.of("generated")} == {500, 5000}
+    text = (ROOT / "README.md").read_text("utf-8")
+    for n in (500, 5000):
+        for images in ("generated", "held-out real"):
+            row = study.find(images, n)
+            assert f"{row.value:.2f} ± {row.se:.2f}" in text, (folder, images, n)
 
 
 def test_every_name_in_the_table_of_letters_exists():

@@ -1,7 +1,9 @@
 """Fréchet distance: closed forms, equal routes, stored moments, invariances, other packages."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from dreamlib.metrics import frechet as fr
 from dreamlib.metrics.frechet import Few, Moments, frechet, frechet_from_moments, summary
+from tests.benchmarks import frechet_speed
 
 
 def normal(n, d, key, scale=1.0, shift=0.0):
@@ -296,6 +299,24 @@ def test_parity_with_the_matrix_root_of_scipy(n, m):
     root = np.trace(linalg.sqrtm(cov_a @ cov_b)).real
     want = shift + np.trace(cov_a) + np.trace(cov_b) - 2 * root
     assert frechet(a, b) == pytest.approx(want, rel=closed_enough(n))
+
+
+def test_speed_and_digits_were_measured():
+    """What the benchmark wrote: ratios to scipy's matrix root in the same round, memory, digits."""
+    result = json.loads(Path(frechet_speed.__file__).with_suffix(".json").read_text())
+    assert result["d"] == 2048
+    assert result["study"]["growth_mb"] < 2000
+    routes = {each["n"]: each["routes"] for each in result["speed"]}
+
+    def ratio(n, name):
+        slow = routes[n]["sqrtm, from moments"]["seconds"]
+        return np.median(np.divide(slow, routes[n][name]["seconds"]))
+
+    assert ratio(500, "ours, from features") > 200
+    assert ratio(5000, "ours, from moments, reference kept") > 10
+    for n in (500, 5000):
+        ours = [each["error"] for name, each in routes[n].items() if name.startswith("ours")]
+        assert max(ours) < 1e-11
 
 
 def test_core_imports_no_optional_package():

@@ -150,6 +150,19 @@ def test_jackknife_is_the_textbook_one(monkeypatch):
         assert frechet_jackknife(gen, real, seed=8) != pytest.approx(want, rel=1e-7)
 
 
+def test_jackknife_sums_moments_once(monkeypatch):
+    gen, real, rows = normal(100, 5, 1), normal(100, 5, 2), []
+
+    def counted(features):
+        rows.append(len(features))
+        return Moments(*vars(original(features)).values())
+
+    original = Moments.of
+    monkeypatch.setattr(Moments, "of", counted)
+    frechet_jackknife(gen, real, seed=0)
+    assert sorted(rows) == [5] * 40 + [100] * 2
+
+
 def test_jackknife_refuses_what_it_cannot_do():
     good = normal(60, 3, 1)
     for pair in ((good, good[:39]), (good[:39], good)):
@@ -170,34 +183,50 @@ def test_delta_error_sees_both_sides():
     assert frechet_se(np.tile(gen, (100, 1)), real) < both
 
 
-def test_delta_error_uses_the_optimal_map():
-    """Against A = S'^.5 (S'^.5 S S'^.5)^-.5 S'^.5 by symmetric roots, each side by itself."""
-    gen = normal(300, 6, 1, scale=2.0) @ normal(6, 6, 3)
-    real = drawn(200, spectrum(6), 2) + 0.3
+@pytest.mark.parametrize("rank", [30, 12])
+def test_delta_error_uses_the_optimal_map(rank):
+    """Against A = S'^.5 (S'^.5 S S'^.5)^-.5 S'^.5 by symmetric roots, each side by itself; also
+    where gen has variance in some directions only."""
+    d = 30
+    gen = normal(300, rank, 1, scale=2.0) @ normal(rank, d, 3)
+    real = drawn(200, spectrum(d), 2) + 0.3
 
     def power(matrix, exponent):
         values, vectors = np.linalg.eigh(matrix)
-        return (vectors * values**exponent) @ vectors.T
+        alive = values > 1e-10 * values.max()
+        return (vectors[:, alive] * values[alive] ** exponent) @ vectors[:, alive].T
 
     def variance(x, other):
         root = power(np.cov(other.T), 0.5)
         a = root @ power(root @ np.cov(x.T) @ root, -0.5) @ root
         y = x - x.mean(0)
-        influence = 2 * y @ (x.mean(0) - other.mean(0)) + (y @ (np.eye(6) - a) * y).sum(1)
+        influence = 2 * y @ (x.mean(0) - other.mean(0)) + (y @ (np.eye(d) - a) * y).sum(1)
         return influence.var(ddof=1) / len(x)
 
+    # Each side alone, as the reference's part of the sum would hide the other's.
+    for x, other, found in zip(
+        (gen, real),
+        (real, gen),
+        frechet_error._influences(gen, real, Moments.of(gen), Moments.of(real)),
+    ):
+        assert found.var(ddof=1) / len(x) == pytest.approx(variance(x, other), rel=1e-7)
     want = math.sqrt(variance(gen, real) + variance(real, gen))
-    assert frechet_se(gen, real) == pytest.approx(want, rel=1e-9)
+    assert frechet_se(gen, real) == pytest.approx(want, rel=1e-7)
 
 
 def test_delta_error_bears_dead_features_and_collapse():
     gen, real = normal(200, 5, 1, scale=1.5), normal(200, 5, 2)
     dead = np.zeros((200, 2))
-    # One dead feature on both sides, or two that say the same, add nothing to be wrong about.
     wide = frechet_se(np.hstack([gen, dead]), np.hstack([real, dead]))
     assert wide == pytest.approx(frechet_se(gen, real), rel=1e-6)
     one_sided = frechet_se(np.hstack([gen, dead]), np.hstack([real, normal(200, 2, 3, scale=0.01)]))
     assert one_sided == pytest.approx(frechet_se(gen, real), rel=1e-2)
+    # Features that repeat others are a linear map of rank 5, and so is its triangle.
+    again = np.vstack([np.eye(5), np.eye(5)[:2], np.eye(5)[:1] + 1])
+    triangle = np.linalg.qr(again, mode="r")
+    for a, b in ((gen, real), (real, gen)):
+        want = frechet_se(a @ triangle.T, b @ triangle.T)
+        assert frechet_se(a @ again.T, b @ again.T) == pytest.approx(want, rel=1e-6)
     centred = real - real.mean(0)
     # Against a constant, FD is the mean square distance to it: its error is that of a mean.
     want = np.square(centred + real.mean(0) - 1.0).sum(1).std(ddof=1) / math.sqrt(200)

@@ -242,14 +242,13 @@ def _groups(features: np.ndarray, groups: int, seed: int, key: int) -> list[np.n
 
 
 def _left_out(features: np.ndarray, groups: list[np.ndarray]) -> Iterator[Few | Moments]:
-    """The set without each group in turn; moments are taken off the whole set's where they can."""
-    n, d = features.shape
+    """The set without each group in turn; moments are taken off, not summed again."""
     whole = summary(features)
     for group in groups:
-        if isinstance(whole, Moments) and n - len(group) > d:
+        if isinstance(whole, Moments):
             yield whole.without(Moments.of(features[group]))
         else:
-            yield summary(np.delete(features, group, axis=0))
+            yield Few.of(np.delete(features, group, axis=0))
 
 
 def _jackknife_error(values: list[float]) -> float:
