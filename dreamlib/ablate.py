@@ -126,6 +126,7 @@ def ablate(
         for seed in seeds
         for arm in _standard_first(losses)
     ]
+    facts = job.facts(seeds, samplers)  # what is missing for scores is said before any training
     for budget, seed, arm in plan:
         job.train(arm, budget, seed)
     cells: list[Cell] = []
@@ -134,7 +135,7 @@ def ablate(
         for sampler in samplers:
             cells.append(job.score(arm, budget, seed, sampler))
             advance(1)
-    found = Ablation(job.facts(seeds, samplers), cells)
+    found = Ablation(facts, cells)
     write_json(folder / "ablation.json", asdict(found))
     return found
 
@@ -166,6 +167,8 @@ class _Job:
         total = self.steps
         if budget == "passes":
             total = bisect_right(range(self.steps + 1), self.steps, key=count) - 1
+            if total < 1:
+                raise ConfigError(f"{self.steps} passes are less than a step of {arm}: --steps 2")
         return [*wanted, f"train.length={total}"], total, round(count(total))
 
     def open(self, arm: str, budget: str, seed: int, sampler: str | None = None) -> Run:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamlib.difference import Difference, differences_of
-from dreamlib.errors import ConfigError
+from dreamlib.errors import ConfigError, RunError
 from dreamlib.files import write_json
 from dreamlib.material import Material, sizes_of
 from dreamlib.progress import Progress, silent
@@ -21,7 +21,7 @@ from dreamlib.run import Run
 
 @dataclass(frozen=True)
 class Comparison:
-    """What comparison-NAME.json holds."""
+    """What comparison-NAME-HASH.json holds."""
 
     facts: dict[str, Any]
     rows: list[Difference]
@@ -32,11 +32,15 @@ class Comparison:
         row = self.rows[0]
         a, b = self.facts["a"], self.facts["b"]
         size = f"{abs(row.value):.3g}" + (f" ± {row.se:.2g}" if row.se is not None else "")
-        nearer = f"{a if row.value < 0 else b} is nearer to the real images by {size}"
-        if not row.clear:
+        seeds = "the same seeds" if self.facts["paired"] else "different seeds"
+        if row.se is None:
+            nearer = f"{a} and {b} differ by {size}, and {row.n:,} images allow no error of that"
+        elif row.clear:
+            nearer = f"{a if row.value < 0 else b} is nearer to the real images by {size}"
+        else:
             nearer = f"{a} and {b} differ by {size}, which is within two standard errors"
         return (
-            f"{row.metric} at N = {row.n:,}, one reference, the same seeds: {nearer}. The error is "
+            f"{row.metric} at N = {row.n:,}, one reference, {seeds}: {nearer}. The error is "
             "that of sampling: training again with another seed moves both."
         )
 
@@ -51,14 +55,15 @@ def compare(
 ) -> Comparison:
     """Differences of run `a` minus run `b` at each N, with their standard errors.
 
-    Written to evaluation/comparison-NAME.json of run `a`, with the name of b's folder.  The larger
-    N comes first.  ConfigError where the runs are not comparable: other images, sampler seeds or
-    another extractor.
+    Written to evaluation/comparison-NAME-HASH.json of run `a`: b's folder and weights.  The
+    larger N comes first.  Image i of both is paired where the sampler seeds agree.  ConfigError
+    where the runs are not comparable: other images, or another extractor.
     """
     _check_comparable(a, b)
     sizes = sizes_of(a, n)
     rows: list[Difference] = []
     absent: dict[str, str] = {}
+    cards = [run.weights()[1] for run in (a, b)]
     with a.session(should_stop) as session:
         seen = [Material(run, sizes, progress, session.should_stop) for run in (a, b)]
         reference = seen[0].features(seen[0].reference[0])
@@ -68,24 +73,30 @@ def compare(
         for size in reversed(sizes):
             pair = sets[0][:size], sets[1][:size]
             rows += differences_of(seen[0].plan.metric, pair, reference, paired_seeds(a, b), absent)
+        if [run.weights()[1] for run in (a, b)] != cards:
+            raise RunError("a run was trained further while it was compared: compare again")
+        names = [a.folder.name, b.folder.name]
+        if names[0] == names[1]:
+            names = [str(a.folder), str(b.folder)]
         facts = {
-            "a": a.folder.name,
-            "b": b.folder.name,
-            "weights": [run.weights()[1]["sha256"] for run in (a, b)],
+            "a": names[0],
+            "b": names[1],
+            "weights": [card["sha256"] for card in cards],
             "samplers": [run.config.sample.model_dump(mode="json") for run in (a, b)],
             "extractor": seen[0].extractor.identity,
             "data": a.data.fingerprint,
             "paired": paired_seeds(a, b),
         }
         found = Comparison(facts, rows, absent)
-        path = comparison_path(a.folder, b.folder)
-        write_json(path, asdict(found))
+        write_json(comparison_path(a.folder, found), asdict(found))
         session.kept()
     return found
 
 
-def comparison_path(a: Path, b: Path) -> Path:
-    return a / "evaluation" / f"comparison-{b.name}.json"
+def comparison_path(a: Path, found: Comparison) -> Path:
+    """Beside the scores of run `a`; by name and weights of the other."""
+    name = f"{Path(found.facts['b']).name}-{found.facts['weights'][1][:8]}"
+    return a / "evaluation" / f"comparison-{name}.json"
 
 
 def paired_seeds(a: Run, b: Run) -> bool:

@@ -19,7 +19,7 @@ from dreamlib.build import make_distance
 from dreamlib.errors import RunError, WeightsUnavailable
 from dreamlib.files import write_atomic
 from dreamlib.material import Material, sizes_of
-from dreamlib.measure import REFERENCE, Measured, measure, replay_rows, score_rows
+from dreamlib.measure import Measured, measure, replay_rows, score_rows
 from dreamlib.measure_images import (
     WORST,
     check_apart,
@@ -32,6 +32,7 @@ from dreamlib.measure_images import (
 from dreamlib.metrics.features import ClassifierExtractor, InceptionExtractor
 from dreamlib.metrics.modes import worst
 from dreamlib.progress import Progress, silent
+from dreamlib.rows import REFERENCE
 from dreamlib.run import Run
 from dreamlib.scores import (
     GENERATED,
@@ -85,10 +86,7 @@ def _study(material: Material) -> Study:
         raise RunError(f"{run.folder} was trained further while it was scored: score it again")
 
     def stamped(rows: list[Score]) -> list[Score]:
-        return [
-            replace(row, origin=material.origin(row.images, row.n * max(1, len(row.parts)), card))
-            for row in rows
-        ]
+        return [replace(row, origin=material.origin(row, card)) for row in rows]
 
     study = Study(
         _facts(material, card) | {"held_out_in_train": shared},
@@ -134,7 +132,7 @@ def _diversity(
     except WeightsUnavailable as error:
         return [], {"LPIPS diversity": str(error)}
     asked = material.progress, material.should_stop
-    return diversity_rows(material.plan, material.pair, distance, *asked), {}
+    return diversity_rows(material.plan, material.pair, distance, distance.identity, *asked), {}
 
 
 def _inception_scores(
@@ -152,8 +150,9 @@ def _shares(material: Material) -> dict[str, Any]:
     """By the classifier's answers, where it is the extractor."""
     if not isinstance(material.extractor, ClassifierExtractor):
         return {}
-    answers = material.extractor.classifier.predict(material.images[GENERATED])
-    return label_shares(material.run.data.attributes, answers, material.reference[1])
+    predict = material.extractor.classifier.predict  # of both, so that its mistakes cancel
+    answers = predict(material.images[GENERATED]), predict(material.reference[0])
+    return label_shares(material.run.data.attributes, *answers)
 
 
 def _keep_pictures(material: Material, found: Measured) -> dict[str, Any]:
@@ -167,7 +166,11 @@ def _keep_pictures(material: Material, found: Measured) -> dict[str, Any]:
             "generated": strips(found.cells[GENERATED], material.images[GENERATED], cells),
         }
     record, pictures["nearest"] = copies(
-        material.images[GENERATED], material.images[REAL], material.train
+        material.images[GENERATED],
+        material.images[REAL],
+        material.train,
+        material.progress,
+        material.should_stop,
     )
     for name, arrays in pictures.items():
         path = material.run.dir.evaluation / f"{name}.npz"
@@ -192,7 +195,7 @@ def _facts(material: Material, card: dict[str, Any]) -> dict[str, Any]:
         "sampler": sample.sampler,
         "steps": sample.steps,
         "spacing": sample.spacing,
-        "guidance": sample.guidance,
         "seed": sample.seed,
+        "sample": sample.model_dump(mode="json"),
         "torch": torch.__version__,
     }

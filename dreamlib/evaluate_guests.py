@@ -6,23 +6,25 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from dreamlib.build import make_inception
 from dreamlib.errors import ConfigError, DataError, NotEnoughSamples
-from dreamlib.files import sha256_array
-from dreamlib.guests import check_images, pipeline_images, read_images, read_statistics
+from dreamlib.files import sha256_array, sha256_file
+from dreamlib.guests import as_channels, check_images, pipeline_images, read_images, read_statistics
 from dreamlib.host import choose_device
 from dreamlib.material import Material, metric_name, sizes_of
-from dreamlib.measure import Plan, measure_guest
+from dreamlib.measure import measure_guest
 from dreamlib.measure_images import check_apart
 from dreamlib.metrics.features import Extractor, extract
 from dreamlib.metrics.frechet import Moments
 from dreamlib.progress import Progress, silent
+from dreamlib.rows import REFERENCE, Plan
 from dreamlib.run import Run
-from dreamlib.scores import Origin, Study, read_study, write_study
+from dreamlib.scores import REAL, Origin, Score, Study, read_study, write_study
 
 SIZES = (500, 5000)
 
@@ -54,24 +56,44 @@ class Judge:
     def channels(self) -> int:
         return self.run.data.channels if self.run else 3
 
-    def reference(self, place: Path | None, size: int | None) -> np.ndarray | Moments:
-        """Features to compare with, or moments alone.
-
-        A statistics file (mu and sigma, or feats), images, or the run's own reference.  DataError
-        for images that the run was trained on.
-        """
+    def reference(self, place: Path | None, size: int | None) -> Real:
+        """What to compare with: a statistics file (mu and sigma, or feats), images, or the run's
+        own reference.  DataError for images that the run was trained on."""
         if place is None:
             if self.run is None:
                 raise ConfigError("name the real images: --reference FOLDER or STATS.npz")
             material = Material(self.run, sizes_of(self.run, None))
-            return self.features(material.reference[0])
+            return Real(REFERENCE, self.features(material.reference[0]))
         if place.suffix == ".npz" and _is_statistics(place):
-            return read_statistics(place, self.extractor.name, self.extractor.dim)
-        images = read_images(place, channels=self.channels, size=size)
+            found = read_statistics(place, self.extractor.name, self.extractor.dim)
+            return Real(f"{place.stem} {sha256_file(place)[:8]}", found)
+        images = self.fitting(read_images(place, channels=self.channels, size=size), place.name)
         if self.run is not None and images.shape[1:] == self.run.data.images.shape[1:]:
-            train = self.run.data.images[self.run.data.indices("train")]
-            check_apart([images], train, share=0.0)
-        return self.features(images)
+            check_apart([images], self.run.data.rows("train"), share=0.0)
+        return Real(f"{place.stem} {sha256_array(images)[:8]}", self.features(images))
+
+    def fitting(self, images: np.ndarray, name: str) -> np.ndarray:
+        """uint8 [N,H,W,C] as the extractor takes them; DataError for another size.
+
+        The classifier has learnt one size; it would answer for others, and mean nothing.
+        """
+        check_images(images, name)
+        images = as_channels(images, self.channels, name)
+        if self.run is not None and self.extractor.identity.endswith("-native"):
+            wanted = self.run.data.images.shape[1:]
+            if images.shape[1:] != wanted:
+                raise DataError(
+                    f"{name} holds images of {images.shape[1:]}, and {self.extractor.name} knows "
+                    f"{wanted} only: say --size {wanted[0]}"
+                )
+        return images
+
+
+class Real(NamedTuple):
+    """What images are compared with: its name in the rows, and its features or moments."""
+
+    name: str
+    features: np.ndarray | Moments
 
 
 def judge(
@@ -96,21 +118,21 @@ def score_guest(
     judge: Judge,
     name: str,
     images: np.ndarray,
-    reference: np.ndarray | Moments,
+    reference: Real,
     n: Sequence[int] | None = None,
     origin: Origin | None = None,
 ) -> Study:
     """Score uint8 images [N,H,W,C] and append the rows, under `name`, to scores.json.
 
-    Sizes above N are left out; without any, N itself is scored.  Rows of the same name are
-    replaced.  NotEnoughSamples for fewer images than the only size asked for.
+    Sizes above N are left out; without any, N itself is scored.  Earlier rows of the same images,
+    reference and sizes are replaced.  NotEnoughSamples for fewer images than every size asked for,
+    ConfigError when the name is that of other images.
     """
-    check_images(images, name)
-    sizes = tuple(size for size in sorted(n or SIZES) if size <= len(images))
+    images = judge.fitting(images, name)
+    sizes = tuple(size for size in sorted(set(n or SIZES)) if size <= len(images))
     if n and not sizes:
         raise NotEnoughSamples(f"{name} has {len(images):,} images, fewer than N = {min(n):,}")
     plan = Plan(metric_name(judge.extractor), sizes or (len(images),))
-    rows = measure_guest(plan, {name: judge.features(images)}, reference)
     identity = judge.extractor.identity
     made = replace(
         origin or Origin(identity),
@@ -118,12 +140,25 @@ def score_guest(
         resize=identity.rpartition("-")[2],
         seeds=f"{len(images):,} images {sha256_array(images)[:12]}",
     )
-    rows = [replace(row, origin=made) for row in rows]
     study = _study_so_far(judge, plan)
-    kept = [row for row in study.guests if row.images != name]
+    theirs = {row.origin.seeds for row in study.guests if row.images == name}
+    if theirs - {made.seeds}:
+        raise ConfigError(f"{name} is the name of other images in these scores: give --name")
+    rows = measure_guest(plan, {name: judge.features(images)}, reference.features, reference.name)
+    rows = [replace(row, origin=made, floor=_floor_of(study, row)) for row in rows]
+    new = {(row.images, row.real, row.metric, row.n) for row in rows}
+    kept = [r for r in study.guests if (r.images, r.real, r.metric, r.n) not in new]
     study = replace(study, guests=[*kept, *rows])
     write_study(judge.folder, study)
     return study
+
+
+def _floor_of(study: Study, row: Score) -> float | None:
+    """What the run's held-out images score in this place, where that is the same place."""
+    for own in study.of(REAL, row.metric, row.real):
+        if (own.n, own.n_real) == (row.n, row.n_real) and row.real == REFERENCE:
+            return own.value
+    return None
 
 
 def _study_so_far(judge: Judge, plan: Plan) -> Study:
@@ -148,7 +183,7 @@ def score_folder(
     judge: Judge,
     name: str,
     place: Path,
-    reference: np.ndarray | Moments,
+    reference: Real,
     n: Sequence[int] | None = None,
     size: int | None = None,
 ) -> Study:
@@ -161,7 +196,7 @@ def score_pipeline(
     judge: Judge,
     name: str,
     folder: Path,
-    reference: np.ndarray | Moments,
+    reference: Real,
     n: Sequence[int] | None = None,
     steps: int | None = None,
     seed: int = 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +21,7 @@ from dreamlib.files import fingerprint, write_atomic, write_npy
 from dreamlib.metrics.frechet import Moments
 from dreamlib.progress import Progress, silent
 
+UNREADABLE_NPZ = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 SHARD = 100  # images of a pipeline that are kept in one file
 
 
@@ -36,7 +38,7 @@ def read_images(place: Path, *, channels: int = 3, size: int | None = None) -> n
             raise DataError(f"{place} holds images of {images.shape[1:3]}, not {size}x{size}")
     else:
         images = _files(place, size)
-    images = _as_channels(images, channels, place)
+    images = as_channels(images, channels, str(place))
     order = sorted(range(len(images)), key=lambda i: hashlib.sha256(images[i].tobytes()).digest())
     return images[order]
 
@@ -51,7 +53,7 @@ def _array(path: Path) -> np.ndarray:
             if not names:
                 raise ValueError(f"it holds {', '.join(found)}, but no images or arr_0")
             found = found[names[0]]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE_NPZ as error:
         raise DataError(f"{path} cannot be read as an array: {error}") from error
     return check_images(found, str(path))
 
@@ -102,7 +104,8 @@ def _picture(files: Files, name: str, size: int | None) -> np.ndarray:
         ) from error
 
 
-def _as_channels(images: np.ndarray, channels: int, place: Path) -> np.ndarray:
+def as_channels(images: np.ndarray, channels: int, place: str) -> np.ndarray:
+    """Grey as three equal channels, or three equal ones as grey; DataError for colours."""
     if images.shape[-1] == channels:
         return images
     if channels == 3:
@@ -124,15 +127,16 @@ def read_statistics(path: Path, extractor: str, width: int) -> Moments | np.ndar
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE_NPZ as error:
         raise DataError(f"{path} cannot be read as statistics: {error}") from error
     made_by = str(found.get("extractor", extractor))
     if made_by != extractor:
         raise DataError(f"{path} was made by {made_by}, and these images are seen by {extractor}")
     if "feats" in found:
         features = np.asarray(found["feats"], np.float64)
-        if features.ndim != 2 or features.shape[1] != width or not np.isfinite(features).all():
-            raise DataError(f"{path}: feats must be finite numbers [n,{width}]")
+        fits = features.ndim == 2 and features.shape[1] == width and len(features) > 1
+        if not fits or not np.isfinite(features).all():
+            raise DataError(f"{path}: feats must be finite numbers [n,{width}], n at least 2")
         return features
     if not {"mu", "sigma"} <= set(found):
         raise DataError(f"{path} holds {', '.join(found)}: mu and sigma, or feats, are needed")
@@ -141,7 +145,12 @@ def read_statistics(path: Path, extractor: str, width: int) -> Moments | np.ndar
         raise DataError(f"{path}: {mu.shape} and {sigma.shape} do not fit {width} features")
     if not (np.isfinite(mu).all() and np.isfinite(sigma).all() and np.allclose(sigma, sigma.T)):
         raise DataError(f"{path}: mu and sigma must be finite, and sigma symmetric")
-    return Moments.from_stats(mu, sigma, int(found["n"]) if "n" in found else None)
+    try:
+        moments = Moments.from_stats(mu, sigma, int(found["n"]) if "n" in found else None)
+        _ = moments.factor  # negative eigenvalues are said here, not in the middle of the work
+    except ValueError as error:
+        raise DataError(f"{path} holds no covariance: {error}") from error
+    return moments
 
 
 def write_statistics(path: Path, moments: Moments, facts: Mapping[str, Any]) -> None:

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from dreamlib.build import make_extractor
+from dreamlib.data.packed import Rows
 from dreamlib.errors import ConfigError
 from dreamlib.generate import generate
-from dreamlib.measure import Plan
 from dreamlib.measure_images import gaussian_images
 from dreamlib.metrics.features import CHUNK_IMAGES, Extractor, extract
 from dreamlib.progress import Progress, silent
+from dreamlib.rows import Plan
 from dreamlib.run import Run
-from dreamlib.scores import GENERATED, REAL, Origin
+from dreamlib.scores import GENERATED, REAL, Origin, Score
 
 UNTRAINED, GAUSSIAN = "untrained", "gaussian"
 
@@ -73,9 +74,9 @@ class Material:
         return self.run.data.take("reference", self.run.config.evaluate.reference)
 
     @cached_property
-    def train(self) -> np.ndarray:
-        """Every training image."""
-        return self.run.data.images[self.run.data.indices("train")]
+    def train(self) -> Rows:
+        """Every training image, read when it is asked for."""
+        return self.run.data.rows("train")
 
     @property
     def some_train(self) -> np.ndarray:
@@ -108,15 +109,16 @@ class Material:
             sets[GAUSSIAN] = gaussian_images(self.train, few, seed=0)
         return sets
 
-    def origin(self, images: str, n: int, card: dict[str, Any]) -> Origin:
-        """What a row of these images says of them."""
-        resize = self.extractor.identity.rpartition("-")[2]
-        found = Origin(self.extractor.identity, resize, seeds=f"0 to {n - 1:,}")
+    def origin(self, row: Score, card: dict[str, Any]) -> Origin:
+        """What a row says of its images, and of what looked at them if it does not say so."""
+        own = self.extractor.identity
+        found = row.origin if row.origin.extractor else Origin(own, own.rpartition("-")[2])
+        found = replace(found, seeds=f"0 to {row.n * max(1, len(row.parts)) - 1:,}")
         sample = self.run.config.sample
-        if images not in (GENERATED, UNTRAINED):
+        if row.images not in (GENERATED, UNTRAINED):
             return found
         calls = sample.steps * (2 if sample.guidance != 1 else 1)
-        weights = card["sha256"] if images == GENERATED else "initial"
+        weights = card["sha256"] if row.images == GENERATED else "initial"
         return replace(
             found,
             weights=weights,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from dreamlib.errors import NotEnoughSamples
-from dreamlib.metrics.estimate import Estimate, mean_estimate
+from dreamlib.metrics.estimate import Estimate
 from dreamlib.metrics.frechet import Few, Moments, frechet, summary
 from dreamlib.metrics.frechet_error import (
     SAMPLES_PER_FEATURE,
@@ -30,45 +30,17 @@ from dreamlib.metrics.kernel import kernel_sums, kid
 from dreamlib.metrics.kmeans import assign, kmeans
 from dreamlib.metrics.manifold import DENSITY_NULL, coverage_null, prdc
 from dreamlib.metrics.modes import ModeStudy, study_of_cells
+from dreamlib.rows import REFERENCE, Plan, of_parts, parts_of, row_of
 from dreamlib.scores import GENERATED, REAL, Score
 
 log = logging.getLogger(__name__)
 
-REFERENCE = "reference"
-PARTS = 10  # disjoint sets of the smaller N that are cut from the largest
-FIXED = "disjoint sets; the reference is held fixed"
 GROUPS = 20  # of a jackknife
 NEIGHBOURS = 5
 PER_CELL = 20  # images that a mode's cell should hold on average, at least
 BATCHES = (32, 64, 128)  # training batches that a careless comparison takes for the real images
 
 Features = Mapping[str, np.ndarray]  # name of the images -> their features [n,d]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a study computes."""
-
-    metric: str  # name of the Fréchet distance: "FID", "FD[classifier]"
-    sizes: tuple[int, ...]  # ascending
-    cells: int = 100  # of the mode study, at most
-    jackknife: bool = True  # for large sets too, where the delta method has an error already
-    seed: int = 0
-
-    def named(self, what: str) -> str:
-        """'KID' for Inception features, with others 'KID[classifier]'."""
-        _, bracket, extractor = self.metric.partition("[")
-        return what + bracket + extractor
-
-    @property
-    def largest(self) -> int:
-        return self.sizes[-1]
-
-
-def parts_of(features: np.ndarray, size: int) -> list[np.ndarray]:
-    """Disjoint sets of `size`, at most ten; the first is the prefix of every larger set."""
-    count = min(PARTS, len(features) // size)
-    return [features[i * size : (i + 1) * size] for i in range(count)]
 
 
 def distance_rows(
@@ -81,13 +53,12 @@ def distance_rows(
         null = _floor(kept, size)
         for images, features in sets.items():
             parts = parts_of(features, size)
-            values = [frechet(part, kept) for part in parts]
-            if len(parts) > 1:
-                found = mean_estimate(np.array(values), FIXED)
-            elif parts:
-                found = Estimate(values[0], *_distance_error(plan, parts[0], reference))
-            else:
+            if not parts:
                 continue
+            sides = [summary(part) for part in parts]
+            values = [frechet(side, kept) for side in sides]
+            first = parts[0], sides[0]
+            found = of_parts(values, lambda f=first: _distance_error(plan, *f, reference, kept))
             rows.append(row_of(plan.metric, images, found, size, kept.n, values, real, null))
     return rows
 
@@ -101,13 +72,18 @@ def _floor(reference: Few | Moments, n: int) -> float | None:
 
 
 def _distance_error(
-    plan: Plan, gen: np.ndarray, real: np.ndarray | Moments
+    plan: Plan,
+    gen: np.ndarray,
+    side: Few | Moments,
+    real: np.ndarray | Moments,
+    kept: Few | Moments,
 ) -> tuple[float | None, str]:
+    """Of one set: `side` sums up gen, `kept` the real images."""
     if isinstance(real, Moments):
         return None, "none: a file of moments does not say how they vary"
     few = min(len(gen), len(real))
-    if few > gen.shape[1]:
-        return frechet_se(gen, real), "delta method, both sides"
+    if few > gen.shape[1] and isinstance(side, Moments) and isinstance(kept, Moments):
+        return frechet_se(gen, real, (side, kept)), "delta method, both sides"
     if few < 2 * GROUPS:
         return None, f"none: a jackknife needs {2 * GROUPS} images"
     return frechet_jackknife(gen, real, plan.seed, GROUPS), f"jackknife of {GROUPS} groups"
@@ -123,12 +99,13 @@ def corrected_rows(
     """
     rows, fits = [], {}
     for images, features in sets.items():
-        value = frechet_corrected(features, reference, plan.seed)
         (whole,) = [r for r in raw if (r.images, r.n) == (images, len(features))]
+        known = None if whole.parts else whole.value
+        value = frechet_corrected(features, reference, plan.seed, known)
         found = Estimate(value, *_corrected_error(plan, features, reference, whole))
         row = row_of(f"{plan.metric} corrected", images, found, len(features), len(reference))
         rows.append(replace(row, null=0.0))
-        fit = frechet_fit(features, reference, plan.seed)
+        fit = frechet_fit(features, reference, plan.seed, points=4)
         fits[images] = {name: _plain(value) for name, value in fit._asdict().items()}
     return rows, fits
 
@@ -136,10 +113,11 @@ def corrected_rows(
 def _corrected_error(
     plan: Plan, gen: np.ndarray, real: np.ndarray, raw: Score
 ) -> tuple[float | None, str]:
-    if raw.se is None or raw.null is None:  # more images than the correction needs have both
-        return None, "none: the raw value has none"
+    if raw.null is None:  # sets that may be corrected are large enough for the closed form
+        return None, "none: the raw value has no floor"
+    delta = raw.se if raw.se is not None and not raw.parts else frechet_se(gen, real)
     jackknife = frechet_jackknife(gen, real, plan.seed, GROUPS) if plan.jackknife else None
-    se = corrected_se(raw.value, raw.null, raw.se, jackknife)
+    se = corrected_se(raw.value, raw.null, delta, jackknife)
     how = "the larger of jackknife and delta method" if plan.jackknife else "delta method"
     return se, f"{how}; near the floor the latter times 1.5"
 
@@ -154,9 +132,7 @@ def kernel_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score
                 continue
             found = [kid(part, reference, real_sums=sums) for part in parts_of(features, size)]
             values = [each.value for each in found]
-            total = found[0]
-            if len(found) > 1:
-                total = mean_estimate(np.array(values), FIXED)
+            total = of_parts(values, lambda first=found[0]: (first.se, first.method))
             name = plan.named("KID")
             rows.append(row_of(name, images, total, size, len(reference), values, null=0.0))
     return rows
@@ -175,9 +151,7 @@ def manifold_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Sco
             found = [prdc(gen, real, k=NEIGHBOURS) for gen, real in pairs]
             for metric in ("precision", "recall", "density", "coverage") if found else ():
                 values = [getattr(each, metric).value for each in found]
-                total = getattr(found[0], metric)
-                if len(values) > 1:
-                    total = mean_estimate(np.array(values), "disjoint pairs of sets")
+                total = of_parts(values, lambda m=metric, f=found[0]: getattr(f, m)[1:])
                 row = row_of(plan.named(metric), images, total, size, size, values)
                 rows.append(replace(row, null=nulls.get(metric)))
     return rows
@@ -273,41 +247,33 @@ def measure(plan: Plan, sets: Features, reference: np.ndarray, train: np.ndarray
     rows += distance_rows(replace(plan, sizes=(plan.largest,)), whole, train, real="train")
     rows += kernel_rows(plan, sets, reference)
     rows += manifold_rows(plan, sets, reference)
+    for size in plan.sizes:
+        if size > len(reference):
+            absent[f"coverage, NDB and their like at N = {size:,}"] = (
+                f"they need as many real images, and the reference has {len(reference):,} "
+                "(evaluate.reference)"
+            )
     found, modes, cells = mode_rows(plan, sets, reference, train)
     return Measured(rows + found, modes, cells, fit, absent)
 
 
-def measure_guest(plan: Plan, sets: Features, reference: np.ndarray | Moments) -> list[Score]:
-    """The measures that need nothing but images and something to compare them with.
+def measure_guest(
+    plan: Plan, sets: Features, reference: np.ndarray | Moments, real: str = REFERENCE
+) -> list[Score]:
+    """The measures that need nothing but images and something to compare them with: `real`.
 
     Moments alone (a file of mu and sigma) allow the Fréchet distance only.
     """
     rows = distance_rows(plan, sets, reference)
     if isinstance(reference, Moments):
-        return rows
+        return [replace(row, real=real) for row in rows]
     whole = {name: features[: plan.largest] for name, features in sets.items()}
     try:
         rows += corrected_rows(plan, whole, reference, rows)[0]
     except NotEnoughSamples as error:
         log.info("no corrected distance: %s", error)
-    return rows + kernel_rows(plan, sets, reference) + manifold_rows(plan, sets, reference)
-
-
-def row_of(
-    metric: str,
-    images: str,
-    found: Estimate,
-    n: int,
-    n_real: int | None,
-    parts: Sequence[float] = (),
-    real: str = "reference",
-    null: float | None = None,
-) -> Score:
-    """An estimate as a row; `parts` are listed where there are several."""
-    kept = [float(part) for part in parts] if len(parts) > 1 else []
-    se = None if found.se is None else float(found.se)
-    value = float(found.value)
-    return Score(metric, images, value, n, n_real, se, found.method, real, null, parts=kept)
+    rows += kernel_rows(plan, sets, reference) + manifold_rows(plan, sets, reference)
+    return [replace(row, real=real) for row in rows]
 
 
 def _plain(value: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,15 @@ import torch
 from dreamlib.errors import DataError
 from dreamlib.files import row_hashes
 from dreamlib.images import dequantise, quantise
-from dreamlib.measure import Plan, row_of
 from dreamlib.metrics.diversity import Distance, pair_diversity
 from dreamlib.metrics.estimate import Estimate
 from dreamlib.metrics.pixels import memorisation, pixel_stats
 from dreamlib.progress import Progress, silent
 from dreamlib.rng import torch_rng
-from dreamlib.scores import Score
+from dreamlib.rows import Plan, row_of
+from dreamlib.scores import Origin, Score
 
+FLOATS = 1 << 26  # of a block of images: 256 MB
 QUERIES = 1000  # images whose nearest training image is looked for
 NEAREST, WORST, STRIP = 8, 5, 10  # pairs, modes and images of a mode that are kept for figures
 
@@ -47,7 +49,8 @@ def pixel_rows(plan: Plan, sets: Images, reference: np.ndarray) -> list[Score]:
     for images, pixels in sets.items():
         for metric, value in pixel_stats(pixels, reference).items():
             found = Estimate(value, None, "none: descriptive")
-            rows.append(row_of(f"pixels: {metric}", images, found, len(pixels), len(reference)))
+            row = row_of(f"pixels: {metric}", images, found, len(pixels), len(reference))
+            rows.append(replace(row, origin=Origin("none: pixels")))
     return rows
 
 
@@ -55,10 +58,11 @@ def diversity_rows(
     plan: Plan,
     sets: Images,
     distance: Distance,
+    identity: str,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Score]:
-    """LPIPS between disjoint pairs; nearer to held-out real's is better, not higher."""
+    """LPIPS between disjoint pairs, by `identity`; higher than held-out real's is not better."""
     rows = []
     for size in plan.sizes:
         for images, pixels in sets.items():
@@ -66,7 +70,8 @@ def diversity_rows(
                 found = pair_diversity(
                     pixels[:size], distance, plan.seed, progress=progress, should_stop=should_stop
                 )
-                rows.append(row_of("LPIPS diversity", images, found, size, None, real=""))
+                row = row_of("LPIPS diversity", images, found, size, None, real="")
+                rows.append(replace(row, origin=Origin(identity)))
     return rows
 
 
@@ -77,11 +82,13 @@ def gaussian_images(train: np.ndarray, n: int, seed: int) -> np.ndarray:
     rows X; the covariance itself, large for large images, is never formed.
     """
     rng, size = torch_rng("gaussian", seed), len(train)
-    mean = torch.from_numpy(train.mean(axis=0, dtype=np.float64).astype(np.float32))
-    mean = mean / 127.5 - 1
+    rows = max(1, min(4096, FLOATS // math.prod(train.shape[1:])))
+    starts = range(0, size, rows)
+    total = sum(train[start : start + rows].sum(axis=0, dtype=np.float64) for start in starts)
+    mean = torch.from_numpy((total / size).astype(np.float32)) / 127.5 - 1
     drawn = torch.zeros(n, mean.numel())
-    for start in range(0, size, 4096):
-        part = dequantise(train[start : start + 4096]).permute(0, 2, 3, 1) - mean
+    for start in starts:
+        part = dequantise(train[start : start + rows]).permute(0, 2, 3, 1) - mean
         drawn += torch.randn(n, len(part), generator=rng) @ part.flatten(1)
     images = mean + drawn.view(n, *mean.shape) / (size - 1) ** 0.5
     return quantise(images.permute(0, 3, 1, 2))
@@ -90,7 +97,7 @@ def gaussian_images(train: np.ndarray, n: int, seed: int) -> np.ndarray:
 def label_shares(
     attributes: Mapping[str, Sequence[str]], generated: np.ndarray, real: np.ndarray
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Each attribute value's share among real labels and among the classifier's answers."""
+    """Each attribute value's share among the answers for real and for generated images, [N,A]."""
     shares: dict[str, dict[str, dict[str, float]]] = {}
     for column, (attribute, values) in enumerate(attributes.items()):
         shares[attribute] = {
@@ -104,7 +111,11 @@ def label_shares(
 
 
 def copies(
-    generated: np.ndarray, held_out: np.ndarray, train: np.ndarray
+    generated: np.ndarray,
+    held_out: np.ndarray,
+    train: np.ndarray,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Are generated images nearer to training images than held-out ones are?  In pixels.
 
@@ -112,7 +123,9 @@ def copies(
     the NEAREST pairs.
     """
     n = min(len(generated), len(held_out), QUERIES)
-    study = memorisation(generated[:n], train, held_out[:n])
+    study = memorisation(
+        generated[:n], train, held_out[:n], progress=progress, should_stop=should_stop
+    )
     record = asdict(study) | {"share": study.share.value, "share_se": study.share.se}
     record["closest"] = [list(pair) for pair in study.closest]
     queries = [query for query, _ in study.closest[:NEAREST]]

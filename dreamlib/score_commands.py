@@ -95,8 +95,9 @@ def compare(
     from dreamlib.report.tables import comparison_markdown
 
     a, b = (existing(folder, mirror, settings) for folder in (run, other))
-    say(comparison_markdown(difference(a, b, n, progress=TextProgress())))
-    say(f"\nin {comparison_path(run, other)}")
+    found = difference(a, b, n, progress=TextProgress())
+    say(comparison_markdown(found))
+    say(f"\nin {comparison_path(run, found)}")
 
 
 def ablate(

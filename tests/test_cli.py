@@ -73,7 +73,7 @@ def test_train_sample_evaluate_figures(dreamlib, tmp_path):
     code, out, _ = dreamlib("evaluate", "r", "--part", "1/2")
     assert code == 0
     assert "part 1/2 is ready" in out
-    code, out, _ = dreamlib("compare", "r", "r", "--n", "20")
+    code, out, _ = dreamlib("compare", "r", "r", "--n", "60")
     assert code == 0
     assert "within two standard errors" in out
     code, out, _ = dreamlib("figures", "r")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dreamlib.generate import generate
 from dreamlib.material import Material
 from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import frechet
+from dreamlib.opening import open_run
 from dreamlib.report.tables import comparison_markdown
 from dreamlib.train import train
 
@@ -45,7 +47,7 @@ def test_a_difference_is_of_the_two_distances(pair):
 def test_it_is_kept_and_told(pair):
     a, b = pair
     found = compare(a, b, n=(60,))
-    stored = json.loads(comparison_path(a.folder, b.folder).read_text())
+    stored = json.loads(comparison_path(a.folder, found).read_text())
     assert stored["rows"][0]["value"] == found.rows[0].value
     text = comparison_markdown(found)
     assert "a minus b" in text
@@ -60,6 +62,29 @@ def test_a_run_does_not_differ_from_itself(pair):
         assert row.value == pytest.approx(0, abs=1e-9)
         assert not row.clear
     assert "within two standard errors" in found.sentence()
+
+
+def test_without_an_error_nothing_is_said_of_one(pair):
+    a, b = pair
+    text = compare(a, b, n=(30,)).sentence()
+    assert "30 images allow no error of that" in text
+    assert "within" not in text
+
+
+def test_other_seeds_are_not_called_the_same(pair):
+    a, b = pair
+    other = open_run(b.folder, overrides=["sample.seed=1"], say=lambda text: None)
+    found = compare(a, other, n=(60,))
+    assert not found.facts["paired"]
+    assert "different seeds" in found.sentence()
+
+
+def test_runs_of_one_name_are_told_apart(pair, tmp_path):
+    a, b = pair
+    copy = shutil.copytree(b.folder, tmp_path / "elsewhere" / "a")
+    found = compare(a, open_run(copy, say=lambda text: None), n=(60,))
+    assert found.facts["a"] != found.facts["b"]
+    assert comparison_path(a.folder, found).exists()
 
 
 def test_other_images_cannot_be_compared(pair, tiny):

@@ -25,10 +25,13 @@ from dreamlib.errors import (
 from dreamlib.evaluate import evaluate
 from dreamlib.generate import Shards, generate, process
 from dreamlib.material import Material, prepare
+from dreamlib.measure import corrected_rows, distance_rows
 from dreamlib.measure_images import check_apart, gaussian_images
+from dreamlib.metrics.frechet_error import frechet_se
 from dreamlib.opening import open_run
 from dreamlib.report import figures, score_figures, tables
-from dreamlib.scores import read_study
+from dreamlib.rows import Plan
+from dreamlib.scores import Score, read_study
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,31 @@ def test_every_column_has_its_floor_and_the_same_reference(study):
             assert len(row.parts) == (3 if n == 20 else 0)
     small = study.find("generated", 20)
     assert small.value == pytest.approx(np.mean(small.parts))
-    assert small.se == pytest.approx(np.std(small.parts, ddof=1) / 3**0.5)
+    assert small.se is None  # three sets tell nothing of a spread, 20 images allow no jackknife
+    assert small.se_method == "none: a jackknife needs 40 images; of one of 3 sets"
+
+
+def test_errors_of_several_sets():
+    """Ten sets: their spread; two: the error of one set, too wide rather than too small."""
+    rng = np.random.default_rng(0)
+    gen, real = rng.normal(size=(1000, 4)), rng.normal(size=(500, 4))
+    plan = Plan("FID", (100, 500))
+    ten, two = distance_rows(plan, {"generated": gen}, real)
+    assert len(ten.parts) == 10
+    assert ten.se == pytest.approx(np.std(ten.parts, ddof=1) / 10**0.5)
+    assert len(two.parts) == 2
+    assert two.value == pytest.approx(np.mean(two.parts))
+    assert two.se == pytest.approx(frechet_se(gen[:500], real))
+    assert two.se_method.endswith("of one of 2 sets")
+    (fixed, *_), _ = corrected_rows(plan, {"generated": gen[:500]}, real, [two])
+    alone = corrected_rows(
+        plan,
+        {"generated": gen[:500]},
+        real,
+        distance_rows(Plan("FID", (500,)), {"generated": gen[:500]}, real),
+    )[0][0]
+    assert fixed.value == pytest.approx(alone.value)
+    assert fixed.se == pytest.approx(alone.se)
 
 
 def test_an_untrained_run_is_far_above_the_floor(study):
@@ -113,7 +140,7 @@ def test_tables_say_bias_and_never_improvement(study):
     assert head.startswith("| metric | N | real | generated | held-out real | untrained | gaussian")
     assert head.endswith("| null | seeds | steps | NFE | resize |")
     row, floor = study.find("generated", 20), study.find("held-out real", 20)
-    both = [f"{x.value:.3f} ± {tables._number(x.se)}" for x in (row, floor)]
+    both = [tables._with_error(x) for x in (row, floor)]
     assert first.startswith(f"| FD[classifier] | 20 (3 sets) | 60 | {both[0]} | {both[1]} |")
     assert first.endswith("| 0 to 59 | 4 | 4 | native |")
     lines = {(r.metric, r.n, r.real) for r in study.rows if not r.metric.startswith("pixels")}
@@ -128,12 +155,14 @@ def test_the_csv_holds_every_field_of_every_row(study):
     for row, score in zip(rows, study.rows):
         assert row["seeds"] == score.origin.seeds
         assert [float(x) for x in row["parts"].split()] == score.parts
-        assert row["extractor"].startswith("classifier-")
+        assert row["extractor"] == score.origin.extractor
 
 
 def test_every_row_says_what_it_was_made_from(trained, study):
     for row in [*study.rows, *study.replay]:
         assert row.origin.resize == "native"
+        pixels = row.metric.startswith("pixels")
+        assert row.origin.extractor.startswith("none: pixels" if pixels else "classifier-")
         count = row.n * max(1, len(row.parts))
         assert row.origin.seeds == f"0 to {count - 1}"
         if row.images in ("generated", "untrained"):
@@ -149,7 +178,9 @@ def test_every_row_says_what_it_was_made_from(trained, study):
 
 def test_guidance_doubles_the_evaluations(tiny):
     run = tiny("g", "net.conditional=true", "sample.guidance=2.0")
-    made = Material(run, (20,)).origin("generated", 20, {"sha256": "x"})
+    made = Material(run, (20,)).origin(
+        Score("FID", "generated", 1.0, 20, 60, None, ""), {"sha256": "x"}
+    )
     assert (made.steps, made.nfe) == (4, 8)
 
 

@@ -519,3 +519,13 @@ def test_known_truth_was_found():
         assert raw > 10 * abs(case["rows"]["corrected 5000/5000"]["mean"] - case["truth"]) or (
             case["d"] == 64
         )
+
+
+@pytest.mark.parametrize("value", [0.1, 3.7, 1e4])
+def test_a_collapsed_generator_has_an_error_too(value):
+    """Constant features have no covariance but rounding, also when groups are left out."""
+    collapsed, real = np.full((600, 8), value), np.random.default_rng(0).standard_normal((700, 8))
+    want = np.square(real - value).sum(1).std(ddof=1) / math.sqrt(700)
+    assert frechet_jackknife(collapsed, real, seed=0) == pytest.approx(want, rel=0.6)
+    assert frechet_se(collapsed, real) == pytest.approx(want, rel=0.1)
+    assert np.isfinite(frechet_corrected(collapsed, real, seed=0))

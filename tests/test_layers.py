@@ -17,7 +17,8 @@ RANK_0 = [
 RANK = {
     **dict.fromkeys(RANK_0, 0),
     **dict.fromkeys(["diffusion", "data", "runtime", "metrics", "gan"], 1),
-    **dict.fromkeys(["build", "scores"], 2),
+    "scores": 1,
+    **dict.fromkeys(["build", "rows"], 2),
     **dict.fromkeys(["run", "meter", "measure", "difference"], 3),
     **dict.fromkeys(["opening", "train", "generate", "explain"], 4),
     **dict.fromkeys(["measure_images", "guests"], 4),

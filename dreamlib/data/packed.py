@@ -54,6 +54,32 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
+class Rows:
+    """Some rows of a memmap, read when they are asked for: it may be larger than memory."""
+
+    images: np.ndarray  # uint8 [M,H,W,C]
+    rows: np.ndarray  # int64 [N]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: slice | Sequence[int] | np.ndarray) -> np.ndarray:
+        return np.asarray(self.images[self.rows[index]])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.rows), *self.images.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        return self.images.ndim
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.images.dtype
+
+
+@dataclass(frozen=True, eq=False)
 class Packed:
     """A packed folder, opened read-only; rows are in the order in which the source gave them."""
 
@@ -95,6 +121,10 @@ class Packed:
     def label_counts(self) -> tuple[int, ...]:
         """How many values each attribute has."""
         return tuple(len(values) for values in self.attributes.values())
+
+    def rows(self, split: str) -> Rows:
+        """All images of a split, not yet read.  DataError if it is unknown or empty."""
+        return Rows(self.images, self.indices(split))
 
     def take(self, split: str, n: int, start: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """n images of a split from position `start`: uint8 [n,H,W,C] and labels int16 [n,A].

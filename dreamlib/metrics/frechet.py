@@ -115,7 +115,7 @@ class Moments:
     @cached_property
     def eigenvalues(self) -> np.ndarray:
         """Eigenvalues [d] of the covariance, ascending; rounding below zero is cut off."""
-        return _without_rounding(np.linalg.eigvalsh(self.cov))
+        return _without_rounding(np.linalg.eigvalsh(self.cov), self.mean)
 
     @cached_property
     def factor(self) -> np.ndarray:
@@ -130,7 +130,7 @@ class Moments:
             with suppress(np.linalg.LinAlgError):
                 return np.linalg.cholesky(cov).T
         values, vectors = np.linalg.eigh(cov)
-        values = _without_rounding(values)
+        values = _without_rounding(values, self.mean)
         alive = values > len(cov) * np.finfo(np.float64).eps * values.max(initial=0)
         return np.sqrt(values[alive])[:, None] * vectors[:, alive].T
 
@@ -189,9 +189,13 @@ def _nuclear_norm(product: np.ndarray, d: int) -> float:
     return float(np.sqrt(np.maximum(values, 0.0)).sum())
 
 
-def _without_rounding(values: np.ndarray) -> np.ndarray:
-    """Ascending eigenvalues, none below zero; ValueError where one is by more than rounding."""
-    if len(values) and values[0] < -ROUNDING * max(values[-1], 0.0):
+def _without_rounding(values: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """Ascending eigenvalues, none below zero; ValueError where one is by more than rounding.
+
+    Rounding is that of the largest, or, where all features are constant, that of centring them.
+    """
+    centring = len(mean) * (np.finfo(np.float64).eps * (1 + np.linalg.norm(mean))) ** 2
+    if len(values) and values[0] < -max(ROUNDING * values[-1], 100 * centring):
         raise ValueError(
             f"not a covariance: its eigenvalues go from {values[0]:.3g} to {values[-1]:.3g}"
         )

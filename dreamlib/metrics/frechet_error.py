@@ -50,12 +50,15 @@ def frechet_floor(eigenvalues: np.ndarray, n: float, m: float) -> float:
     return float((trace + (trace + pairs.sum()) / 2) * (1 / n + 1 / m))
 
 
-def frechet_se(gen: np.ndarray, real: np.ndarray) -> float:
+def frechet_se(
+    gen: np.ndarray, real: np.ndarray, moments: tuple[Moments, Moments] | None = None
+) -> float:
     """Standard error of `frechet(gen, real)` by the delta method, both sides drawn at random.
 
     SE^2 = Var(IF_gen)/n + Var(IF_real)/m with the influence functions of `_influences`.  It covers
     sampling noise, not the bias, and is 1.3 to 1.6 times too wide where the laws are equal.
-    Needs more samples than features on both sides, else NotEnoughSamples.
+    `moments` are those of both sides, where they are known already.  Needs more samples than
+    features on both sides, else NotEnoughSamples.
     """
     gen, real = _checked_pair(gen, real)
     if min(len(gen), len(real)) <= gen.shape[1]:
@@ -64,7 +67,7 @@ def frechet_se(gen: np.ndarray, real: np.ndarray) -> float:
             f"{min(len(gen), len(real))} samples of {gen.shape[1]} features: use more images, "
             f"`frechet_jackknife`, or the spread over seeds"
         )
-    influences = _influences(gen, real, Moments.of(gen), Moments.of(real))
+    influences = _influences(gen, real, *(moments or (Moments.of(gen), Moments.of(real))))
     return _root_sum(map(_mean_variance, influences))
 
 
@@ -85,11 +88,14 @@ def frechet_jackknife(
     return _jackknife_error([frechet_from_moments(a, b) for a, b in zip(left, held)])
 
 
-def frechet_corrected(gen: np.ndarray, real: np.ndarray, seed: int) -> float:
+def frechet_corrected(
+    gen: np.ndarray, real: np.ndarray, seed: int, whole: float | None = None
+) -> float:
     """FD with its 1/n bias removed on both sides; may be slightly negative near zero.
 
     Two-sided Richardson extrapolation: 2 FD(n,m) - mean of FD over two disjoint pairs of halves,
-    drawn by `seed`.  NotEnoughSamples where half a set holds fewer than 1.2 d samples.
+    drawn by `seed`.  `whole` is FD(n,m), where it is known already.  NotEnoughSamples where half a
+    set holds fewer than 1.2 d samples.
     """
     gen, real = _checked_pair(gen, real)
     n, d = min(len(gen), len(real)), gen.shape[1]
@@ -100,7 +106,8 @@ def frechet_corrected(gen: np.ndarray, real: np.ndarray, seed: int) -> float:
         )
     gen_1, gen_2 = _halves(gen, numpy_rng("frechet halves", seed, 0))
     real_1, real_2 = _halves(real, numpy_rng("frechet halves", seed, 1))
-    whole = frechet_from_moments(gen_1.merge(gen_2), real_1.merge(real_2))
+    if whole is None:
+        whole = frechet_from_moments(gen_1.merge(gen_2), real_1.merge(real_2))
     parts = frechet_from_moments(gen_1, real_1) + frechet_from_moments(gen_2, real_2)
     return 2 * whole - parts / 2
 

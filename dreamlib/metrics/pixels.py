@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dreamlib.errors import Interrupted
-from dreamlib.metrics.distances import blocks, check_same_width
+from dreamlib.metrics.distances import blocks
 from dreamlib.metrics.estimate import Estimate
 from dreamlib.progress import Progress, silent
 
 Measure = Callable[[Tensor, Tensor], Tensor]  # float64 [B,C,H,W] twice -> [B]
 PIXELS = 1 << 20  # of a block of images: 8 MB in float64
-ROWS = 1000  # of a block of a gallery or of queries
+ROWS = 1000  # of a block of a gallery or of queries, fewer of large images
+FLOATS = 1 << 26  # of a block, at most: 256 MB
 ROUNDING = 1 / 12  # variance that rounding to grey levels adds; spectra below it are not seen
 CANDIDATES = 4  # nearest neighbours by float32, among which float64 decides
 SHARE = 0.01  # of held-out images that count as near to a training image
@@ -116,8 +117,10 @@ def nearest(
     """
     if queries.ndim != gallery.ndim:
         raise TypeError(f"features or images, not both: {queries.shape} and {gallery.shape}")
-    queries, gallery = _flat(queries), _flat(gallery)
-    check_same_width(queries, gallery)
+    _check_kind(gallery)
+    queries, width = _flat(queries), math.prod(gallery.shape[1:])
+    if queries.shape[1] != width:
+        raise ValueError(f"feature widths differ: {queries.shape[1]} and {width}")
     if min(len(queries), len(gallery)) == 0:
         raise ValueError(f"nothing to compare: {len(queries)} queries, {len(gallery)} in gallery")
     # |x|^2 + |y|^2 - 2 xy loses digits far from the origin.
@@ -125,12 +128,13 @@ def nearest(
     advance = progress("nearest neighbours", len(gallery))
     scores = np.full((len(queries), CANDIDATES), np.inf, np.float32)
     best = np.zeros((len(queries), CANDIDATES), np.int64)
-    for part in blocks(len(gallery), ROWS):
+    rows = max(1, min(ROWS, FLOATS // width))
+    for part in blocks(len(gallery), rows):
         if should_stop():
             raise Interrupted(f"stopped after {part.start} of {len(gallery)} possible neighbours")
-        y = _centred(gallery[part], middle)
+        y = _centred(_flat(gallery[part]), middle)
         half = np.square(y).sum(axis=1) / 2
-        for these in blocks(len(queries), ROWS):
+        for these in blocks(len(queries), rows):
             block = half - _centred(queries[these], middle) @ y.T  # the query's norm cannot decide
             _merge(scores[these], best[these], block, part.start)
         advance(len(y))
@@ -151,17 +155,22 @@ def _exact(queries: np.ndarray, gallery: np.ndarray, best: np.ndarray) -> tuple:
     """(distance [n], index [n]) of the nearest candidate in float64; of equal ones the first."""
     squared = np.empty(best.shape)
     for row, query in enumerate(queries):
-        squared[row] = np.square(gallery[best[row]].astype(np.float64) - query).sum(axis=1)
+        near = _flat(gallery[best[row]]).astype(np.float64)
+        squared[row] = np.square(near - query).sum(axis=1)
     least = squared.argmin(axis=1)[:, None]
     distances = np.sqrt(np.take_along_axis(squared, least, axis=1))
     return distances[:, 0], np.take_along_axis(best, least, axis=1)[:, 0]
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
-    if array.ndim == 4 and array.dtype == np.uint8:
-        return array.reshape(len(array), math.prod(array.shape[1:]))
-    if array.ndim == 2 and np.issubdtype(array.dtype, np.floating):
-        return array
+    _check_kind(array)
+    return array.reshape(len(array), math.prod(array.shape[1:]))
+
+
+def _check_kind(array: np.ndarray) -> None:
+    images = array.ndim == 4 and array.dtype == np.uint8
+    if images or (array.ndim == 2 and np.issubdtype(array.dtype, np.floating)):
+        return
     raise TypeError(f"give floats [n,d] or uint8 images [n,H,W,C], not {array.dtype} {array.shape}")
 
 

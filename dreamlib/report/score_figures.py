@@ -133,7 +133,9 @@ def replay(run: Run) -> Figure:
     axes.set_yticks(list(heights), labels, fontsize=7)
     axes.set(xlabel=study.facts["metric"])
     axes.margins(x=0.12)
-    fig.suptitle("The same images of the same model: only the counts change", fontsize=9)
+    fig.suptitle(
+        "The same images of the same model: only what they are compared with changes", fontsize=9
+    )
     footer(fig, study_footer(study))
     return fig
 

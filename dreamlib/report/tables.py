@@ -73,7 +73,7 @@ def _unusual(real: str) -> list[str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -92,8 +92,9 @@ def markdown(study: Study) -> str:
             f"sampler seed {facts['seed']}, weights {facts['weights'][:12]} (step "
             f"{facts['step']:,}); seen by {facts['extractor']}."
         ]
-    if study.guests:
-        lines += ["", "Other images:", "", _table(*rows_table(study.guests))]
+    for name in dict.fromkeys(row.images for row in study.guests):
+        theirs = [row for row in study.guests if row.images == name]
+        lines += ["", f"Other images: {name}", "", _table(*rows_table(theirs))]
     return "\n".join(lines)
 
 
@@ -122,8 +123,8 @@ def meaning(study: Study) -> str:
     small, large = rows[0], rows[-1]
     return (
         f"One model, one reference: {metric} reads {small.value:.2f} with {small.n:,} images and "
-        f"{large.value:.2f} with {large.n:,}. The difference is the bias of small samples, not a "
-        "change in the model; read each value beside the floor at the same N."
+        f"{large.value:.2f} with {large.n:,}. The difference is the bias of small samples, and "
+        "chance, not a change in the model; read each value beside the floor at the same N."
     )
 
 

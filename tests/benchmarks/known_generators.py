@@ -21,12 +21,13 @@ from dreamlib.build import make_classifier
 from dreamlib.config import load_config
 from dreamlib.data.faces import ATTRIBUTES, draw_faces
 from dreamlib.files import read_json, write_json
-from dreamlib.measure import Plan, measure
+from dreamlib.measure import measure
 from dreamlib.metrics.features import ClassifierExtractor, Extractor, extract
 from dreamlib.metrics.kmeans import assign, kmeans
 from dreamlib.opening import pack_data
 from dreamlib.report.plotting import BLUE, GREY, ORANGE, footer, new_figure, save_figure
 from dreamlib.rng import numpy_rng
+from dreamlib.rows import Plan
 from dreamlib.scores import GENERATED
 
 SIZE = 16

@@ -18,6 +18,7 @@ import numpy as np
 from dreamlib import measure
 from dreamlib.files import write_text
 from dreamlib.rng import numpy_rng
+from dreamlib.rows import Plan
 from dreamlib.scores import GENERATED, REAL
 
 D, N = 2048, 5000
@@ -53,7 +54,7 @@ def cost(jackknife: bool) -> dict[str, float]:
 
     for name in STEPS:
         setattr(measure, name, timed(name))
-    plan = measure.Plan("FID", (500, N), jackknife=jackknife)
+    plan = Plan("FID", (500, N), jackknife=jackknife)
     before, begun = peak_mb(), time.perf_counter()
     try:
         measure.measure(plan, sets, reference, train)

@@ -1,0 +1,74 @@
+"""What the rows of a study share: its plan, disjoint parts, and how an estimate becomes a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dreamlib.metrics.estimate import Estimate, mean_estimate
+from dreamlib.scores import Score
+
+REFERENCE = "reference"
+PARTS = 10  # disjoint sets of the smaller N that are cut from the largest
+ENOUGH = 5  # disjoint sets for an error from their spread
+FIXED = "disjoint sets; the reference is held fixed"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study computes."""
+
+    metric: str  # name of the Fréchet distance: "FID", "FD[classifier]"
+    sizes: tuple[int, ...]  # ascending
+    cells: int = 100  # of the mode study, at most
+    jackknife: bool = True  # for large sets too, where the delta method has an error already
+    seed: int = 0
+
+    def named(self, what: str) -> str:
+        """'KID' for Inception features, with others 'KID[classifier]'."""
+        _, bracket, extractor = self.metric.partition("[")
+        return what + bracket + extractor
+
+    @property
+    def largest(self) -> int:
+        return self.sizes[-1]
+
+
+def parts_of(features: np.ndarray, size: int) -> list[np.ndarray]:
+    """Disjoint sets of `size`, at most ten; the first is the prefix of every larger set."""
+    count = min(PARTS, len(features) // size)
+    return [features[i * size : (i + 1) * size] for i in range(count)]
+
+
+def of_parts(
+    values: Sequence[float], error_of_one: Callable[[], tuple[float | None, str]]
+) -> Estimate:
+    """The mean of disjoint sets' values, with its error from their spread.
+
+    Fewer than ENOUGH say too little about a spread: then that of one set stands, which is too wide.
+    """
+    if len(values) >= ENOUGH:
+        return mean_estimate(np.array(values), FIXED)
+    se, method = error_of_one()
+    if len(values) > 1:
+        method += f"; of one of {len(values)} sets"
+    return Estimate(float(np.mean(values)), se, method)
+
+
+def row_of(
+    metric: str,
+    images: str,
+    found: Estimate,
+    n: int,
+    n_real: int | None,
+    parts: Sequence[float] = (),
+    real: str = "reference",
+    null: float | None = None,
+) -> Score:
+    """An estimate as a row; `parts` are listed where there are several."""
+    kept = [float(part) for part in parts] if len(parts) > 1 else []
+    se = None if found.se is None else float(found.se)
+    value = float(found.value)
+    return Score(metric, images, value, n, n_real, se, found.method, real, null, parts=kept)

@@ -1,0 +1,132 @@
+"""Anybody's images beside a run's own: same measures, named references, nothing mixed up."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreamlib.errors import ConfigError, DataError, NotEnoughSamples
+from dreamlib.evaluate import evaluate
+from dreamlib.evaluate_guests import judge, score_folder, score_guest
+from dreamlib.guests import write_statistics
+from dreamlib.material import Material
+from dreamlib.metrics.frechet import Moments
+from dreamlib.opening import open_run
+from dreamlib.report.score_figures import fd_against_n
+from dreamlib.report.tables import markdown, save_tables
+from dreamlib.scores import read_study
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    folder = shutil.copytree(trained.folder, tmp_path / "run")
+    shutil.rmtree(folder / "evaluation", ignore_errors=True)
+    return open_run(folder, say=lambda text: None)
+
+
+@pytest.fixture
+def images(run):
+    return Material(run, (60,)).generated(range(60))
+
+
+def test_the_runs_own_images_score_as_the_run_does(run, images):
+    study = evaluate(run)
+    by = judge(run, None)
+    found = score_guest(by, "ours", images, by.reference(None, None), n=(20, 60))
+    for row in found.guests:
+        own = study.find("generated", row.n, row.metric, row.real)
+        assert row.value == pytest.approx(own.value, rel=1e-9)
+        assert row.floor == own.floor
+        assert row.real == "reference"
+    assert {row.metric.partition("[")[0] for row in found.guests} >= {"FD", "KID", "coverage"}
+    assert found.rows == study.rows
+    assert evaluate(run).guests == found.guests  # they outlive a new evaluation
+
+
+def test_a_foreign_reference_is_named_and_kept_apart(run, images, tmp_path):
+    by = judge(run, None)
+    theirs = run.data.take("floor", 60)[0]
+    np.save(tmp_path / "theirs.npy", theirs)
+    score_guest(by, "a", images, by.reference(None, None), n=(60,))
+    found = score_guest(by, "a", images, by.reference(tmp_path / "theirs.npy", None), n=(60,))
+    kinds = {row.real for row in found.guests}
+    assert len(kinds) == 2
+    assert any(kind.startswith("theirs ") for kind in kinds)
+    assert all(row.floor is None for row in found.guests)
+    again = score_guest(by, "a", images, by.reference(None, None), n=(20,))
+    assert {row.n for row in again.guests if row.real == "reference"} == {20, 60}
+    text = markdown(again)
+    assert "Other images: a" in text
+    assert "(theirs " in text
+
+
+def test_statistics_allow_the_distance_alone(run, images, tmp_path):
+    by = judge(run, None)
+    material = Material(run, (60,))
+    features = material.features(material.reference[0])
+    write_statistics(tmp_path / "real.npz", Moments.of(features), {"extractor": "classifier"})
+    plain = score_guest(by, "a", images, by.reference(None, None), n=(60,)).guests[0]
+    found = score_guest(by, "a", images, by.reference(tmp_path / "real.npz", None), n=(60,))
+    (row,) = [row for row in found.guests if row.real.startswith("real ")]
+    assert row.value == pytest.approx(plain.value, rel=1e-6)
+    assert row.se is None
+    assert row.n_real == 60
+
+
+def test_another_size_is_not_the_classifiers(run, tmp_path):
+    large = np.random.default_rng(0).integers(0, 256, (30, 20, 20, 3), dtype=np.uint8)
+    np.save(tmp_path / "large.npy", large)
+    by = judge(run, None)
+    real = by.reference(None, None)
+    with pytest.raises(DataError, match=r"classifier knows \(16, 16, 3\) only: say --size 16"):
+        score_folder(by, "large", tmp_path / "large.npy", real)
+    with pytest.raises(DataError, match="say --size 16"):
+        by.reference(tmp_path / "large.npy", None)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i, image in enumerate(large):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    assert score_folder(by, "fitted", folder, real, size=16).guests[0].n == 30
+
+
+def test_a_reference_that_was_trained_on_is_refused(run, tmp_path):
+    mixed = run.data.take("floor", 40)[0].copy()
+    mixed[7] = run.data.take("train", 1)[0][0]
+    np.save(tmp_path / "mixed.npy", mixed)
+    with pytest.raises(DataError, match="1 of 40 images to compare with are training images"):
+        judge(run, None).reference(tmp_path / "mixed.npy", None)
+
+
+def test_a_name_belongs_to_its_images(run, images):
+    by = judge(run, None)
+    real = by.reference(None, None)
+    score_guest(by, "samples", images, real, n=(20,))
+    with pytest.raises(ConfigError, match="samples is the name of other images"):
+        score_guest(by, "samples", images[::-1], real, n=(20,))
+    assert len({row.origin.seeds for row in read_study(run.folder).guests}) == 1
+
+
+def test_fewer_images_than_n(run, images):
+    by = judge(run, None)
+    real = by.reference(None, None)
+    with pytest.raises(NotEnoughSamples, match="a has 10 images, fewer than N = 20"):
+        score_guest(by, "a", images[:10], real, n=(20, 60))
+    assert {row.n for row in score_guest(by, "b", images[:30], real, n=(20, 60)).guests} == {20}
+    found = score_guest(by, "c", images[:30], real).guests
+    assert {row.n for row in found if row.images == "c"} == {30}
+
+
+def test_scores_of_guests_alone_have_tables_but_no_figures(run, images, tmp_path):
+    by = judge(run, None)
+    study = score_guest(by, "a", images, by.reference(None, None), n=(60,))
+    assert all(path.stat().st_size for path in save_tables(study, tmp_path / "tables"))
+    with pytest.raises(NotEnoughSamples, match="scores of other images only"):
+        fd_against_n(run)
+
+
+def test_without_a_run_a_place_and_a_reference_are_needed(tmp_path):
+    with pytest.raises(ConfigError, match="--out"):
+        judge(None, None)
