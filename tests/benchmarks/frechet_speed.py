@@ -5,8 +5,8 @@
 
 Rounds are interleaved in one process, and a ratio is one of the same round.  The other side is
 clean-fid's `frechet_distance` (scipy's sqrtm), given both sets' moments for nothing; ours is given
-features at N = 500, and moments at N = 5,000, fresh or with the reference's factor kept.  Then the
-cost of a whole study of 5,000 against 5,000, and what it adds to the memory of the process.
+features at N = 500, and moments at N = 5,000, fresh or with the reference's factor kept.  What a
+whole study costs is `study_cost`'s question.
 
 One thread, because on a machine with other work threads that wait for each other cost more than
 they give; two on an idle machine are about 1.5 times as fast.
@@ -18,7 +18,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import time
 import warnings
 from collections.abc import Callable
@@ -30,13 +29,6 @@ import numpy as np
 
 from dreamlib.files import write_text
 from dreamlib.metrics.frechet import Moments, frechet, frechet_from_moments
-from dreamlib.metrics.frechet_error import (
-    frechet_corrected,
-    frechet_fit,
-    frechet_floor,
-    frechet_jackknife,
-    frechet_se,
-)
 from dreamlib.rng import numpy_rng
 
 D, N = 2048, 5000
@@ -47,7 +39,7 @@ def feature_sets() -> dict[str, np.ndarray]:
     turn, _ = np.linalg.qr(numpy_rng("speed rotation").standard_normal((D, D)))
     sd = np.sqrt(np.arange(1, D + 1) ** -1.2)
     sets = {}
-    for key, name in enumerate(("real", "gen", "floor")):
+    for key, name in enumerate(("real", "gen")):
         noise = numpy_rng("speed noise", key).standard_normal((N, D))
         wide = 1.2 if name == "gen" else 1.0
         sets[name] = np.maximum((noise * (sd * wide)) @ turn.T + 0.05, 0).astype(np.float32)
@@ -115,47 +107,6 @@ def speed(a: np.ndarray, b: np.ndarray, rounds: int) -> dict[str, Any]:
     return {"n": len(a), "trusted": truth, "routes": found}
 
 
-def study(sets: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Seconds of every part of a study, and how far the process grew beyond its features."""
-    gen, real, floor = sets["gen"], sets["real"], sets["floor"]
-    before = resident()
-    seconds, kept = {}, None
-
-    def step(name: str, call: Callable[[], Any]) -> Any:
-        seconds[name], value = timed(call)
-        print(f"{name}: {seconds[name]:.1f} s", flush=True)
-        return value
-
-    kept = step("moments of the reference", lambda: Moments.of(real))
-    step("distance of gen", lambda: frechet(gen, kept))
-    step("distance of the floor set", lambda: frechet(floor, kept))
-    step(
-        "ten distances of 500", lambda: [frechet(gen[i : i + 500], kept) for i in range(0, N, 500)]
-    )
-    step("closed-form floor", lambda: frechet_floor(kept.eigenvalues, N, N))
-    step("delta error of gen", lambda: frechet_se(gen, real))
-    step("corrected gen", lambda: frechet_corrected(gen, real, seed=0))
-    step("corrected floor set", lambda: frechet_corrected(floor, real, seed=0))
-    step("fit of gen", lambda: frechet_fit(gen, real, seed=0))
-    total = sum(seconds.values())
-    step("jackknife of gen", lambda: frechet_jackknife(gen, real, seed=0))
-    return {
-        "seconds": seconds,
-        "without jackknife": total,
-        "with jackknife": sum(seconds.values()),
-        "growth_mb": (peak() - before) / 2**20,
-    }
-
-
-def resident() -> int:
-    """Bytes of this process in memory now (Linux)."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def table(result: dict[str, Any]) -> str:
     lines = [
         "| N | route | seconds | sqrtm is slower by | value | relative error |",
@@ -171,11 +122,6 @@ def table(result: dict[str, Any]) -> str:
             lines.append(
                 f"| {each['n']} | {name} | {seconds} | {spread} | {value:.8f} | {error:.1e} |"
             )
-    cost = result["study"]
-    lines.append(
-        f"\nA study of {N:,} against {N:,}: {cost['without jackknife']:.0f} s, with the jackknife "
-        f"{cost['with jackknife']:.0f} s; memory grew by {cost['growth_mb']:.0f} MB."
-    )
     return "\n".join(lines)
 
 
@@ -187,8 +133,6 @@ def main() -> None:
     import scipy
 
     sets = feature_sets()
-    # First, so that the peak is not scipy's.
-    cost = study(sets)
     found = [speed(sets["gen"][:n], sets["real"][:n], options.rounds) for n in (500, N)]
     facts = {
         "d": D,
@@ -198,7 +142,7 @@ def main() -> None:
         "scipy": scipy.__version__,
         "python": platform.python_version(),
     }
-    result = {**facts, "study": cost, "speed": found}
+    result = {**facts, "speed": found}
     print(table(result))
     if options.json:
         write_text(options.json, json.dumps(result, indent=1) + "\n")

@@ -69,9 +69,10 @@ def table(found: dict[str, dict[str, float]]) -> str:
     parts = [*STEPS, "total"]
     lines = [f"| | {' | '.join(part.removesuffix('_rows') for part in parts)} | memory |"]
     lines.append("|" + "---|" * (len(parts) + 2))
-    for name in ("without jackknife", "with jackknife"):
+    names = ("without jackknife", "with jackknife")
+    memory = max(found[name]["growth_mb"] for name in names)
+    for name in names:
         cells = [f"{found[name][part]:.0f} s" for part in parts]
-        memory = max(each["growth_mb"] for each in found.values())
         lines.append(f"| {name} | {' | '.join(cells)} | {memory / 1024:.1f} GB |")
     return "\n".join(lines)
 
