@@ -11,8 +11,8 @@ import typer
 from dreamlib.build import make_extractor
 from dreamlib.config import load_config
 from dreamlib.data.packed import SPLITS, Packed
-from dreamlib.files import write_atomic
 from dreamlib.generate import export_png
+from dreamlib.guests import write_statistics
 from dreamlib.host import choose_device, mirror_home
 from dreamlib.images import enlarge, grid, save_png
 from dreamlib.metrics.features import extract
@@ -108,8 +108,7 @@ def stats(
     device, progress = choose_device(config.train.device), TextProgress()
     extractor = make_extractor(config, packed, device, progress)
     moments = Moments.of(extract(images, extractor, progress=progress))
-    facts = {"extractor": extractor.name, "data": packed.fingerprint, "n": len(images)}
-    write_atomic(out, lambda file: np.savez(file, mu=moments.mean, sigma=moments.cov, **facts))
+    write_statistics(out, moments, {"extractor": extractor.name, "data": packed.fingerprint})
     say(f"{out}: mu and sigma of {len(images):,} images by {extractor.name}")
 
 
