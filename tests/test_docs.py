@@ -107,17 +107,8 @@ def test_the_tables_of_evaluation_are_the_measured_ones():
     assert known_generators.perfect_table(known) in EVALUATION
 
 
-def test_the_distance_is_as_fast_as_promised():
-    """Against scipy's sqrtm: 200 times at N = 500, 10 times at 5,000; a study in two minutes."""
-    found = measured("tests/benchmarks/frechet_speed.json")
-    for case, wanted in zip(found["speed"], (200, 10)):
-        routes = case["routes"]
-        slow = routes["sqrtm, from moments"]["seconds"]
-        ratios = {
-            name: sorted(a / b for a, b in zip(slow, each["seconds"]))[len(slow) // 2]
-            for name, each in routes.items()
-        }
-        assert max(ratios.values()) >= wanted
+def test_a_study_costs_what_was_promised():
+    """5,000 against 5,000 images with 2048 features, once these are there."""
     cost = measured("tests/benchmarks/study_cost.json")
     assert cost["without jackknife"]["total"] <= 60
     assert cost["with jackknife"]["total"] <= 120

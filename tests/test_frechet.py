@@ -302,10 +302,9 @@ def test_parity_with_the_matrix_root_of_scipy(n, m):
 
 
 def test_speed_and_digits_were_measured():
-    """What the benchmark wrote: ratios to scipy's matrix root in the same round, memory, digits."""
+    """What the benchmark wrote: ratios to scipy's matrix root in the same round, and digits."""
     result = json.loads(Path(frechet_speed.__file__).with_suffix(".json").read_text())
     assert result["d"] == 2048
-    assert result["study"]["growth_mb"] < 2000
     routes = {each["n"]: each["routes"] for each in result["speed"]}
 
     def ratio(n, name):
