@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -65,12 +66,17 @@ def evaluate(
         raise ConfigError("--images or --diffusers, not both")
     from dreamlib.evaluate_guests import judge, score_folder, score_pipeline
 
-    by = judge(opened, out, weights, TextProgress())
-    real = by.reference(reference, size)
-    if images:
-        study = score_folder(by, name or images.stem, images, real, n, size)
-    else:
-        study = score_pipeline(by, name or place.name, place, real, n, steps)
+    with ExitStack() as stack:
+        session = stack.enter_context(opened.session()) if opened else None
+        asked = [session.should_stop] if session else []
+        by = judge(opened, out, weights, TextProgress(), *asked)
+        real = by.reference(reference, size)
+        if images:
+            study = score_folder(by, name or images.stem, images, real, n, size)
+        else:
+            study = score_pipeline(by, name or place.name, place, real, n, steps)
+        if session:
+            session.kept()
     say(markdown(study))
     say(f"\nscores in {by.folder / 'evaluation' / 'scores.json'}")
 

@@ -13,9 +13,11 @@ from statistics import mean, stdev
 import pytest
 import torch
 
+from dreamlib.ablate import read_ablation
 from dreamlib.config import load_config
 from dreamlib.diffusion.unet import UNet
 from dreamlib.explain import explain
+from dreamlib.report.tables import ablation_markdown, markdown
 from dreamlib.scores import study_from
 from tests.benchmarks import frechet_speed, gaussian_truth, known_generators, study_cost
 from tests.benchmarks.sampler_table import key, table
@@ -124,6 +126,17 @@ def test_committed_scores_are_readable_and_tell_of_their_figures(folder):
         for images in ("generated", "held-out real"):
             row = study.find(images, n)
             assert f"{row.value:.2f} ± {row.se:.2f}" in text, (folder, images, n)
+
+
+def test_committed_tables_are_drawn_from_the_committed_files():
+    study = study_from(ROOT / "figures" / "fashion" / "scores.json")
+    assert (ROOT / "figures/fashion/scores.md").read_text("utf-8").strip() == markdown(
+        study
+    ).strip()
+    found = read_ablation(ROOT / "figures" / "ablation")
+    assert len(found.cells) == 5 * 2 * 2 * 3  # losses, seeds, budgets, samplers
+    table = (ROOT / "figures/ablation/ablation.md").read_text("utf-8").strip()
+    assert table == ablation_markdown(found).strip()
 
 
 def test_every_name_in_the_table_of_letters_exists():

@@ -304,3 +304,10 @@ def test_the_plotted_points_are_the_recorded_ones(trained, study):
     drawn = axes.lines[0].get_xydata()
     rows = [study.find("generated", n) for n in (20, 60)]
     assert drawn == pytest.approx(np.array([[1 / row.n, row.value] for row in rows]))
+
+
+def test_latex_bears_any_name():
+    text = tables._tex("a_b & 50 % ± – {#1} \\ ^ ~ $")
+    assert text == (
+        r"a\_b \& 50 \% $\pm$ -- \{\#1\} \textbackslash{} \textasciicircum{} \textasciitilde{} \$"
+    )

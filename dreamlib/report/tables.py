@@ -183,10 +183,15 @@ def _latex(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}", *lines])
 
 
+TEX = {
+    **{sign: rf"\{sign}" for sign in "&%_#${}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"±": r"$\pm$", NONE: "--"},
+}
+
+
 def _tex(text: str) -> str:
-    for sign, word in (("&", r"\&"), ("%", r"\%"), ("_", r"\_"), ("±", r"$\pm$"), (NONE, "--")):
-        text = text.replace(sign, word)
-    return text
+    return text.translate(str.maketrans(TEX))
 
 
 def as_csv(rows: Iterable[Score]) -> str:
