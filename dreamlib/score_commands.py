@@ -45,6 +45,7 @@ def evaluate(
 ) -> None:
     """Score a run (500 within 5000, one reference, a floor at every N), or anybody's images."""
     from dreamlib.evaluate import evaluate as score
+    from dreamlib.evaluate_guests import judge, score_folder, score_pipeline
     from dreamlib.material import prepare
     from dreamlib.report.tables import markdown
 
@@ -64,8 +65,6 @@ def evaluate(
         return
     if images and diffusers:
         raise ConfigError("--images or --diffusers, not both")
-    from dreamlib.evaluate_guests import judge, score_folder, score_pipeline
-
     with ExitStack() as stack:
         session = stack.enter_context(opened.session()) if opened else None
         asked = [session.should_stop] if session else []
