@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 GROUPS = 20  # of a jackknife
 NEIGHBOURS = 5
+PAIRS = "disjoint pairs of generated and real sets"
 PER_CELL = 20  # images that a mode's cell should hold on average, at least
 BATCHES = (32, 64, 128)  # training batches that a careless comparison takes for the real images
 
@@ -151,7 +152,7 @@ def manifold_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Sco
             found = [prdc(gen, real, k=NEIGHBOURS) for gen, real in pairs]
             for metric in ("precision", "recall", "density", "coverage") if found else ():
                 values = [getattr(each, metric).value for each in found]
-                total = of_parts(values, lambda m=metric, f=found[0]: getattr(f, m)[1:])
+                total = of_parts(values, lambda m=metric, f=found[0]: getattr(f, m)[1:], PAIRS)
                 row = row_of(plan.named(metric), images, total, size, size, values)
                 rows.append(replace(row, null=nulls.get(metric)))
     return rows

@@ -15,15 +15,14 @@ from dreamlib.files import row_hashes
 from dreamlib.images import dequantise, quantise
 from dreamlib.metrics.diversity import Distance, pair_diversity
 from dreamlib.metrics.estimate import Estimate
-from dreamlib.metrics.pixels import memorisation, pixel_stats
+from dreamlib.metrics.pixels import FLOATS, memorisation, pixel_stats
 from dreamlib.progress import Progress, silent
 from dreamlib.rng import torch_rng
 from dreamlib.rows import Plan, row_of
 from dreamlib.scores import Origin, Score
 
-FLOATS = 1 << 26  # of a block of images: 256 MB
 QUERIES = 1000  # images whose nearest training image is looked for
-NEAREST, WORST, STRIP = 8, 5, 10  # pairs, modes and images of a mode that are kept for figures
+WORST, STRIP = 5, 10  # modes, and images of a mode, that are kept for figures
 
 Images = Mapping[str, np.ndarray]  # name -> uint8 [N,H,W,C]
 
@@ -120,7 +119,7 @@ def copies(
     """Are generated images nearer to training images than held-out ones are?  In pixels.
 
     uint8 [N,H,W,C] each; of the first two, QUERIES images.  The memorisation study, and pictures of
-    the NEAREST pairs.
+    the nearest pairs.
     """
     n = min(len(generated), len(held_out), QUERIES)
     study = memorisation(
@@ -128,8 +127,8 @@ def copies(
     )
     record = asdict(study) | {"share": study.share.value, "share_se": study.share.se}
     record["closest"] = [list(pair) for pair in study.closest]
-    queries = [query for query, _ in study.closest[:NEAREST]]
-    found = [image for _, image in study.closest[:NEAREST]]
+    queries = [query for query, _ in study.closest]
+    found = [image for _, image in study.closest]
     return record, {"generated": generated[queries], "train": np.asarray(train[found])}
 
 

@@ -43,14 +43,16 @@ def parts_of(features: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def of_parts(
-    values: Sequence[float], error_of_one: Callable[[], tuple[float | None, str]]
+    values: Sequence[float],
+    error_of_one: Callable[[], tuple[float | None, str]],
+    what: str = FIXED,
 ) -> Estimate:
-    """The mean of disjoint sets' values, with its error from their spread.
+    """The mean of disjoint sets' values, with its error from their spread; `what` they are.
 
     Fewer than ENOUGH say too little about a spread: then that of one set stands, which is too wide.
     """
     if len(values) >= ENOUGH:
-        return mean_estimate(np.array(values), FIXED)
+        return mean_estimate(np.array(values), what)
     se, method = error_of_one()
     if len(values) > 1:
         method += f"; of one of {len(values)} sets"

@@ -21,21 +21,9 @@ from dreamlib.metrics.frechet_error import (
 )
 from tests.benchmarks import gaussian_truth
 from tests.benchmarks.gaussian_truth import Law, laws
+from tests.test_frechet import drawn, normal, spectrum
 
 SAVED = Path(gaussian_truth.__file__).with_suffix(".json")
-
-
-def normal(n, d, key, scale=1.0, shift=0.0):
-    return shift + scale * np.random.default_rng(key).standard_normal((n, d))
-
-
-def spectrum(d):
-    """A power law, as image features have."""
-    return 1.4 * np.arange(1, d + 1) ** -1.2
-
-
-def drawn(n, values, key):
-    return normal(n, len(values), key) * np.sqrt(values)
 
 
 def spread(values):
