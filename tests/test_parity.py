@@ -4,21 +4,19 @@ Each package gets the same images and does its own extraction and arithmetic.  W
 subsets or an order, the same are drawn here, so that tolerances are those of rounding alone.
 """
 
-import hashlib
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
 
-from dreamlib.metrics import inception as inc
 from dreamlib.metrics.features import InceptionExtractor
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.inception_score import inception_score
 from dreamlib.metrics.kernel import kid
 from dreamlib.metrics.manifold import precision_recall
 from dreamlib.rng import seeded
+from tests.test_inception import weights as random_inception
 
 SUBSETS, SUBSET = 20, 80
 BATCH = 50  # of every extraction: the last bits of a float sum can depend on it
@@ -306,24 +304,7 @@ def test_clean_fids_kernel_distance(clean_features, monkeypatch):
     assert np.mean(own) == pytest.approx(want, rel=0, abs=1e-7)  # its kernel is float32
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A random Inception of the right shapes, under a name that holds its own hash."""
-    pytest.importorskip("cleanfid")
-    state = inc._build().state_dict()
-    generator = torch.Generator().manual_seed(1)
-    for name, value in state.items():
-        if name.endswith(("running_var", "bn.weight")):
-            value.fill_(1.0)
-        elif not name.endswith(("num_batches_tracked", "running_mean", "bn.bias")):
-            # This size keeps the signal's own through the depth of the network.
-            scale = (2 / value[0].numel()) ** 0.5
-            value.copy_(torch.randn(value.shape, generator=generator) * scale)
-    folder = tmp_path_factory.mktemp("weights")
-    path = folder / "plain.pth"
-    torch.save(state, path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return path.rename(folder / f"test_only_random-{digest[:8]}.pth")
+weights = random_inception
 
 
 @pytest.fixture(scope="module")
