@@ -45,6 +45,14 @@ def session_limits() -> tuple[float | None, float]:
     return SESSIONS[kind]
 
 
+def working_folder() -> Path:
+    """Where a notebook's relative paths begin: the clone's root, when it is opened in the clone's
+    notebooks/ folder (as Jupyter does, and papermill does not); else the current folder."""
+    here = Path.cwd()
+    in_clone = here.name == "notebooks" and (here.parent / "dreamlib" / "__init__.py").is_file()
+    return here.parent if in_clone else here
+
+
 DRIVE = Path("/content/drive/MyDrive")
 INPUTS = Path("/kaggle/input")
 

@@ -66,6 +66,17 @@ def open_run(
     return Run(run_dir, config, data, say, kept, take_over, hours)
 
 
+def find_run(
+    folder: str | Path,
+    mirror: str | Path | None = None,
+    say: Callable[[str], None] = print,
+) -> bool:
+    """Whether there is a run: here, or brought back now.  No folder is made for a wrong name."""
+    run_dir, home = RunDir(folder), mirror_home(mirror)
+    kept = Mirror(home, run_dir.folder.absolute().name) if home else None
+    return run_dir.config.is_file() or bring_back(run_dir, kept, say)
+
+
 def bring_back(run_dir: RunDir, mirror: Mirror | None, say: Callable[[str], None]) -> bool:
     """A run that is not here, from an attached output or its mirror -> whether there was one."""
     if bring_output(earlier_outputs(run_dir.folder.absolute().name), run_dir, say):

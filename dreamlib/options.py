@@ -8,13 +8,10 @@ from typing import Annotated, Optional
 
 import typer
 
-from dreamlib import host
 from dreamlib.errors import RunError
-from dreamlib.opening import bring_back, open_run
+from dreamlib.opening import find_run, open_run
 from dreamlib.progress import TextProgress
 from dreamlib.run import Run
-from dreamlib.runtime.mirror import Mirror
-from dreamlib.runtime.rundir import RunDir
 
 say = typer.echo
 
@@ -42,8 +39,6 @@ def overrides_of(settings: list[str] | None, data: Path | None) -> list[str]:
 
 def existing(run: Path, mirror: str | None, settings: list[str] | None = None) -> Run:
     """Open a run that is here or on the mirror, without making a folder for a misspelt name."""
-    home = host.mirror_home(mirror)
-    kept = Mirror(home, run.absolute().name) if home else None
-    if not ((run / "config.yaml").is_file() or bring_back(RunDir(run), kept, say)):
+    if not find_run(run, mirror, say):
         raise RunError(f"{run} holds no run: check the path, or begin one with `dreamlib train`")
     return open_run(run, overrides=settings or [], mirror=mirror, progress=TextProgress(), say=say)

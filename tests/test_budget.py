@@ -455,23 +455,23 @@ def timed(process: subprocess.Popen[str], start: float) -> tuple[float, str, str
 
 
 def test_a_training_paused_by_its_budget_goes_on_to_its_end(tmp_path, data_home):
-    settings = words_of([*LONG, "train.length=400"])
+    settings = words_of([*LONG, "train.length=900"])
     words = ["train", str(tmp_path / "run"), "--preset", "faces16", *settings]
-    budget, run, start = 10.0, RunDir(tmp_path / "run"), time.monotonic()
+    budget, run, start = 15.0, RunDir(tmp_path / "run"), time.monotonic()
     first = dreamlib(*words, "--hours", str(budget / 3600), DREAMLIB_DATA=str(data_home))
     seconds, out, err = timed(first, start)
     assert first.returncode == UNFINISHED, err
     assert seconds < budget
     status = run.status()
     assert status["state"] == "paused_deadline"
-    assert 0 < status["step"] == status["saved"] < 400
-    assert f"PAUSED at step {status['step']:,} of 400; everything is saved" in out
+    assert 0 < status["step"] == status["saved"] < 900
+    assert f"PAUSED at step {status['step']:,} of 900; everything is saved" in out
     assert f"time budget of {budget / 3600:g} h" in out
     assert out.rstrip().endswith(f"paused_deadline: {run.folder}")
     second = dreamlib(*words, "--hours", "1", DREAMLIB_DATA=str(data_home))
     _, out, err = timed(second, start)
     assert second.returncode == 0, err
-    assert f"RESUMED at step {status['step']:,} of 400" in out
+    assert f"RESUMED at step {status['step']:,} of 900" in out
     assert run.status()["state"] == "finished"
 
 

@@ -181,7 +181,7 @@ def rows_of_the_first_table():
 
 def test_the_page_and_the_presets_name_each_other():
     assert sorted(rows_of_the_first_table()) == preset_names()
-    named = re.findall(r"`((?:faces|digits|fashion|mnist|celeba|cats)(?:-|\d)[\w-]*)`", TRAINING)
+    named = re.findall(r"`(smoke|(?:faces|digits|fashion|mnist|celeba|cats)(?:-|\d)[\w-]*)`", TRAINING)
     assert set(named) == set(preset_names())
 
 
@@ -205,3 +205,10 @@ def test_the_pages_steps_are_the_presets():
     assert f"{steps('mnist28', 60_000):,} steps" in TRAINING
     assert f"{steps('celeba64-original', 50_000):,} steps" in TRAINING
     assert steps("celeba64", 162_770) == steps("celeba64-original", 50_000)
+
+
+def test_the_smoke_preset_is_as_small_as_promised():
+    config = load_config("smoke")
+    assert parameters(config) <= 100_000
+    assert config.train.length <= 12
+    assert config.evaluate.n == (50, 200)

@@ -1,31 +1,35 @@
-"""The live view of a training: one line of facts, replaced in place where that is possible."""
+"""The live view of a training: what it does, how far it is, and whether the page may be closed."""
 
 from __future__ import annotations
 
-import os
-import sys
+import io
 import time
-from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable
 from typing import Any
+
+import matplotlib.pyplot as plt
 
 from dreamlib.errors import Interrupted
 from dreamlib.host import memory_in_use, platform
 from dreamlib.progress import duration
+from dreamlib.report.live import Panel, is_live
+from dreamlib.report.plotting import BLUE, new_figure
 from dreamlib.run import Run
 from dreamlib.runtime.courier import describe
 from dreamlib.runtime.driver import Tick
 
 
-def watch(run: Run, ticks: Iterable[Tick], every: float = 15.0) -> None:
+def watch(run: Run, ticks: Iterable[Tick], every: float | None = None) -> None:
     """Drive a training to its end or pause, showing where it stands.
 
-    In a live notebook the line is replaced in place; elsewhere (a terminal, papermill) it is
-    printed at most every `every` seconds.  Raises Interrupted when training was asked to stop, so
-    that what stands behind it does not begin; a deadline is no reason to: what is left of the
-    session's time is for looking at the model as it is, once there is one.
+    In a live notebook one panel is replaced in place, with the loss curve and the newest previews;
+    elsewhere (a terminal, papermill) the same facts are a line of text every `every` seconds.
+    Raises Interrupted when training was asked to stop, so that what stands behind it does not
+    begin; a deadline is no reason to: what is left of the session's time is for looking at the
+    model as it is, once there is one.
     """
-    show = _in_place() or run.say
+    view = _Live(run) if is_live() else _Lines(run)
+    every = view.every if every is None else every
     begun, due, first = time.monotonic(), 0.0, None
     row: dict[str, Any] = {}
     try:
@@ -36,39 +40,84 @@ def watch(run: Run, ticks: Iterable[Tick], every: float = 15.0) -> None:
             if now < due and tick.step < tick.total:
                 continue
             due = now + every
-            show(line(run, tick, row, (tick.step - first) / (now - begun)))
+            view.show(tick, facts(run, tick, row, (tick.step - first) / (now - begun)))
     finally:  # at once, even while somebody keeps the traceback of an error in `show`
         if isinstance(ticks, Generator):
             ticks.close()
+        view.close()
     status = run.dir.status()
     early = status["state"] == "paused_deadline" and not (run.dir.read_log() and run.dir.stages())
     if early or status["state"] == "interrupted":
         raise Interrupted(f"{run.folder} was paused at step {status['step']:,}")
 
 
-@contextmanager
-def politely() -> Iterator[None]:
-    """In a notebook: end it cleanly, with one sentence, when long work was asked to stop.
+class _Lines:
+    """Facts as lines of text."""
 
-    Hosted runners take SystemExit(0) for an end and any other exception for a failure, with which
-    some of them throw the outputs away.
-    """
-    try:
-        yield
-    except Interrupted as error:
-        print(f"STOPPED: {error}")  # noqa: T201  to a reader
-        sys.exit(0)
+    every = 15.0
+
+    def __init__(self, run: Run):
+        self.say = run.say
+
+    def show(self, tick: Tick, told: list[str]) -> None:
+        self.say(" · ".join(told))
+
+    def close(self) -> None:
+        pass
 
 
-def line(run: Run, tick: Tick, row: dict[str, Any], rate: float) -> str:
+class _Live:
+    """Facts, the loss so far, and the newest previews, in one widget; a line when it is over."""
+
+    every = 1.0
+    pictures = 10.0  # seconds between two looks for newer ones
+
+    def __init__(self, run: Run):
+        self.run, self.panel, self.told = run, Panel(pictures=3), [""]
+        self.due = 0.0
+
+    def show(self, tick: Tick, told: list[str]) -> None:
+        self.told = told
+        self.panel.show(tick.step / tick.total, told)
+        if time.monotonic() >= self.due or tick.step == tick.total:
+            self.due = time.monotonic() + self.pictures
+            for slot, png in enumerate(self._pictures()):
+                if png is not None:
+                    self.panel.picture(slot, png)
+
+    def _pictures(self) -> list[bytes | None]:
+        rows, stages = self.run.dir.read_log(), self.run.dir.stages()
+        found: list[bytes | None] = [loss_png(rows) if len(rows) > 1 else None]
+        if stages:  # averaged weights, and the raw ones beside them
+            raw = stages[-1].with_name(f"{stages[-1].stem}-raw.png")
+            found += [path.read_bytes() if path.exists() else None for path in (stages[-1], raw)]
+        return found
+
+    def close(self) -> None:
+        self.panel.close()
+        print(" · ".join(self.told[:3]))  # noqa: T201  to a reader
+
+
+def loss_png(rows: list[dict[str, Any]]) -> bytes:
+    """The loss so far, as a small PNG picture."""
+    fig, (axes,) = new_figure(3.6, 2.4)
+    axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], color=BLUE)
+    axes.set(xlabel="optimizer step", title="training loss", yscale="log")
+    file = io.BytesIO()
+    fig.savefig(file, format="png", dpi=100)
+    plt.close(fig)
+    return file.getvalue()
+
+
+def facts(run: Run, tick: Tick, row: dict[str, Any], rate: float) -> list[str]:
     """Where training stands: step, loss, lambda, speed, time left, age of the last checkpoint."""
     left = (tick.total - tick.step) / rate if rate else float("inf")
-    facts = [f"step {tick.step:,}/{tick.total:,} ({tick.step / tick.total:.0%})"]
+    told = [f"step {tick.step:,}/{tick.total:,} ({tick.step / tick.total:.0%})"]
     if row:
-        facts.append(f"loss {row['loss']:.4f} · λ {row['lam']:.3f}")
-    facts.append(f"{rate * run.config.train.batch:,.0f} images/s · ETA {duration(left)}")
+        told.append(f"loss {row['loss']:.4f} · λ {row['lam']:.3f}")
+    told.append(f"{rate * run.config.train.batch:,.0f} images/s · ETA {duration(left)}")
     status = run.dir.status()
-    return " · ".join([*facts, safety(run, status), *_budget(status), _memory(run)])
+    return [*told, safety(run, status), *_budget(status), _memory(run)]
 
 
 def safety(run: Run, status: dict[str, Any]) -> str:
@@ -97,22 +146,3 @@ def _memory(run: Run) -> str:
     used, there = memory_in_use(run.device)
     total = f" of {there / 2**30:.0f}" if there else ""
     return f"memory {used / 2**30:.1f}{total} GiB"
-
-
-def _in_place() -> Any:
-    """A function that replaces one notebook output, or None where there is no live front end.
-
-    Papermill marks its runs by an environment of its own (no front end), set in notebooks.py.
-    """
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if shell is None or not hasattr(shell, "kernel") or _headless():
-        return None
-    from IPython.display import Markdown, display
-
-    handle = display(Markdown("starting"), display_id=True)
-    return lambda text: handle.update(Markdown(text))
-
-
-def _headless() -> bool:
-    return bool(os.environ.get("DREAMLIB_HEADLESS"))

@@ -1,0 +1,167 @@
+"""What a notebook begins with, and what moves in it: one panel that is replaced in place."""
+
+from __future__ import annotations
+
+import html
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from dreamlib.errors import Interrupted, RunError
+from dreamlib.host import mount_drive, working_folder
+from dreamlib.opening import find_run, open_run
+from dreamlib.progress import Advance, Progress, TextProgress, duration
+from dreamlib.run import Run
+
+FIRST = (
+    "run notebook 03_training (or 00_complete) first, with the same RUN; on Colab say yes to the "
+    "Drive it was mirrored to, on Kaggle attach the output of the notebook that trained it"
+)
+
+
+def begin(
+    folder: str | Path,
+    preset: str | None = None,
+    *,
+    overrides: Iterable[str] = (),
+    mirror: str | Path | None = None,
+    hours: float | None = None,
+) -> Run:
+    """Open the run that a notebook works on, wherever it is: here, on Drive, attached on Kaggle.
+
+    A relative `folder` lies under the clone's root, whichever folder the notebook is opened in;
+    the environment variable DREAMLIB_RUN names another one, where a page cannot be given
+    parameters.  With a preset, a run that is nowhere is begun; without one RunError says what to
+    run first.  On Colab the user is asked for their Drive.
+    """
+    mount_drive()
+    place = working_folder() / os.environ.get("DREAMLIB_RUN", folder)
+    if preset is None and not find_run(place, mirror):
+        raise RunError(f"there is no run {place} yet, and none of its name to bring back: {FIRST}")
+    return open_run(
+        place, preset, overrides=overrides, mirror=mirror, hours=hours, progress=live_progress()
+    )
+
+
+@contextmanager
+def politely() -> Iterator[None]:
+    """In a notebook: end it cleanly, with one sentence, when long work was asked to stop.
+
+    Hosted runners take SystemExit(0) for an end and any other exception for a failure, with which
+    some of them throw the outputs away.
+    """
+    try:
+        yield
+    except Interrupted as error:
+        print(f"STOPPED: {error}")  # noqa: T201  to a reader
+        sys.exit(0)
+
+
+def is_live() -> bool:
+    """Whether somebody looks at a page that can change: not a terminal, and not papermill, which
+    is marked by an environment of its own (notebooks.py)."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return (
+        hasattr(shell, "kernel")
+        and not os.environ.get("DREAMLIB_HEADLESS")
+        and find_spec("ipywidgets") is not None
+    )
+
+
+class Panel:
+    """A bar, a few facts and pictures, in one widget (ipywidgets 7.7 and 8)."""
+
+    def __init__(self, pictures: int = 0):
+        import ipywidgets as widgets
+        from IPython.display import display
+
+        wide = widgets.Layout(width="100%")
+        self.bar = widgets.IntProgress(max=1000, layout=wide)
+        self.text = widgets.HTML(layout=wide)
+        fit = widgets.Layout(max_width="360px", margin="4px 12px 0 0", display="none")
+        self.images = [widgets.Image(format="png", layout=fit) for _ in range(pictures)]
+        row = widgets.HBox(self.images, layout=widgets.Layout(flex_flow="row wrap"))
+        self.box = widgets.VBox([self.bar, self.text, row] if pictures else [self.bar, self.text])
+        display(self.box)
+
+    def show(self, share: float, facts: Iterable[str]) -> None:
+        """The share that is done, 0 to 1, and facts of plain text."""
+        self.bar.value = round(1000 * share)
+        self.text.value = "&ensp;·&ensp;".join(
+            f'<span style="white-space:nowrap">{html.escape(fact)}</span>' for fact in facts
+        )
+
+    def picture(self, slot: int, png: bytes) -> None:
+        """Show or replace one of the pictures."""
+        self.images[slot].value = png
+        self.images[slot].layout.display = "block"
+
+    def close(self) -> None:
+        """Take the widget away: pages that are saved show text, and no dead widgets."""
+        for part in (self.box, self.bar, self.text, *self.images):
+            part.close()
+
+
+class LiveProgress:
+    """Bars of long work: one panel, and a line of text for each that ends."""
+
+    def __init__(self, first: float = 1.0, every: float = 0.5):
+        self.first, self.every = first, every
+        self.panel: Panel | None = None
+
+    def __call__(self, label: str, total: int) -> Advance:
+        begun = time.monotonic()
+        due, done = begun + self.first, 0
+        self._close()
+
+        def advance(count: int) -> None:
+            nonlocal due, done
+            done += count
+            now = time.monotonic()
+            if done >= total and self.panel is not None:
+                self._close()
+                print(f"{label}: {total:,} in {duration(now - begun)}")  # noqa: T201  to a reader
+            elif done < total and now >= due:
+                due = now + self.every
+                rate = done / (now - begun)
+                facts = [f"{label}: {done:,}/{total:,} ({done / total:.0%})", f"{rate:.3g}/s"]
+                self.panel = self.panel or Panel()
+                self.panel.show(
+                    done / total, [*facts, f"ETA {duration((total - done) / rate)}" if rate else ""]
+                )
+
+        return advance
+
+    def _close(self) -> None:
+        if self.panel is not None:
+            self.panel.close()
+            self.panel = None
+
+
+def live_progress() -> Progress:
+    """Bars in a live notebook; elsewhere plain lines at a low rate, with the same facts."""
+    return LiveProgress() if is_live() else TextProgress()
+
+
+def standing(run: Run) -> str:
+    """Where a run stands, as a Markdown table."""
+    status, data = run.dir.status(), run.data.manifest["splits"]
+    total = status.get("total")
+    share = f" of {total:,} ({status['step'] / total:.0%})" if total else ""
+    rows = {
+        "run": f"`{run.folder}`",
+        "preset": f"`{run.config.preset}`",
+        "state": status["state"].replace("_", " "),
+        "step": f"{status['step']:,}{share}",
+        "images": ", ".join(f"{count:,} {split}" for split, count in data.items() if count),
+        "computes on": f"{run.device}, {run.precision.name} ({run.precision.reason})",
+        "mirror": str(run.mirror.root) if run.mirror else "none",
+    }
+    return "\n".join(
+        ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())]
+    )
