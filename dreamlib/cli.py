@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
-import platform as python_platform
 import sys
-from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Optional
 
-import torch
 import typer
 
 from dreamlib import host
-from dreamlib.config import load_config, preset_names
+from dreamlib.config import load_config
 from dreamlib.data_commands import data_app
 from dreamlib.errors import ConfigError, DreamlibError, Interrupted
 from dreamlib.images import enlarge, grid, save_png
@@ -226,36 +222,9 @@ def notebooks(
 @app.command()
 def doctor() -> None:
     """What this machine has, what will be used, and why."""
-    from dreamlib.metrics.pretrained import INCEPTION, find_weights
+    from dreamlib.doctor import checkup
 
-    def device() -> str:
-        chosen = host.choose_device()
-        return torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else str(chosen)
-
-    def precision() -> str:
-        chosen = host.choose_precision("auto", host.choose_device())
-        return f"{chosen.name}, because {chosen.reason}"
-
-    def answer(question: Callable[[], object]) -> str:
-        try:
-            return str(question())
-        except DreamlibError as error:
-            return str(error)
-
-    memory = host.memory_bytes()
-    packed = sorted(p.parent.name for p in Path("runs/data").glob("*/manifest.json"))
-    rows = {
-        "platform": f"{host.platform()}, Python {python_platform.python_version()}",
-        "torch": f"{torch.__version__}, {torch.get_num_threads()} of {os.cpu_count()} cores",
-        "device": answer(device),
-        "precision": answer(precision),
-        "memory": f"{memory / 2**30:.1f} GiB" if memory else "unknown",
-        "disk": f"{host.free_disk(Path.cwd()) / 2**30:.1f} GiB free here",
-        "data": f"packed in runs/data: {', '.join(packed) or 'nothing yet'}",
-        "weights": answer(lambda: find_weights(host.weight_folders(), INCEPTION)),
-        "presets": ", ".join(preset_names()),
-    }
-    for name, value in rows.items():
+    for name, value in checkup().items():
         say(f"{name:<10} {value}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Optional
 
-import numpy as np
 import typer
 
 from dreamlib.build import make_extractor
@@ -73,8 +72,9 @@ def show(
             path = packed.folder / f"contact-sheet-{split}.png"
             save_png(grid(enlarge(images, 64), gap=4), path)
             say(f"{split}: {len(rows):,} images; look at {path}")
-            for line in _shares(packed, rows):
-                say(f"  {line}")
+            for attribute, values in packed.shares(split).items():
+                told = ", ".join(f"{value} {100 * x:.1f} %" for value, x in values.items())
+                say(f"  {attribute}: {told}")
 
 
 @data_app.command()
@@ -142,13 +142,3 @@ def _report(packed: Packed) -> None:
         say(f"{manifest['duplicates']:,} images are there more than once")
     for reject in manifest["rejects"]:
         say(f"not used: {reject['name']}: {reject['reason']}")
-
-
-def _shares(packed: Packed, rows: np.ndarray) -> list[str]:
-    """'class: cat 52 %, dog 48 %' for every attribute, of these rows."""
-    lines = []
-    for k, (attribute, values) in enumerate(packed.attributes.items()):
-        counts = np.bincount(packed.labels[rows, k], minlength=len(values))
-        shares = (f"{v} {100 * c / len(rows):.1f} %" for v, c in zip(values, counts))
-        lines.append(f"{attribute}: {', '.join(shares)}")
-    return lines

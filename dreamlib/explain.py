@@ -6,7 +6,10 @@ Only `micro_batches`, for GPUs that are not here, is a projection.
 from __future__ import annotations
 
 import re
+import statistics
 import sys
+import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -17,12 +20,20 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamlib.build import make_denoiser, make_loss, make_net, make_optimizer, make_schedule
+from dreamlib.build import (
+    make_denoiser,
+    make_loss,
+    make_net,
+    make_optimizer,
+    make_schedule,
+    total_steps,
+)
 from dreamlib.data.faces import ATTRIBUTES
 from dreamlib.diffusion.dream import Batch
 from dreamlib.diffusion.ema import averaged
 from dreamlib.errors import ConfigError
 from dreamlib.host import choose_device, choose_precision
+from dreamlib.progress import duration
 from dreamlib.runtime.memory import is_out_of_memory
 from dreamlib.sections import Config
 
@@ -100,6 +111,36 @@ def step_memory(config: Config, batch: int) -> int:
         ) from error
 
 
+def step_seconds(config: Config, batch: int, steps: int = 5) -> float:
+    """Seconds of a training step of `batch` images on this machine: the median of `steps`, after
+    one that warms up, with DREAM fully ramped up."""
+    seconds, device = [], choose_device(config.train.device)
+    begun = time.perf_counter()
+    for _ in _steps(config, batch, device, steps + 1):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+    return statistics.median(seconds[1:])
+
+
+def forecast(config: Config, epoch: float, most: int = 16) -> str:
+    """How long the training would take here, in a sentence; `epoch` is the steps of one epoch.
+
+    A projection: from a few measured steps of at most `most` images, as if it took that long all
+    the time and for every image.
+    """
+    batch = min(config.train.batch, most)
+    seconds = step_seconds(config, batch)
+    total = total_steps(config, epoch)
+    whole = total * seconds * config.train.batch / batch
+    return (
+        f"Measured: a step of {batch} images takes {seconds:.3g} s here, {batch / seconds:,.3g} "
+        f"images/s. Projected: {duration(whole)} for the {total:,} steps of "
+        f"{config.train.batch} images of {config.preset}."
+    )
+
+
 def micro_batches(config: Config) -> dict[int, int]:
     """GiB of free GPU memory -> images per forward pass that fit into SHARE of it; 0 for none.
 
@@ -118,7 +159,8 @@ def micro_batches(config: Config) -> dict[int, int]:
 
 def _growth(config: Config, batch: int, device: torch.device) -> int:
     before = _peak(device)
-    _two_steps(config, batch, device)
+    for _ in _steps(config, batch, device, 2):  # the second stands beside the optimizer's state
+        pass
     return _peak(device) - before
 
 
@@ -134,7 +176,7 @@ def _peak(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _two_steps(config: Config, batch: int, device: torch.device) -> None:
+def _steps(config: Config, batch: int, device: torch.device, count: int) -> Iterator[None]:
     """Optimizer steps on noise, with DREAM fully ramped up: the dearest steps of a training."""
     channels, labels = usual_images(config)
     net = make_net(config, channels, labels).to(device)
@@ -148,12 +190,13 @@ def _two_steps(config: Config, batch: int, device: torch.device) -> None:
     y = torch.zeros(batch, len(labels), dtype=torch.int64, device=device)
     told = y if config.net.conditional else None
     data = Batch(x, t, x, torch.linspace(0, 1, batch, device=device), x, told)
-    for _ in range(2):  # the second stands beside the optimizer's state
+    for _ in range(count):
         for error, _ in loss(denoiser, sched, data, sys.maxsize):
             error.mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         ema.update_parameters(net)
+        yield
 
 
 def count_parameters(net: nn.Module) -> int:

@@ -22,7 +22,7 @@ RANK = {
     **dict.fromkeys(["run", "meter", "measure", "difference"], 3),
     **dict.fromkeys(["opening", "train", "generate", "explain"], 4),
     **dict.fromkeys(["measure_images", "guests"], 4),
-    "material": 5,
+    **dict.fromkeys(["material", "doctor", "rehearsal"], 5),
     **dict.fromkeys(["evaluate", "compare", "evaluate_guests", "ablate"], 6),
     "report": 7,
     "notebooks": 8,

@@ -122,6 +122,15 @@ class Packed:
         """How many values each attribute has."""
         return tuple(len(values) for values in self.attributes.values())
 
+    def shares(self, split: str) -> dict[str, dict[str, float]]:
+        """Each attribute's values with their shares among the images of a split."""
+        rows = self.indices(split)
+        found = {}
+        for k, (attribute, values) in enumerate(self.attributes.items()):
+            counts = np.bincount(self.labels[rows, k], minlength=len(values))
+            found[attribute] = dict(zip(values, (counts / len(rows)).tolist()))
+        return found
+
     def rows(self, split: str) -> Rows:
         """All images of a split, not yet read.  DataError if it is unknown or empty."""
         return Rows(self.images, self.indices(split))

@@ -98,13 +98,27 @@ def markdown(study: Study) -> str:
     return "\n".join(lines)
 
 
+def rows_markdown(rows: Iterable[Score]) -> str:
+    """Some rows of a study as a Markdown table."""
+    return _table(*rows_table(rows))
+
+
+def label_shares(shares: dict[str, dict[str, float]]) -> str:
+    """Each attribute's values with their shares, as a Markdown table; empty without labels."""
+    rows = [
+        (attribute, ", ".join(f"{value} {100 * share:.1f} %" for value, share in values.items()))
+        for attribute, values in shares.items()
+    ]
+    return _table(("label", "shares"), rows) if rows else ""
+
+
 def _main(study: Study) -> list[Score]:
     return [row for row in study.rows if not row.metric.startswith(PIXELS)]
 
 
 def pixels_markdown(study: Study) -> str:
     """Statistics of plain pixels, generated beside held-out real."""
-    return _table(*rows_table(row for row in study.rows if row.metric.startswith(PIXELS)))
+    return rows_markdown(row for row in study.rows if row.metric.startswith(PIXELS))
 
 
 HOW_TO_READ = (

@@ -1,0 +1,108 @@
+"""Crashes on purpose: a training in a process of its own, to be killed before the reader's eyes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dreamlib.errors import RunError
+from dreamlib.runtime.checkpoint import Checkpoint, whole_checkpoints
+from dreamlib.runtime.rundir import RunDir
+from dreamlib.weights import read_weights
+
+BANNERS = ("FRESH START", "RESUMED", "FINISHED")
+
+
+@dataclass
+class Rehearsal:
+    """`dreamlib train FOLDER` as a process: start it, kill it, start it again."""
+
+    folder: Path
+    preset: str
+    overrides: Sequence[str] = ()
+    mirror: str | Path = "none"
+    say: Callable[[str], None] = print
+    process: subprocess.Popen[str] | None = field(default=None, init=False)
+
+    @property
+    def dir(self) -> RunDir:
+        return RunDir(self.folder)
+
+    def start(self, hours: float | None = None) -> Rehearsal:
+        """Begin or continue the training.  What it prints is told when it ends."""
+        words = [sys.executable, "-m", "dreamlib", "train", str(self.folder), "--preset"]
+        words += [self.preset, "--mirror", str(self.mirror)]
+        words += [word for item in self.overrides for word in ("--set", item)]
+        words += ["--hours", repr(hours)] if hours is not None else []
+        # The place of this library, for a notebook that found it without installing it.
+        root = str(Path(__file__).resolve().parent.parent)
+        path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        self.process = subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"PYTHONPATH": path},
+        )
+        self.say(f"process {self.process.pid} trains {self.folder}")
+        return self
+
+    def kill_at(self, step: int) -> bool:
+        """SIGKILL, once a checkpoint of at least `step` is whole -> False if training had already
+        ended.  RunError, with its own words, when it failed instead."""
+        process = self._running()
+        while process.poll() is None:
+            # A manifest is written last: the checkpoint beside it is whole.
+            manifests = self.dir.checkpoints.glob("step-*.json")
+            newest = max((int(path.stem.removeprefix("step-")) for path in manifests), default=-1)
+            if newest >= step:
+                process.kill()
+                process.communicate()
+                self.say(
+                    f"process {process.pid} killed (SIGKILL, exit code {process.returncode}): no "
+                    f"handler ran, nothing was written.  The newest checkpoint is of step "
+                    f"{newest:,}"
+                )
+                return True
+            time.sleep(0.02)
+        self.finish()
+        return False
+
+    def finish(self) -> str:
+        """Wait for its end -> the line that says where it began."""
+        process = self._running()
+        out, _ = process.communicate()
+        lines = out.splitlines() or [""]
+        if process.returncode not in (0, 75):  # finished; paused
+            raise RunError(f"training {self.folder} failed: {lines[-1]}")
+        told = [line for line in lines if not line.startswith("step ")]
+        self.say("\n".join(told))
+        return next((line for line in told if line.startswith(BANNERS)), "")
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Those that verify, oldest first."""
+        return sorted(whole_checkpoints(self.dir.checkpoints), key=lambda found: found.step)
+
+    def cut_newest(self) -> Path:
+        """Halve the newest checkpoint, as a disk that fills up or a torn upload would do it."""
+        found = self.checkpoints()
+        if not found:
+            raise RunError(f"{self.folder} has no checkpoint to damage: let it train first")
+        path = found[-1].path
+        os.truncate(path, path.stat().st_size // 2)
+        self.say(f"{path.name} of {self.folder} now holds half of its bytes")
+        return path
+
+    def weights_hash(self) -> str:
+        """SHA-256 of the averaged weights, read and verified."""
+        return read_weights(self.dir.weights)[1]["sha256"]
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self.process is None:
+            raise RunError("nothing was started: call start() first")
+        return self.process
