@@ -28,6 +28,7 @@ class Rehearsal:
     mirror: str | Path = "none"
     say: Callable[[str], None] = print
     process: subprocess.Popen[str] | None = field(default=None, init=False)
+    before: int = field(default=-1, init=False)  # newest step on disk when it was started
 
     @property
     def dir(self) -> RunDir:
@@ -42,6 +43,7 @@ class Rehearsal:
         # The place of this library, for a notebook that found it without installing it.
         root = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        self.before = self._newest()
         self.process = subprocess.Popen(
             words,
             stdout=subprocess.PIPE,
@@ -53,14 +55,14 @@ class Rehearsal:
         return self
 
     def kill_at(self, step: int) -> bool:
-        """SIGKILL, once a checkpoint of at least `step` is whole -> False if training had already
-        ended.  RunError, with its own words, when it failed instead."""
+        """SIGKILL, once it has saved a checkpoint of at least `step` -> False if it ended before.
+
+        RunError, with its own words, when it failed instead.
+        """
         process = self._running()
         while process.poll() is None:
-            # A manifest is written last: the checkpoint beside it is whole.
-            manifests = self.dir.checkpoints.glob("step-*.json")
-            newest = max((int(path.stem.removeprefix("step-")) for path in manifests), default=-1)
-            if newest >= step:
+            newest = self._newest()
+            if newest >= max(step, self.before + 1):
                 process.kill()
                 process.communicate()
                 self.say(
@@ -101,6 +103,11 @@ class Rehearsal:
     def weights_hash(self) -> str:
         """SHA-256 of the averaged weights, read and verified."""
         return read_weights(self.dir.weights)[1]["sha256"]
+
+    def _newest(self) -> int:
+        """A manifest is written last: the checkpoint beside it is whole."""
+        manifests = self.dir.checkpoints.glob("step-*.json")
+        return max((int(path.stem.removeprefix("step-")) for path in manifests), default=-1)
 
     def _running(self) -> subprocess.Popen[str]:
         if self.process is None:

@@ -7,13 +7,14 @@ import time
 from collections.abc import Generator, Iterable
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib
+from matplotlib.figure import Figure
 
 from dreamlib.errors import Interrupted
 from dreamlib.host import memory_in_use, platform
 from dreamlib.progress import duration
 from dreamlib.report.live import Panel, is_live
-from dreamlib.report.plotting import BLUE, new_figure
+from dreamlib.report.plotting import BLUE, STYLE
 from dreamlib.run import Run
 from dreamlib.runtime.courier import describe
 from dreamlib.runtime.driver import Tick
@@ -100,12 +101,13 @@ class _Live:
 
 def loss_png(rows: list[dict[str, Any]]) -> bytes:
     """The loss so far, as a small PNG picture."""
-    fig, (axes,) = new_figure(3.6, 2.4)
+    with matplotlib.rc_context(STYLE):  # not by pyplot, whose figures a notebook would show
+        fig = Figure(figsize=(3.6, 2.4), layout="constrained")
+        axes = fig.add_subplot()
     axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], color=BLUE)
     axes.set(xlabel="optimizer step", title="training loss", yscale="log")
     file = io.BytesIO()
     fig.savefig(file, format="png", dpi=100)
-    plt.close(fig)
     return file.getvalue()
 
 

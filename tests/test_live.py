@@ -1,0 +1,164 @@
+"""What a notebook begins with, and what moves in it, without a browser."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from dreamlib import host, progress
+from dreamlib.errors import RunError
+from dreamlib.progress import TextProgress
+from dreamlib.report import dashboard, live
+from dreamlib.report.live import LiveProgress, begin, is_live, live_progress, politely, standing
+from dreamlib.runtime.driver import Tick
+from tests.conftest import TINY
+
+
+@pytest.fixture
+def page(monkeypatch):
+    """A live notebook: a kernel behind IPython; the panels that were shown."""
+    import IPython
+
+    shell = SimpleNamespace(kernel=object())
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    monkeypatch.delenv("DREAMLIB_HEADLESS", raising=False)
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    return shown
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    for module in (live, dashboard, progress):
+        monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_a_terminal_and_papermill_are_not_live(monkeypatch, page):
+    assert is_live()
+    assert isinstance(live_progress(), LiveProgress)
+    monkeypatch.setenv("DREAMLIB_HEADLESS", "1")
+    assert not is_live()
+    assert isinstance(live_progress(), TextProgress)
+    monkeypatch.delenv("DREAMLIB_HEADLESS")
+    monkeypatch.delitem(sys.modules, "IPython")
+    assert not is_live()
+
+
+def test_without_widgets_a_page_gets_text(monkeypatch, page):
+    monkeypatch.setattr(live, "find_spec", lambda name: None)
+    assert isinstance(live_progress(), TextProgress)
+
+
+def test_one_panel_is_replaced_in_place_and_a_line_remains(page, clock, capsys):
+    bars = LiveProgress()
+    advance = bars("drawing <faces>", 1000)
+    for _ in range(9):
+        clock[0] += 1
+        advance(100)
+    assert len(page) == 1
+    bar, text = page[0].children
+    assert bar.value == 900
+    assert "drawing &lt;faces&gt;: 900/1,000 (90%)" in text.value
+    assert "100/s" in text.value
+    assert "ETA 1 s" in text.value
+    advance(100)
+    assert bars.panel is None  # closed: a saved page holds text, and no dead widget
+    assert capsys.readouterr().out == "drawing <faces>: 1,000 in 9 s\n"
+
+
+def test_short_work_shows_nothing(page, clock, capsys):
+    advance = LiveProgress()("quick", 2)
+    clock[0] += 0.2
+    advance(1)
+    advance(1)
+    assert (page, capsys.readouterr().out) == ([], "")
+
+
+def test_a_bar_left_in_the_middle_gives_way_to_the_next(page, clock):
+    bars = LiveProgress()
+    clock[0] += 1
+    advance = bars("first", 10)
+    clock[0] += 2
+    advance(1)
+    first = bars.panel
+    bars("second", 10)
+    assert first is not None
+    assert bars.panel is None
+
+
+def test_the_dashboard_is_one_panel_with_pictures(trained, page, clock, capsys):
+    def ticks():
+        for step in range(1, 9):
+            clock[0] += 5
+            yield Tick(step, 8, {"loss": 0.5, "lam": 0.25})
+
+    seen = []
+
+    class Seen(dashboard.Panel):
+        def show(self, share, facts):
+            seen.append((share, list(facts)))
+            super().show(share, seen[-1][1])
+
+        def close(self):
+            seen.append([bool(image.value) for image in self.images])
+            super().close()
+
+    dashboard.Panel, kept = Seen, dashboard.Panel
+    try:
+        dashboard.watch(trained, ticks())
+    finally:
+        dashboard.Panel = kept
+    assert len(page) == 1
+    assert [share for share, _ in seen[:-1]] == [step / 8 for step in range(1, 9)]
+    assert seen[0][1][:2] == ["step 1/8 (12%)", "loss 0.5000 · λ 0.250"]
+    assert seen[-1] == [True, True, False]  # curve, averaged weights; no raw ones at the end
+    assert capsys.readouterr().out.startswith("step 8/8 (100%) · loss 0.5000 · λ 0.250 · ")
+
+
+def test_a_run_that_is_nowhere_says_what_to_run_first(tmp_path):
+    with pytest.raises(RunError, match=r"no run .*nowhere yet.*03_training .*first"):
+        begin(tmp_path / "nowhere", mirror="none")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_is_begun_found_again_and_brought_back(tmp_path, data_home, monkeypatch):
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    monkeypatch.chdir(tmp_path)
+    begun = begin("runs/a", "faces16", overrides=TINY, mirror=tmp_path / "drive")
+    assert begun.folder == tmp_path / "runs" / "a"
+    assert begin("runs/a", mirror="none").config == begun.config
+    begun.push()
+    begun.folder.rename(tmp_path / "lost")
+    again = begin("runs/a", mirror=tmp_path / "drive")
+    assert again.config == begun.config
+    monkeypatch.setenv("DREAMLIB_RUN", str(tmp_path / "lost"))
+    assert begin("runs/a", mirror="none").folder == tmp_path / "lost"
+
+
+def test_a_notebook_of_a_clone_works_in_the_clones_root(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert host.working_folder() == tmp_path / "notebooks"
+    (tmp_path / "dreamlib").mkdir()
+    (tmp_path / "dreamlib" / "__init__.py").touch()
+    assert host.working_folder() == tmp_path
+
+
+def test_where_a_run_stands_is_a_table(trained):
+    text = standing(trained)
+    assert "| state | finished |" in text
+    assert "| step | 8 of 8 (100%) |" in text
+    assert "120 train, 60 reference, 60 floor" in text
+
+
+def test_asked_to_stop_ends_a_notebook_without_an_error(capsys):
+    from dreamlib.errors import Interrupted
+
+    with pytest.raises(SystemExit) as end, politely():
+        raise Interrupted("asked to")
+    assert end.value.code == 0
+    assert capsys.readouterr().out == "STOPPED: asked to\n"
