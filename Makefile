@@ -10,7 +10,7 @@ DATA ?=
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 2147483647
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint slug clean
 
 $(VENV)/.installed: pyproject.toml
 	$(HOST_PYTHON) -c 'import sys; sys.exit("dreamlib needs Python 3.10 or newer") if sys.version_info < (3, 10) else None'
@@ -27,7 +27,7 @@ demo: $(VENV)/.installed
 	$(PYTHON) -m dreamlib demo --preset $(PRESET) $(if $(DATA),--data $(DATA))
 
 test: $(VENV)/.installed-dev
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist worksteal
 
 test-slow: $(VENV)/.installed-dev
 	$(PYTHON) -m pytest -m slow
@@ -35,6 +35,10 @@ test-slow: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+# Points every badge, link and setup cell at a repository: make slug REPO=owner/name [TAG=v1.2.3]
+slug:
+	$(HOST_PYTHON) tools/slug.py $(REPO) $(TAG)
 
 # Removes what the other targets made, runs/ excepted: it holds trained models.
 clean:

@@ -32,6 +32,7 @@ MAY_CHANGE = {
         "log_every",
         "preview_every",
         "tensorboard",
+        "wandb",
         "recompute",
     },
     "data": {"path"},  # the packed images' fingerprint decides, not where they lay

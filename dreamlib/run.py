@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dreamlib.boards import Boards, open_boards
 from dreamlib.build import net_shape
 from dreamlib.config import differences, identity, make_config
 from dreamlib.data.packed import MANIFEST, Packed
@@ -120,12 +121,16 @@ class Run:
 
     def drive(self, trainer: Trainer, hours: float | None = None) -> Iterator[Tick]:
         """Take a trainer's steps to their end, the deadline, or a request to stop."""
+        with open_boards(self.dir, self.config, self.say) as boards:
+            yield from self._driver(trainer, hours, boards).drive()
+
+    def _driver(self, trainer: Trainer, hours: float | None, boards: Boards) -> Driver:
         train = self.config.train
         reserve = train.reserve_minutes
         if reserve is None:
             reserve = session_limits()[1]
         where = {"device": self.device.type, "precision": self.precision.name}
-        driver = Driver(
+        return Driver(
             dir=self.dir,
             trainer=trainer,
             clock=Clock(self.budget(hours), train.save_minutes, reserve=60 * reserve),
@@ -134,7 +139,7 @@ class Run:
             where=where | {"threads": torch.get_num_threads()},
             export=self.export_weights,
             exported=lambda step: self.weights_step() == step,
-            write_row=self._row_writer(trainer),
+            write_row=boards.write,
             preview=lambda images: self._preview(trainer.step, images),
             previews=self._preview_steps(trainer),
             say=self.say,
@@ -142,7 +147,6 @@ class Run:
             courier=self._courier() if self.mirror else None,
             fetch=self._fetch,
         )
-        return driver.drive()
 
     def budget(self, hours: float | None = None) -> float | None:
         """Hours of this session, from the start of this process; None for as long as it takes."""
@@ -151,25 +155,6 @@ class Run:
         if found is not None and found <= 0:
             raise ConfigError(f"the time budget must be above 0 hours, got {found}")
         return found
-
-    def _row_writer(self, trainer: Trainer) -> Callable[[dict[str, Any]], None]:
-        """Where log rows go: log.jsonl, and TensorBoard beside it if the run asks for it."""
-        if not self.config.train.tensorboard:
-            return self.dir.append_log
-        from torch.utils.tensorboard import SummaryWriter
-
-        boards: list[SummaryWriter] = []
-
-        def write(row: dict[str, Any]) -> None:
-            self.dir.append_log(row)
-            if not boards:  # by the first row it is known where training resumed
-                folder = str(self.folder / "tensorboard")
-                boards.append(SummaryWriter(folder, purge_step=row["step"]))
-            for name in ("loss", "lam", "grad_norm", "lr", "images_per_s"):
-                boards[0].add_scalar(name, row[name], row["step"])
-            boards[0].flush()
-
-        return write
 
     def _preview_steps(self, trainer: Trainer) -> set[int]:
         steps = {max(1, round(share * trainer.total)) for share in STAGES}

@@ -115,6 +115,7 @@ class Train(Section):
     log_every: Int = Field(50, ge=1)  # steps
     preview_every: Span = 0  # sample grids, beside those at 5, 25, 50, 75 and 100 %
     tensorboard: Bool = False
+    wandb: Bool = False  # Weights & Biases
 
 
 class Sample(Section):

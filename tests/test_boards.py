@@ -1,0 +1,269 @@
+"""Copies of the log: TensorBoard's is log.jsonl again after a resume; W&B never stops a run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import sys
+import time
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+from dreamlib.boards import Boards, TensorBoard, WeightsAndBiases, scalars
+from dreamlib.config import identity, load_config
+from dreamlib.errors import ConfigError
+from dreamlib.images import save_png
+from dreamlib.run import Run
+from dreamlib.runtime.checkpoint import whole_checkpoints
+from dreamlib.train import train
+
+
+def row(step: int) -> dict:
+    return {
+        "step": step,
+        "loss": 1 / step,
+        "loss_by_quartile": [0.5, None, step / 8, 0.25],
+        "lam": 0.0,
+        "time": 1e9 + step,
+    }
+
+
+def shown(run: Run) -> dict[str, dict[int, float]]:
+    """What TensorBoard would draw: {tag: {step: value}}."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"images": 0})
+    events.Reload()
+    found = {}
+    for tag in events.Tags()["scalars"]:
+        points = events.Scalars(tag)
+        assert len({point.step for point in points}) == len(points), f"{tag} has a step twice"
+        found[tag] = {point.step: point.value for point in points}
+    images = events.Images("preview") if "preview" in events.Tags()["images"] else []
+    return found | {"preview": {image.step: 0.0 for image in images}}
+
+
+def logged(run: Run) -> dict[str, dict[int, float]]:
+    """The same by log.jsonl and the previews in samples/."""
+    found: dict[str, dict[int, float]] = {}
+    for line in run.dir.read_log():
+        for name, value in scalars(line).items():
+            found.setdefault(name, {})[line["step"]] = float(np.float32(value))
+    found["preview"] = {int(path.stem[5:]): 0.0 for path in run.dir.stages()}
+    return found
+
+
+def test_a_row_is_numbers_by_name_without_its_gaps():
+    assert scalars(row(4)) == {
+        "loss": 0.25,
+        "loss_by_quartile/1": 0.5,
+        "loss_by_quartile/3": 0.5,
+        "loss_by_quartile/4": 0.25,
+        "lam": 0.0,
+    }
+
+
+def test_tensorboard_is_the_log_again_after_a_resume_from_an_earlier_checkpoint(tiny):
+    more = "train.tensorboard=true", "train.log_every=1"
+    for _ in range(2):
+        run = tiny("run", *more)
+        list(itertools.islice(train(run), 3))
+    assert len(shown(run)["loss"]) == 6
+    assert shown(run) == logged(run)
+    newest = whole_checkpoints(run.dir.checkpoints)[0]
+    assert newest.step == 6
+    newest.path.unlink()
+    newest.path.with_suffix(".json").unlink()
+    list(itertools.islice(train(tiny("run", *more)), 2))  # from step 3 to step 5
+    assert list(shown(run)["loss"]) == [1, 2, 3, 4, 5]
+    assert shown(run)["loss"] == logged(run)["loss"]
+    list(train(tiny("run", *more)))
+    assert shown(run) == logged(run)
+    assert list(shown(run)["preview"]) == [1, 2, 4, 6, 8]
+
+
+def test_lost_or_half_written_events_come_back_with_the_next_session(tiny):
+    more = "train.tensorboard=true", "train.log_every=1"
+    for _ in itertools.islice(train(tiny("run", *more)), 4):
+        pass
+    run = tiny("run", *more)
+    (old,) = (run.folder / "tensorboard").glob("events*")
+    old.write_bytes(old.read_bytes()[:200])
+    list(train(run))
+    assert shown(run) == logged(run)
+
+
+def test_a_roll_back_takes_rows_back(tiny):
+    run = tiny()
+    run.dir.create()
+    boards = Boards(run.dir, [TensorBoard(run.dir)])
+    for step in (2, 4, 6):
+        boards.write(row(step))
+    run.dir.cut_log(2)
+    boards.write(row(3))
+    boards.write(row(5))
+    boards.close()
+    assert list(shown(run)["loss"]) == [2, 3, 5]
+
+
+def test_previews_later_than_the_last_row_are_not_shown(tiny):
+    run = tiny()
+    for step in (2, 8):
+        save_png(np.zeros((4, 4, 3), np.uint8), run.dir.samples / f"step-{step:08d}.png")
+    boards = Boards(run.dir, [TensorBoard(run.dir)])
+    boards.write(row(4))
+    boards.close()
+    assert list(shown(run)["preview"]) == [2]
+
+
+# --------------------------------------------------------------------------- Weights & Biases
+
+
+class StandIn(ModuleType):
+    """What dreamlib uses of wandb: rows are kept here."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self, mode: str = "online", login: bool = True):
+        super().__init__("wandb")
+        self.mode, self.key = mode, login
+        self.rows: list[tuple[int, dict]] = []
+        self.asked: dict = {}
+        self.fail: Exception | None = None
+        self.finished = 0
+        self.resumed, self.step = False, 0
+
+    def setup(self):
+        return SimpleNamespace(settings=SimpleNamespace(mode=self.mode))
+
+    def login(self, prompt: bool, verify: bool) -> bool:
+        assert not prompt
+        return self.key
+
+    def Settings(self, **settings):
+        return settings
+
+    def init(self, **asked):
+        if self.fail:
+            raise self.fail
+        self.asked = asked
+        return self
+
+    def log(self, values: dict, step: int) -> None:
+        if self.fail:
+            raise self.fail
+        self.rows.append((step, values))
+
+    def finish(self) -> None:
+        if self.fail:
+            raise self.fail
+        self.finished += 1
+
+
+@pytest.fixture
+def wandb(monkeypatch):
+    stand_in = StandIn()
+    monkeypatch.setitem(sys.modules, "wandb", stand_in)
+    return stand_in
+
+
+WANDB = "train.wandb=true", "train.log_every=1"
+
+
+def test_wandb_gets_every_row_once_under_the_runs_own_id(tiny, wandb):
+    for _ in itertools.islice(train(tiny("run", *WANDB)), 3):
+        pass
+    run = tiny("run", *WANDB)
+    list(train(run))
+    assert [step for step, _ in wandb.rows] == list(range(1, 9))
+    assert wandb.rows[4][1] == scalars(run.dir.read_log()[4])
+    assert (wandb.asked["id"], wandb.asked["resume"]) == (run.dir.identity(), "allow")
+    assert wandb.finished == 2
+
+
+def test_wandb_is_not_sent_a_step_again_after_going_back(tiny, wandb):
+    run = tiny("run", *WANDB)
+    run.dir.create()
+    boards = Boards(run.dir, [WeightsAndBiases(run.dir, run.config, run.say)])
+    for step in (1, 2, 3):
+        boards.write(row(step))
+    run.dir.cut_log(1)
+    for step in (2, 3, 4):
+        boards.write(row(step))
+    assert [step for step, _ in wandb.rows] == [1, 2, 3, 4]
+
+
+def test_what_wandb_itself_remembers_is_not_sent_again_from_another_machine(tiny, wandb):
+    run = tiny("run", *WANDB)
+    wandb.resumed, wandb.step = True, 3  # the next step over there
+    boards = Boards(run.dir, [WeightsAndBiases(run.dir, run.config, run.say)])
+    for step in (1, 2, 3, 4):
+        boards.write(row(step))
+    assert [step for step, _ in wandb.rows] == [3, 4]
+
+
+def test_a_failing_wandb_is_said_once_and_caught_up_later(tiny, wandb, monkeypatch):
+    said = []
+    run = tiny("run", *WANDB)
+    object.__setattr__(run, "say", said.append)
+    for tick in train(run):
+        if tick.step == 2:
+            wandb.fail = ConnectionResetError("Connection lost")
+    assert run.dir.status()["state"] == "finished"
+    assert sum("Weights & Biases failed (Connection lost)" in text for text in said) == 1
+    assert [step for step, _ in wandb.rows] == [1, 2]
+    wandb.fail = None
+    boards = Boards(run.dir, [WeightsAndBiases(run.dir, run.config, run.say)])
+    boards.write(row(9))
+    assert [step for step, _ in wandb.rows] == list(range(1, 10))
+
+
+@pytest.mark.parametrize("what", ["missing", "no login", "no network"])
+def test_wandb_that_cannot_be_had_is_said_before_any_step(tiny, wandb, monkeypatch, what):
+    if what == "missing":
+        monkeypatch.setitem(sys.modules, "wandb", None)
+    wandb.key = what != "no login"
+    wandb.fail = StandIn.Error("timed out") if what == "no network" else None
+    run = tiny("run", *WANDB)
+    with pytest.raises(ConfigError, match=r"train.wandb=false"):
+        next(train(run))
+    assert not run.dir.log.exists()
+    assert run.dir.status()["state"] == "new"
+
+
+def test_disabled_wandb_gets_nothing_and_forgets_nothing(tiny, wandb):
+    wandb.mode = "disabled"
+    run = tiny("run", *WANDB)
+    list(train(run))
+    assert not wandb.rows
+    assert not (run.folder / "wandb").exists()
+
+
+def test_missing_tensorboard_is_said_before_any_step(tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    run = tiny("run", "train.tensorboard=true")
+    with pytest.raises(ConfigError, match="pip install tensorboard"):
+        next(train(run))
+
+
+def test_a_run_stays_the_same_run_with_either():
+    plain = identity(load_config("faces16"))
+    for name in ("wandb", "tensorboard"):
+        assert identity(load_config("faces16", [f"train.{name}=true"])) == plain
+
+
+def test_the_real_wandb_offline(tiny, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = tiny("run", *WANDB)
+    list(itertools.islice(train(run), 3))
+    told = json.loads((run.folder / "wandb" / "sent.json").read_text())
+    assert told == {"id": run.dir.identity(), "step": 3}
+    (kept,) = run.folder.glob(f"wandb/offline-run-*/run-{run.dir.identity()}.wandb")
+    until = time.monotonic() + 20  # its own process writes
+    while b"loss_by_quartile" not in kept.read_bytes():
+        assert time.monotonic() < until
+        time.sleep(0.1)
