@@ -15,6 +15,7 @@ from dreamlib.config import load_config
 from dreamlib.data_commands import data_app
 from dreamlib.errors import ConfigError, DreamlibError, Interrupted
 from dreamlib.images import enlarge, grid, save_png
+from dreamlib.notebook_commands import notebooks
 from dreamlib.opening import open_run
 from dreamlib.options import (
     Data,
@@ -30,14 +31,14 @@ from dreamlib.options import (
 from dreamlib.progress import TextProgress
 from dreamlib.run_commands import run_app
 from dreamlib.runtime.rundir import RunDir
-from dreamlib.score_commands import ablate, compare, evaluate
+from dreamlib.score_commands import ablate, compare, evaluate, figures
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 say = typer.echo
 
 app.add_typer(data_app, name="data")
 app.add_typer(run_app, name="run")
-for command in (evaluate, compare, ablate):
+for command in (evaluate, compare, ablate, figures, notebooks):
     app.command()(command)
 
 UNFINISHED = 75  # exit code: stopped politely, nothing is lost, the same command goes on
@@ -164,7 +165,7 @@ def sample(
     settings: Set = None,
 ) -> None:
     """Generate images with the averaged weights."""
-    from dreamlib.generate import export_png, generate, interpolation
+    from dreamlib.generate import export_png, generate, interpolation, process
 
     opened = existing(run, mirror, settings)
     if interpolate:
@@ -172,51 +173,13 @@ def sample(
         sheet = opened.dir.samples / f"interpolation-{ends[0]}-{ends[1]}.png"
     else:
         images = generate(opened, range(n), progress=TextProgress())
+        process(opened)  # which figures of it are drawn from
         sheet = opened.dir.samples / f"sheet-{n}.png"
     save_png(grid(enlarge(images[:256], 64), columns=frames if interpolate else None, gap=4), sheet)
     say(f"{len(images):,} images; look at {sheet}")
     if png:
         export_png(images, png, TextProgress())
         say(f"PNG files in {png}")
-
-
-@app.command()
-def figures(run: RunFolder, mirror: MirrorFolder = None) -> None:
-    """Draw every figure and table of a scored run, from its files."""
-    from dreamlib.generate import generate, process
-    from dreamlib.report.figures import save_all
-    from dreamlib.report.tables import save_tables
-    from dreamlib.scores import read_study
-
-    opened = existing(run, mirror)
-    study = read_study(run)
-    process(opened)
-    paths = save_all(opened, generate(opened, range(64)))
-    for path in [*paths, *save_tables(study, opened.dir.figures)]:
-        say(str(path))
-    opened.keep()
-
-
-@app.command()
-def notebooks(
-    names: Annotated[list[str], typer.Argument(help="00_complete, or a path")],
-    out: Annotated[Path, typer.Option(help="where executed notebooks go")] = Path("runs/notebooks"),
-    parameter: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--parameter", "-p", help="NAME=value, as the notebook's cell has it"),
-    ] = None,
-) -> None:
-    """Run notebooks headless with papermill, and keep an HTML page of each."""
-    from dreamlib.config import parse_value
-    from dreamlib.notebooks import find_notebook, run_notebook
-
-    pairs = [item.partition("=") for item in parameter or []]
-    if any(not equals for _, equals, _ in pairs):
-        raise ConfigError("a parameter reads NAME=value: -p PRESET=faces16")
-    parameters = {key: parse_value(text, f"-p {key}") for key, _, text in pairs}
-    for name in names:
-        path = find_notebook(name)
-        say(str(run_notebook(path, out / path.name, parameters)))
 
 
 @app.command()

@@ -218,8 +218,10 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     store = Shards(run, untrained=False)
     images = min(images, run.config.sample.batch)
     what = f"{store.fingerprint} {images} {moments}"
-    if path.exists() and str(np.load(path)["what"]) == what:
-        return path
+    if path.exists():
+        with np.load(path) as stored:
+            if str(stored["what"]) == what and "step" in stored:
+                return path
     taken = torch.tensor(
         spaced(make_schedule(run.config), run.config.sample.steps, run.config.sample.spacing)
     )
@@ -238,6 +240,7 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
         "x0_hat": np.stack([quantise(step.x0_hat[:images]) for step in kept], axis=1),
         "t": np.array([step.t for step in kept]),
         "what": np.array(what),
+        "step": np.array(store.weights[1]["step"]),
     }
     write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
     return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +12,7 @@ from pathlib import Path
 import torch
 
 from dreamlib.errors import ConfigError, RunError
-
-
-def platform() -> str:
-    """'kaggle', 'colab' or 'local'.  Kaggle's image is built from Colab's, so it is asked first."""
-    if os.environ.get("KAGGLE_KERNEL_RUN_TYPE"):
-        return "kaggle"
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if "google.colab" in str(shell) or Path("/var/colab/hostname").exists():
-        return "colab"
-    return "local"
-
+from dreamlib.install import INPUTS, platform
 
 # Hours that a session may take, with room below what the platform grants, and the minutes of them
 # kept for sampling and scoring after training.  Free Colab and Kaggle's GPUs end after 12 hours,
@@ -54,7 +42,6 @@ def working_folder() -> Path:
 
 
 DRIVE = Path("/content/drive/MyDrive")
-INPUTS = Path("/kaggle/input")
 
 
 def mirror_home(named: str | Path | None = None) -> Path | None:
@@ -85,12 +72,18 @@ def mount_drive(say: Callable[[str], None] = print) -> None:
 
 
 def earlier_outputs(name: str) -> list[Path]:
-    """Run folders of this name in notebook outputs attached on Kaggle, where inputs lie at
-    depths that have changed over the years."""
+    """Run folders of this name in notebook outputs attached on Kaggle."""
+    return [path for path in attached(name, "config.yaml") if (path / "checkpoints").is_dir()]
+
+
+def attached(name: str, holding: str) -> list[Path]:
+    """Folders of this name among Kaggle's inputs that hold a file called `holding`.
+
+    Inputs lie at depths that have changed over the years, so all of them are looked through.
+    """
     if platform() != "kaggle":
         return []
-    found = (path.parent for path in INPUTS.glob(f"**/{glob.escape(name)}/config.yaml"))
-    return sorted(path for path in found if (path / "checkpoints").is_dir())
+    return sorted(path.parent for path in INPUTS.glob(f"**/{glob.escape(name)}/{holding}"))
 
 
 def memory_in_use(device: torch.device) -> tuple[int, int | None]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import logging
-import os
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 from dreamlib.errors import ConfigError, DreamlibError, Interrupted
-from dreamlib.files import write_text
-from dreamlib.runtime.clock import BEGUN, process_age
+from dreamlib.files import parse_json, write_text
+from dreamlib.kernels import Leash, execute
+from dreamlib.runtime.clock import StopFlag
 
 HOME = Path(__file__).resolve().parent.parent / "notebooks"
+
+
+def numbered() -> list[str]:
+    """The project's own notebooks, in their order."""
+    return sorted(path.stem for path in HOME.glob("[0-9]*.ipynb"))
 
 
 def find_notebook(name: str) -> Path:
@@ -28,62 +32,106 @@ def find_notebook(name: str) -> Path:
     return path
 
 
+def _cells(path: Path) -> list[dict[str, Any]]:
+    try:
+        cells = parse_json(path.read_text(encoding="utf-8"))["cells"]
+        return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no notebook ({error}): restore it from a copy") from error
+
+
+def title(path: Path) -> str:
+    """The first heading of a notebook, else its name."""
+    text = "\n".join(cell["source"] for cell in _cells(path) if cell["cell_type"] == "markdown")
+    heads = (line[2:].strip() for line in text.splitlines() if line.startswith("# "))
+    return next(heads, path.stem)
+
+
+def parameters_of(path: Path) -> dict[str, Any]:
+    """The names and defaults of the cell tagged `parameters`, which holds literals only."""
+    tagged = [c for c in _cells(path) if "parameters" in c.get("metadata", {}).get("tags", [])]
+    found: dict[str, Any] = {}
+    for cell in tagged[:1]:
+        try:
+            for node in ast.parse(cell["source"]).body:
+                targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+                found |= {t.id: ast.literal_eval(node.value) for t in targets}
+        except (SyntaxError, ValueError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"the cell tagged 'parameters' of {path.name} must hold assignments of literals "
+                f"only, as in N = 500 ({error})"
+            ) from error
+    return found
+
+
 def check_parameters(path: Path, parameters: dict[str, Any]) -> None:
-    """Refuse a parameter that the notebook does not have, before anything runs."""
-    from papermill import inspect_notebook
+    """Refuse a parameter that the notebook does not have, or a value of the wrong kind.
 
-    known = list(inspect_notebook(str(path)))
-    unknown = [name for name in parameters if name not in known]
+    The kind is that of the notebook's own default; None is allowed everywhere, and a default of
+    None allows everything.  Raises ConfigError before anything runs.
+    """
+    has = parameters_of(path)
+    unknown = [name for name in parameters if name not in has]
     if unknown:
-        raise ConfigError(f"{path.name} has no parameter {', '.join(unknown)}: it has {known}")
+        raise ConfigError(f"{path.name} has no parameter {', '.join(unknown)}: it has {list(has)}")
+    for name, value in parameters.items():
+        if not _fits(value, has[name]):
+            raise ConfigError(
+                f"{name} of {path.name} is {value!r}, but should be of the kind of its default, "
+                f"{has[name]!r}"
+            )
 
 
-def run_notebook(path: Path, output: Path, parameters: dict[str, Any]) -> Path:
+def _fits(value: Any, default: Any) -> bool:
+    if value is None or default is None:
+        return True
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, (int, float))
+    if isinstance(default, (list, tuple)):
+        return isinstance(value, (list, tuple))
+    return isinstance(value, type(default))
+
+
+def run_notebook(
+    path: Path, output: Path, parameters: dict[str, Any], timeout: float | None = None
+) -> Path:
     """Execute a notebook into `output` and write its HTML beside it -> the HTML's path.
 
-    A failing cell raises DreamlibError with the cell's own message, one that ended the notebook
-    politely (`politely`) Interrupted; the executed notebook, up to that cell, is kept.
+    A failing cell raises DreamlibError with the cell's own message; a notebook that ended politely
+    (`politely`), that was asked to (SIGINT, SIGTERM), or that took more than `timeout` seconds
+    raises Interrupted.  The executed notebook, up to that cell, and its page are kept.
     """
-    from nbclient.exceptions import DeadKernelError
-    from papermill import PapermillExecutionError, execute_notebook
-
     check_parameters(path, parameters)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    os.environ["DREAMLIB_HEADLESS"] = "1"
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        os.environ[BEGUN] = str(time.clock_gettime(time.CLOCK_BOOTTIME) - process_age())
-    try:
-        done = execute_notebook(
-            str(path),
-            str(output),
-            parameters=parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            stdout_file=sys.stdout,  # the cells' own progress lines
-        )
-    except PapermillExecutionError as error:
+    with StopFlag().listening() as stop:
+        ending = execute(path, output, parameters, Leash(lambda: bool(stop), timeout))
+    page = to_html(output)
+    if ending.state == "failed":
         raise DreamlibError(
-            f"{path.name} stopped in cell {error.exec_count}: {error.ename}: {error.evalue} "
-            f"(what ran is in {output}; run the same command again to continue)"
-        ) from error
-    except DeadKernelError as error:
+            f"{path.name} stopped {ending.text()} (what ran is in {output}; run the same command "
+            "again to continue)"
+        )
+    if ending.state == "killed":
         raise DreamlibError(
             f"the process of {path.name} was killed, perhaps for want of memory: run the same "
             f"command again to continue (what ran is in {output})"
-        ) from error
-    page = to_html(output)
-    outputs = (out for cell in done.cells for out in cell.get("outputs", ()))
-    if any(out.get("ename") == "SystemExit" for out in outputs):
+        )
+    if ending.state != "done":
         raise Interrupted(f"{path.name} was stopped before its end; what ran is in {page}")
     return page
 
 
 def to_html(notebook: Path) -> Path:
-    """The executed notebook as one self-contained page."""
+    """The executed notebook as one self-contained page.  DreamlibError when it cannot be one."""
     from nbconvert import HTMLExporter
+    from nbconvert.filters.markdown_mistune import InvalidNotebook
 
     logging.getLogger("traitlets").setLevel(logging.ERROR)  # it misses alternative texts
-    page, _ = HTMLExporter().from_filename(str(notebook))
+    try:
+        page, _ = HTMLExporter().from_filename(str(notebook))
+    except InvalidNotebook as error:
+        raise DreamlibError(f"{notebook} makes no page ({error}): mend the notebook") from error
     target = notebook.with_suffix(".html")
     write_text(target, page)
     return target

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from dreamlib.build import check, make_source
 from dreamlib.config import differences, identity, load_config, save_config
-from dreamlib.data.packed import Packed, open_packed
+from dreamlib.data.packed import MANIFEST, Packed, open_packed
 from dreamlib.data.packing import bring, pack
 from dreamlib.errors import DataError, RunError
 from dreamlib.files import check_fields, fingerprint, read_json, write_json
-from dreamlib.host import earlier_outputs, mirror_home
+from dreamlib.host import attached, earlier_outputs, mirror_home
 from dreamlib.progress import Progress, silent
 from dreamlib.run import Run
 from dreamlib.runtime.checkpoint import (
@@ -117,13 +117,21 @@ def pack_data(
 ) -> Packed:
     """The config's images, packed once under a name that says which ones they are.
 
-    Looked for in `home`, then in data/ of the mirror, then in the source.
+    Looked for in `home`, in data/ of the mirror, in what is attached on Kaggle, then in the source.
     """
     source = make_source(config, home / "downloads", say)
     name = f"{source.name}-{config.data.size}-{fingerprint(source.description)[:8]}"
-    if mirror:
-        bring(mirror / "data" / name, home / name, say)
+    _bring_pack(home / name, mirror, say)
     return pack(source, home / name, progress)
+
+
+def _bring_pack(folder: Path, mirror: Path | None, say: Callable[[str], None]) -> None:
+    """A pack that is not here, from the mirror or an input attached on Kaggle, if it is there."""
+    if mirror:
+        bring(mirror / "data" / folder.name, folder, say)
+    if not (folder / MANIFEST).is_file():
+        for place in attached(folder.name, MANIFEST):
+            bring(place, folder, say)
 
 
 def _settle_data(
@@ -136,8 +144,8 @@ def _settle_data(
     """The run's packed images: those it began with, else packed from their source."""
     home = data_home(run_dir)
     recorded = _recorded_data(run_dir)
-    if recorded and mirror:
-        bring(mirror / "data" / recorded["packed"], home / recorded["packed"], say)
+    if recorded:
+        _bring_pack(home / recorded["packed"], mirror, say)
     if recorded and (home / recorded["packed"]).exists():
         data = open_packed(home / recorded["packed"])
     else:

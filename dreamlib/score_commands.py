@@ -1,4 +1,4 @@
-"""`dreamlib evaluate`, `compare` and `ablate`."""
+"""`dreamlib evaluate`, `compare`, `ablate` and `figures`."""
 
 from __future__ import annotations
 
@@ -145,3 +145,17 @@ def ablate(
         *save_figure(ablation(folder), folder, "ablation"),
     ]:
         say(str(path))
+
+
+def figures(
+    run: RunFolder,
+    ablation: Annotated[Place, typer.Option(help="a folder of `dreamlib ablate`")] = None,
+    mirror: MirrorFolder = None,
+) -> None:
+    """Every figure and table of a run, one page and one zip, from its files alone."""
+    from dreamlib.report.deliver import save_report
+
+    opened = existing(run, mirror)
+    for path in save_report(opened, ablation, TextProgress()):
+        say(str(path))
+    opened.keep()

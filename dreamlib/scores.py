@@ -114,7 +114,7 @@ def read_study(folder: Path | str) -> Study:
     """
     path = Path(folder) / "evaluation" / "scores.json"
     if not path.exists():
-        raise NotEnoughSamples(f"{folder} has no scores yet: run `dreamlib evaluate` first")
+        raise NotEnoughSamples(f"{folder} has no scores yet: run `dreamlib evaluate {folder}`")
     return study_from(path)
 
 

@@ -180,3 +180,14 @@ def test_block_table_has_the_networks_own_shapes():
     for name, shape, _ in block_rows():
         channels, *pixels = seen[name]
         assert shape == "x".join(map(str, [*pixels, channels])), name
+
+
+def test_the_example_of_many_runs_is_a_batch(tmp_path):
+    from dreamlib.batch_plan import plan_batch, read_batch
+
+    (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/TRAINING.md").read_text("utf-8"), re.S)
+    (tmp_path / "runs.yaml").write_text(text, "utf-8")
+    asked = read_batch(tmp_path / "runs.yaml")
+    runs = plan_batch(asked, tmp_path, asked.jobs)
+    assert [len(run.notebooks) for run in runs] == [3, 3, 1]
+    assert asked.timeout == 3 * 3600

@@ -23,7 +23,7 @@ from dreamlib.errors import (
     WeightsUnavailable,
 )
 from dreamlib.evaluate import evaluate
-from dreamlib.generate import Shards, generate, process
+from dreamlib.generate import Shards
 from dreamlib.material import Material, prepare
 from dreamlib.measure import corrected_rows, distance_rows
 from dreamlib.measure_images import check_apart, gaussian_images
@@ -275,20 +275,6 @@ def test_what_has_no_weights_is_absent_and_said(trained):
     absent = evaluate(run).absent
     assert "alexnet-owt-7be5be79.pth" in absent["LPIPS diversity"]
     assert "needs evaluate.extractor=inception" in absent["IS"]
-
-
-def test_every_figure_is_drawn_twice_alike(trained, study):
-    process(trained)
-    images = generate(trained, range(16))
-    paths = figures.save_all(trained, images)
-    names = {path.stem for path in paths}
-    assert names == {
-        *("curves", "stages", "samples", "process", "fd_against_n"),
-        *("parts", "replay", "modes", "nearest", "shares"),
-    }
-    first = {path: path.read_bytes() for path in paths if path.suffix == ".png"}
-    figures.save_all(trained, images)
-    assert {path: path.read_bytes() for path in first} == first
 
 
 def test_figures_of_an_untrained_run_say_what_is_missing(tiny):

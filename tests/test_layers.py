@@ -11,23 +11,24 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "dreamlib"
 RANK_0 = [
-    *["errors", "rng", "files", "weights", "images", "progress"],
+    *["install", "errors", "rng", "files", "weights", "images", "progress"],
     *["sections", "presets", "config", "host"],
 ]
 RANK = {
     **dict.fromkeys(RANK_0, 0),
     **dict.fromkeys(["diffusion", "data", "runtime", "metrics", "gan"], 1),
-    "scores": 1,
-    **dict.fromkeys(["build", "rows"], 2),
+    **dict.fromkeys(["scores", "batch_page"], 1),
+    **dict.fromkeys(["build", "rows", "boards"], 2),
     **dict.fromkeys(["run", "meter", "measure", "difference"], 3),
     **dict.fromkeys(["opening", "train", "generate", "explain"], 4),
     **dict.fromkeys(["measure_images", "guests"], 4),
-    **dict.fromkeys(["material", "doctor", "rehearsal"], 5),
+    **dict.fromkeys(["material", "doctor", "rehearsal", "kernels"], 5),
     **dict.fromkeys(["evaluate", "compare", "evaluate_guests", "ablate"], 6),
-    "report": 7,
-    "notebooks": 8,
-    "options": 8,
+    "notebooks": 6,
+    **dict.fromkeys(["report", "batch_plan"], 7),
+    **dict.fromkeys(["options", "batch"], 8),
     **dict.fromkeys(["data_commands", "run_commands", "score_commands"], 9),
+    "notebook_commands": 9,
     **dict.fromkeys(["cli", "__init__"], 10),
     "__main__": 11,
 }

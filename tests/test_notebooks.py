@@ -1,90 +1,209 @@
-"""The notebooks' contract (docs/ARCHITECTURE.md), and one headless run, twice."""
+"""The notebooks' contract (CONTRIBUTING.md), and every one of them headless, twice."""
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import os
 import re
-import time
+from pathlib import Path
 
 import nbformat
 import pytest
 
 from dreamlib.errors import DreamlibError
-from dreamlib.notebooks import HOME, find_notebook, run_notebook
-from tests.conftest import TINY
+from dreamlib.notebooks import HOME, find_notebook, numbered, run_notebook
 
-NOTEBOOKS = sorted(HOME.glob("*.ipynb"))
+NAMES = [
+    *["00_complete", "01_setup", "02_crash_recovery", "03_training"],
+    *["04_evaluation_500_vs_5000", "05_report_figures", "06_playground", "07_dream_ablation"],
+]
+NOTEBOOKS = [HOME / f"{name}.ipynb" for name in NAMES]
 
 
-def cells(path, kind):
-    return [
-        "".join(cell["source"])
-        for cell in json.loads(path.read_text())["cells"]
-        if cell["cell_type"] == kind
-    ]
+def read(path):
+    return json.loads(path.read_text("utf-8"))
+
+
+def sources(path, kind):
+    return ["".join(c["source"]) for c in read(path)["cells"] if c["cell_type"] == kind]
+
+
+def test_these_are_all():
+    assert numbered() == NAMES
+
+
+# ---------------------------------------------------------------------- the contract
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_contract(path):
-    notebook = json.loads(path.read_text())
-    code, text = cells(path, "code"), cells(path, "markdown")
+def test_it_is_short_and_told_in_words(path):
+    code, text = sources(path, "code"), sources(path, "markdown")
     assert path.stat().st_size < 100_000
-    assert 20 <= len(notebook["cells"]) <= 35
+    assert 20 <= len(read(path)["cells"]) <= 35
     assert len(text) >= 0.8 * len(code)
     lengths = sorted(len(source.splitlines()) for source in code)
     assert lengths[len(lengths) // 2] <= 6
     assert lengths[-1] <= 15
+    words = 0
+    for cell in read(path)["cells"]:
+        words = 0 if cell["cell_type"] == "code" else words + len("".join(cell["source"]).split())
+        assert words <= 250, "too much to read without anything to run"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_it_has_no_plumbing(path):
+    for source in sources(path, "code"):
+        for node in ast.walk(ast.parse(source)):
+            assert not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Try, ast.Lambda)), (
+                source
+            )
+        assert not re.search(r"^\s*[%!]", source, re.M), "magics and shell lines fail in silence"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_it_is_committed_clean_and_portable(path):
+    notebook = read(path)
     for cell in notebook["cells"]:
         assert not cell.get("outputs"), "notebooks are committed without outputs"
         assert cell.get("execution_count") is None
-    for source in code:
-        for node in ast.walk(ast.parse(source)):
-            assert not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Try)), source
-    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
-    assert text[0].startswith("# ")
-    assert "T4" in text[0]
-    assert any(source.startswith("## If it stopped") for source in text)
+    assert notebook["metadata"] == {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    nbformat.validate(nbformat.read(path, 4))
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_parameters_are_literals_in_one_tagged_cell(path):
-    notebook = json.loads(path.read_text())
-    tagged = [c for c in notebook["cells"] if "parameters" in c["metadata"].get("tags", [])]
+    tagged = [c for c in read(path)["cells"] if "parameters" in c["metadata"].get("tags", [])]
     assert len(tagged) == 1
     for node in ast.parse("".join(tagged[0]["source"])).body:
         assert isinstance(node, ast.Assign)
         ast.literal_eval(node.value)
 
 
-def cells_without_their_picture(notebook):
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_it_begins_with_a_picture_and_its_cost_and_ends_with_the_next(path):
+    first, *_, last = read(path)["cells"]
+    head = "".join(first["source"])
+    assert head.startswith("# ")
+    assert "T4" in head
+    (name,) = first["attachments"]
+    assert f"](attachment:{name})" in head
+    assert head.count(f"/notebooks/{path.name})") == 2, "a badge each for Colab and Kaggle"
+    assert "## If it stopped" in "".join(last["source"])
+    assert "Next: " in "".join(last["source"])
+    for named in re.findall(r"`(\d\d_\w+)`", "\n".join(sources(path, "markdown"))):
+        assert named in NAMES
+
+
+def test_the_setup_cell_is_the_same_everywhere():
+    assert len({sources(path, "code")[0] for path in NOTEBOOKS}) == 1
+
+
+# ---------------------------------------------------------------------- every one, twice
+
+
+def outputs(path):
+    return [out for c in nbformat.read(path, 4).cells for out in c.get("outputs", [])]
+
+
+def printed(path):
+    return "".join(out.get("text", "") for out in outputs(path))
+
+
+def cells_without_their_picture(path):
     """Cells that draw a figure or show an image, and have no PNG among their outputs."""
     return [
         cell["source"]
-        for cell in nbformat.read(notebook, 4).cells
-        if re.search(r"figures\.\w+\(run.*\);$|^Image\.", cell["source"], re.M)
+        for cell in nbformat.read(path, 4).cells
+        if re.search(r"^(figures|score_figures|overview)\.\w+\(.*\);$|^Image\.", cell.source, re.M)
         and not any("image/png" in output.get("data", {}) for output in cell["outputs"])
     ]
 
 
-def test_runs_headless_and_a_second_time_at_once(tmp_path, data_home, monkeypatch):
-    monkeypatch.setitem(os.environ, "DREAMLIB_DATA", str(data_home))
+class Reader:
+    """Runs notebooks on the smoke preset, one after the other, in one folder."""
+
+    def __init__(self, home: Path):
+        self.home, self.run = home, home / "run"
+
+    def execute(self, name: str, **parameters) -> Path:
+        done = self.home / f"{name}.ipynb"
+        page = run_notebook(find_notebook(name), done, parameters, timeout=240)
+        assert page.stat().st_size > 20_000
+        assert cells_without_their_picture(done) == []
+        assert not [out for out in outputs(done) if "widget-view" in str(out.get("data", {}))]
+        return done
+
+    def hashes(self, folder: str) -> dict[str, str]:
+        """Of everything but what tells the time."""
+        return {
+            str(path.relative_to(self.run)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted((self.run / folder).rglob("*"))
+            if path.is_file() and path.name not in ("owner.json", ".lock")
+        }
+
+
+@pytest.fixture
+def reader(tmp_path, monkeypatch):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
-    run = tmp_path / "run"
-    parameters = {"PRESET": "faces16", "RUN": str(run), "OVERRIDES": TINY}
-    page = run_notebook(find_notebook("00_complete"), run / "00_complete.ipynb", parameters)
-    scores = (run / "evaluation/scores.json").read_bytes()
-    assert page.stat().st_size > 100_000
-    assert cells_without_their_picture(run / "00_complete.ipynb") == []
-    assert "FINISHED" not in page.read_text()
-    for name in ("samples.png", "curves.pdf", "process.png", "scores.md"):
-        assert (run / "figures" / name).exists()
-    begun = time.monotonic()
-    page = run_notebook(find_notebook("00_complete"), run / "00_complete.ipynb", parameters)
-    assert "FINISHED at step 8" in page.read_text()
-    assert (run / "evaluation/scores.json").read_bytes() == scores
-    assert time.monotonic() - begun < 120  # not a benchmark: a hang guard
+    monkeypatch.setitem(os.environ, "DREAMLIB_MIRROR", "none")
+    return Reader(tmp_path)
+
+
+def test_the_whole_story_and_what_is_told_of_its_run(reader):
+    run = {"RUN": str(reader.run)}
+    first = reader.execute("00_complete", PRESET="smoke", **run)
+    assert "FRESH START" in printed(first)
+    weights, scores = reader.hashes("weights"), reader.hashes("evaluation")
+    assert "evaluation/scores.json" in scores
+
+    again = reader.execute("03_training", PRESET="smoke", **run)
+    assert "FINISHED at step 12" in printed(again)
+    for name in ("04_evaluation_500_vs_5000", "05_report_figures", "06_playground"):
+        reader.execute(name, **run)
+    figures = reader.hashes("figures")
+    assert {"figures/report.html", "figures/evaluation.pdf", "figures/results.zip"} <= set(figures)
+
+    second = reader.execute("00_complete", PRESET="smoke", **run)
+    assert "FINISHED at step 12" in printed(second)
+    for name in ("04_evaluation_500_vs_5000", "05_report_figures", "06_playground"):
+        reader.execute(name, **run)
+    assert reader.hashes("weights") == weights
+    assert reader.hashes("evaluation") == scores
+    assert reader.hashes("figures") == figures
+
+
+def test_set_up_crashes_and_ablation_run_twice(reader):
+    crash = {"PRESET": "smoke", "RUN": str(reader.home / "crash"), "BUDGET_SECONDS": 12}
+    losses = {"PRESET": "smoke", "OUT": str(reader.home / "ablation"), "STEPS": 12, "N": 100}
+    losses["LOSSES"] = ["standard", "conservative"]
+    reader.execute("01_setup", PRESET="smoke", RUN=str(reader.run))
+    told = printed(reader.execute("02_crash_recovery", **crash))
+    assert told.count("killed (SIGKILL") == 2
+    assert "now holds half of its bytes" in told
+    assert "RESUMED at step" in told
+    assert "BROUGHT step 300" in told
+    reader.execute("07_dream_ablation", **losses)
+    found = (reader.home / "ablation" / "ablation.json").read_bytes()
+
+    reader.execute("01_setup", PRESET="smoke", RUN=str(reader.run))
+    told = printed(reader.execute("02_crash_recovery", **crash))
+    assert "FINISHED at step 300" in told
+    assert "RESUMED at step" in told  # of the endless one: another session of it
+    reader.execute("07_dream_ablation", **losses)
+    assert (reader.home / "ablation" / "ablation.json").read_bytes() == found
+
+
+@pytest.mark.parametrize(
+    "name", ["04_evaluation_500_vs_5000", "05_report_figures", "06_playground"]
+)
+def test_without_a_run_they_say_what_to_run_first(reader, name):
+    with pytest.raises(DreamlibError, match=r"there is no run .*03_training"):
+        reader.execute(name, RUN=str(reader.home / "none"))
 
 
 def test_a_failing_cell_says_which_and_why(tmp_path):

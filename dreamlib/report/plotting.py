@@ -1,52 +1,191 @@
-"""The look of every figure, and how one is saved."""
+"""The look of every figure, how one is saved, and what stands in the place of a missing one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
+from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dreamlib.errors import DataError, NotEnoughSamples, RunError
 from dreamlib.files import write_atomic
+from dreamlib.images import grid
+from dreamlib.report.captions import NOT_DRAWN
 
-# Okabe & Ito's colours: distinct for colour-blind readers and in grey print.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
-QUARTILES = ("#56B4E9", "#0072B2", "#E69F00", "#D55E00")
+ONE, TWO = 3.3, 7.0  # inches: one column of a page, and two
+SMALL = 7  # points: the smallest letters, at the size at which a figure is printed
+# Okabe & Ito's colours: distinct for colour-blind readers.
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6E6E6E"
+PURPLE, PALE = "#A63A79", "#A8A8A8"  # what to look at, and what not
+# Quarters of t have an order, and so have these: dark to light, in grey print as well.
+QUARTILES = ("#0D0887", "#9C179E", "#E16462", "#F9A126")
 STYLE = {
-    "font.size": 9,
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "legend.fontsize": SMALL,
+    "legend.frameon": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "lines.linewidth": 1.2,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.alpha": 0.25,
-    "savefig.dpi": 200,
+    "grid.linewidth": 0.5,
+    "figure.dpi": 150,  # on a screen
 }
+DPI = 300  # in a file
+TRUETYPE = {"pdf.fonttype": 42}  # letters stay letters: publishers refuse Type 3
+ABSENT = (RunError, NotEnoughSamples, DataError)  # what a figure needs and a run does not hold
+Drawn = TypeVar("Drawn")
 
 
-def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    # Not rc_context: it would also put back what the first figure of a notebook switches on
-    # (interactive), and no later figure would be shown.
-    before = {name: plt.rcParams[name] for name in STYLE}
-    plt.rcParams.update(STYLE)
+@contextmanager
+def style(settings: dict[str, Any] = STYLE) -> Iterator[None]:
+    """Matplotlib's settings while a figure is drawn; `@style()` stands on functions that draw one.
+
+    Not rc_context: it would also put back what the first figure of a notebook switches on
+    (interactive), and no later figure would be shown.
+    """
+    before = {name: plt.rcParams[name] for name in settings}
+    plt.rcParams.update(settings)
     try:
-        fig, axes = plt.subplots(1, columns, figsize=(width, height), layout="constrained")
+        yield
     finally:
         plt.rcParams.update(before)
-    return fig, list(np.atleast_1d(axes))
+
+
+@style()
+def new_figure(
+    width: float, height: float, columns: int = 1, rows: int = 1, **layout: Sequence[float]
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `width` x `height` inches and its axes, row by row.
+
+    `layout`: width_ratios or height_ratios, as matplotlib's subplots has them.
+    """
+    size = width, height
+    fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **layout)
+    return fig, list(np.atleast_1d(axes).flat)
 
 
 def footer(fig: Figure, text: str) -> None:
-    fig.supxlabel(text, fontsize=6.5, color=GREY)
+    """What the figure is of, below it; broken between facts (' · ') where it is too long."""
+    room, lines = 19 * fig.get_figwidth(), [""]  # letters to a line
+    for fact in filter(None, text.split(" · ")):
+        longer = f"{lines[-1]} · {fact}" if lines[-1] else fact
+        lines = [*lines[:-1], longer] if len(longer) <= room else [*lines, fact]
+    fig.supxlabel("\n".join(line for line in lines if line), fontsize=SMALL, color=GREY)
 
 
 def save_figure(fig: Figure, folder: Path, name: str) -> list[Path]:
-    """NAME.png and NAME.pdf, without dates, so that equal figures are equal files."""
+    """NAME.png at 300 dpi and NAME.pdf, without dates, so that equal figures are equal files."""
+    fig.draw_without_rendering()
+    fig.set_layout_engine("none")  # laid out once; both files are the same picture
     paths = []
-    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None})):
-        path = folder / f"{name}.{kind}"
-        write_atomic(path, lambda file, k=kind, m=metadata: fig.savefig(file, format=k, metadata=m))
-        paths.append(path)
+    facts = {"Software": None} | ({"Comment": NOT_DRAWN} if fig.get_label() == NOT_DRAWN else {})
+    for kind, plain in (("png", facts), ("pdf", {"CreationDate": None})):
+
+        def write(file, kind=kind, plain=plain) -> None:
+            fig.savefig(file, format=kind, dpi=DPI, metadata=plain)
+
+        paths.append(folder / f"{name}.{kind}")
+        with style(TRUETYPE):
+            write_atomic(paths[-1], write)
     plt.close(fig)
     return paths
+
+
+# --------------------------------------------------------------------------- what is missing
+
+
+def attempt(draw: Callable[[], Drawn], otherwise: Callable[[str], Drawn]) -> Drawn:
+    """What `draw` draws, or `otherwise` told what the run lacks and which command makes it."""
+    try:
+        return draw()
+    except ABSENT as error:
+        return otherwise(str(error))
+
+
+@style()
+def missing(name: str, why: str) -> Figure:
+    """A figure in the place of one that cannot be drawn: what is missing, in words."""
+    fig, (axes,) = new_figure(TWO, 1.2)
+    say_missing(axes, why, width=100)
+    axes.set_title(f"{name.replace('_', ' ')}: not drawn", loc="left", fontweight="bold")
+    fig.set_label(NOT_DRAWN)
+    return fig
+
+
+def say_missing(axes: Axes, why: str, width: int = 32) -> None:
+    """The same inside one panel; `width` in letters."""
+    plain(axes)
+    axes.set(xticks=[], yticks=[])
+    text = fill(why, width, break_on_hyphens=False)
+    axes.text(0, 0.95, text, va="top", fontsize=7.5, transform=axes.transAxes)
+
+
+# --------------------------------------------------------------------------- pictures
+
+
+def plain(axes: Axes) -> None:
+    """No frame, no grid, no tick marks."""
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+
+
+def show_sheet(
+    axes: Axes, images: np.ndarray, rows: Sequence[str] = (), columns: Sequence[str] = ()
+) -> None:
+    """uint8 [R,K,H,W,C] as R rows of K images, with words at the left and above."""
+    count, across, height, width = images.shape[:4]
+    gap = gap_of(height)
+    sheet = grid(images.reshape(-1, *images.shape[2:]), across, gap=gap)
+    axes.set_anchor("N")
+    axes.imshow(sheet, interpolation="nearest")
+    axes.set_yticks([gap + (height + gap) * (i + 0.5) for i in range(count)][: len(rows)], rows)
+    places = [gap + (width + gap) * (i + 0.5) for i in range(across)]
+    axes.set_xticks(places[: len(columns)], columns)
+    axes.xaxis.tick_top()
+    plain(axes)
+
+
+def gap_of(size: int) -> int:
+    """Pixels between images of this size on a sheet."""
+    return max(1, size // 16)
+
+
+@style()
+def sheet_figure(
+    images: np.ndarray, rows: Sequence[str] = (), columns: Sequence[str] = (), width: float = TWO
+) -> Figure:
+    """A sheet of uint8 [R,K,H,W,C] on a figure of its own; `fit` gives it its height."""
+    fig, (axes,) = new_figure(width, width * images.shape[0] / images.shape[1] + 0.5)
+    show_sheet(axes, images, rows, columns)
+    return fig
+
+
+def fit(fig: Figure, rows: int = 1) -> None:
+    """Make a figure as high as its pictures, in `rows` rows of axes, and its words need."""
+    for _ in range(3):  # words move as the height does
+        fig.draw_without_rendering()
+        axes = fig.axes[0]
+        space, used = axes.get_position(original=True), axes.get_position()
+        wide, high = fig.get_size_inches()
+        across, down = (space.width - used.width) * wide, (space.height - used.height) * high
+        ratio = used.height * high / (used.width * wide)
+        fig.set_figheight(high + rows * (across * ratio - down))

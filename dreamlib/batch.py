@@ -1,0 +1,249 @@
+"""Many notebooks: runs side by side, each run's notebooks in order, again from where it was."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from dreamlib.batch_page import index, rows
+from dreamlib.batch_plan import Planned, PlannedRun
+from dreamlib.errors import DreamlibError, RunError
+from dreamlib.files import read_json, seal, sealed, sha256_file, try_lock, write_json, write_text
+from dreamlib.kernels import GRACE, Ending, Leash, execute
+from dreamlib.notebooks import to_html
+from dreamlib.progress import duration
+from dreamlib.runtime.clock import StopFlag
+
+UNFINISHED = 75  # exit code: stopped politely or out of time; the same command goes on
+FAILED = 2
+BEAT = 15.0  # seconds between two signs of life in status.json
+
+
+@dataclass
+class Batch:
+    """Runs of notebooks, `jobs` of them at a time; `run` it once.
+
+    Every notebook leaves in its run's folder NAME.ipynb, NAME.html, NAME.json (what went in, and
+    how it ended, written last) and, with several jobs, NAME.log.  `out` gets status.json and
+    index.html.
+    """
+
+    runs: list[PlannedRun]
+    out: Path
+    jobs: int = 1
+    timeout: float | None = None  # seconds for each notebook
+    again: bool = False
+    say: Callable[[str], None] = print
+    grace: float = GRACE
+    status: dict[str, Any] = field(default_factory=dict, init=False)
+    _mutex: Any = field(default_factory=threading.RLock, init=False)
+    _leashes: dict[str, Leash] = field(default_factory=dict, init=False)
+    _stop: StopFlag = field(default_factory=StopFlag, init=False)
+
+    def run(self) -> int:
+        """Do what is not yet done -> the exit code: 0, UNFINISHED or FAILED.
+
+        SIGINT and SIGTERM end the kernels in good order; the same command then goes on.
+        """
+        self.jobs = min(self.jobs, len(self.runs))
+        with _alone(self.out):
+            self.status = {
+                "state": "running",
+                "pid": os.getpid(),
+                "since": time.time(),
+                "runs": {run.name: _waiting(run) for run in self.runs},
+            }
+            self._write()
+            try:
+                with self._stop.listening(), ThreadPoolExecutor(self.jobs) as pool:
+                    self._watch([pool.submit(self._do, run) for run in self.runs])
+            finally:
+                code = self.code()
+                self.status["state"] = {0: "done", FAILED: "failed"}.get(code, "unfinished")
+                self._write()
+        return code
+
+    def code(self) -> int:
+        states = {facts["state"] for _, _, facts in rows(self.status)}
+        if states & {"failed", "killed"}:
+            return FAILED
+        return UNFINISHED if states - {"done"} else 0
+
+    def _watch(self, futures: list[Future[None]]) -> None:
+        try:
+            while wait(futures, timeout=BEAT).not_done:
+                self._write()
+        finally:  # a second SIGINT does not wait
+            for leash in list(self._leashes.values()):
+                leash.kill()
+        for run, future in zip(self.runs, futures):
+            if future.exception():  # an error of our own: it is raised below, once all is told
+                self._broken(run, str(future.exception()))
+        for future in futures:
+            future.result()
+
+    def _broken(self, run: PlannedRun, error: str) -> None:
+        facts = self.status["runs"][run.name]["notebooks"]
+        for item in run.notebooks:
+            if facts[item.stem]["state"] == "running":
+                self._set(item, state="failed", evalue=error)
+
+    # ------------------------------------------------------------------ a run
+
+    def _do(self, run: PlannedRun) -> None:
+        """Its notebooks, in order, up to the first that does not reach its end."""
+        after, halted = None, ""
+        for item in run.notebooks:
+            if halted:
+                self._set(item, state="skipped", note=halted)
+            elif not self._stop:
+                record = self._one(item, after)
+                after, state = record["output"], record["state"]
+                halted = "" if state == "done" else f"after {item.stem} ({state})"
+
+    def _one(self, item: Planned, after: str | None) -> dict[str, Any]:
+        """Execute a notebook, unless that was done -> its manifest."""
+        inputs = _inputs(item, after)
+        record = None if self.again else _finished(item, inputs)
+        if record:
+            if not item.result(".html").is_file():
+                self._show(item)
+            self._set(item, state="done", seconds=record["seconds"], page=_page(item))
+            self.say(f"{item.name}: done before, with the same inputs; --again runs it anew")
+            return record
+        for kind in (".json", ".html"):
+            item.result(kind).unlink(missing_ok=True)
+        log = item.result(".log") if self.jobs > 1 else None
+        self.say(f"{item.name}: begins" + (f", log in {log}" if log else ""))
+        begun, clock = time.time(), time.monotonic()
+        self._set(item, state="running", since=begun)
+        ending = self._execute(item, log, begun)
+        output = item.result(".ipynb")
+        record = {
+            "notebook": item.stem,
+            **asdict(ending),
+            "begun": begun,
+            "seconds": time.monotonic() - clock,
+            "inputs": inputs,
+            "output": sha256_file(output) if output.is_file() else None,
+        }
+        write_json(item.result(".json"), seal(record))
+        self._ended(item, ending, record["seconds"])
+        return record
+
+    def _execute(self, item: Planned, log: Path | None, since: float) -> Ending:
+        """In a kernel of its own, with a page of what came of it."""
+        item.folder.mkdir(parents=True, exist_ok=True)
+        leash = self._leashes[item.name] = Leash(self._asked, self.timeout, self.grace)
+        try:
+            with open(log, "w", encoding="utf-8") if log else nullcontext() as out:
+                ending = execute(
+                    item.notebook,
+                    item.result(".ipynb"),
+                    item.parameters,
+                    leash,
+                    out=out,
+                    env=self._threads(),
+                    begun=lambda pid: self._set(item, state="running", since=since, pid=pid),
+                )
+        except OSError as error:  # a full disk: the others may go on
+            return Ending("failed", None, type(error).__name__, str(error))
+        self._show(item)
+        return ending
+
+    def _show(self, item: Planned) -> None:
+        """Its page, of what ran; what was computed stands without one, too."""
+        try:
+            to_html(item.result(".ipynb"))
+        except (DreamlibError, OSError) as error:
+            self.say(f"{item.name}: {error}")
+
+    def _asked(self) -> bool:
+        return bool(self._stop)
+
+    def _ended(self, item: Planned, ending: Ending, seconds: float) -> None:
+        page = _page(item)
+        note = f"asked by {self._stop.reason}" if self._stop and ending.state != "done" else ""
+        self._set(item, **asdict(ending), seconds=seconds, page=page, note=note)
+        text = f"{item.name}: {ending.state} after {duration(seconds)}"
+        if ending.state != "done":
+            text = f"{text} {ending.text()}".rstrip() + (f" ({note})" if note else "")
+        self.say(text + (f"; page {page}" if page else ""))
+
+    def _threads(self) -> dict[str, str]:
+        """Jobs share the cores, unless the user has said how."""
+        if self.jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+            return {}
+        return {"OMP_NUM_THREADS": str(max(1, _cores() // self.jobs))}
+
+    # ------------------------------------------------------------------ telling
+
+    def _set(self, item: Planned, **facts: Any) -> None:
+        known = {key: value for key, value in facts.items() if value not in (None, "")}
+        with self._mutex:
+            self.status["runs"][item.run]["notebooks"][item.stem] = known
+            self._write()
+
+    def _write(self) -> None:
+        with self._mutex:
+            write_json(self.out / "status.json", {**self.status, "time": time.time()})
+            write_text(self.out / "index.html", index(self.status, self.out))
+
+
+def _inputs(item: Planned, after: str | None) -> dict[str, Any]:
+    """What a notebook's result depends on; `after` is the output of the one before it, whose run
+    folder it shares."""
+    from dreamlib import __version__
+
+    return {
+        "source": sha256_file(item.notebook),
+        "parameters": item.parameters,
+        "dreamlib": __version__,
+        "after": after,
+    }
+
+
+def _finished(item: Planned, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a notebook that was done with these inputs and whose output is whole."""
+    output = item.result(".ipynb")
+    try:
+        record = read_json(item.result(".json"))
+    except (OSError, ValueError):
+        return None
+    good = sealed(record) and record["state"] == "done" and record["inputs"] == inputs
+    if not (good and output.is_file() and sha256_file(output) == record["output"]):
+        return None
+    return record
+
+
+def _page(item: Planned) -> str | None:
+    page = item.result(".html")
+    return str(page) if page.is_file() else None
+
+
+def _waiting(run: PlannedRun) -> dict[str, Any]:
+    notebooks = {item.stem: {"state": "waiting"} for item in run.notebooks}
+    return {"folder": str(run.folder), "notebooks": notebooks}
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[IO[bytes]]:
+    """RunError while another command works in the same folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "a+b") as file:
+        if not try_lock(file):
+            raise RunError(f"another command runs notebooks in {out}: wait for it, or use --out")
+        yield file

@@ -1,0 +1,234 @@
+"""What a batch of notebooks will do, from words or YAML, checked before anything runs."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from dreamlib.config import load_config, parse_value
+from dreamlib.errors import ConfigError
+from dreamlib.notebooks import check_parameters, find_notebook, numbered, parameters_of
+from dreamlib.sections import Float, Int
+
+TIME = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h)\s*$")
+UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
+SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+TAKEN = ("index.html", "status.json")
+
+
+def seconds(text: Any) -> float:
+    """'3h', '90 min', '45s' -> seconds."""
+    match = TIME.match(text) if isinstance(text, str) else None
+    if not match or float(match[1]) == 0:
+        raise ValueError("a time with its unit: 45s, 90min or 3h")
+    return float(match[1]) * UNITS[match[2]]
+
+
+# --------------------------------------------------------------------------- YAML
+
+
+class Choice(BaseModel):
+    """What one may say of a run, and of all of them under `defaults`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    notebooks: tuple[str, ...] = ()  # none: all of the project's, in order
+    preset: str | None = None
+    set: tuple[str, ...] = ()
+    hours: Float | None = None
+    run: str | None = None
+    parameters: dict[str, Any] = {}
+
+    def values(self) -> dict[str, Any]:
+        """By the names that notebooks have for them."""
+        named = {"PRESET": self.preset, "HOURS": self.hours, "OVERRIDES": list(self.set) or None}
+        named["RUN"] = str(Path(self.run).absolute()) if self.run is not None else None
+        given = {name: value for name, value in named.items() if value is not None}
+        twice = sorted(given.keys() & self.parameters.keys())
+        if twice:
+            raise ConfigError(f"{', '.join(twice)} is given as a parameter and by its option")
+        return {**given, **self.parameters}
+
+
+class Spec(Choice):
+    name: str
+
+    @field_validator("name")
+    @classmethod
+    def _folder(cls, name: str) -> str:
+        if not SAFE.match(name) or name in TAKEN:
+            raise ValueError("a plain folder name: letters, digits, '-', '_' and '.'")
+        return name
+
+
+class BatchFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    jobs: Int = Field(1, ge=1)
+    timeout: Annotated[float, BeforeValidator(seconds)] | None = None
+    defaults: Choice = Choice()
+    runs: tuple[Spec, ...] = Field(min_length=1)
+
+
+MODELS: dict[str, type[BaseModel]] = {"": BatchFile, "defaults": Choice, "runs": Spec}
+
+
+def read_batch(path: Path) -> BatchFile:
+    """A batch's YAML file; ConfigError has one line for each thing that is wrong with it."""
+    if not path.is_file():
+        raise ConfigError(f"there is no batch file {path}: check the path")
+    try:
+        values = parse_value(path.read_text(encoding="utf-8"), str(path))
+        found = BatchFile.model_validate(values)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text ({error}): restore it from a copy") from error
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(path, item) for item in error.errors())) from None
+    names = [spec.name.casefold() for spec in found.runs]
+    twice = sorted({spec.name for spec in found.runs if names.count(spec.name.casefold()) > 1})
+    if twice:
+        raise ConfigError(f"{path}: every run needs its own name, but {', '.join(twice)} recur")
+    return found
+
+
+def _explain(path: Path, error: Any) -> str:
+    """One sentence for one pydantic error: file, place, value, what is allowed."""
+    loc = error["loc"]
+    place = ".".join(str(part + 1 if isinstance(part, int) else part) for part in loc)
+    if error["type"] == "extra_forbidden":
+        known = list(MODELS[str(loc[0]) if len(loc) > 1 else ""].model_fields)
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{path}: unknown key {place}: {hint}known here: {', '.join(known)}"
+    if error["type"] == "missing":
+        return f"{path}: {place} is missing: add it"
+    allowed = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    at = f"{place} is" if place else "it holds"
+    return f"{path}: {at} {error['input']!r}, but should be {allowed}"
+
+
+# --------------------------------------------------------------------------- plan
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One notebook of a run, the parameters that it will get, and where its results go."""
+
+    run: str
+    folder: Path
+    notebook: Path
+    parameters: dict[str, Any]
+
+    @property
+    def stem(self) -> str:
+        return self.notebook.stem
+
+    @property
+    def name(self) -> str:
+        return f"{self.run}/{self.stem}"
+
+    def result(self, kind: str) -> Path:
+        """Its .ipynb, .html, .json or .log."""
+        return self.folder / f"{self.stem}{kind}"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """Notebooks that work on one run folder, in order; their results go to `folder`."""
+
+    name: str
+    folder: Path
+    notebooks: tuple[Planned, ...]
+
+
+def plan_batch(asked: BatchFile, out: Path, jobs: int) -> list[PlannedRun]:
+    """The runs of a file, each with its results in OUT/NAME and its run folder in OUT/NAME/run
+    unless it says where.  Raises ConfigError before anything is written."""
+    runs = []
+    for spec in asked.runs:
+        folder = out / spec.name
+        place = {"RUN": str((folder / "run").absolute())}
+        runs.append(plan_run(spec, folder, {**place, **asked.defaults.values()}, asked.defaults))
+    _check_known(asked.defaults.values(), [item.notebook for run in runs for item in run.notebooks])
+    if jobs > 1:
+        _check_apart(runs)
+    return runs
+
+
+def plan_run(
+    spec: Spec, folder: Path, values: dict[str, Any] | None = None, defaults: Choice | None = None
+) -> PlannedRun:
+    """Fill one run in, and check all of it: notebooks, parameters, presets and settings.
+
+    `values` are parameters for the notebooks that have them; what `spec` itself names, one of them
+    must have.  Raises ConfigError.
+    """
+    defaults = defaults or Choice()
+    paths = [find_notebook(name) for name in spec.notebooks or defaults.notebooks or numbered()]
+    if not paths:
+        raise ConfigError("there are no notebooks in this install: name some by their paths")
+    stems = [path.stem for path in paths]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise ConfigError(f"{spec.name} names {', '.join(twice)} more than once")
+    own = spec.values()
+    _check_known(own, paths)
+    merged = {**(values or {}), **own}
+    if spec.set:
+        merged["OVERRIDES"] = [*defaults.values().get("OVERRIDES", []), *spec.set]
+    items = (Planned(spec.name, folder, path, _chosen(path, merged)) for path in paths)
+    return PlannedRun(spec.name, folder, tuple(items))
+
+
+def _check_apart(runs: list[PlannedRun]) -> None:
+    """Refuse runs that would work in one run folder at once."""
+    owners: dict[str, str] = {}
+    for run in runs:
+        for home in {str(item.parameters.get("RUN", "")) for item in run.notebooks} - {""}:
+            if owners.setdefault(home, run.name) != run.name:
+                raise ConfigError(
+                    f"{owners[home]} and {run.name} would work in {home} at once: give each its "
+                    "own `run`, or use one job"
+                )
+
+
+def _chosen(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """Those of the values that this notebook has a parameter for, checked."""
+    has = parameters_of(path)
+    chosen = {name: value for name, value in values.items() if name in has}
+    check_parameters(path, chosen)
+    try:
+        json.dumps(chosen, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a parameter of {path.name} is no plain value: {error}") from error
+    _check_settings(has, chosen)
+    return chosen
+
+
+def _check_known(values: dict[str, Any], paths: Iterable[Path]) -> None:
+    """Refuse a parameter that none of these notebooks has."""
+    has = {path.stem: list(parameters_of(path)) for path in paths}
+    unknown = sorted(values.keys() - {name for names in has.values() for name in names})
+    if unknown:
+        lists = "; ".join(f"{stem} has {', '.join(names) or 'none'}" for stem, names in has.items())
+        raise ConfigError(f"no notebook has a parameter {', '.join(unknown)}: {lists}")
+
+
+def _check_settings(has: dict[str, Any], chosen: dict[str, Any]) -> None:
+    """Load the config that the notebook would: a wrong setting is said before it begins."""
+    if not chosen.keys() & {"PRESET", "OVERRIDES"}:
+        return
+    full = {**has, **chosen}
+    preset, overrides = full.get("PRESET"), full.get("OVERRIDES") or []
+    saved = Path(str(full.get("RUN"))) / "config.yaml"
+    if preset is not None:
+        load_config(preset, overrides)
+    elif saved.is_file():
+        load_config(saved, overrides)

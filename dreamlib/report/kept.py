@@ -1,0 +1,136 @@
+"""Images that a run keeps in its files: read for figures, never generated."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamlib.errors import RunError
+from dreamlib.files import check_fields, read_json, sha256_array
+from dreamlib.run import Run
+from dreamlib.scores import Study
+
+DAMAGED = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A folder of generated shards, and what its manifest says of them."""
+
+    folder: Path
+    fingerprint: str
+    sample: dict[str, Any]  # the sampler's settings
+    shards: dict[str, str]  # number -> SHA-256 of the images
+
+    @property
+    def step(self) -> int | None:
+        """Of training, from the folder's name; None for the untrained network."""
+        found = re.search(r"-step(\d+)-", self.folder.name)
+        return int(found[1]) if found else None
+
+    def shard(self, number: int) -> np.ndarray | None:
+        """A shard that the manifest vouches for, uint8 [N,H,W,C], else None."""
+        path = self.folder / f"shard-{number:05d}.npy"
+        if str(number) not in self.shards or not path.exists():
+            return None
+        try:
+            images = np.load(path, allow_pickle=False)
+        except DAMAGED:
+            return None
+        return images if sha256_array(images) == self.shards[str(number)] else None
+
+    def images(self, n: int) -> np.ndarray:
+        """The first n images, or as many as there are without a gap: uint8 [N,H,W,C]."""
+        found: list[np.ndarray] = []
+        while sum(map(len, found)) < n:
+            part = self.shard(len(found))
+            if part is None:
+                break
+            found.append(part)
+        return np.concatenate(found)[:n]
+
+
+def kept_folders(run: Run) -> list[Kept]:
+    """Every folder of generated images whose manifest can be read, by name."""
+    found = []
+    for path in sorted(run.dir.generated.glob("*/manifest.json")):
+        try:
+            kinds = {"identity": dict, "fingerprint": str, "shards": dict}
+            manifest = check_fields(read_json(path), **kinds)
+        except ValueError:
+            continue  # damaged: as good as not there, and made again by `sample`
+        sample = manifest["identity"].get("sample", {})
+        found.append(Kept(path.parent, manifest["fingerprint"], sample, manifest["shards"]))
+    return found
+
+
+def newest(run: Run, *, untrained: bool = False) -> Kept:
+    """The generated images of the latest step, those by the run's own sampler settings first.
+
+    RunError naming the command when the run keeps none.
+    """
+    own = run.config.sample.model_dump(mode="json")
+    wanted = [
+        kept
+        for kept in kept_folders(run)
+        if (kept.step is None) == untrained and kept.shard(0) is not None
+    ]
+    if not wanted:
+        kind = "images of the untrained network" if untrained else "generated images"
+        how = "evaluate RUN --set evaluate.anchors=true" if untrained else "sample RUN"
+        raise RunError(f"{run.folder} keeps no {kind} yet: run `dreamlib {how}`")
+    return max(wanted, key=lambda kept: (kept.step or 0, kept.sample == own, kept.folder.name))
+
+
+def stored(path: Path, command: str) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file.  RunError naming the command that makes it."""
+    if not path.exists():
+        raise RunError(f"{path.parent.name}/{path.name} is missing: run `dreamlib {command}`")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except DAMAGED as error:
+        raise RunError(
+            f"{path} is damaged ({error}): delete it and run `dreamlib {command}`"
+        ) from error
+
+
+# --------------------------------------------------------------------------- footers
+
+
+def name_of(run: Run) -> str:
+    """'demo · faces16 · faces 16×16'"""
+    data = run.config.data
+    return f"{folder_name(run)} · {run.config.preset} · {data.name} {data.size}×{data.size}"
+
+
+def folder_name(run: Run) -> str:
+    return run.folder.absolute().name
+
+
+def sampler_of(sample: dict[str, Any]) -> str:
+    """'dpmpp_2m, 25 steps, karras · sampler seed 0'"""
+    how = f"{sample['sampler']}, {sample['steps']} steps, {sample['spacing']}"
+    return f"{how} · sampler seed {sample['seed']}"
+
+
+def study_footer(run: Run, study: Study) -> str:
+    """Run, step, N, real images, extractor, sampler: everything that a score depends on."""
+    facts = study.facts
+    sizes = ", ".join(f"{n:,}" for n in facts["sizes"])
+    return (
+        f"{folder_name(run)} · {facts['preset']} · step {facts['step']:,} · N = {sizes} · "
+        f"{study.rows[0].n_real:,} real images · {extractor_of(facts)} · "
+        f"{facts['sampler']}, {facts['steps']} steps"
+    )
+
+
+def extractor_of(facts: dict[str, Any]) -> str:
+    """The extractor's name and the first digits of its weights' hash."""
+    return facts["extractor"].rsplit("-", 1)[0]

@@ -1,0 +1,180 @@
+"""What log.jsonl tells of a training: loss and its parts, lambda, the branches, rate, gradient."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from dreamlib.build import total_steps
+from dreamlib.errors import RunError
+from dreamlib.report.kept import name_of
+from dreamlib.report.plotting import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    QUARTILES,
+    TWO,
+    footer,
+    new_figure,
+    say_missing,
+    style,
+)
+from dreamlib.run import Run
+from dreamlib.sections import span_steps
+
+Rows = list[dict[str, Any]]
+QUARTERS = ("first quarter of t", "second", "third", "last (most noise)")
+FEW = 40  # rows that are drawn as points as well
+
+
+def log_of(run: Run) -> Rows:
+    """The log's rows.  RunError when there are none yet."""
+    rows = run.dir.read_log()
+    if not rows:
+        raise RunError(f"{run.folder} has no log yet: run `dreamlib train RUN`")
+    return rows
+
+
+@style()
+def curves(run: Run) -> Figure:
+    """Loss, loss by quartile of t, and lambda against the optimizer step; from log.jsonl."""
+    rows = log_of(run)
+    fig, (loss, quartiles, lam) = new_figure(TWO, 2.5, 3)
+    draw_loss(loss, rows)
+    loss.set_title("Training loss")
+    draw_quartiles(quartiles, rows, "loss_by_quartile", "Loss by quarter of t")
+    draw_lam(lam, rows)
+    _finish(fig, [loss, quartiles, lam], run, rows)
+    return fig
+
+
+@style()
+def training(run: Run) -> Figure:
+    """Everything that the log holds: nine panels against the optimizer step."""
+    rows = log_of(run)
+    fig, panels = new_figure(TWO, 6.0, 3, 3)
+    draw_loss(panels[0], rows)
+    panels[0].set_title("Training loss")
+    draw_quartiles(panels[1], rows, "loss_by_quartile", "Loss by quarter of t")
+    draw_quartiles(panels[2], rows, "error_by_quartile", "Model's error D (rms)")
+    draw_lam(panels[3], rows)
+    draw_branches(panels[4], run, rows)
+    draw_quartiles(panels[5], rows, "shift_by_quartile", "Shift of the input (rms)", log=False)
+    draw_row(panels[6], rows, "lr", "Learning rate", GREEN)
+    draw_row(panels[7], rows, "grad_norm", "Gradient norm, before clipping", BLUE)
+    skipped = sum(row.get("skipped_steps", 0) for row in rows)
+    if skipped:
+        words = f"{skipped:,} steps not taken (overflow)"
+        panels[7].text(0.98, 0.95, words, ha="right", transform=panels[7].transAxes, fontsize=7)
+    draw_row(panels[8], rows, "images_per_s", "Images per second", GREY)
+    panels[8].set_ylim(bottom=0)
+    _finish(fig, panels, run, rows)
+    return fig
+
+
+def _finish(fig: Figure, panels: list[Axes], run: Run, rows: Rows) -> None:
+    """Marks of resumption, one legend for all panels, and the footer."""
+    for axes in panels[-3:]:
+        axes.set_xlabel("optimizer step")
+    resumed = resumptions(run, rows[-1]["step"])
+    for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        for step in resumed:
+            axes.axvline(step, color=GREY, lw=0.6, ls=(0, (2, 2)), zorder=0.5)
+    keys = [panels[0].plot([], [], color=c, label=q)[0] for c, q in zip(QUARTILES, QUARTERS)]
+    keys += panels[0].plot([], [], color="black", lw=1.2, ls="--", label="mean over t")
+    if resumed:
+        keys += panels[0].plot([], [], color=GREY, lw=0.8, ls=(0, (2, 2)), label="resumed")
+    fig.legend(handles=keys, loc="outside upper center", ncols=len(keys), columnspacing=1.2)
+    every = run.config.train.log_every
+    footer(
+        fig,
+        f"{name_of(run)} · step {rows[-1]['step']:,} · {run.config.loss.name} loss · every point "
+        f"is the mean of {every:,} steps of {run.config.train.batch:,} images",
+    )
+
+
+def resumptions(run: Run, last: int) -> list[int]:
+    """Steps at which training went on from a checkpoint, as far as the log reaches."""
+    said = (str(row.get("text", "")) for row in run.dir.read_events())
+    found = (re.match(r"RESUMED at step ([\d,]+)", text) for text in said)
+    steps = {int(match[1].replace(",", "")) for match in found if match}
+    return sorted(step for step in steps if 0 < step < last)
+
+
+# --------------------------------------------------------------------------- one panel each
+
+
+def _steps(rows: Rows) -> list[int]:
+    return [row["step"] for row in rows]
+
+
+def _marks(rows: Rows) -> dict[str, Any]:
+    return {"marker": "o", "ms": 2} if len(rows) <= FEW else {}
+
+
+def _log_scale(axes: Axes) -> None:
+    """Logarithmic where the values span enough, with ticks that can be read."""
+    low, high = axes.dataLim.y0, axes.dataLim.y1
+    if not 0 < 4 * low < high:
+        return
+    axes.set_yscale("log")
+    if high / low < 100:
+        axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def draw_loss(axes: Axes, rows: Rows) -> None:
+    axes.plot(_steps(rows), [row["loss"] for row in rows], color=BLUE, **_marks(rows))
+    _log_scale(axes)
+
+
+def draw_quartiles(axes: Axes, rows: Rows, key: str, title: str, log: bool = True) -> None:
+    """A line for each quarter of the timesteps; a gap where no image fell into one."""
+    for i, colour in enumerate(QUARTILES):
+        values = [np.nan if row[key][i] is None else row[key][i] for row in rows]
+        axes.plot(_steps(rows), values, color=colour, lw=1, **_marks(rows))
+    axes.set_title(title)
+    if log:
+        _log_scale(axes)
+    else:
+        axes.set_ylim(bottom=0)
+
+
+def draw_lam(axes: Axes, rows: Rows) -> None:
+    """Lambda by quarter of t, and its mean over the batch."""
+    draw_quartiles(axes, rows, "lam_by_quartile", "λ", log=False)
+    axes.plot(_steps(rows), [row["lam"] for row in rows], color="black", ls="--")
+    axes.set_ylim(0, max(0.1, 1.05 * axes.dataLim.y1))
+
+
+def draw_branches(axes: Axes, run: Run, rows: Rows) -> None:
+    """The shares of the conservative loss's two branches, alpha and 1 - alpha, by its settings."""
+    loss, last = run.config.loss, rows[-1]["step"]
+    axes.set_title("Share of the branches")
+    if loss.name != "conservative":
+        say_missing(axes, f"The {loss.name} loss has one branch: no share to show.", 26)
+        return
+    epoch = len(run.data.indices("train")) / run.config.train.batch
+    total = total_steps(run.config, epoch)
+    start = min(max(1, span_steps(loss.start, epoch=epoch, total=total)), last)
+    ends, shares = [0, start, start, last], np.array([0, 0, loss.weight, loss.weight])
+    axes.plot(ends, 1 - shares, color=BLUE)
+    axes.plot(ends, shares, color=ORANGE)
+    middle = {"ha": "center", "fontsize": 7}
+    axes.text(last * 0.55, 1 - loss.weight + 0.05, "standard, α", color=BLUE, **middle)
+    axes.text(last * 0.55, loss.weight - 0.11, "adapted, 1 − α", color=ORANGE, **middle)
+    axes.set_ylim(-0.03, 1.08)
+
+
+def draw_row(axes: Axes, rows: Rows, key: str, title: str, colour: str) -> None:
+    axes.plot(_steps(rows), [row[key] for row in rows], color=colour, **_marks(rows))
+    axes.set_title(title)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
