@@ -178,7 +178,7 @@ def test_the_whole_story_and_what_is_told_of_its_run(reader):
 
 
 def test_set_up_crashes_and_ablation_run_twice(reader):
-    crash = {"PRESET": "smoke", "RUN": str(reader.home / "crash"), "BUDGET_SECONDS": 12}
+    crash = {"PRESET": "smoke", "OUT": str(reader.home / "crash"), "BUDGET_SECONDS": 12}
     losses = {"PRESET": "smoke", "OUT": str(reader.home / "ablation"), "STEPS": 12, "N": 100}
     losses["LOSSES"] = ["standard", "conservative"]
     reader.execute("01_setup", PRESET="smoke", RUN=str(reader.run))
