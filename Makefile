@@ -10,7 +10,7 @@ DATA ?=
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 2147483647
 
-.PHONY: demo test test-slow lint slug clean
+.PHONY: demo test test-slow lint playground slug clean
 
 $(VENV)/.installed: pyproject.toml
 	$(HOST_PYTHON) -c 'import sys; sys.exit("dreamlib needs Python 3.10 or newer") if sys.version_info < (3, 10) else None'
@@ -39,6 +39,12 @@ lint: $(VENV)/.installed-dev
 # Points every badge, link and setup cell at a repository: make slug REPO=owner/name [TAG=v1.2.3]
 slug:
 	$(HOST_PYTHON) tools/slug.py $(REPO) $(TAG)
+
+# The playground as a page in a browser, for a trained run: make playground RUN=runs/faces
+RUN ?= runs/demo
+playground: $(VENV)/.installed
+	$(PYTHON) -m pip install --quiet --editable '.[all,playground]'
+	DREAMLIB_RUN=$(abspath $(RUN)) $(PYTHON) -m voila notebooks/06_playground.ipynb --theme=light --strip_sources=True
 
 # Removes what the other targets made, runs/ excepted: it holds trained models.
 clean:

@@ -74,11 +74,13 @@ class _Live:
     pictures = 10.0  # seconds between two looks for newer ones
 
     def __init__(self, run: Run):
-        self.run, self.panel, self.told = run, Panel(pictures=3), [""]
+        self.run, self.told = run, [""]
+        self.panel: Panel | None = None  # from the first step on: the banner stands above it
         self.due = 0.0
 
     def show(self, tick: Tick, told: list[str]) -> None:
         self.told = told
+        self.panel = self.panel or Panel(pictures=3)
         self.panel.show(tick.step / tick.total, told)
         if time.monotonic() >= self.due or tick.step == tick.total:
             self.due = time.monotonic() + self.pictures
@@ -95,8 +97,9 @@ class _Live:
         return found
 
     def close(self) -> None:
-        self.panel.close()
-        print(" · ".join(self.told[:3]))  # noqa: T201  to a reader
+        if self.panel is not None:
+            self.panel.close()
+            print(" · ".join(self.told[:3]))  # noqa: T201  to a reader
 
 
 def loss_png(rows: list[dict[str, Any]]) -> bytes:

@@ -171,7 +171,7 @@ def ablation(folder: Path | str) -> Figure:
     arms = list(dict.fromkeys(cell.arm for cell in found.cells))[::-1]
     samplers = found.facts["samplers"]
     size = TWO, 0.36 * (2 * len(arms) - 1) + 1.7
-    ratios = (len(arms), len(arms) - 0.6)
+    ratios = (len(arms), max(len(arms) - 0.6, 1))
     fig, axes = new_figure(*size, len(samplers), 2, height_ratios=ratios)
     above, below = axes[: len(samplers)], axes[len(samplers) :]
     for axis, under, sampler in zip(above, below, samplers):
@@ -219,7 +219,7 @@ def _differences(axis: Axes, found: Ablation, arms: list[str], sampler: str) -> 
                 axis.errorbar(*where, xerr=error, fmt="o", ms=3, color=colour, lw=0.9)
     axis.axvline(0, color=GREY, lw=0.8)
     axis.set_yticks(range(len(arms)), arms)
-    axis.set(ylim=(-0.5, len(arms) - 0.5), xlabel=f"{found.facts['metric']} − standard's")
+    axis.set(ylim=(-0.5, max(len(arms), 1) - 0.5), xlabel=f"{found.facts['metric']} − standard's")
 
 
 def ablation_footer(found: Ablation) -> str:
