@@ -143,9 +143,14 @@ def ablate(
 def read_ablation(folder: Path | str) -> Ablation:
     """What `ablate` wrote.  RunError when there is nothing, or it does not hold."""
     path = Path(folder) / "ablation.json"
+    if not path.exists():
+        raise RunError(
+            f"{folder} holds no ablation: run notebook 07_dream_ablation, or "
+            f"`dreamlib ablate PRESET --steps N --out {folder}`"
+        )
     try:
         return TypeAdapter(Ablation).validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError) as error:
+    except ValidationError as error:
         raise RunError(f"{path} cannot be read ({error}): run `dreamlib ablate` again") from error
 
 

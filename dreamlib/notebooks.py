@@ -130,8 +130,10 @@ def to_html(notebook: Path) -> Path:
     logging.getLogger("traitlets").setLevel(logging.ERROR)  # it misses alternative texts
     try:
         page, _ = HTMLExporter().from_filename(str(notebook))
-    except InvalidNotebook as error:
-        raise DreamlibError(f"{notebook} makes no page ({error}): mend the notebook") from error
+    except (InvalidNotebook, ValueError) as error:  # the latter: its own templates are missing
+        raise DreamlibError(
+            f"{notebook} makes no page ({error}): mend the notebook, or install nbconvert anew"
+        ) from error
     target = notebook.with_suffix(".html")
     write_text(target, page)
     return target
