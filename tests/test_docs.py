@@ -191,3 +191,18 @@ def test_the_example_of_many_runs_is_a_batch(tmp_path):
     runs = plan_batch(asked, tmp_path, asked.jobs)
     assert [len(run.notebooks) for run in runs] == [3, 3, 1]
     assert asked.timeout == 3 * 3600
+
+
+def test_every_committed_picture_has_its_source():
+    home = ROOT / "figures"
+    text = (home / "README.md").read_text("utf-8")
+    named = re.findall(r"`([\w/.]+\.(?:png|json))`", text)
+    pictures = {path.relative_to(home).as_posix() for path in home.rglob("*.png")}
+    assert pictures <= set(named)
+    for name in {name for name in named if name.endswith(".json")}:
+        assert (home / name).is_file(), name
+    for folder, short in (("", "040d92c0"), ("fashion", "ab963255")):
+        facts = measured(f"figures/{folder}/scores.json")["facts"]
+        assert facts["weights"].startswith(short)
+        assert short in text
+        assert f"step {facts['step']:,}" in text
