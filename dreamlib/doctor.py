@@ -24,8 +24,12 @@ OPTIONAL = {  # package: what is missing without it
 }
 
 
-def checkup(home: Path = Path("runs/data")) -> dict[str, str]:
-    """Facts by name, in words; what is wrong says so in its own row.  `home`: packed images."""
+def checkup(home: Path | None = None) -> dict[str, str]:
+    """Facts by name, in words; what is wrong says so in its own row.
+
+    `home` holds packed images: as named, as DREAMLIB_DATA says, or runs/data.
+    """
+    home = home or Path(os.environ.get("DREAMLIB_DATA", host.working_folder() / "runs" / "data"))
     memory = host.memory_bytes()
     packed = sorted(p.parent.name for p in home.glob("*/manifest.json"))
     mirror = host.mirror_home()

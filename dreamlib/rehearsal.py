@@ -12,6 +12,7 @@ from pathlib import Path
 
 from dreamlib.errors import RunError
 from dreamlib.runtime.checkpoint import Checkpoint, whole_checkpoints
+from dreamlib.runtime.clock import BEGUN
 from dreamlib.runtime.rundir import RunDir
 from dreamlib.weights import read_weights
 
@@ -27,30 +28,36 @@ class Rehearsal:
     overrides: Sequence[str] = ()
     mirror: str | Path = "none"
     say: Callable[[str], None] = print
-    process: subprocess.Popen[str] | None = field(default=None, init=False)
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     before: int = field(default=-1, init=False)  # newest step on disk when it was started
 
     @property
     def dir(self) -> RunDir:
         return RunDir(self.folder)
 
+    @property
+    def told(self) -> Path:
+        """What the process of the last start() printed."""
+        return self.folder.with_name(f"{self.folder.name}.txt")
+
     def start(self, hours: float | None = None) -> Rehearsal:
         """Begin or continue the training.  What it prints is told when it ends."""
         words = [sys.executable, "-m", "dreamlib", "train", str(self.folder), "--preset"]
         words += [self.preset, "--mirror", str(self.mirror)]
         words += [word for item in self.overrides for word in ("--set", item)]
-        words += ["--hours", repr(hours)] if hours is not None else []
+        if hours is not None:  # all of them for training: nothing is scored here
+            words += ["--hours", repr(hours), "--set", "train.reserve_minutes=0"]
         # The place of this library, for a notebook that found it without installing it.
         root = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {"PYTHONPATH": path}
+        environment.pop(BEGUN, None)  # a session of its own begins with it
         self.before = self._newest()
-        self.process = subprocess.Popen(
-            words,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | {"PYTHONPATH": path},
-        )
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.told, "w", encoding="utf-8") as out:
+            self.process = subprocess.Popen(
+                words, stdout=out, stderr=subprocess.STDOUT, env=environment
+            )
         self.say(f"process {self.process.pid} trains {self.folder}")
         return self
 
@@ -64,7 +71,7 @@ class Rehearsal:
             newest = self._newest()
             if newest >= max(step, self.before + 1):
                 process.kill()
-                process.communicate()
+                process.wait()
                 self.say(
                     f"process {process.pid} killed (SIGKILL, exit code {process.returncode}): no "
                     f"handler ran, nothing was written.  The newest checkpoint is of step "
@@ -78,8 +85,8 @@ class Rehearsal:
     def finish(self) -> str:
         """Wait for its end -> the line that says where it began."""
         process = self._running()
-        out, _ = process.communicate()
-        lines = out.splitlines() or [""]
+        process.wait()
+        lines = self.told.read_text("utf-8").splitlines() or [""]
         if process.returncode not in (0, 75):  # finished; paused
             raise RunError(f"training {self.folder} failed: {lines[-1]}")
         told = [line for line in lines if not line.startswith("step ")]
@@ -109,7 +116,7 @@ class Rehearsal:
         manifests = self.dir.checkpoints.glob("step-*.json")
         return max((int(path.stem.removeprefix("step-")) for path in manifests), default=-1)
 
-    def _running(self) -> subprocess.Popen[str]:
+    def _running(self) -> subprocess.Popen[bytes]:
         if self.process is None:
             raise RunError("nothing was started: call start() first")
         return self.process

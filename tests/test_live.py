@@ -44,6 +44,11 @@ def test_a_terminal_and_papermill_are_not_live(monkeypatch, page):
     assert not is_live()
     assert isinstance(live_progress(), TextProgress)
     monkeypatch.delenv("DREAMLIB_HEADLESS")
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")  # "Save & Run All": a log, and no reader
+    assert not is_live()
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Interactive")
+    assert is_live()
+    monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE")
     monkeypatch.delitem(sys.modules, "IPython")
     assert not is_live()
 
@@ -137,6 +142,8 @@ def test_a_run_is_begun_found_again_and_brought_back(tmp_path, data_home, monkey
     assert again.config == begun.config
     monkeypatch.setenv("DREAMLIB_RUN", str(tmp_path / "lost"))
     assert begin("runs/a", mirror="none").folder == tmp_path / "lost"
+    new = begin("runs/b", "faces16", overrides=TINY, mirror="none")
+    assert new.folder == tmp_path / "runs" / "b"  # what is trained is named by its notebook
 
 
 def test_a_notebook_of_a_clone_works_in_the_clones_root(tmp_path, monkeypatch):
@@ -153,6 +160,15 @@ def test_where_a_run_stands_is_a_table(trained):
     assert "| state | finished |" in text
     assert "| step | 8 of 8 (100%) |" in text
     assert "120 train, 60 reference, 60 floor" in text
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [("colab", "NOT safe to close"), ("kaggle", "only by 'Save & Run All'"), ("local", "safe to")],
+)
+def test_whether_the_page_may_be_closed_depends_on_the_place(trained, monkeypatch, where, text):
+    monkeypatch.setattr(dashboard, "platform", lambda: where)
+    assert text in dashboard.safety(trained, trained.dir.status())
 
 
 def test_asked_to_stop_ends_a_notebook_without_an_error(capsys):

@@ -14,6 +14,7 @@ import pytest
 
 from dreamlib.errors import DreamlibError
 from dreamlib.notebooks import HOME, find_notebook, numbered, run_notebook
+from dreamlib.runtime.rundir import RunDir
 
 NAMES = [
     *["00_complete", "01_setup", "02_crash_recovery", "03_training"],
@@ -178,12 +179,16 @@ def test_the_whole_story_and_what_is_told_of_its_run(reader):
 
 
 def test_set_up_crashes_and_ablation_run_twice(reader):
-    crash = {"PRESET": "smoke", "OUT": str(reader.home / "crash"), "BUDGET_SECONDS": 12}
+    crash = {"PRESET": "smoke", "OUT": str(reader.home / "crash"), "BUDGET_SECONDS": 20}
     losses = {"PRESET": "smoke", "OUT": str(reader.home / "ablation"), "STEPS": 12, "N": 100}
     losses["LOSSES"] = ["standard", "conservative"]
     reader.execute("01_setup", PRESET="smoke", RUN=str(reader.run))
+    endless = RunDir(reader.home / "crash" / "endless")
     told = printed(reader.execute("02_crash_recovery", **crash))
     assert told.count("killed (SIGKILL") == 2
+    first = endless.status()
+    assert first["state"] == "paused_deadline"
+    assert first["step"] > 0
     assert "now holds half of its bytes" in told
     assert "RESUMED at step" in told
     assert "BROUGHT step 300" in told
@@ -193,7 +198,8 @@ def test_set_up_crashes_and_ablation_run_twice(reader):
     reader.execute("01_setup", PRESET="smoke", RUN=str(reader.run))
     told = printed(reader.execute("02_crash_recovery", **crash))
     assert "FINISHED at step 300" in told
-    assert "RESUMED at step" in told  # of the endless one: another session of it
+    assert f"RESUMED at step {first['step']:,} of 100,000" in told
+    assert endless.status()["step"] > first["step"]
     reader.execute("07_dream_ablation", **losses)
     assert (reader.home / "ablation" / "ablation.json").read_bytes() == found
 

@@ -36,6 +36,19 @@ def test_killed_and_damaged_it_equals_the_undisturbed(tmp_path, data_home, monke
     assert "FINISHED at step 300" in said[-1]
 
 
+def test_a_session_out_of_time_is_its_own(tmp_path, data_home, monkeypatch):
+    """Not its parent's, whose beginning kernels hand on; and nothing of it is kept for scoring."""
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("DREAMLIB_BEGUN", "0")  # long ago
+    monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")  # where half an hour would be kept
+    endless = Rehearsal(tmp_path / "run", "faces16", [*SETTINGS, "train.length=100000"])
+    endless.start(hours=20 / 3600).finish()
+    status = endless.dir.status()
+    assert status["state"] == "paused_deadline"
+    assert status["step"] > 0
+
+
 def test_a_training_that_fails_says_why(tmp_path):
     with pytest.raises(RunError, match=r"failed: .*nope"):
         Rehearsal(tmp_path / "run", "nope", say=lambda text: None).start().finish()

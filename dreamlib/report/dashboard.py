@@ -134,8 +134,12 @@ def safety(run: Run, status: dict[str, Any]) -> str:
         text += f" (took {status['save_seconds']:.1f} s, training waited "
         text += f"{status['blocked_seconds']:.1f} s)"
     if not status.get("mirror"):
-        lost = platform() == "colab"
-        return f"NOT safe to close, no mirror: {text}" if lost else f"safe to close: {text}"
+        where = platform()
+        if where == "colab":
+            return f"NOT safe to close, no mirror: {text}"
+        if where == "kaggle":  # of an interactive session, nothing is kept by itself
+            return f"safe to close only by 'Save & Run All', or with files kept: {text}"
+        return f"safe to close: {text}"
     behind = status["saved_at"] - status["mirrored_at"]
     late = behind > 120 * run.config.train.mirror_minutes or (status["mirrored"] or -1) < 0
     safe = not (late or status["mirror_fails"] or status["upload"] == "uploading")

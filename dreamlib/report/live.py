@@ -33,13 +33,15 @@ def begin(
 ) -> Run:
     """Open the run that a notebook works on, wherever it is: here, on Drive, attached on Kaggle.
 
-    A relative `folder` lies under the clone's root, whichever folder the notebook is opened in;
-    the environment variable DREAMLIB_RUN names another one, where a page cannot be given
-    parameters.  With a preset, a run that is nowhere is begun; without one RunError says what to
-    run first.  On Colab the user is asked for their Drive.
+    A relative `folder` lies under the clone's root, whichever folder the notebook is opened in.
+    With a preset, a run that is nowhere is begun.  Without one RunError says what to run first,
+    and the environment variable DREAMLIB_RUN, if set, names the run: a page served by Voilà
+    cannot be given parameters.  On Colab the user is asked for their Drive.
     """
     mount_drive()
-    place = working_folder() / os.environ.get("DREAMLIB_RUN", folder)
+    if preset is None:
+        folder = os.environ.get("DREAMLIB_RUN") or folder
+    place = working_folder() / folder
     if preset is None and not find_run(place, mirror):
         raise RunError(f"there is no run {place} yet, and none of its name to bring back: {FIRST}")
     return open_run(
@@ -61,16 +63,18 @@ def politely() -> Iterator[None]:
         sys.exit(0)
 
 
+def headless() -> bool:
+    """Whether nobody looks: a notebook of ours that runs without a reader (kernels.py), or
+    Kaggle's "Save & Run All"."""
+    batch = os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch"
+    return batch or bool(os.environ.get("DREAMLIB_HEADLESS"))
+
+
 def is_live() -> bool:
-    """Whether somebody looks at a page that can change: not a terminal, and not papermill, which
-    is marked by an environment of its own (notebooks.py)."""
+    """Whether somebody looks at a page that can change, and not at a terminal."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    return (
-        hasattr(shell, "kernel")
-        and not os.environ.get("DREAMLIB_HEADLESS")
-        and find_spec("ipywidgets") is not None
-    )
+    return hasattr(shell, "kernel") and not headless() and find_spec("ipywidgets") is not None
 
 
 class Panel:
