@@ -114,7 +114,8 @@ def ablate(
     """Train every loss at `steps` optimizer steps, and at as many forward passes, for every seed;
     score `n` images of each by every sampler.  Writes ablation.json into `folder`.
 
-    Runs lie in `folder` and continue like any other.  `watch` drives a training and shows it.
+    Runs lie in `folder` and continue like any other; its name begins theirs, because a mirror knows
+    runs by the names of their folders alone.  `watch` drives a training and shows it.
     ConfigError for an unknown loss or sampler; Interrupted when a training was stopped.
     """
     _check(losses, samplers, seeds, steps)
@@ -182,8 +183,16 @@ class _Job:
             name, steps, spacing = sampler.split(":")
             wanted += [f"sample.sampler={name}", f"sample.steps={steps}"]
             wanted += [f"sample.spacing={spacing}"]
-        place = self.folder / f"{arm}-seed{seed}-{total}"
-        return open_run(place, self.preset, overrides=wanted, progress=self.progress, say=self.say)
+        place, mirror = self.place(f"{arm}-seed{seed}-{total}")
+        how = {"overrides": wanted, "mirror": mirror, "progress": self.progress, "say": self.say}
+        return open_run(place, self.preset, **how)
+
+    def place(self, name: str) -> tuple[Path, str | None]:
+        """The folder of a run, and its mirror: none for one whose name is any ablation's, as all
+        had before."""
+        if (self.folder / name).exists():
+            return self.folder / name, "none"
+        return self.folder / f"{self.folder.absolute().name}-{name}", None
 
     def train(self, arm: str, budget: str, seed: int) -> None:
         run = self.open(arm, budget, seed)

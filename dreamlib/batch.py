@@ -150,7 +150,7 @@ class Batch:
                     item.parameters,
                     leash,
                     out=out,
-                    env=self._threads(),
+                    env=self._threads() | self._packs(),
                     begun=lambda pid: self._set(item, state="running", since=since, pid=pid),
                 )
         except OSError as error:  # a full disk: the others may go on
@@ -182,6 +182,12 @@ class Batch:
         if self.jobs == 1 or "OMP_NUM_THREADS" in os.environ:
             return {}
         return {"OMP_NUM_THREADS": str(max(1, _cores() // self.jobs))}
+
+    def _packs(self) -> dict[str, str]:
+        """Several runs share their packed images, unless the user has said where these are."""
+        if len(self.runs) == 1 or "DREAMLIB_DATA" in os.environ:
+            return {}
+        return {"DREAMLIB_DATA": str(self.out.absolute() / "data")}
 
     # ------------------------------------------------------------------ telling
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,9 @@ from dreamlib.sections import Float, Int
 TIME = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h)\s*$")
 UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-TAKEN = ("index.html", "status.json")
+TAKEN = ("index.html", "status.json", "data")
+WRITTEN = ("RUN", "OUT")  # parameters that name a folder to work in
+READ = ("ABLATION",)  # and one whose results are shown
 
 
 def seconds(text: Any) -> float:
@@ -149,13 +152,14 @@ class PlannedRun:
 
 
 def plan_batch(asked: BatchFile, out: Path, jobs: int) -> list[PlannedRun]:
-    """The runs of a file, each with its results in OUT/NAME and its run folder in OUT/NAME/run
-    unless it says where.  Raises ConfigError before anything is written."""
-    runs = []
+    """The runs of a file, each with its results in OUT/NAME and, unless it says where, its run
+    folder in OUT/NAME/BATCH-NAME, where BATCH is OUT's own name: a mirror knows runs by the names
+    of their folders alone.  Raises ConfigError before anything is written."""
+    batch, runs = out.absolute().name, []
     for spec in asked.runs:
         folder = out / spec.name
-        place = {"RUN": str((folder / "run").absolute())}
-        runs.append(plan_run(spec, folder, {**place, **asked.defaults.values()}, asked.defaults))
+        home = (folder / f"{batch}-{spec.name}").absolute()
+        runs.append(plan_run(spec, folder, asked.defaults, home))
     _check_known(asked.defaults.values(), [item.notebook for run in runs for item in run.notebooks])
     if jobs > 1:
         _check_apart(runs)
@@ -163,12 +167,13 @@ def plan_batch(asked: BatchFile, out: Path, jobs: int) -> list[PlannedRun]:
 
 
 def plan_run(
-    spec: Spec, folder: Path, values: dict[str, Any] | None = None, defaults: Choice | None = None
+    spec: Spec, folder: Path, defaults: Choice | None = None, home: Path | None = None
 ) -> PlannedRun:
     """Fill one run in, and check all of it: notebooks, parameters, presets and settings.
 
-    `values` are parameters for the notebooks that have them; what `spec` itself names, one of them
-    must have.  Raises ConfigError.
+    `defaults` hold for the notebooks that have them; what `spec` itself names, one of them must
+    have.  Without `home`, the run's own folder, notebooks keep the folders of their own defaults.
+    Raises ConfigError.
     """
     defaults = defaults or Choice()
     paths = [find_notebook(name) for name in spec.notebooks or defaults.notebooks or numbered()]
@@ -180,23 +185,52 @@ def plan_run(
         raise ConfigError(f"{spec.name} names {', '.join(twice)} more than once")
     own = spec.values()
     _check_known(own, paths)
-    merged = {**(values or {}), **own}
+    merged = {**defaults.values(), **own}
     if spec.set:
         merged["OVERRIDES"] = [*defaults.values().get("OVERRIDES", []), *spec.set]
-    items = (Planned(spec.name, folder, path, _chosen(path, merged)) for path in paths)
+    chosen = (_chosen(path, {**_places(path, home), **merged}) for path in paths)
+    items = (Planned(spec.name, folder, path, values) for path, values in zip(paths, chosen))
     return PlannedRun(spec.name, folder, tuple(items))
 
 
+def _places(path: Path, home: Path | None) -> dict[str, Any]:
+    """RUN is `home`; other folders lie beside it, named after their own defaults."""
+    if home is None:
+        return {}
+    found, has = {"RUN": str(home)}, parameters_of(path)
+    for name in ("OUT", "ABLATION"):
+        last = Path(has[name]).name if isinstance(has.get(name), str) else ""
+        if last:
+            found[name] = str(home.with_name(f"{home.name}-{last}"))
+    return found
+
+
 def _check_apart(runs: list[PlannedRun]) -> None:
-    """Refuse runs that would work in one run folder at once."""
+    """Refuse runs that would work in one folder at once, or show what another one is making there;
+    an ablation that nobody works on may be shown by all."""
     owners: dict[str, str] = {}
     for run in runs:
-        for home in {str(item.parameters.get("RUN", "")) for item in run.notebooks} - {""}:
-            if owners.setdefault(home, run.name) != run.name:
-                raise ConfigError(
-                    f"{owners[home]} and {run.name} would work in {home} at once: give each its "
-                    "own `run`, or use one job"
-                )
+        for name, folder in _folders(run, WRITTEN):
+            _refuse(owners.setdefault(folder, run.name), run.name, name, folder)
+    for run in runs:
+        for name, folder in _folders(run, READ):
+            _refuse(owners.get(folder, run.name), run.name, name, folder)
+
+
+def _folders(run: PlannedRun, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for item in run.notebooks:
+        for name in names:
+            if item.parameters.get(name):
+                yield name, os.path.abspath(str(item.parameters[name]))
+
+
+def _refuse(owner: str, other: str, name: str, folder: str) -> None:
+    if owner != other:
+        how = "`run`" if name == "RUN" else f"parameter {name}"
+        raise ConfigError(
+            f"{owner} and {other} would work in {folder} at once: give each its own {how}, or use "
+            "one job"
+        )
 
 
 def _chosen(path: Path, values: dict[str, Any]) -> dict[str, Any]:

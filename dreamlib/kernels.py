@@ -166,8 +166,11 @@ def execute(
 
 
 def environment() -> dict[str, str]:
-    """What marks a kernel of ours: no reader, and a session that began with this command."""
-    found = {"DREAMLIB_HEADLESS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    """What marks a kernel of ours: no reader, and a session that began with this command.
+
+    DREAMLIB_RUN is for a served page: here, parameters name the run.
+    """
+    found = {"DREAMLIB_HEADLESS": "1", "DREAMLIB_RUN": "", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     if hasattr(time, "CLOCK_BOOTTIME"):
         found[BEGUN] = str(time.clock_gettime(time.CLOCK_BOOTTIME) - process_age())
     return found

@@ -31,7 +31,7 @@ def small(tmp_path, data_home, monkeypatch):
         losses = settings.pop("losses", ("standard", "conservative", "paper-p1"))
         seeds = settings.pop("seeds", (0,))
         quiet = {"folder": tmp_path / "ablation", "say": lambda text: None}
-        return ablate("faces16", losses, seeds, **quiet, **settings)
+        return ablate("faces16", losses, seeds, **quiet | settings)
 
     return run
 
@@ -92,6 +92,31 @@ def test_it_goes_on_where_it_was(small, tmp_path, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in weights} == weights
 
 
+def test_a_mirror_keeps_two_ablations_apart(small, tmp_path, monkeypatch):
+    monkeypatch.setenv("DREAMLIB_MIRROR", str(tmp_path / "mirror"))
+    said: list[str] = []
+    for name, batch in (("first", 6), ("second", 5)):
+        settings = [*OURS, f"train.batch={batch}"]
+        place = {"folder": tmp_path / name, "say": said.append}
+        small(losses=("standard",), overrides=settings, **place)
+    assert not [text for text in said if "BROUGHT" in text]
+    kept = sorted(path.name for path in (tmp_path / "mirror/runs").iterdir())
+    assert kept == ["first-standard-seed0-10", "second-standard-seed0-10"]
+
+
+def test_a_run_of_an_older_name_goes_on_without_a_mirror(small, tmp_path, monkeypatch):
+    whole = small(losses=("standard",))
+    folder = tmp_path / "ablation"
+    old = folder / "standard-seed0-10"
+    (folder / "ablation-standard-seed0-10").rename(old)
+    made = (old / "weights/ema.safetensors").stat().st_mtime_ns
+    monkeypatch.setenv("DREAMLIB_MIRROR", str(tmp_path / "mirror"))
+    assert small(losses=("standard",)) == whole
+    assert [path for path in folder.iterdir() if path.is_dir()] == [old]
+    assert (old / "weights/ema.safetensors").stat().st_mtime_ns == made
+    assert not (tmp_path / "mirror/runs").exists()
+
+
 def test_a_stopped_training_stops_the_ablation(small):
     def stop(run, ticks):
         next(ticks)
@@ -103,7 +128,7 @@ def test_a_stopped_training_stops_the_ablation(small):
 
 def test_it_is_the_run_that_the_command_would_train(small, tmp_path):
     found = small(losses=("standard",))
-    run = open_run(tmp_path / "ablation" / "standard-seed0-10", say=lambda text: None)
+    run = open_run(tmp_path / "ablation" / "ablation-standard-seed0-10", say=lambda text: None)
     assert run.weights()[1]["sha256"] == found.cells[0].weights
     assert run.weights()[1]["step"] == 10
 

@@ -24,6 +24,8 @@ from dreamlib.errors import ConfigError, DreamlibError, Interrupted, RunError
 from dreamlib.files import read_json, try_lock, write_json
 from dreamlib.kernels import Ending, Leash, _last, execute
 from dreamlib.notebooks import find_notebook, parameters_of, run_notebook, title, to_html
+from dreamlib.opening import find_run, open_run
+from tests.conftest import TINY
 
 
 def write_notebook(path: Path, *cells: str, parameters: str = 'RUN = "runs/x"\nN = 1') -> Path:
@@ -86,11 +88,13 @@ until = time.monotonic() + 60
 while not pathlib.Path({there!r}).exists() and time.monotonic() < until:
     time.sleep(0.02)
 print("met", pathlib.Path({there!r}).exists(), "threads", os.environ["OMP_NUM_THREADS"])
+print("images", os.environ["DREAMLIB_DATA"])
 """
 
 
 def test_every_ending_is_told_apart_and_two_jobs_overlap(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv("DREAMLIB_DATA", raising=False)
     a, b = str(tmp_path / "a.here"), str(tmp_path / "b.here")
     sources = {
         "left": [MEET.format(here=a, there=b)],
@@ -124,7 +128,8 @@ def test_every_ending_is_told_apart_and_two_jobs_overlap(tmp_path, monkeypatch):
     assert (dies["cell"], "pid" in dies) == (3, False)
     log = (tmp_path / "out/left/left.log").read_text()
     cores = len(os.sched_getaffinity(0))
-    assert log.splitlines()[-1] == f"met True threads {max(1, cores // 2)}"
+    assert log.splitlines()[-2] == f"met True threads {max(1, cores // 2)}"
+    assert log.splitlines()[-1] == f"images {tmp_path / 'out' / 'data'}"  # packed once for all
     page = (tmp_path / "out/fails/fails.html").read_text()
     assert "so far" in page
     assert "Traceback" in page
@@ -173,6 +178,16 @@ def test_a_notebook_whose_time_is_up_ends_and_what_ran_is_kept(tmp_path):
     assert states(tmp_path / "out") == {"r/slow": "timeout"}
     assert (tmp_path / "out/r/slow.html").exists()
     assert kernels() == []
+
+
+def test_a_kernel_does_not_heed_the_run_of_a_served_page(tmp_path, monkeypatch):
+    monkeypatch.setenv("DREAMLIB_RUN", "/elsewhere")
+    monkeypatch.setenv("OTHER", "passed on")
+    names = ("DREAMLIB_RUN", "OTHER")
+    path = write_notebook(tmp_path / "n.ipynb", f"import os\n[os.environ.get(x) for x in {names}]")
+    assert execute(path, tmp_path / "out.ipynb", {}, Leash()).state == "done"
+    (output,) = nbformat.read(tmp_path / "out.ipynb", 4).cells[-1]["outputs"]
+    assert output["data"]["text/plain"] == "['', 'passed on']"
 
 
 def test_the_cell_that_killed_its_kernel_has_no_number_yet():
@@ -546,7 +561,7 @@ def test_a_batch_is_read_from_yaml(tmp_path, yaml):
     assert (one.name, one.folder) == ("standard/study", tmp_path / "out/standard")
     assert one.parameters == {
         "PRESET": "digits16",
-        "RUN": str(tmp_path / "out/standard/run"),
+        "RUN": str(tmp_path / "out/standard/out-standard"),
         "OVERRIDES": ["train.batch=16", "loss.name=standard"],
     }
     assert two.parameters == {
@@ -555,6 +570,52 @@ def test_a_batch_is_read_from_yaml(tmp_path, yaml):
         "OVERRIDES": ["train.batch=16"],
         "N": 3,
     }
+
+
+PAIR = "runs: [{name: a, notebooks: [NB]}, {name: b, notebooks: [NB]}]"
+
+
+def test_a_mirror_keeps_the_runs_of_batches_apart(tmp_path, data_home, yaml, monkeypatch):
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    monkeypatch.setenv("DREAMLIB_MIRROR", str(tmp_path / "mirror"))
+    asked, runs = yaml(PAIR)
+    runs += plan_batch(asked, tmp_path / "other", 1)
+    first, *rest = (run.notebooks[0].parameters["RUN"] for run in runs)
+    quiet: dict[str, Any] = {"say": lambda text: None}
+    open_run(first, "faces16", overrides=TINY, **quiet).push()
+    assert find_run(tmp_path / "elsewhere" / Path(first).name, **quiet), "it is on the mirror"
+    assert len({first, *rest}) == 4
+    for folder in rest:
+        assert not find_run(folder, **quiet), f"{folder} is brought, but never ran"
+
+
+def folders(tmp_path: Path, **named: str) -> list[dict[str, Any]]:
+    """The parameters of notebooks 02, 05 and 07 in the two runs of a batch of two jobs."""
+    names = "[02_crash_recovery, 05_report_figures, 07_dream_ablation]"
+    text = f"defaults: {{notebooks: {names}, parameters: {json.dumps(named)}}}\n"
+    (tmp_path / "b.yaml").write_text(text + "runs: [{name: a}, {name: b}]")
+    runs = plan_batch(read_batch(tmp_path / "b.yaml"), tmp_path / "out", 2)
+    return [item.parameters for run in runs for item in run.notebooks]
+
+
+def test_every_folder_of_a_run_in_a_batch_is_its_own(tmp_path):
+    given = folders(tmp_path)
+    for name, (crash, figures, ablation) in zip("ab", (given[:3], given[3:])):
+        home = str(tmp_path / f"out/{name}/out-{name}")
+        assert crash == {"OUT": f"{home}-crash"}
+        assert figures == {"RUN": home, "ABLATION": f"{home}-ablation"}
+        assert ablation == {"OUT": f"{home}-ablation"}
+
+
+def test_an_ablation_that_is_there_may_be_shown_by_runs_side_by_side(tmp_path):
+    given = folders(tmp_path, ABLATION="runs/ablation")
+    assert [one["ABLATION"] for one in given if "ABLATION" in one] == ["runs/ablation"] * 2
+
+
+def test_what_one_run_makes_is_not_shown_by_another_at_once(tmp_path):
+    made = str(tmp_path / "out/x/../b/out-b-ablation")
+    with pytest.raises(ConfigError, match=r"b and a would .* give each its own parameter ABLATION"):
+        folders(tmp_path, ABLATION=made)
 
 
 RUN = "runs: [{name: a, notebooks: [NB]"
@@ -601,6 +662,16 @@ WRONG = {
         "jobs: 2\ndefaults: {run: x}\nruns: [{name: a, notebooks: [NB]}, "
         "{name: b, notebooks: [NB]}]",
         ["a and b would work in", "at once"],
+    ),
+    "one folder at once by two names": (
+        "jobs: 2\nruns: [{name: a, notebooks: [NB], run: x/../y}, "
+        "{name: b, notebooks: [NB], parameters: {RUN: y}}]",
+        ["a and b would work in", "its own `run`"],
+    ),
+    "one crash folder at once": (
+        "jobs: 2\ndefaults: {parameters: {OUT: runs/crash}}\nruns: [{name: a, notebooks: "
+        "[02_crash_recovery]}, {name: b, notebooks: [02_crash_recovery]}]",
+        ["a and b would work in", "its own parameter OUT"],
     ),
 }
 

@@ -98,6 +98,12 @@ def test_all_numbered_notebooks_in_order_by_default(tmp_path, monkeypatch, given
     assert numbered()[0] == "00_complete"
 
 
+def test_without_a_batch_notebooks_keep_their_own_folders(tmp_path, monkeypatch, given):
+    monkeypatch.chdir(tmp_path)
+    assert call("05_report_figures", "07_dream_ablation", "-p", "STEPS=5")[0] == 0
+    assert [found.keys() & {"RUN", "OUT", "ABLATION"} for found in given[0]] == [set(), set()]
+
+
 def test_a_batch_file_and_its_own_folders(study, given):
     Path("my.yaml").write_text(
         f"jobs: 2\ntimeout: 30s\nruns:\n  - {{name: a, notebooks: ['{study}']}}\n"
@@ -106,7 +112,7 @@ def test_a_batch_file_and_its_own_folders(study, given):
     code, out = call("--batch", "my.yaml", "--timeout", "2h")
     assert code == 0
     runs = {Path(found["RUN"]) for found in given[0]}
-    assert runs == {Path(f"runs/notebooks/my/{name}/run").absolute() for name in "ab"}
+    assert runs == {Path(f"runs/notebooks/my/{name}/my-{name}").absolute() for name in "ab"}
     assert all(7100 < found["limit"] <= 7200 for found in given[0]), "the command's own limit wins"
     assert Path("runs/notebooks/my/b/study.json").exists()
     assert "all of it in runs/notebooks/my/index.html" in out
