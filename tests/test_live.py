@@ -25,7 +25,7 @@ def page(monkeypatch):
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     monkeypatch.delenv("DREAMLIB_HEADLESS", raising=False)
     shown = []
-    monkeypatch.setattr("IPython.display.display", shown.append)
+    monkeypatch.setattr("IPython.display.display", lambda box, display_id: shown.append(box))
     return shown
 
 

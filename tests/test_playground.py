@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dreamlib.build import make_schedule
 from dreamlib.diffusion.draw import image_noise
@@ -287,6 +289,12 @@ def test_classes_and_guidance_only_where_there_are_any(trained, conditional):
     before = pictures(widget)
     control(widget, "guidance").value = 7.5
     assert pictures(widget) != before
+
+
+def test_pictures_are_as_wide_as_asked():
+    for shape in ((16, 16, 1), (100, 300, 3)):
+        file = io.BytesIO(controls.png(np.zeros(shape, np.uint8), 300))
+        assert Image.open(file).width in (300, 304)  # whole repeats of a pixel
 
 
 def test_waiting_is_told(trained, monkeypatch):

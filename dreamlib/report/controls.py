@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import html
 import io
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,14 @@ from textwrap import fill
 import ipywidgets as widgets
 import matplotlib
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from dreamlib.errors import DreamlibError
 from dreamlib.images import enlarge, to_rgb
 from dreamlib.progress import Advance, Progress, TextProgress, duration, silent
+from dreamlib.report.live import headless
 from dreamlib.report.plotting import STYLE
 
 SIDE = 96  # pixels of the page that a small image takes
@@ -77,7 +78,7 @@ def board(
         control.observe(lambda change: redraw(_Note(note)), names="value")
     head = widgets.HBox([*controls.values(), *extra], layout=widgets.Layout(**WRAP))
     box = widgets.VBox([head, note, area, text])
-    if os.environ.get("DREAMLIB_HEADLESS"):
+    if headless():
         # Not the widget: without its program a page would hold dead sliders.
         view = _attempt(still or draw, silent, controls, note)
         box._ipython_display_ = lambda **kwargs: _display_still(view, note.value)
@@ -171,14 +172,17 @@ def _close(children: Sequence[widgets.Widget]) -> None:
 
 def png(image: np.ndarray, width: int) -> bytes:
     """uint8 [H,W,1 or 3] as a PNG file of about `width` pixels; pixels are repeated, not mixed."""
-    file = io.BytesIO()
-    Image.fromarray(to_rgb(enlarge(image[None], width))[0]).save(file, format="PNG")
+    file, height = io.BytesIO(), round(width * image.shape[0] / image.shape[1])
+    Image.fromarray(to_rgb(enlarge(image[None], height))[0]).save(file, format="PNG")
     return file.getvalue()
 
 
 def paint(fig: Figure, dpi: int) -> np.ndarray:
     """A figure as pixels, uint8 [H,W,3], `dpi` of them to an inch."""
-    return np.asarray(Image.open(io.BytesIO(_png_of(fig, dpi))).convert("RGB"))
+    fig.set_dpi(dpi)
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 # --------------------------------------------------------------------------- without a front end
@@ -215,10 +219,5 @@ def still_png(view: View) -> bytes:
                 left += tile.width + GAP
             top -= down
         fig.text(GAP / 2 / width, (bottom - GAP) / height, text, va="top", fontsize=7)
-        return _png_of(fig, 150)
-
-
-def _png_of(fig: Figure, dpi: int) -> bytes:
-    file = io.BytesIO()
-    fig.savefig(file, format="png", dpi=dpi)
-    return file.getvalue()
+        picture = paint(fig, 150)
+    return png(picture, picture.shape[1])

@@ -67,6 +67,9 @@ class _Lines:
         pass
 
 
+CAPTIONS = ("the loss so far", "newest preview: averaged weights", "the same: raw weights")
+
+
 class _Live:
     """Facts, the loss so far, and the newest previews, in one widget; a line when it is over."""
 
@@ -80,7 +83,7 @@ class _Live:
 
     def show(self, tick: Tick, told: list[str]) -> None:
         self.told = told
-        self.panel = self.panel or Panel(pictures=3)
+        self.panel = self.panel or Panel(CAPTIONS)
         self.panel.show(tick.step / tick.total, told)
         if time.monotonic() >= self.due or tick.step == tick.total:
             self.due = time.monotonic() + self.pictures

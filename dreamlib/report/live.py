@@ -6,7 +6,7 @@ import html
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -80,34 +80,48 @@ def is_live() -> bool:
 class Panel:
     """A bar, a few facts and pictures, in one widget (ipywidgets 7.7 and 8)."""
 
-    def __init__(self, pictures: int = 0):
+    def __init__(self, captions: Sequence[str] = ()):
+        """`captions` of the pictures, which are shown once there are some."""
         import ipywidgets as widgets
         from IPython.display import display
 
         wide = widgets.Layout(width="100%")
         self.bar = widgets.IntProgress(max=1000, layout=wide)
         self.text = widgets.HTML(layout=wide)
-        fit = widgets.Layout(max_width="360px", margin="4px 12px 0 0", display="none")
-        self.images = [widgets.Image(format="png", layout=fit) for _ in range(pictures)]
-        row = widgets.HBox(self.images, layout=widgets.Layout(flex_flow="row wrap"))
-        self.box = widgets.VBox([self.bar, self.text, row] if pictures else [self.bar, self.text])
-        display(self.box)
+        fit = widgets.Layout(max_width="280px")
+        self.images = [widgets.Image(format="png", layout=fit) for _ in captions]
+        self.slots = [
+            widgets.VBox(
+                [widgets.HTML(f"<small>{html.escape(caption)}</small>"), image],
+                layout=widgets.Layout(margin="4px 12px 0 0", display="none"),
+            )
+            for caption, image in zip(captions, self.images)
+        ]
+        row = widgets.HBox(self.slots, layout=widgets.Layout(flex_flow="row wrap"))
+        self.box = widgets.VBox([self.bar, self.text, *([row] if captions else [])])
+        self.handle = display(self.box, display_id=True)
 
     def show(self, share: float, facts: Iterable[str]) -> None:
         """The share that is done, 0 to 1, and facts of plain text."""
         self.bar.value = round(1000 * share)
-        self.text.value = "&ensp;·&ensp;".join(
-            f'<span style="white-space:nowrap">{html.escape(fact)}</span>' for fact in facts
+        told = [html.escape(fact) for fact in facts if fact]
+        told = [*(f"{fact}&ensp;·" for fact in told[:-1]), *told[-1:]]
+        self.text.value = "&ensp; ".join(
+            f'<span style="white-space:nowrap">{fact}</span>' for fact in told
         )
 
     def picture(self, slot: int, png: bytes) -> None:
         """Show or replace one of the pictures."""
         self.images[slot].value = png
-        self.images[slot].layout.display = "block"
+        self.slots[slot].layout.display = ""
 
     def close(self) -> None:
         """Take the widget away: pages that are saved show text, and no dead widgets."""
-        for part in (self.box, self.bar, self.text, *self.images):
+        from IPython.display import HTML
+
+        if self.handle is not None:  # where a page does not take outputs back by itself
+            self.handle.update(HTML(""))
+        for part in (self.box, self.bar, self.text, *self.slots, *self.images):
             part.close()
 
 

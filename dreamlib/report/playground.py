@@ -216,8 +216,8 @@ def _lambda_plot(lam: dict[str, torch.Tensor], t: int) -> np.ndarray:
     """lambda against t for every loss, and where t is: uint8 [H,W,3], twice the page's pixels."""
     colours = {"standard": GREY, "conservative": GREEN, "paper": ORANGE}
     with matplotlib.rc_context(STYLE):
-        fig = Figure(figsize=(4.8, 2.0), layout="constrained")
-        axes = fig.add_subplot()
+        fig = Figure(figsize=(4.8, 2.0))
+        axes = fig.add_axes((0.1, 0.2, 0.88, 0.78))
         for name, values in lam.items():
             axes.plot(values, color=colours[name], label=name)
             axes.plot(t, values[t], "o", color=colours[name], ms=4)

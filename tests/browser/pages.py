@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -149,16 +150,19 @@ def copy_notebook(name: str, folder: Path, **parameters: Any) -> Path:
 
 
 def run_all(page: Any) -> None:
-    """Run All Cells, from JupyterLab's menu; again if the kernel was not there for it yet."""
-    page.wait_for_selector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', timeout=90_000)
+    """Run All Cells, from JupyterLab's menu, once the kernel answers.
+
+    Asked too early it wants to know which kernel, or does nothing: then again.
+    """
+    page.get_by_text(re.compile(r"Python 3.*\| Idle$")).first.wait_for(timeout=90_000)
 
     def running() -> bool:
-        dialog = page.locator(".jp-Dialog")
-        if dialog.count():  # which kernel, where the server was slow to say
-            shoot(page, "dialog")
-            dialog.first.locator(".jp-mod-accept").click()
-        page.locator(".lm-MenuBar-item", has_text="Run").click()
-        page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
+        dialog = page.locator(".jp-Dialog .jp-mod-accept")
+        if dialog.count():
+            dialog.first.click()
+        else:
+            page.locator(".lm-MenuBar-item", has_text="Run").click()
+            page.locator('.lm-Menu-item[data-command="runmenu:run-all"]').click()
         page.wait_for_timeout(5000)
         return any(text != "[ ]:" for text in prompts(page))
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from dreamlib.opening import open_run
+from dreamlib.runtime.rundir import RunDir
 from dreamlib.train import train
 from tests.browser.pages import (
     HASHES,
+    SCREENS,
     browser,
     copy_notebook,
     finished,
@@ -194,25 +195,25 @@ def test_the_dashboard_advances(page, tmp_path, data_home):
 
 def open_total(run: Path) -> int:
     """The steps of the training, once it has begun."""
-    wait_for(lambda: (run / "status.json").exists(), 240, "for the training to begin")
-    opened = open_run(run, say=lambda text: None)
-    return wait_for(lambda: opened.dir.status().get("total"), 240)
+    return wait_for(lambda: RunDir(run).status().get("total"), 240, "for the training to begin")
 
 
 def watch_training(page, run: Path, total: int) -> set[int]:
     """The step numbers that the page shows while training goes on."""
     shown: set[int] = set()
+    quarters: set[int] = set()
 
     def look() -> bool:
         for output in page.locator(".widget-html").all_inner_texts():
             for step in re.findall(rf"step ([\d,]+)/{total:,}", output):
                 shown.add(int(step.replace(",", "")))
-        if len(shown) == 2:
+        if shown and 4 * max(shown) // total not in quarters:  # the last of them has previews
+            quarters.add(4 * max(shown) // total)
             panel = page.locator(".jp-OutputArea-output:has(.widget-hprogress)")
             if panel.count():
                 panel.last.scroll_into_view_if_needed()
                 shoot(page, "dashboard")
-        return total in shown or (run / "weights" / "card.json").exists()
+        return total in shown or RunDir(run).status()["state"] == "finished"
 
     wait_for(look, 1800 if FULL else 240, "for the training to end")
     return shown
@@ -220,4 +221,4 @@ def watch_training(page, run: Path, total: int) -> set[int]:
 
 def keep_pictures(run: Path) -> None:
     for name in ("samples", "curves"):
-        shutil.copy(run / "figures" / f"{name}.png", Path("build/screens") / f"complete-{name}.png")
+        shutil.copy(run / "figures" / f"{name}.png", SCREENS / f"complete-{name}.png")
