@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from dreamlib.build import make_denoiser, make_labels, make_net, make_sampler, make_schedule
-from dreamlib.diffusion.draw import draw_images, interpolate
+from dreamlib.diffusion.draw import draw_images, image_noise, interpolate
 from dreamlib.diffusion.samplers import Step, spaced
 from dreamlib.errors import ConfigError
 from dreamlib.files import (
@@ -211,39 +211,60 @@ def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarra
 def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     """samples/process.npz: x_t and x0_hat, uint8 [images, moments, H,W,C], and their t.
 
-    The moments are the steps nearest to an even spread over t, first and last included; a
-    spacing that takes few steps there has fewer of them.
+    x_t is the state in which the network is asked at t, pure noise at the first one, and x0_hat the
+    clean image that it sees there.  The last moment is the finished image, with t = -1; the others
+    are the steps nearest to an even spread over t, first and last included, fewer where a spacing
+    takes few steps.  Kept with them: the sampler's settings (JSON) and the weights' step.
     """
     path = run.dir.samples / "process.npz"
-    store = Shards(run, untrained=False)
-    images = min(images, run.config.sample.batch)
-    what = f"{store.fingerprint} {images} {moments}"
+    store, sample = Shards(run, untrained=False), run.config.sample
+    images = min(images, sample.batch)
+    what = f"entering {store.fingerprint} {images} {moments}"
     if path.exists():
         with np.load(path) as stored:
-            if str(stored["what"]) == what and "step" in stored:
+            if str(stored["what"]) == what:
                 return path
-    taken = torch.tensor(
-        spaced(make_schedule(run.config), run.config.sample.steps, run.config.sample.spacing)
-    )
-    wanted = torch.linspace(float(taken[0]), float(taken[-1]), moments)
+    taken = torch.tensor(spaced(make_schedule(run.config), sample.steps, sample.spacing))
+    wanted = torch.linspace(float(taken[0]), float(taken[-1]), moments - 1)
     chosen = {int(taken[(taken - t).abs().argmin()]) for t in wanted}
-    kept: list[Step] = []
-
-    def on_step(slots: list[int | None], step: Step) -> None:
-        if step.t in chosen:
-            kept.append(step)
-
-    with run.session() as session:
-        store.draw(range(images), session.should_stop, on_step)
+    times, x_t, x0_hat = zip(*_moments(store, images, chosen))
     arrays = {
-        "x_t": np.stack([quantise(step.x_t[:images]) for step in kept], axis=1),
-        "x0_hat": np.stack([quantise(step.x0_hat[:images]) for step in kept], axis=1),
-        "t": np.array([step.t for step in kept]),
+        "x_t": np.stack(x_t, axis=1),
+        "x0_hat": np.stack(x0_hat, axis=1),
+        "t": np.array(times),
         "what": np.array(what),
         "step": np.array(store.weights[1]["step"]),
+        "sample": np.array(sample.model_dump_json()),
     }
     write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
     return path
+
+
+def _moments(
+    store: Shards, images: int, chosen: set[int]
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """t, x_t and x0_hat, uint8 [images,H,W,C], of the chosen steps, and of the end."""
+    run, size = store.run, store.run.config.data.size
+    kept: list[tuple[int, np.ndarray, np.ndarray]] = []
+    state = quantise(
+        image_noise(
+            run.config.sample.seed,
+            range(images),
+            (run.data.channels, size, size),
+            run.config.diffusion.steps,
+            torch.device("cpu"),
+        )
+    )
+
+    def on_step(slots: list[int | None], step: Step) -> None:
+        nonlocal state
+        if step.t in chosen:
+            kept.append((step.t, state, quantise(step.x0_hat[:images])))
+        state = quantise(step.x_t[:images])
+
+    with run.session() as session:
+        store.draw(range(images), session.should_stop, on_step)
+    return [*kept, (-1, state, state)]
 
 
 def export_png(images: np.ndarray, folder: Path, progress: Progress = silent) -> None:

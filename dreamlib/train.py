@@ -243,11 +243,7 @@ class DiffusionTrainer:
     def preview(self) -> dict[str, np.ndarray]:
         """The same few seeds from the averaged and from the raw weights."""
         self.check_finite()
-        draw = (
-            {"": self.denoiser_ema, "-raw": self.denoiser}
-            if self.step < self.total
-            else {"": self.denoiser_ema}
-        )
+        draw = {"": self.denoiser_ema, "-raw": self.denoiser}
         return {name: self._preview(net) for name, net in draw.items()}
 
     def _preview(self, net: nn.Module) -> np.ndarray:

@@ -24,6 +24,7 @@ from dreamlib.explain import count_parameters, explain, usual_images
 from dreamlib.generate import Shards, generate, process
 from dreamlib.opening import open_run
 from dreamlib.report import figures, kept, panels, plotting, score_figures, training
+from dreamlib.report.captions import CAPTIONS
 from dreamlib.scores import read_study
 
 ABLATION = Path(__file__).resolve().parent.parent / "figures" / "ablation"
@@ -168,7 +169,7 @@ def test_a_new_runs_figures_say_what_is_missing_and_which_command_makes_it(tiny)
     commands = {
         **dict.fromkeys(["curves", "training", "stages"], "dreamlib train RUN"),
         **dict.fromkeys(["samples", "quality"], "dreamlib sample RUN"),
-        **dict.fromkeys(["process", "process_x0"], "dreamlib figures RUN"),
+        **dict.fromkeys(["process", "process_x0"], "dreamlib sample RUN"),
         **dict.fromkeys(["evaluation", "fd_against_n", "parts"], "dreamlib evaluate"),
         **dict.fromkeys(["replay", "modes", "nearest", "shares"], "dreamlib evaluate"),
         "sensitivity": "dreamlib ablate PRESET --steps N --out FOLDER",
@@ -202,7 +203,7 @@ def test_a_missing_score_is_said_and_not_drawn(finished, tmp_path):
     fig = figures.evaluation(run)  # the other panels are drawn
     said = words(fig).replace("\n", " ")
     assert said.count("the scores hold no") == 6
-    assert "keeps no generated images yet" in said
+    assert "The images that were scored are not kept here: run `dreamlib evaluate RUN`" in said
     assert len([ax for ax in fig.axes if ax.lines]) == 2  # the distance and the loss
 
 
@@ -265,6 +266,18 @@ def test_shares_of_the_branches_are_those_of_the_settings(finished):
     assert standard == [1, 1, 1 - loss.weight, 1 - loss.weight]
 
 
+def test_the_adapted_share_is_not_drawn_before_it_begins(tiny):
+    run = tiny("young", "train.length=8", "loss.start=4")
+    for step, shares in ((3, [0, 0]), (4, [0, 0]), (5, [0, 0, 0.3, 0.3])):
+        run.dir.append_log(a_row(step))
+        panel = training.training(run).axes[4]
+        standard, adapted = lines(panel)[:2]
+        assert adapted == shares
+        assert standard == [1 - share for share in shares]
+        said = " ".join(text.get_text() for text in panel.texts)
+        assert ("from step 4" in said) == (step <= 4)
+
+
 def test_a_loss_with_one_branch_has_no_share(tiny):
     run = tiny("plain", "loss.name=standard")
     run.dir.append_log(a_row(4))
@@ -315,6 +328,96 @@ def test_kid_precision_and_modes_are_the_scores(finished):
         if mode["real"]:
             ratio = min(max(mode["ratio"], panels.LEAST), panels.MOST)
             assert any(value == pytest.approx(ratio) for value in drawn)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the scored run, opened under other settings."""
+    shutil.copytree(finished.folder, tmp_path / "finished")
+
+    def opened(*settings: str):
+        return open_run(
+            tmp_path / "finished", overrides=settings, mirror="none", say=lambda text: None
+        )
+
+    return opened
+
+
+def test_the_page_shows_the_images_that_were_scored_and_no_others(finished, copied):
+    scored = generate(finished, range(60))
+    other = copied("sample.seed=5")
+    generate(other, range(20))  # kept for the same step, by the settings in force
+    assert kept.newest(other).sample["seed"] == 5
+    fig = figures.evaluation(other)
+    sheet = fig.axes[0].images[0].get_array()
+    assert np.array_equal(sheet[1:17, 1:17], scored[0])
+    assert "scored" not in words(fig)
+    for path in finished.dir.generated.glob("ddim-4-seed0-step*"):
+        shutil.rmtree(other.dir.generated / path.name)
+    fig = figures.evaluation(other)
+    assert not fig.axes[0].images
+    assert "images that were scored are not kept here" in words(fig).replace("\n", " ")
+
+
+def test_every_mark_of_the_page_is_in_its_legend_and_caption(finished, copied):
+    scores = copied().folder / "evaluation/scores.json"
+    held = json.loads(scores.read_text())
+    row = next(row for row in held["rows"] if row["images"] == "generated")
+    row["null"] = 1.0
+    held["rows"].append(row | {"metric": f"{held['facts']['metric']} corrected", "se": 0.1})
+    scores.write_text(json.dumps(held))
+    fig = figures.evaluation(copied())
+    marks = {line.get_marker() for line in fig.axes[1].lines} - {"None", "_", "|"}
+    (legend,) = fig.legends
+    named = {line.get_marker() for line in legend.get_lines()}
+    assert {"o", "x", "*"} <= marks <= named
+    assert {panels.CROSS, panels.STAR} <= {text.get_text() for text in legend.get_texts()}
+    read = CAPTIONS["evaluation"].read
+    assert all(word in read for word in ("crosses", "stars", "grey line"))
+    (legend,) = figures.evaluation(finished).legends  # too few images for either
+    assert not {"x", "*"} & {line.get_marker() for line in legend.get_lines()}
+
+
+def test_without_disjoint_sets_the_remedy_is_two_sizes(copied):
+    scores = copied().folder / "evaluation/scores.json"
+    held = json.loads(scores.read_text())
+    held["rows"] = [row for row in held["rows"] if row["n"] == 60]
+    held["facts"]["sizes"] = [60]
+    scores.write_text(json.dumps(held))
+    with pytest.raises(NotEnoughSamples) as caught:
+        score_figures.parts(copied())
+    assert str(caught.value) == (
+        "the scores hold no disjoint sets, as the smallest N must fit into the largest twice: "
+        "run `dreamlib evaluate RUN --n 6 --n 60`"
+    )
+
+
+# --------------------------------------------------------------------------- stages, process
+
+
+def test_the_process_is_told_by_its_own_file(copied):
+    process(copied("sample.steps=2"))
+    run = copied()  # its settings say 4 steps
+    for draw in (figures.process, figures.process_x0):
+        fig = draw(run)
+        assert "ddim, 2 steps" in foot(fig)
+        assert "step 8" in foot(fig)
+        labels = [label.get_text() for label in fig.axes[0].get_xticklabels()]
+        assert labels == ["38", "0", "end"]
+    path = run.dir.samples / "process.npz"
+    held = dict(np.load(path))
+    del held["sample"]
+    np.savez(path, **held)
+    with pytest.raises(RunError, match=r"older version.*`dreamlib sample RUN`"):
+        figures.process(run)
+
+
+def test_stages_name_no_sampler_that_may_not_be_theirs(copied):
+    fig = figures.stages(copied("sample.steps=2"))
+    assert "steps" not in foot(fig)
+    assert "ddim" not in foot(fig)
+    assert "not kept" not in words(fig)  # raw weights are drawn at the end, too
+    assert sum(bool(ax.images) for ax in fig.axes) == 2 * 5
 
 
 def test_the_comparison_shows_the_runs_own_images(finished):

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from dreamlib.build import make_labels
+from dreamlib.diffusion.draw import image_noise
 from dreamlib.errors import ConfigError, Interrupted, RunError
 from dreamlib.generate import Shards, export_png, generate, interpolation, process
+from dreamlib.images import quantise
 from dreamlib.opening import open_run
 from dreamlib.train import DiffusionTrainer, train
 from tests.conftest import TINY
@@ -96,11 +100,52 @@ def test_png_files_are_not_mixed_with_others(tmp_path):
 
 
 def test_process_ends_in_the_images_themselves(run):
-    stored = np.load(process(run, images=5, moments=4))
-    assert stored["x_t"].shape == (5, 4, 16, 16, 3)
-    assert stored["t"].tolist() == [38, 25, 13, 0]
+    stored = np.load(process(run, images=5, moments=5))
+    assert stored["x_t"].shape == stored["x0_hat"].shape == (5, 5, 16, 16, 3)
+    assert stored["t"].tolist() == [38, 25, 13, 0, -1]
     assert np.array_equal(stored["x_t"][:, -1], generate(run, range(5)))
     assert np.array_equal(stored["x0_hat"][:, -1], stored["x_t"][:, -1])
+    assert np.load(process(run, images=5, moments=3))["t"].tolist() == [38, 0, -1]
+    longer = open_run(run.folder, overrides=["sample.steps=20"], say=lambda text: None)
+    assert np.load(process(longer))["t"].size == 8
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
+def test_process_holds_at_each_t_what_the_network_is_asked_there(run, sampler):
+    """The states are those that reach the network, from the noise of the start on."""
+    settings = [f"sample.sampler={sampler}", "sample.steps=8"]
+    run = open_run(run.folder, overrides=settings, say=lambda text: None)
+    store = Shards(run, untrained=False)
+    denoiser, asked = store.net, {}
+
+    def watched(x, t):
+        asked[int(t[0])] = quantise(x[:3])
+        return denoiser(x, t)
+
+    store.net = watched
+    store.draw(range(3), lambda: False)
+    stored = np.load(process(run, images=3))
+    assert stored["t"].tolist()[-1] == -1
+    for column, t in enumerate(stored["t"].tolist()[:-1]):
+        assert np.array_equal(stored["x_t"][:, column], asked[t])
+    noise = image_noise(run.config.sample.seed, range(3), (3, 16, 16), 40, torch.device("cpu"))
+    assert np.array_equal(stored["x_t"][:, 0], quantise(noise))
+
+
+def test_process_tells_its_own_sampler_and_replaces_older_files(run):
+    path = process(run, images=3)
+    own = json.loads(str(np.load(path)["sample"]))
+    assert own == run.config.sample.model_dump(mode="json")
+    held = path.read_bytes()
+    assert process(run, images=3).read_bytes() == held
+    other = open_run(run.folder, overrides=["sample.steps=2"], say=lambda text: None)
+    assert json.loads(str(np.load(process(other, images=3))["sample"]))["steps"] == 2
+    process(run, images=3)
+    older = dict(np.load(path))
+    older["what"] = np.array(str(older["what"]).removeprefix("entering "))
+    del older["sample"]
+    np.savez(path, **older)
+    assert "sample" in np.load(process(run, images=3))
 
 
 def test_interpolation_wants_a_deterministic_sampler(run):

@@ -44,7 +44,9 @@ CAPTIONS = {  # in the order of a report
         "Samples, distances against 1/N, manifolds, modes, attributes, the replay of careless "
         "comparisons, nearest training images and the training loss.",
         "Each panel is a small copy of a figure of its own; generated images are blue, held-out "
-        "real images in the same place orange.",
+        "real images in the same place orange.  A grey line is what a perfect model is expected "
+        "to score.  In panel b crosses are the floor by the formula, stars the distance with its "
+        "bias taken off.",
     ),
     "fd_against_n": Caption(
         "The distance depends on the number of images",
@@ -105,14 +107,17 @@ CAPTIONS = {  # in the order of a report
     ),
     "process": Caption(
         "The denoising process",
-        "Images (rows) at moments of their denoising (columns): what the sampler holds.",
-        "From pure noise at the left to the finished image at the right.",
+        "Images (rows) at moments of their denoising (columns): what the sampler holds when the "
+        "network is asked at t.",
+        "From pure noise at the left, at the sampler's first t, to the finished image at the end.",
     ),
     "process_x0": Caption(
         "What the network expects on the way",
-        "The clean image that the network predicts at each of these moments.",
-        "Blurred at first, as an average over everything that may still come of the noise; layout "
-        "is settled early, detail late.",
+        "The clean image that the network predicts at each of these moments; at the end, the "
+        "finished image.",
+        "Blurred early, as an average over everything that may still come of the noise; layout is "
+        "settled early, detail late.  A network that predicts the noise shows its own error, "
+        "enlarged, where the image's share is near 0: at the left.",
     ),
     "sensitivity": Caption(
         "Losses compared",

@@ -27,6 +27,7 @@ class Kept:
     fingerprint: str
     sample: dict[str, Any]  # the sampler's settings
     shards: dict[str, str]  # number -> SHA-256 of the images
+    weights: str  # SHA-256 of the generator's weights; "initial" for the untrained network
 
     @property
     def step(self) -> int | None:
@@ -65,8 +66,9 @@ def kept_folders(run: Run) -> list[Kept]:
             manifest = check_fields(read_json(path), **kinds)
         except ValueError:
             continue  # damaged: as good as not there, and made again by `sample`
-        sample = manifest["identity"].get("sample", {})
-        found.append(Kept(path.parent, manifest["fingerprint"], sample, manifest["shards"]))
+        sample, weights = (manifest["identity"].get(name) for name in ("sample", "weights"))
+        facts = sample or {}, manifest["shards"], weights or ""
+        found.append(Kept(path.parent, manifest["fingerprint"], *facts))
     return found
 
 
@@ -86,6 +88,20 @@ def newest(run: Run, *, untrained: bool = False) -> Kept:
         how = "evaluate RUN --set evaluate.anchors=true" if untrained else "sample RUN"
         raise RunError(f"{run.folder} keeps no {kind} yet: run `dreamlib {how}`")
     return max(wanted, key=lambda kept: (kept.step or 0, kept.sample == own, kept.folder.name))
+
+
+def scored_images(run: Run, study: Study) -> Kept | None:
+    """The folder of images that were scored, by weights and sampler; None when it is not here.
+
+    Scores do not tell on which device they were made: of two such folders the fuller one is taken.
+    """
+    wanted = study.facts["weights"], study.facts["sample"]
+    found = [
+        kept
+        for kept in kept_folders(run)
+        if (kept.weights, kept.sample) == wanted and kept.shard(0) is not None
+    ]
+    return max(found, key=lambda kept: (len(kept.shards), kept.folder.name), default=None)
 
 
 def stored(path: Path, command: str) -> dict[str, np.ndarray]:

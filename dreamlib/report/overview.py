@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from dreamlib.errors import RunError
 from dreamlib.report import panels
-from dreamlib.report.kept import newest, study_footer
+from dreamlib.report.kept import scored_images, study_footer
 from dreamlib.report.plotting import (
     GREY,
     TWO,
@@ -22,6 +24,7 @@ from dreamlib.report.plotting import (
 from dreamlib.report.score_figures import scored
 from dreamlib.report.training import draw_loss, log_of
 from dreamlib.run import Run
+from dreamlib.scores import Study
 
 ACROSS, DOWN = 6, 7  # images in the panel of samples
 BARS = 10  # attribute values in the panel of shares
@@ -36,7 +39,7 @@ def evaluation(run: Run) -> Figure:
     study = scored(run)
     fig, axes = new_figure(TWO, 7.4, 3, 3)
     draw: dict[str, Callable[[Axes], None]] = {
-        "Samples": lambda ax: _samples(ax, run),
+        "Samples": lambda ax: _samples(ax, run, study),
         "Distance against 1/N": lambda ax: panels.draw_fd(ax, study, brief=True),
         "KID, ± 2 errors": lambda ax: panels.draw_kid(ax, study),
         "Attributes": lambda ax: panels.draw_shares(ax, study, BARS),
@@ -49,15 +52,29 @@ def evaluation(run: Run) -> Figure:
     for letter, ax, (title, panel) in zip("abcdefghi", axes, draw.items()):
         attempt(lambda a=ax, p=panel: p(a), lambda why, a=ax: say_missing(a, why))
         ax.set_title(rf"$\bf{{{letter}}}$  {title}", loc="left")
-    keys = [axes[-1].plot([], [], "o", color=c, ms=4, label=k)[0] for k, c in panels.KINDS]
-    keys += axes[-1].plot([], [], color=GREY, lw=0.8, label="a perfect model's expectation")
-    fig.legend(handles=keys, loc="outside upper center", ncols=3)
+    keys = _keys(study)
+    fig.legend(handles=keys, loc="outside upper center", ncols=len(keys), columnspacing=1.0)
     footer(fig, study_footer(run, study))
     return fig
 
 
-def _samples(axes: Axes, run: Run) -> None:
-    images = newest(run).images(ACROSS * DOWN)
+def _keys(study: Study) -> list[Line2D]:
+    """What the marks mean; those of panel b where it has them."""
+    keys = [Line2D([], [], marker="o", ls="", color=c, ms=4, label=k) for k, c in panels.KINDS]
+    keys.append(Line2D([], [], color=GREY, lw=0.8, label="a perfect model's expectation"))
+    if panels.floors_by_formula(study):
+        keys.append(Line2D([], [], marker="x", ls="", color=GREY, ms=4, label=panels.CROSS))
+    if panels.corrected(study):
+        keys.append(Line2D([], [], marker="*", ls="", color=GREY, ms=7, label=panels.STAR))
+    return keys
+
+
+def _samples(axes: Axes, run: Run, study: Study) -> None:
+    """The scored images themselves, and no others."""
+    kept = scored_images(run, study)
+    if kept is None:
+        raise RunError("The images that were scored are not kept here: run `dreamlib evaluate RUN`")
+    images = kept.images(ACROSS * DOWN)
     rows = max(1, len(images) // ACROSS)
     show_sheet(axes, images[: rows * ACROSS].reshape(rows, -1, *images.shape[1:]))
 

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from dreamlib.data.packed import INDEX
-from dreamlib.files import fingerprint, read_json, write_atomic
+from dreamlib.files import fingerprint, write_atomic
 from dreamlib.metrics.pixels import nearest
 from dreamlib.progress import Progress, silent
 from dreamlib.report.captions import CAPTIONS, needs
 from dreamlib.report.embed import drawn
-from dreamlib.report.kept import DAMAGED, Kept, kept_folders
+from dreamlib.report.kept import DAMAGED, Kept, scored_images
 from dreamlib.report.page import command, headline, study_of
 from dreamlib.report.tables import NONE, TEX
 from dreamlib.run import Run
@@ -98,22 +98,6 @@ def _written(run: Run, study: Study | None, asked: int, progress: Progress) -> d
 
 
 # --------------------------------------------------------------------------- the index
-
-
-def scored_images(run: Run, study: Study) -> Kept | None:
-    """The folder of images that were scored, by weights and sampler; None when it is not here.
-
-    Scores do not tell on which device they were made: of two such folders the fuller one is taken.
-    """
-    wanted = study.facts["weights"], study.facts["sample"]
-    found = [
-        kept
-        for kept in kept_folders(run)
-        if (read_json(kept.folder / "manifest.json")["identity"].get("weights"), kept.sample)
-        == wanted
-        and kept.shard(0) is not None
-    ]
-    return max(found, key=lambda kept: (len(kept.shards), kept.folder.name), default=None)
 
 
 def index(

@@ -10,12 +10,14 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from dreamlib.errors import NotEnoughSamples
+from dreamlib.report.captions import EVALUATE
 from dreamlib.report.plotting import BLUE, GREY, ORANGE, PALE, PURPLE
 from dreamlib.scores import GENERATED, REAL, Score, Study
 
 KINDS = ((GENERATED, BLUE), (REAL, ORANGE))
 LEAST, MOST = 1 / 16, 16  # ratios that are shown; those beyond are drawn at the edge
 EDGES = 1 / 4, 4  # the same, of shares
+CROSS, STAR = "floor by the formula", "bias corrected, ± standard error"  # marks of distances
 
 
 def named(study: Study, kind: str) -> str:
@@ -24,10 +26,10 @@ def named(study: Study, kind: str) -> str:
     return kind + bracket + rest
 
 
-def needs(condition: object, what: str) -> None:
+def needs(condition: object, what: str, command: str = EVALUATE) -> None:
     """NotEnoughSamples where a study does not hold what a panel shows."""
     if not condition:
-        raise NotEnoughSamples(f"the scores hold no {what}: run `dreamlib evaluate RUN`")
+        raise NotEnoughSamples(f"the scores hold no {what}: run `dreamlib {command}`")
 
 
 # --------------------------------------------------------------------------- distances
@@ -45,23 +47,32 @@ def draw_fd(axes: Axes, study: Study, brief: bool = False) -> None:
             axes.errorbar(0, row.value, row.se, fmt="*", ms=7, color=colour, clip_on=False)
         if kind in study.fit and not brief:
             _line_of(axes, study.fit[kind], colour)
-    nulls = [row for row in study.of(GENERATED) if row.null is not None]
-    if nulls:
+    if nulls := floors_by_formula(study):
         axes.plot([1 / r.n for r in nulls], [r.null for r in nulls], "x", color=GREY, ms=4)
     _inverse_sizes(axes, sorted({row.n for row in study.of(GENERATED)}))
     axes.set(xlabel="1/N", ylabel=metric, ylim=(min(0, axes.get_ylim()[0]), None))
     if not brief:
-        _fd_key(axes, study, bool(nulls))
+        _fd_key(axes, study)
 
 
-def _fd_key(axes: Axes, study: Study, nulls: bool) -> None:
+def floors_by_formula(study: Study) -> list[Score]:
+    """Rows of the distance whose floor a formula gives: the crosses."""
+    return [row for row in study.of(GENERATED) if row.null is not None]
+
+
+def corrected(study: Study) -> list[Score]:
+    """Distances of generated images with their bias taken off: the stars."""
+    return study.of(GENERATED, f"{study.facts['metric']} corrected")
+
+
+def _fd_key(axes: Axes, study: Study) -> None:
     """What the marks mean, above the curves."""
-    if nulls:
-        axes.plot([], [], "x", color=GREY, ms=4, label="floor by the formula")
+    if floors_by_formula(study):
+        axes.plot([], [], "x", color=GREY, ms=4, label=CROSS)
     if study.fit:
         axes.plot([], [], ".:", ms=3, lw=1, color=GREY, label="N against N real, and a line")
-    if study.of(GENERATED, f"{study.facts['metric']} corrected"):
-        axes.plot([], [], "*", ms=7, color=GREY, label="bias corrected, ± standard error")
+    if corrected(study):
+        axes.plot([], [], "*", ms=7, color=GREY, label=STAR)
     low, high = axes.get_ylim()
     lines = len(axes.get_legend_handles_labels()[0])
     axes.set_ylim(low, high + 0.11 * lines * (high - low))  # room for the legend

@@ -5,6 +5,8 @@ Nothing is generated here, and no network is asked.
 
 from __future__ import annotations
 
+import json
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
@@ -64,13 +66,16 @@ def stages(run: Run) -> Figure:
             ax.imshow(plt.imread(found[share][kind]), interpolation="nearest")
         else:
             ax.text(0.5, 0.5, "not kept\nat this step", ha="center", va="center", color=GREY)
-    footer(fig, f"{name_of(run)} · {sampler_of(run.config.sample.model_dump())} · the same images")
+    # The sampler is left out: its settings may have changed between sessions, and no preview
+    # tells with which ones it was drawn.
+    footer(fig, f"{name_of(run)} · the same image numbers in every column")
     fit(fig, len(rows))
     return fig
 
 
 def process(run: Run) -> Figure:
-    """Samples (rows) at moments of their denoising (columns); from samples/process.npz."""
+    """Samples (rows) at moments of their denoising (columns), from pure noise to the finished
+    image; from samples/process.npz."""
     return _process(run, "x_t", "x_t, what the sampler holds, at t =")
 
 
@@ -81,14 +86,18 @@ def process_x0(run: Run) -> Figure:
 
 @style()
 def _process(run: Run, key: str, what: str) -> Figure:
-    arrays = stored(run.dir.samples / "process.npz", "sample RUN")
-    images = arrays[key]
+    path = run.dir.samples / "process.npz"
+    arrays = stored(path, "sample RUN")
+    if "sample" not in arrays:
+        raise RunError(
+            f"{path.parent.name}/{path.name} is of an older version, which kept the state after "
+            "each step and not its sampler: run `dreamlib sample RUN`"
+        )
+    images, sample = arrays[key], json.loads(str(arrays["sample"]))
     rows = [f"image {i}" for i in range(len(images))]
     width = ONE if images.shape[2] <= LARGE else TWO * min(1, (images.shape[1] + 1) / 9)
-    fig = sheet_figure(images, rows, [str(t) for t in arrays["t"]], width)
-    sample = run.config.sample.model_dump()
-    step = f" · step {int(arrays['step']):,}" if "step" in arrays else ""
-    footer(fig, f"{name_of(run)}{step} · {sampler_of(sample)}")
+    fig = sheet_figure(images, rows, ["end" if t < 0 else str(t) for t in arrays["t"]], width)
+    footer(fig, f"{name_of(run)} · step {int(arrays['step']):,} · {sampler_of(sample)}")
     fig.axes[0].set_title(what, fontsize=SMALL)
     fit(fig)
     return fig

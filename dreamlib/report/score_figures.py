@@ -66,7 +66,9 @@ def parts(run: Run) -> Figure:
     """Every disjoint set of the smallest N as a dot: how far one evaluation can be off."""
     study = scored(run)
     several = [row for row in study.of(GENERATED) if row.parts]
-    needs(several, "disjoint sets: the smallest N must fit into the largest at least twice;")
+    most = max(study.facts["sizes"])
+    sizes = f"evaluate RUN --n {max(2, most // 10)} --n {most}"
+    needs(several, "disjoint sets, as the smallest N must fit into the largest twice", sizes)
     fig, axes = new_figure(TWO, 2.2, 2)
     for axis, metric in zip(axes, (study.facts["metric"], named(study, "KID"))):
         draw_parts(axis, study, metric)

@@ -164,13 +164,18 @@ def draw_branches(axes: Axes, run: Run, rows: Rows) -> None:
         return
     epoch = len(run.data.indices("train")) / run.config.train.batch
     total = total_steps(run.config, epoch)
-    start = min(max(1, span_steps(loss.start, epoch=epoch, total=total)), last)
-    ends, shares = [0, start, start, last], np.array([0, 0, loss.weight, loss.weight])
+    start = max(1, span_steps(loss.start, epoch=epoch, total=total))
+    begun = start < last  # steps count from 0: after `start` of them none was adapted yet
+    ends, shares = [0, last], np.zeros(2)
+    if begun:
+        ends, shares = [0, start, start, last], np.array([0, 0, loss.weight, loss.weight])
     axes.plot(ends, 1 - shares, color=BLUE)
     axes.plot(ends, shares, color=ORANGE)
     middle = {"ha": "center", "fontsize": 7}
-    axes.text(last * 0.55, 1 - loss.weight + 0.05, "standard, α", color=BLUE, **middle)
-    axes.text(last * 0.55, loss.weight - 0.11, "adapted, 1 − α", color=ORANGE, **middle)
+    heights = (1 - loss.weight + 0.05, loss.weight - 0.11) if begun else (0.89, 0.05)
+    later = "" if begun else f": from step {start:,}"
+    axes.text(last * 0.55, heights[0], "standard, α", color=BLUE, **middle)
+    axes.text(last * 0.55, heights[1], f"adapted, 1 − α{later}", color=ORANGE, **middle)
     axes.set_ylim(-0.03, 1.08)
 
 
