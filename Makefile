@@ -43,6 +43,7 @@ slug:
 # The playground as a page in a browser, for a trained run: make playground RUN=runs/faces
 RUN ?= runs/demo
 playground: $(VENV)/.installed
+	@test -f $(RUN)/config.yaml || { echo "there is no run $(RUN): make demo, or name one: make playground RUN=runs/faces"; exit 2; }
 	$(PYTHON) -m pip install --quiet --editable '.[all,playground]'
 	DREAMLIB_RUN=$(abspath $(RUN)) $(PYTHON) -m voila notebooks/06_playground.ipynb --theme=light --strip_sources=True
 

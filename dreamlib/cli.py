@@ -67,7 +67,9 @@ def demo(
     for path, what in (
         (page, "the notebook, as a page"),
         (folder / "00_complete.ipynb", "the notebook, executed"),
-        (folder / "figures", "samples, curves, denoising process, FD against N (PNG and PDF)"),
+        (folder / "figures" / "report.html", "the report: every figure and table on one page"),
+        (folder / "figures" / "results.zip", "the same as files, with an index of the images"),
+        (folder / "figures", "each figure as PNG and PDF"),
         (folder / "figures" / "scores.md", "the 500-versus-5000 table"),
         (folder / "evaluation" / "scores.json", "every score with its N, floor and error"),
         (folder / "weights", "the averaged weights"),

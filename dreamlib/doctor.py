@@ -39,6 +39,7 @@ def checkup(home: Path | None = None) -> dict[str, str]:
     return {
         "platform": f"{host.platform()}, Python {python_platform.python_version()}",
         "torch": f"{torch.__version__}, {torch.get_num_threads()} of {os.cpu_count()} cores",
+        "load": _load(),
         "device": _answer(_device),
         "precision": _answer(_precision),
         "memory": f"{memory / 2**30:.1f} GiB" if memory else "unknown",
@@ -64,6 +65,16 @@ def _answer(question: Callable[[], object]) -> str:
         return str(question())
     except DreamlibError as error:
         return str(error)
+
+
+def _load() -> str:
+    """Two busy programs that each use every core slow each other down many times over."""
+    if not hasattr(os, "getloadavg"):
+        return "unknown"
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if load < 0.5 * cores:
+        return f"{load:.1f}, nearly idle"
+    return f"{load:.1f} on {cores} cores: others compute here, so OMP_NUM_THREADS=1 may be faster"
 
 
 def _device() -> str:

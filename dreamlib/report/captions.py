@@ -63,9 +63,9 @@ CAPTIONS = {  # in the order of a report
     ),
     "replay": Caption(
         "The same images, compared carelessly and with care",
-        "The distance of the same generated images to different sets of real images.",
+        "The distance of one model's images to different sets of real images.",
         "Nothing about the model changes from bar to bar: only which real images, and how many, "
-        "it is compared with.",
+        "it is compared with, and in the last bar how many of its own are.",
     ),
     "modes": Caption(
         "Modes",

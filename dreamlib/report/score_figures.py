@@ -89,7 +89,8 @@ def replay(run: Run) -> Figure:
     fig, (axes,) = new_figure(TWO, 0.26 * len(study.replay) + 1.1)
     draw_replay(axes, study)
     fig.suptitle(
-        "The same images of the same model: only what they are compared with changes", fontsize=8
+        "One model: only the real images change, and in the last bar its own number",
+        fontsize=8,
     )
     footer(fig, study_footer(run, study))
     return fig
