@@ -152,6 +152,7 @@ class Reader:
 def reader(tmp_path, monkeypatch):
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     monkeypatch.setitem(os.environ, "DREAMLIB_MIRROR", "none")
+    monkeypatch.delenv("DREAMLIB_DATA", raising=False)
     return Reader(tmp_path)
 
 

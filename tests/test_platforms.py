@@ -88,6 +88,12 @@ def newest(store: Path) -> int:
     return max((generation.step for generation in found), default=0)
 
 
+@pytest.fixture(autouse=True)
+def _images_of_its_own(monkeypatch):
+    """A machine of its own knows nothing of images that other tests have packed."""
+    monkeypatch.delenv("DREAMLIB_DATA", raising=False)
+
+
 def mirrored(store: Path, beyond: int) -> bool:
     """Whether the Drive holds a newer step, and the images, which are copied after the first."""
     return newest(store) > beyond and any(store.glob("dreamlib/data/*/manifest.json"))

@@ -13,6 +13,7 @@ from tests.conftest import TINY
 SETTINGS = [*TINY, "train.length=300", "train.save_minutes=0.003"]
 
 
+@pytest.mark.slow  # five processes; notebook 02 does the same in every run of the tests
 def test_killed_and_damaged_it_equals_the_undisturbed(tmp_path, data_home, monkeypatch):
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

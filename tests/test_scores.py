@@ -76,7 +76,7 @@ def test_what_is_no_study_is_refused(stored, text):
 
 
 def test_no_scores_yet(tmp_path):
-    with pytest.raises(NotEnoughSamples, match="no scores yet: run `dreamlib evaluate`"):
+    with pytest.raises(NotEnoughSamples, match=r"no scores yet: run `dreamlib evaluate \S+`"):
         read_study(tmp_path)
 
 
