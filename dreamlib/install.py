@@ -126,7 +126,7 @@ def _install(need: str) -> str:
     alone = [] if all(name in versions for name in NEVER) else ["--no-deps"]
     wheels = INPUTS.glob("**/*.whl") if platform() == "kaggle" else []
     folders = sorted({str(path.parent) for path in wheels})
-    sources = [["--no-index", *(f"--find-links={folder}" for folder in folders)]] if folders else []
+    sources = [["--no-index", *(f"-f{folder}" for folder in folders)]] if folders else []
     told = ""
     with tempfile.TemporaryDirectory() as scratch:
         held = Path(scratch, "constraints.txt")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
 
@@ -31,6 +33,14 @@ TINY = [
     "evaluate.n=[20, 60]",
     "evaluate.reference=60",
 ]
+
+
+def copy_of(run, folder):
+    """A run of the same files elsewhere."""
+    shutil.copytree(run.folder, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DREAMLIB_DATA", str(run.data.folder.parent))
+        return open_run(folder, say=lambda text: None)
 
 
 @pytest.fixture(autouse=True)

@@ -15,22 +15,14 @@ from PIL import Image
 
 from dreamlib.evaluate import evaluate
 from dreamlib.generate import generate
-from dreamlib.opening import open_run
 from dreamlib.report import package as module
 from dreamlib.report.package import package
 from dreamlib.report.page import headline, write_page
 from dreamlib.report.tables import save_tables
 from dreamlib.scores import GENERATED, read_study
+from tests.conftest import copy_of
 
 ODD = "a_b & 50 % #{1}"  # a run's name
-
-
-def copy_of(run, folder):
-    """A run of the same files elsewhere."""
-    shutil.copytree(run.folder, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DREAMLIB_DATA", str(run.data.folder.parent))
-        return open_run(folder, say=lambda text: None)
 
 
 @pytest.fixture(scope="module")

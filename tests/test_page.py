@@ -16,12 +16,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from dreamlib.errors import RunError
 from dreamlib.evaluate import evaluate
-from dreamlib.opening import open_run
 from dreamlib.report.captions import CAPTIONS, NOT_DRAWN
 from dreamlib.report.embed import LIGHT
 from dreamlib.report.page import headline, write_page
 from dreamlib.report.tables import _number, _with_error
 from dreamlib.scores import GENERATED, REAL, read_study
+from tests.conftest import copy_of
 
 ODD = 'a <b> & "c"'  # a run's name
 
@@ -67,14 +67,6 @@ def picture(path, size=(40, 30), noise=False):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path, dpi=(300, 300))
     return path
-
-
-def copy_of(run, folder):
-    """A run of the same files elsewhere."""
-    shutil.copytree(run.folder, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DREAMLIB_DATA", str(run.data.folder.parent))
-        return open_run(folder, say=lambda text: None)
 
 
 @pytest.fixture(scope="module")
