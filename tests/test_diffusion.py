@@ -11,7 +11,6 @@ from dreamlib.diffusion.prediction import Denoiser, Guided
 from dreamlib.diffusion.process import (
     PREDICTIONS,
     eps_from_output,
-    eps_from_x0,
     loss_weight,
     output_from_eps,
     posterior,
@@ -58,7 +57,7 @@ def test_x0_and_eps_invert_each_other(sched):
     x_t = q_sample(sched, x0, t, eps)
     # at t = 900 a division by a = 0.15 enlarges float32's rounding
     assert_close(x0_from_eps(sched, x_t, t, eps), x0, rtol=0, atol=2e-5)
-    assert_close(eps_from_x0(sched, x_t, t, x0), eps, rtol=0, atol=2e-4)
+    assert_close(eps_from_output("x0", sched, x_t, t, x0), eps, rtol=0, atol=2e-4)
 
 
 def test_posterior_is_bayes_rule(sched):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from dreamlib.diffusion.process import eps_from_x0
+from dreamlib.diffusion.process import eps_from_output
 from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m, spaced
 from dreamlib.diffusion.schedule import cosine
 from dreamlib.rng import torch_rng
@@ -22,7 +22,7 @@ def gaussian_denoiser(mean: float, std: float):
     def net(x_t, t):
         a, s = SCHED.signal_noise(t)
         x0_hat = mean + a * std**2 / (a**2 * std**2 + s**2) * (x_t - a * mean)
-        return eps_from_x0(SCHED, x_t, t, x0_hat)
+        return eps_from_output("x0", SCHED, x_t, t, x0_hat)
 
     return net
 

@@ -22,10 +22,9 @@ def x0_from_eps(sched: Schedule, x_t: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     return (x_t - s * eps) / a
 
 
-def eps_from_x0(sched: Schedule, x_t: Tensor, t: Tensor, x0: Tensor) -> Tensor:
-    """The noise that x_t and x0 imply: the inverse of `x0_from_eps`."""
-    a, s = sched.signal_noise(t, x_t.dtype)
-    return (x_t - a * x0) / s
+def blend(p: float, x: Tensor, q: float, y: Tensor) -> Tensor:
+    """p x + q y as a new tensor, in two passes over memory: a sampler's steps are made of it."""
+    return (p * x).add_(y, alpha=q)
 
 
 def conversion(
@@ -94,4 +93,4 @@ def posterior(
     from_x0 = bar_prev**0.5 * beta / (1 - bar_t)
     from_x_t = alpha**0.5 * (1 - bar_prev) / (1 - bar_t)
     variance = beta * (1 - bar_prev) / (1 - bar_t)
-    return from_x0 * x0 + from_x_t * x_t, variance
+    return blend(from_x0, x0, from_x_t, x_t), variance

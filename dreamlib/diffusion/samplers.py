@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dreamlib.diffusion.dream import Net
-from dreamlib.diffusion.process import eps_from_x0, posterior, x0_from_eps
+from dreamlib.diffusion.process import blend, posterior
 from dreamlib.diffusion.schedule import Schedule
 
 Noise = Callable[[int], Tensor]
@@ -90,13 +90,15 @@ def _leaps(sched: Schedule, steps: int, spacing: str) -> Iterator[tuple[int, int
     return pairwise([*spaced(sched, steps, spacing), -1])
 
 
-def _predict_x0(
-    net: Net, sched: Schedule, x_t: Tensor, t: int, clamp: bool
-) -> tuple[Tensor, Tensor]:
-    """The network's clean image and the timestep as a tensor [B]."""
+def _predict_x0(net: Net, sched: Schedule, x_t: Tensor, t: int, clamp: bool) -> Tensor:
+    """The network's clean image at timestep t.
+
+    Its coefficients are numbers, not gathered per image: all images are at the same t.
+    """
     ts = torch.full((len(x_t),), t, dtype=torch.int64, device=x_t.device)
-    x0_hat = x0_from_eps(sched, x_t, ts, net(x_t, ts))
-    return (x0_hat.clamp(-1, 1) if clamp else x0_hat), ts
+    a, s = sched.roots(t)
+    x0_hat = blend(1 / a, x_t, -s / a, net(x_t, ts))
+    return x0_hat.clamp_(-1, 1) if clamp else x0_hat
 
 
 def ddpm(
@@ -117,12 +119,12 @@ def ddpm(
     for images that are pure noise).  `temperature` scales the added noise.
     """
     for t, previous in _leaps(sched, steps, spacing):
-        x0_hat, _ = _predict_x0(net, sched, x, t, clamp)
+        x0_hat = _predict_x0(net, sched, x, t, clamp)
         x, var = posterior(sched, x0_hat, x, t, previous)
         if variance == "fixed_large" and previous >= 0:
             var = 1 - sched.bar(t) / sched.bar(previous)
         if var > 0:
-            x = x + temperature * var**0.5 * noise(t)
+            x = x.add_(noise(t), alpha=temperature * var**0.5)
         yield Step(t, x, x0_hat)
 
 
@@ -139,13 +141,15 @@ def ddim(
 ) -> Iterator[Step]:
     """Song 2021 (DDIM), Eq. 12: deterministic at eta = 0, `ddpm` at eta = 1."""
     for t, previous in _leaps(sched, steps, spacing):
-        x0_hat, ts = _predict_x0(net, sched, x, t, clamp)
-        eps_hat = eps_from_x0(sched, x, ts, x0_hat)
+        x0_hat = _predict_x0(net, sched, x, t, clamp)
         bar_t, bar_prev = sched.bar(t), sched.bar(previous)
         sigma = eta * ((1 - bar_prev) / (1 - bar_t) * (1 - bar_t / bar_prev)) ** 0.5
-        x = bar_prev**0.5 * x0_hat + max(1 - bar_prev - sigma**2, 0.0) ** 0.5 * eps_hat
+        # sqrt(bar_prev) x0_hat + pull eps_hat, with eps_hat = (x - a x0_hat) / s put in
+        pull = max(1 - bar_prev - sigma**2, 0.0) ** 0.5
+        a, s = sched.roots(t)
+        x = blend(pull / s, x, bar_prev**0.5 - pull * a / s, x0_hat)
         if sigma > 0:
-            x = x + sigma * noise(t)
+            x = x.add_(noise(t), alpha=sigma)
         yield Step(t, x, x0_hat)
 
 
@@ -170,16 +174,16 @@ def dpmpp_2m(
 
     before: tuple[Tensor, float] | None = None  # the last step's x0_hat and its h
     for t, previous in _leaps(sched, steps, spacing):
-        x0_hat, _ = _predict_x0(net, sched, x, t, clamp)
+        x0_hat = _predict_x0(net, sched, x, t, clamp)
         if previous < 0:
             x = x0_hat
         else:
             h = half_log_snr(previous) - half_log_snr(t)
-            middle = x0_hat
-            if before is not None:
-                middle = x0_hat + h / (2 * before[1]) * (x0_hat - before[0])
-            bar_t, bar_prev = sched.bar(t), sched.bar(previous)
-            shrink = ((1 - bar_prev) / (1 - bar_t)) ** 0.5
-            x = shrink * x - bar_prev**0.5 * math.expm1(-h) * middle
+            beyond = h / (2 * before[1]) if before else 0.0
+            (_, s), (a_prev, s_prev) = sched.roots(t), sched.roots(previous)
+            weight = -a_prev * math.expm1(-h)  # of x0_hat + beyond (x0_hat - x0_hat before)
+            x = blend(s_prev / s, x, weight * (1 + beyond), x0_hat)
+            if before:
+                x = x.add_(before[0], alpha=-weight * beyond)
             before = x0_hat, h
         yield Step(t, x, x0_hat)

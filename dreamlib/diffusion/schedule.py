@@ -33,6 +33,11 @@ class Schedule:
         """alpha_bar at t; t = -1 stands for clean data, where it is 1."""
         return float(self.alpha_bar[t]) if t >= 0 else 1.0
 
+    def roots(self, t: int) -> tuple[float, float]:
+        """a and s at t: what image and noise are multiplied by.  `signal_noise` of one t."""
+        bar = self.bar(t)
+        return bar**0.5, (1 - bar) ** 0.5
+
     def signal_noise(self, t: Tensor, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """a_t and s_t, ready to broadcast over images: t [B] -> 2 x [B,1,1,1].
 

@@ -1,19 +1,17 @@
 """Training batches from a pack against a DataLoader that decodes JPEGs with two workers.
 
-    python -m tests.benchmarks.data_path
-
-Interleaved A/B rounds in one process; images/s as medians, and their ratio with its spread.
+    python -m tests.benchmarks data_path
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +22,7 @@ from dreamlib.data.folder import load_square
 from dreamlib.data.packing import pack
 from dreamlib.data.stream import Stream
 from dreamlib.images import dequantise
+from tests.benchmarks.timing import ratios, text
 from tests.crash.test_pack import synthetic_celeba
 
 SIZE, BATCH = 64, 128
@@ -51,14 +50,11 @@ def seconds(take: Callable[[int], None], batches: int) -> float:
     return time.perf_counter() - begun
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batches", type=int, default=20)
-    options = parser.parse_args()
+def measure(rounds: int, quick: bool) -> dict[str, Any]:
+    """Seconds of the same number of images by either way, round by round."""
+    images, count = (1000, 5) if quick else (4000, 20)
     with tempfile.TemporaryDirectory() as home:
-        folder = synthetic_celeba(Path(home) / "celeba", options.images)
+        folder = synthetic_celeba(Path(home) / "celeba", images)
         source = celeba_source(SIZE, path=folder, downloads=Path(home), say=lambda text: None)
         packed = pack(source, Path(home) / "packed")
         stream = Stream(packed.images, packed.indices("train"), BATCH, seed=0, flip=True)
@@ -83,27 +79,25 @@ def main() -> None:
                 pass
 
         ours(1)
-        rounds = []
-        for _ in range(options.rounds):
+        found: dict[str, list[float]] = {"pack": [], "loader": []}
+        for _ in range(rounds):
             time.sleep(1)  # the workers fill their queue, and then stand still
-            first = seconds(ours, options.batches)
+            found["pack"].append(seconds(ours, count))
             theirs(QUEUE)  # what lay ready does not count
-            rounds.append((first, seconds(theirs, options.batches)))
-    images = options.batches * BATCH
-    ratios = sorted(b / a for a, b in rounds)
-    print("| images/s from the pack | DataLoader, 2 workers, JPEG | ratio, median (min to max) |")
-    print("|---|---|---|")
-    pace = [images / median(column) for column in zip(*rounds)]
-    print(
-        f"| {pace[0]:,.0f} | {pace[1]:,.0f} | {median(ratios):.1f} "
-        f"({ratios[0]:.1f} to {ratios[-1]:.1f}) |"
+            found["loader"].append(seconds(theirs, count))
+    return {"images": count * BATCH, "seconds": found}
+
+
+def table(found: dict[str, Any]) -> str:
+    seconds, images = found["seconds"], found["images"]
+    pace = [images / median(seconds[name]) for name in ("pack", "loader")]
+    times = text(ratios(seconds["loader"], seconds["pack"]))
+    return (
+        "| images/s from the pack | DataLoader, 2 workers, JPEG | times as many |\n|---|---|---|\n"
+        f"| {pace[0]:,.0f} | {pace[1]:,.0f} | {times} |"
     )
 
 
 def cycle_epochs(loader: DataLoader) -> Iterator[torch.Tensor]:
     for _ in cycle([None]):
         yield from loader
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """What a save costs training: copied and written behind its back, against written while it waits.
 
-    python -m tests.benchmarks.save_stall --json tests/benchmarks/save_stall.json
+    python -m tests.benchmarks save_stall
 
 The 54.85M network with Adam and averaged weights (about 880 MB) takes 20 steps without a save,
 with one behind its back, and with one that it waits for, interleaved.  Both saves are the same
@@ -9,8 +9,6 @@ work: checkpoint written, flushed, read back, weights exported.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,9 +16,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
-from dreamlib.files import write_text
 from dreamlib.opening import open_run
 from dreamlib.run import Run
 from dreamlib.runtime.checkpoint import save_checkpoint
@@ -70,7 +65,7 @@ class Bench:
 
 def table(result: dict[str, Any]) -> str:
     """Medians over the rounds; the ratio is of medians, with the range over rounds."""
-    rounds = result["rounds"]
+    rounds = result["turns"]
     plain = [r["plain"]["wall"] for r in rounds]
     lines = [
         "| save | training waits, s | extra time of 20 steps, s |",
@@ -89,29 +84,17 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+def measure(rounds: int, quick: bool) -> dict[str, Any]:
+    """Every round's seconds of 20 steps without a save and with either kind."""
+    preset, batch = ("faces16", 32) if quick else ("celeba64", 4)
     with tempfile.TemporaryDirectory() as home:
-        settings = [*SETTINGS, f"train.batch={options.batch}"]
-        run = open_run(Path(home) / "run", "celeba64", overrides=settings, say=lambda text: None)
+        settings = [*SETTINGS, f"train.batch={batch}"]
+        run = open_run(Path(home) / "run", preset, overrides=settings, say=lambda text: None)
         bench = Bench(run, Path(home) / "checkpoints")
         bench.steps(bench.behind)  # warm: buffers, optimizer state
-        rounds = []
-        for number in range(options.rounds):
+        found = []
+        for _ in range(rounds):
             kinds = {"plain": None, "behind": bench.behind, "waiting": bench.waiting}
-            rounds.append({name: bench.steps(save) for name, save in kinds.items()})
-            print(f"round {number + 1}: {rounds[-1]}", flush=True)
+            found.append({name: bench.steps(save) for name, save in kinds.items()})
         size = next((Path(home) / "checkpoints").glob("*.pt")).stat().st_size
-    facts = {"bytes": size, "batch": options.batch, "threads": torch.get_num_threads()}
-    result = {**facts, "torch": torch.__version__, "rounds": rounds}
-    print(table(result))
-    if options.json:
-        write_text(options.json, json.dumps(result, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    return {"preset": preset, "bytes": size, "batch": batch, "turns": found}

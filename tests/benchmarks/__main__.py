@@ -1,0 +1,47 @@
+"""All benchmarks that take minutes, or those named; a JSON file and a page of tables.
+
+    make bench                       # all, about forty minutes on an idle machine
+    make bench BENCH=dream_cost      # one
+    make bench BENCH=--quick         # all, three rounds of small turns
+
+Each runs in a process of its own, so that one's memory is not another's.  Results of those that
+did not run now are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from dreamlib.files import read_json, write_json, write_text
+from tests.benchmarks.suite import NAMES, QUICK, ROUNDS, page, run
+from tests.benchmarks.timing import apart
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure dreamlib beside its peers.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--quick", action="store_true", help="under five minutes in all")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"))
+    options = parser.parse_args()
+    unknown = set(options.names) - set(NAMES)
+    if unknown:
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
+    path = options.out / "benchmarks.json"
+    found = read_json(path) if path.exists() else {}
+    rounds = options.rounds or (QUICK if options.quick else ROUNDS)
+    for name in options.names or NAMES:
+        print(f"{name} ...", flush=True)
+        found[name] = apart(run, name, rounds, options.quick)
+        write_json(path, found)
+        print(import_module(f"tests.benchmarks.{name}").table(found[name]), flush=True)
+        print(f"took {found[name]['took_seconds']:.0f} s", flush=True)
+    found = {name: found[name] for name in NAMES if name in found}
+    write_text(options.out / "benchmarks.md", page(found))
+    print(f"{path} and {options.out / 'benchmarks.md'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""Quality for equal time: Fashion-MNIST, FD[classifier] after so many minutes on two cores.
+
+    python -m tests.benchmarks.quality rates --out runs/quality
+    python -m tests.benchmarks.quality train ours lucidrains original --seeds 0 1 2
+    python -m tests.benchmarks.quality table --json tests/benchmarks/quality.json
+
+`rates` takes turns between all arms on an otherwise idle machine and writes the seconds of a step
+of each.  `train` gives each arm the steps that fit into the minutes at that pace, so that what
+else runs meanwhile changes nothing; it scores the result with the same extractor against the same
+5,000 held-out images.  What is done is kept in OUT; every command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dreamlib.build import make_extractor, make_sampler, make_schedule, make_stream
+from dreamlib.diffusion.draw import BoundSampler, draw_images
+from dreamlib.diffusion.dream import Batch, adapt, lam_linear, mean_square, ramp
+from dreamlib.diffusion.ema import averaged
+from dreamlib.diffusion.prediction import Denoiser
+from dreamlib.diffusion.process import q_sample
+from dreamlib.diffusion.samplers import ddim
+from dreamlib.diffusion.schedule import Schedule
+from dreamlib.diffusion.unet import UNet
+from dreamlib.files import read_json, write_json, write_npy
+from dreamlib.images import quantise
+from dreamlib.measure import measure_guest
+from dreamlib.metrics.features import extract
+from dreamlib.opening import open_run
+from dreamlib.rows import Plan
+from dreamlib.run import Run
+from dreamlib.train import DiffusionTrainer
+from tests.benchmarks.peers import Lucidrains
+from tests.benchmarks.timing import interleave, machine, repeat
+
+PRESET, N, NFE = "fashion-cpu", 5000, 25
+SAVE = 60.0  # seconds between two checkpoints
+SHAPE = {"size": 32, "channels": 1, "widths": [48, 96, 96], "blocks": 1, "attention": [8]}
+EMAS = (0.995, 0.9999)
+
+# What was tried for our own recipe: settings on top of the preset's.
+TRIED: dict[str, list[str]] = {
+    "ours": [],
+    "standard": ["loss.name=standard"],
+    "no-min-snr": ["loss.min_snr=null"],
+    "eps": ["diffusion.prediction=eps"],
+    "eps-plain": ["diffusion.prediction=eps", "loss.min_snr=null", "loss.name=standard"],
+    "linear": ["diffusion.schedule=linear"],
+    "lr-1e-3": ["train.lr=1e-3"],
+    "lr-4e-3": ["train.lr=4e-3"],
+    "batch-16": ["train.batch=16", "train.lr=1.4e-3"],
+    "batch-64": ["train.batch=64", "train.lr=2.8e-3"],
+    "constant": ["train.lr_schedule=constant"],
+    "narrow": ["net.widths=[32, 64, 64]"],
+    "wide": ["net.widths=[64, 128, 128]"],
+    "two-blocks": ["net.blocks=2"],
+    "no-patch": ["net.patch=1", "net.attention=[8]"],
+    "patch-4": ["net.patch=4", "net.widths=[64, 128]", "net.attention=[]"],
+    "two-levels": ["net.widths=[64, 128]", "net.attention=[]"],
+    "shift": ["data.shift=1"],
+    "dropout": ["net.dropout=0.1"],
+}
+MORE_EMAS = (0.99, 0.998, 0.9995)
+
+
+class Ours:
+    """A preset's recipe, with longer and shorter averages beside its own."""
+
+    def __init__(self, out: Path, settings: list[str], seed: int, steps: int):
+        name = f"{seed}-{steps}"
+        overrides = [*settings, f"train.seed={seed}", f"train.length={steps}"]
+        overrides += ["train.log_every=1000000", "train.device=cpu"]
+        self.run = open_run(out / name, PRESET, overrides=overrides, say=lambda text: None)
+        self.trainer = DiffusionTrainer(self.run)
+        self.batch = self.run.config.train.batch
+        net = self.trainer.net
+        self.averages = {f"ema {d}": averaged(net, d) for d in MORE_EMAS}
+
+    def advance(self) -> None:
+        self.trainer.advance()
+        for average in self.averages.values():
+            average.update_parameters(self.trainer.net)
+
+    def state_dict(self) -> dict[str, Any]:
+        kept = {name: average.state_dict() for name, average in self.averages.items()}
+        return {"trainer": self.trainer.state_dict(), **kept}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.trainer.load_state_dict(state["trainer"])
+        for name, average in self.averages.items():
+            average.load_state_dict(state[name])
+
+    def images(self, n: int) -> Iterator[tuple[str, np.ndarray]]:
+        sampler, trainer = make_sampler(self.run.config), self.trainer
+        nets = {"own": trainer.ema, **self.averages}
+        for name, average in nets.items():
+            denoiser = Denoiser(
+                average.module, trainer.sched, trainer.denoiser.prediction, trainer.denoiser.dtype
+            )
+            yield name, drawn(denoiser, trainer.sched, sampler, n)
+
+
+class Peer:
+    """lucidrains' defaults at our net's size, drawn by its own DDIM and by our sampler."""
+
+    batch = 16
+
+    def __init__(self, run: Run, seed: int):
+        torch.manual_seed(seed)
+        self.peer = Lucidrains(32, 1, *LUCIDRAINS, steps=NFE)
+        self.stream, self.step, self.config = stream_of(run, self.batch, seed), 0, run.config
+
+    def advance(self) -> None:
+        self.peer.step(self.stream[self.step])
+        self.step += 1
+
+    PARTS = ("net", "optimizer", "ema")
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = {name: getattr(self.peer, name).state_dict() for name in self.PARTS}
+        return {"step": self.step, "rng": torch.get_rng_state(), **parts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self.PARTS:
+            getattr(self.peer, name).load_state_dict(state[name])
+        torch.set_rng_state(state["rng"])
+        self.step = state["step"]
+
+    def images(self, n: int) -> Iterator[tuple[str, np.ndarray]]:
+        model = self.peer.ema.ema_model.eval()
+        torch.manual_seed(0)
+        parts = [quantise(2 * model.sample(250) - 1) for _ in range(n // 250)]
+        yield "own DDIM", np.concatenate(parts)
+        bar = torch.cumprod(1 - model.betas.double(), dim=0)
+        sched = Schedule(bar)
+        yield "our sampler", drawn(Denoiser(model.model, sched, "v"), sched, few(), n)
+
+
+LUCIDRAINS = (16, (1, 2, 4, 8))
+
+
+class Original:
+    """The original recipe: eps, conservative DREAM in three passes, full-size stem, Adam at 1e-3,
+    batch 64, dropout 0.1, and its averages from the first step on (0.995 and 0.9999)."""
+
+    batch = 64
+
+    def __init__(self, run: Run, seed: int, steps: int):
+        torch.manual_seed(seed)
+        self.net = UNet(**SHAPE, heads=4, dropout=0.1)
+        self.sched, self.steps = make_schedule(run.config), steps
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3)
+        self.shadows = {d: {k: v.clone() for k, v in self.net.state_dict().items()} for d in EMAS}
+        self.stream, self.step = stream_of(run, self.batch, seed), 0
+
+    def advance(self) -> None:
+        x0 = self.stream[self.step]
+        t = torch.randint(len(self.sched), (len(x0),))
+        eps = torch.randn_like(x0)
+        batch = Batch(x0, t, eps, t)
+        x_t = q_sample(self.sched, x0, t, eps)
+        loss = mean_square(self.net(x_t, t) - eps).mean()
+        factor = ramp(self.step, self.steps // 10, self.steps // 5)
+        if factor:
+            lam = lam_linear(self.sched, t, 0.5, factor)
+            with torch.no_grad():
+                eps_hat = self.net(x_t, t)  # a pass of its own, as the original did
+            moved = adapt(self.sched, batch, x_t, eps_hat, lam)
+            loss = 0.7 * loss + 0.3 * mean_square(self.net(moved, t) - eps).mean()
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            for decay, shadow in self.shadows.items():
+                for name, value in self.net.state_dict().items():
+                    shadow[name] = decay * shadow[name] + (1 - decay) * value
+        self.step += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "shadows": self.shadows,
+            "rng": torch.get_rng_state(),
+            "step": self.step,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"])
+        self.shadows, self.step = state["shadows"], state["step"]
+
+    def images(self, n: int) -> Iterator[tuple[str, np.ndarray]]:
+        nets = {"raw": self.net.state_dict(), **{f"ema {d}": s for d, s in self.shadows.items()}}
+        for name, weights in nets.items():
+            net = UNet(**SHAPE, heads=4).eval()
+            net.load_state_dict(weights)
+            denoiser = Denoiser(net, self.sched, "eps")
+            samplers = {"DDIM": partial(ddim, steps=NFE), "our sampler": few()}
+            for sampler, function in samplers.items():
+                yield f"{name}, {sampler}", drawn(denoiser, self.sched, function, n)
+
+
+def few() -> BoundSampler:
+    from dreamlib.diffusion.samplers import dpmpp_2m
+
+    return partial(dpmpp_2m, steps=NFE, spacing="karras")
+
+
+def stream_of(run: Run, batch: int, seed: int):
+    train = run.config.train.model_copy(update={"batch": batch, "seed": seed})
+    return make_stream(run.config.model_copy(update={"train": train}), run.data, run.device)
+
+
+def drawn(denoiser: nn.Module, sched: Schedule, sampler: BoundSampler, n: int) -> np.ndarray:
+    denoiser.eval()
+    cpu = torch.device("cpu")
+    return draw_images(
+        denoiser, sched, sampler, range(n), seed=0, shape=(1, 32, 32), batch=125, device=cpu
+    )
+
+
+def make(name: str, out: Path, seed: int, steps: int) -> Any:
+    if name in TRIED:
+        return Ours(out / "runs" / name, TRIED[name], seed, steps)
+    run = open_run(out / "runs" / "data", PRESET, say=lambda text: None)
+    return Peer(run, seed) if name == "lucidrains" else Original(run, seed, steps)
+
+
+def rates(out: Path, names: list[str], rounds: int) -> None:
+    """Seconds per step of every arm, taken in turns, in OUT/rates.json."""
+    arms = {name: make(name, out / "rates", 0, 10_000_000) for name in names}
+    for arm in arms.values():
+        arm.averages = {}  # ours has one, like everyone
+        if isinstance(arm, Original):
+            arm.shadows, arm.step = {0.995: arm.shadows[0.995]}, arm.steps // 2
+    calls: dict[str, Callable[[], None]] = {
+        name: partial(repeat, arm.advance, max(1, 640 // arm.batch)) for name, arm in arms.items()
+    }
+    seconds = interleave(calls, rounds)
+    found = read_json(out / "rates.json") if (out / "rates.json").exists() else {}
+    for name, arm in arms.items():
+        per = float(np.median(seconds[name])) / max(1, 640 // arm.batch)
+        found[name] = {
+            "seconds": per,
+            "images_per_s": arm.batch / per,
+            "rounds": seconds[name],
+            "parameters": parameters(arm),
+        }
+        print(name, found[name]["images_per_s"], found[name]["parameters"], flush=True)
+    write_json(out / "rates.json", found | {"machine": machine()})
+
+
+def parameters(arm: Any) -> int:
+    net = arm.trainer.net if isinstance(arm, Ours) else getattr(arm, "net", None) or arm.peer.net
+    return sum(p.numel() for p in net.parameters())
+
+
+def train_arm(out: Path, name: str, seed: int, minutes: float) -> Any:
+    """To the steps that fit into the minutes; a checkpoint every minute."""
+    rate = read_json(out / "rates.json")[name]
+    steps = round(60 * minutes / rate["seconds"])
+    arm = make(name, out, seed, steps)
+    path = out / f"{name}-{seed}-{minutes:g}.pt"
+    done, spent = 0, 0.0
+    if path.exists():
+        state = torch.load(path, weights_only=True)
+        arm.load_state_dict(state["arm"])
+        done, spent = state["done"], state["spent"]
+    saved = begun = time.monotonic()
+    while done < steps:
+        arm.advance()
+        done += 1
+        if time.monotonic() - saved > SAVE or done == steps:
+            saved = time.monotonic()
+            kept = {"arm": arm.state_dict(), "done": done, "spent": spent + saved - begun}
+            torch.save(kept, path.with_suffix(".part"))
+            os.replace(path.with_suffix(".part"), path)
+            print(f"{name} {seed}: {done:,} of {steps:,}", flush=True)
+    return arm
+
+
+def score(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
+    path = out / f"{name}-{seed}-{minutes:g}.json"
+    if path.exists():
+        return
+    arm = train_arm(out, name, seed, minutes)
+    run = open_run(out / "runs" / "data", PRESET, say=lambda text: None)
+    extractor = make_extractor(run.config, run.data, run.device)
+    reference = extract(run.data.take("reference", 5000)[0], extractor)
+    found = {}
+    for label, images in arm.images(n):
+        features = extract(images, extractor)
+        rows = measure_guest(Plan("FD", (n,)), {"images": features}, reference, "reference")
+        found[label] = {row.metric: {"value": row.value, "se": row.se} for row in rows}
+        print(name, seed, label, {k: round(v["value"], 3) for k, v in found[label].items()}, flush=True)
+        if label in ("own", "own DDIM", "ema 0.995, our sampler"):
+            write_npy(path.with_suffix(".npy"), images[:64])
+    write_json(path, {"arm": name, "seed": seed, "minutes": minutes, "n": n, "scores": found})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["rates", "train"])
+    parser.add_argument("arms", nargs="*")
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--minutes", type=float, default=20)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--n", type=int, default=N)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.what == "rates":
+        rates(options.out, options.arms, options.rounds)
+        return
+    for seed in options.seeds:
+        for name in options.arms:
+            score(options.out, name, seed, options.minutes, options.n)
+
+
+if __name__ == "__main__":
+    main()
