@@ -10,7 +10,7 @@ DATA ?=
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 2147483647
 
-.PHONY: demo test test-slow lint playground slug clean
+.PHONY: demo test test-slow bench lint playground slug clean
 
 $(VENV)/.installed: pyproject.toml
 	$(HOST_PYTHON) -c 'import sys; sys.exit("dreamlib needs Python 3.10 or newer") if sys.version_info < (3, 10) else None'
@@ -31,6 +31,15 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(PYTHON) -m pytest -m slow
+
+# Side by side with other packages: make bench, make bench BENCH=dream_cost, make bench BENCH=--quick
+BENCH ?=
+bench: $(VENV)/.installed-bench
+	$(PYTHON) -m tests.benchmarks $(BENCH)
+
+$(VENV)/.installed-bench: $(VENV)/.installed-dev
+	$(PYTHON) -m pip install --quiet --editable '.[all,dev,bench]'
+	touch $@
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .

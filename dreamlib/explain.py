@@ -158,13 +158,13 @@ def micro_batches(config: Config) -> dict[int, int]:
 
 
 def _growth(config: Config, batch: int, device: torch.device) -> int:
-    before = _peak(device)
+    before = peak_bytes(device)
     for _ in _steps(config, batch, device, 2):  # the second stands beside the optimizer's state
         pass
-    return _peak(device) - before
+    return peak_bytes(device) - before
 
 
-def _peak(device: torch.device) -> int:
+def peak_bytes(device: torch.device) -> int:
     """Most bytes held so far by this process, or by torch on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -29,7 +29,10 @@ def dequantise(images: np.ndarray | Tensor) -> Tensor:
     pixels = torch.as_tensor(images)
     if pixels.dtype != torch.uint8:
         raise TypeError(f"images are uint8 between stages, got {pixels.dtype}")
-    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+    # In the layout that its shape says: strides left as [B,H,W,C] would have every convolution
+    # behind it work channels-last, where normalising small images takes 20 times as long on a CPU.
+    planes = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return planes.div_(127.5).sub_(1)
 
 
 def to_rgb(images: np.ndarray) -> np.ndarray:

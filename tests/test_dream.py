@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.flop_counter import FlopCounterMode
 
 from dreamlib.diffusion import dream
 from dreamlib.diffusion.dream import Batch, Conservative, Paper, Perturb, standard
@@ -20,6 +21,7 @@ from dreamlib.diffusion.process import (
     x0_from_eps,
 )
 from dreamlib.diffusion.schedule import cosine
+from dreamlib.diffusion.unet import UNet
 
 SCHED = cosine(100)
 
@@ -305,3 +307,28 @@ def test_conservative_target_is_the_true_noise():
         loss = total(Conservative(estimator=estimator), Off(), data).detach()
         assert float(loss) == pytest.approx(64 * 0.01, rel=1e-4)
     assert float(total(Paper(), Off(), data).detach()) > 64 * 0.015
+
+
+def work(loss, net, data):
+    """FLOPs of a loss and its gradients."""
+    with FlopCounterMode(display=False) as counter:
+        for term in loss(net, SCHED, data, 1000):
+            term.error.sum().backward()
+    return counter.get_total_flops()
+
+
+def test_what_each_loss_multiplies_is_exactly_its_passes():
+    """In passes, where a gradient costs two: standard 3, both 6, paper 4 (4/3 of a step), sampled
+    3 and a pass for the chosen images alone."""
+    net = Denoiser(UNet(size=8, channels=1, widths=[8, 16], blocks=1, heads=2), SCHED, "eps")
+    data = batch(16)
+    data = data._replace(x0=torch.zeros(16, 1, 8, 8), eps=torch.ones(16, 1, 8, 8))
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        net(data.x0, data.t)
+    one, step = forward.get_total_flops(), work(standard, net, data)
+    assert step == pytest.approx(3 * one, rel=0.01)  # the first layer's input needs no gradient
+    assert work(Conservative(estimator="both"), net, data) == 2 * step
+    assert work(Paper(), net, data) == step + one
+    chosen = int(((data.coin < 0.3) & (data.t > 0)).sum())
+    assert 0 < chosen < 16
+    assert work(Conservative(estimator="sampled"), net, data) == step + chosen * one // 16

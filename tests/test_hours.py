@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 
 from dreamlib.config import load_config
-from tests.benchmarks import projected_costs
 from tests.benchmarks.training_hours import (
     SHARES,
     clock,
@@ -54,23 +53,6 @@ def test_what_the_page_reads_in_the_table():
     text = f"± {final['fd_500']['se']:.2f} where 2,000 images have ± {final['fd_2000']['se']:.2f}"
     assert text in page("HARDWARE.md")
     assert time_text(final["seconds"]) in page("HARDWARE.md")
-
-
-def test_projected_costs_are_the_counted_ones():
-    text = page("HARDWARE.md")
-    assert projected_costs.table() in text
-    assert f"{projected_costs.cpu_rate() / 1e9:.0f} GFLOP/s" in text
-
-
-def test_a_projection_is_images_times_work_over_rate():
-    found = projected_costs.cost("celeba64")
-    assert found.images == 39_062 * 128
-    assert found.work == pytest.approx(found.images * 116.06e9 * 1.09, rel=1e-3)
-    assert found.checkpoint == 16 * 54_846_979
-    original = projected_costs.cost("celeba64-original")
-    assert original.images == pytest.approx(100 * 50_000, rel=1e-3)
-    assert original.work == pytest.approx(original.images * 140.8e9 * 1.9, rel=1e-3)
-    assert original.sampling == 40 * original.few
 
 
 def log(*times, every=50):

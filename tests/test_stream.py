@@ -132,3 +132,15 @@ def test_changes_are_keyed_by_seed_and_step_and_stay_in_range(pictures):
     assert float(make(1)[7].abs().max()) <= 1
     none = Stream(pictures, ROWS, batch=10, seed=1, shift=0, colour=0.0)
     assert torch.equal(none[7], Stream(pictures, ROWS, batch=10, seed=1)[7])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_batches_lie_in_memory_as_their_shape_says(channels):
+    """Strides of [B,H,W,C] would make every convolution behind them work channels-last."""
+    images = np.zeros((4, 8, 6, channels), np.uint8)
+    stream = Stream(images, np.arange(4), 2, seed=0, flip=True)
+    for batch in (dequantise(images), stream[0]):
+        _, c, height, width = batch.shape
+        assert batch.stride() == (c * height * width, height * width, width, 1)
+        answer = torch.nn.Conv2d(c, 8, 3)(batch)
+        assert answer.stride(1) == answer.shape[2] * answer.shape[3]

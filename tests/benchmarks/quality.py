@@ -71,7 +71,7 @@ TRIED: dict[str, list[str]] = {
     "shift": ["data.shift=1"],
     "dropout": ["net.dropout=0.1"],
 }
-MORE_EMAS = (0.99, 0.998, 0.9995)
+MORE_EMAS = (0.998,)
 
 
 class Ours:

@@ -16,6 +16,7 @@ NAMES = (
     "data_path",
     "save_stall",
     "growth",
+    "preset_costs",
 )
 ROUNDS, QUICK = 7, 3
 

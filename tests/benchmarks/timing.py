@@ -18,6 +18,9 @@ from typing import Any
 
 import torch
 
+from dreamlib.explain import peak_bytes
+from dreamlib.host import cpu_flags
+
 FOREIGN = 0.10  # share of one core that others may use during a turn
 STAT = Path("/proc/stat")
 TRIES = 3
@@ -85,8 +88,6 @@ def text(found: dict[str, float]) -> str:
 
 def machine() -> dict[str, Any]:
     """What the numbers were taken on."""
-    from dreamlib.host import cpu_flags
-
     names = [line for line in _cpuinfo() if line.startswith("model name")]
     wide = {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
     found = {
@@ -110,14 +111,10 @@ def _cpuinfo() -> list[str]:
 
 def peak_growth(call: Callable[[], Any]) -> int:
     """Bytes by which a call raises this process's peak; measure in a process of its own."""
-    import resource
-
-    def peak() -> int:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-    before = peak()
+    cpu = torch.device("cpu")
+    before = peak_bytes(cpu)
     call()
-    return peak() - before
+    return peak_bytes(cpu) - before
 
 
 def apart(call: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,0 +1,98 @@
+"""The benchmarks: turns are fair, tables are the measured ones, and pages claim what was measured."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from dreamlib.config import preset_names
+from tests.benchmarks import dream_cost, growth, metric_speed, sampling_cost, timing, training_step
+from tests.benchmarks.preset_costs import cost
+from tests.benchmarks.suite import NAMES, page
+
+ROOT = Path(__file__).resolve().parent.parent
+MEASURED = json.loads((ROOT / "tests/benchmarks/benchmarks.json").read_text("utf-8"))
+TEXT = (ROOT / "docs/BENCHMARKS.md").read_text("utf-8")
+
+
+@pytest.fixture
+def turns(monkeypatch):
+    """Who was called, in order; every turn is undisturbed unless `others` says otherwise."""
+    called: list[str] = []
+    monkeypatch.setattr(timing, "_others", lambda: 0.0)
+    return called
+
+
+def test_turns_alternate_and_every_other_round_goes_backwards(turns):
+    calls = {name: lambda name=name: turns.append(name) for name in "abc"}
+    seconds = timing.interleave(calls, 3, warm=0)
+    assert "".join(turns) == "abc" + "cba" + "abc"
+    assert {name: len(each) for name, each in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_a_disturbed_turn_is_taken_again(turns, monkeypatch):
+    others = iter([0.0, 60.0, 60.0, 60.0])  # before and after: the first turn was not alone
+    monkeypatch.setattr(timing, "_others", lambda: next(others))
+    timing.interleave({"a": lambda: turns.append("a")}, 1, warm=0)
+    assert len(turns) == 2
+
+
+def test_a_turn_disturbed_three_times_is_the_least_disturbed_one(turns, monkeypatch):
+    others = iter([0.0, 60.0, 0.0, 50.0, 0.0, 70.0])
+    clock = iter([0.0, 3.0, 0.0, 2.0, 0.0, 1.0])
+    monkeypatch.setattr(timing, "_others", lambda: next(others))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(clock))
+    found = timing.interleave({"a": lambda: None}, 1, warm=0)
+    assert found == {"a": [3.0]}  # 20 of others' seconds per second, against 25 and 70
+
+
+def test_a_ratio_is_of_the_same_round():
+    found = timing.ratios([2.0, 40.0, 6.0], [1.0, 10.0, 2.0])
+    assert found["median"] == 3.0
+    assert found["rounds"] == 3
+    assert timing.text(found) == "3.00 (2.00–4.00)"
+
+
+def test_power_is_the_slope_of_logarithms():
+    def points(exponent):
+        return [{"amount": n, "seconds": 3.0 * n**exponent} for n in (10, 20, 40, 80)]
+
+    assert growth.power(points(1)) == pytest.approx(1)
+    assert growth.power(points(2)) == pytest.approx(2)
+
+
+def test_every_benchmark_is_measured_and_its_table_stands_in_the_page():
+    assert list(MEASURED) == list(NAMES)
+    for name in NAMES:
+        found, module = MEASURED[name], import_module(f"tests.benchmarks.{name}")
+        assert found["rounds"] >= 7, name
+        assert not found["quick"], name
+        for part in module.table(found).split("\n\n"):
+            assert part.strip() in TEXT, name
+    assert page(MEASURED).count("## ") == len(NAMES)
+
+
+def test_networks_that_are_compared_have_equal_parameters():
+    for size, arms in MEASURED["training_step"]["sizes"].items():
+        ours = arms[training_step.OURS]["parameters"]
+        for name, arm in arms.items():
+            assert abs(arm["parameters"] / ours - 1) <= training_step.PARITY, (size, name)
+
+
+def test_a_projection_is_images_times_work_over_rate():
+    found = cost("celeba64")
+    assert found.images == 39_062 * 128
+    assert found.work == pytest.approx(found.images * 116.06e9 * 1.09, rel=1e-3)
+    assert found.checkpoint == 16 * 54_846_979
+    original = cost("celeba64-original")
+    assert original.images == pytest.approx(100 * 50_000, rel=1e-3)
+    assert original.work == pytest.approx(original.images * 140.8e9 * 1.9, rel=1e-3)
+    assert original.sampling == 40 * original.few
+
+
+def test_every_preset_has_its_costs():
+    assert sorted(MEASURED["preset_costs"]["presets"]) == preset_names()
