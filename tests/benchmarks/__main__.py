@@ -35,10 +35,10 @@ def main() -> None:
     for name in options.names or NAMES:
         print(f"{name} ...", flush=True)
         found[name] = apart(run, name, rounds, options.quick)
+        found = {each: found[each] for each in NAMES if each in found}
         write_json(path, found)
         print(import_module(f"tests.benchmarks.{name}").table(found[name]), flush=True)
         print(f"took {found[name]['took_seconds']:.0f} s", flush=True)
-    found = {name: found[name] for name in NAMES if name in found}
     write_text(options.out / "benchmarks.md", page(found))
     print(f"{path} and {options.out / 'benchmarks.md'}")
 

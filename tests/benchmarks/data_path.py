@@ -1,6 +1,6 @@
 """Training batches from a pack against a DataLoader that decodes JPEGs with two workers.
 
-    python -m tests.benchmarks data_path
+python -m tests.benchmarks data_path
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def measure(rounds: int, quick: bool) -> dict[str, Any]:
     """Seconds and FLOPs of a step with every loss, at every size."""
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as home:
-        for size in SIZES:
+        for size in (COUNTED,) if quick else SIZES:
             case = CASES[size]
             trainers = {
                 name: trainer(Path(home) / str(number), case, size, *settings)
@@ -72,7 +72,7 @@ def measure(rounds: int, quick: bool) -> dict[str, Any]:
             }
             trainers[PASSES].loss = ThreePasses(trainers[PASSES].loss)
             # `sampled` throws a coin for every image: many steps, for the mean.
-            times = {64: 2, 32: 6, 16: 16}[size] if quick else {64: 6, 32: 16, 16: 40}[size]
+            times = {64: 2, 32: 6, 16: 16}[size] if quick else {64: 6, 32: 12, 16: 40}[size]
             seconds = interleave(
                 {name: partial(repeat, each.advance, times) for name, each in trainers.items()},
                 rounds,

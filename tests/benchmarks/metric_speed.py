@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,16 @@ from dreamlib.metrics.manifold import prdc
 from dreamlib.rng import numpy_rng
 from tests.benchmarks.timing import apart, interleave, peak_growth, ratios, spread, text
 
-D, N, FEW = 2048, 5000, 1000
+D, N = 2048, 5000
+QUICK = (512, 1000)  # features, images
 OURS = "dreamlib"
 
 
-def features(n: int, key: int) -> np.ndarray:
+def features(n: int, key: int, d: int = D) -> np.ndarray:
     """Non-negative features with a decaying spectrum, float32, as a network's pooled ones are."""
     rng = numpy_rng("metric speed", key)
-    sd = np.arange(1, D + 1) ** -0.6 * (1.1 if key else 1.0)
-    return np.abs(rng.standard_normal((n, D)) * sd + 0.5 * sd).astype(np.float32)
+    sd = np.arange(1, d + 1) ** -0.6 * (1.1 if key else 1.0)
+    return np.abs(rng.standard_normal((n, d)) * sd + 0.5 * sd).astype(np.float32)
 
 
 def _moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -63,7 +65,9 @@ def fidelity_fd(a: np.ndarray, b: np.ndarray) -> float:
 def torchmetrics_fd(a: np.ndarray, b: np.ndarray) -> float:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    metric = FrechetInceptionDistance(feature=_Ready(), normalize=True).set_dtype(torch.float64)
+    metric = FrechetInceptionDistance(feature=_Ready(a.shape[1]), normalize=True).set_dtype(
+        torch.float64
+    )
     for images, real in ((a, False), (b, True)):
         for part in torch.from_numpy(images).split(500):
             metric.update(part, real=real)
@@ -73,7 +77,9 @@ def torchmetrics_fd(a: np.ndarray, b: np.ndarray) -> float:
 class _Ready(torch.nn.Module):
     """What torchmetrics takes for an extractor: the features are there already."""
 
-    num_features = D
+    def __init__(self, width: int):
+        super().__init__()
+        self.num_features = width
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
@@ -96,7 +102,7 @@ def fidelity_kid(a: np.ndarray, b: np.ndarray) -> float:
 def torchmetrics_kid(a: np.ndarray, b: np.ndarray) -> float:
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    metric = KernelInceptionDistance(feature=_Ready(), normalize=True)
+    metric = KernelInceptionDistance(feature=_Ready(a.shape[1]), normalize=True)
     metric.update(torch.from_numpy(a), real=False)
     metric.update(torch.from_numpy(b), real=True)
     return float(metric.compute()[0])
@@ -125,6 +131,13 @@ def own_prdc(a: np.ndarray, b: np.ndarray) -> float:
 
 
 Route = Callable[[np.ndarray, np.ndarray], float]
+MODULES = {  # imported before memory is read
+    "clean-fid": ["cleanfid.fid"],
+    "pytorch-fid": ["pytorch_fid.fid_score"],
+    "torch-fidelity": ["torch_fidelity"],
+    "torchmetrics": ["torchmetrics.image.fid", "torchmetrics.image.kid"],
+    "prdc": ["prdc"],
+}
 ROUTES: dict[str, dict[str, tuple[Route, str]]] = {
     "Fréchet distance": {
         OURS: (frechet, "exact"),
@@ -147,11 +160,11 @@ ROUTES: dict[str, dict[str, tuple[Route, str]]] = {
 }
 
 
-def grown(metric: str, package: str, n: int) -> int:
+def grown(metric: str, package: str, n: int, d: int) -> int:
     """Bytes that one call adds to a fresh process, its packages imported."""
-    route = ROUTES[metric][package][0]
-    route(features(300, 0)[:, :64], features(300, 1)[:, :64]) if metric != "KID" else None
-    a, b = features(n, 0), features(n, 1)
+    route, a, b = ROUTES[metric][package][0], features(n, 0, d), features(n, 1, d)
+    for module in MODULES.get(package, ()):
+        import_module(module)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return peak_growth(partial(route, a, b))
@@ -159,8 +172,8 @@ def grown(metric: str, package: str, n: int) -> int:
 
 def measure(rounds: int, quick: bool) -> dict[str, Any]:
     """Seconds, memory and value of every metric by every package."""
-    n = FEW if quick else N
-    a, b = features(n, 0), features(n, 1)
+    d, n = QUICK if quick else (D, N)
+    a, b = features(n, 0, d), features(n, 1, d)
     found: dict[str, Any] = {}
     for metric, routes in ROUTES.items():
         values: dict[str, float] = {}
@@ -177,10 +190,10 @@ def measure(rounds: int, quick: bool) -> dict[str, Any]:
         for name in routes:
             found[metric][name] = {
                 "seconds": seconds[name],
-                "bytes": apart(grown, metric, name, n),
+                "bytes": apart(grown, metric, name, n, d),
                 "value": values[name],
             }
-    return {"n": n, "d": D, "metrics": found}
+    return {"n": n, "d": d, "metrics": found}
 
 
 def table(found: dict[str, Any]) -> str:

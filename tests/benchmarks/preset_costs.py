@@ -108,7 +108,10 @@ def training_table(measured: dict[str, Any]) -> str:
         each = cost(name)
         cells = [f"{each.images / 1e6:.2f} M", f"{each.work / each.images / 1e9:.3g}"]
         cells += [f"{here['images_per_s']:.3g} ({here['batch']})"]
-        cells += [f"{here['bytes'] / 2**20:,.0f} MiB", span_text(each.images / here["images_per_s"])]
+        cells += [
+            f"{here['bytes'] / 2**20:,.0f} MiB",
+            span_text(each.images / here["images_per_s"]),
+        ]
         cells += [span_text(each.work / (SHARE * peak)) for peak in PEAK.values()]
         lines.append(f"| `{name}` | {' | '.join(cells)} | {each.checkpoint / 1e6:.0f} MB |")
     return "\n".join(lines)
@@ -116,7 +119,10 @@ def training_table(measured: dict[str, Any]) -> str:
 
 def sampling_table(measured: dict[str, Any]) -> str:
     """5,000 images with the preset's own sampler, and in FEW steps."""
-    lines = [f"| preset | steps | T4 | A100 | H200 | in {FEW} steps, T4 |", "|---|---|---|---|---|---|"]
+    lines = [
+        f"| preset | steps | T4 | A100 | H200 | in {FEW} steps, T4 |",
+        "|---|---|---|---|---|---|",
+    ]
     for name in measured:
         each = cost(name)
         cells = [str(load_config(name).sample.steps)]

@@ -306,7 +306,13 @@ def score(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
         features = extract(images, extractor)
         rows = measure_guest(Plan("FD", (n,)), {"images": features}, reference, "reference")
         found[label] = {row.metric: {"value": row.value, "se": row.se} for row in rows}
-        print(name, seed, label, {k: round(v["value"], 3) for k, v in found[label].items()}, flush=True)
+        print(
+            name,
+            seed,
+            label,
+            {k: round(v["value"], 3) for k, v in found[label].items()},
+            flush=True,
+        )
         if label in ("own", "own DDIM", "ema 0.995, our sampler"):
             write_npy(path.with_suffix(".npy"), images[:64])
     write_json(path, {"arm": name, "seed": seed, "minutes": minutes, "n": n, "scores": found})

@@ -128,8 +128,10 @@ def shares(rounds: int, steps: int) -> list[dict[str, Any]]:
                     device=CPU,
                 )
         seconds = interleave(calls, rounds)
-        found.append({"preset": preset, "batch": batch, "steps": steps, "limit": limit}
-                     | {"seconds": seconds})
+        found.append(
+            {"preset": preset, "batch": batch, "steps": steps, "limit": limit}
+            | {"seconds": seconds}
+        )
     return found
 
 
@@ -140,7 +142,10 @@ def _bare(net: Denoiser, x: Tensor, t: Tensor, steps: int) -> None:
 
 
 def measure(rounds: int, quick: bool) -> dict[str, Any]:
-    return {"loops": loops(rounds, 8 if quick else 64), "shares": shares(rounds, 4 if quick else 10)}
+    return {
+        "loops": loops(rounds, 8 if quick else 64),
+        "shares": shares(rounds, 4 if quick else 10),
+    }
 
 
 def table(found: dict[str, Any]) -> str:

@@ -115,7 +115,7 @@ def measure(rounds: int, quick: bool) -> dict[str, Any]:
         for size in SIZES:
             case, libraries = CASES[size], arms(Path(home), size)
             # Turns of about two seconds: a step at 64 pixels, several where it takes less.
-            times = {64: 1, 32: 4, 16: 8}[size] if quick else {64: 2, 32: 8, 16: 20}[size]
+            times = {64: 1, 32: 2, 16: 6}[size] if quick else {64: 2, 32: 8, 16: 20}[size]
             seconds = interleave(
                 {name: partial(repeat, step, times) for name, (_, step) in libraries.items()},
                 rounds,
@@ -154,7 +154,11 @@ def table(found: dict[str, Any]) -> str:
         for name, arm in each.items():
             pace = arm["batch"] / median(arm["seconds"])
             cells = [f"{size}, {arm['batch']}", name, f"{arm['parameters']:,}"]
-            cells += [f"{arm['flops'] / 1e9:.2f}", f"{pace:.3g}", f"{pace * arm['flops'] / 1e9:.0f}"]
+            cells += [
+                f"{arm['flops'] / 1e9:.2f}",
+                f"{pace:.3g}",
+                f"{pace * arm['flops'] / 1e9:.0f}",
+            ]
             for compare in (rate_ratio, image_ratio):
                 for ours in (FP32, OURS):
                     cells.append("" if name == ours else text(compare(each, ours, name)))
