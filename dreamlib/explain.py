@@ -30,7 +30,7 @@ from dreamlib.build import (
 )
 from dreamlib.data.faces import ATTRIBUTES
 from dreamlib.diffusion.dream import Batch
-from dreamlib.diffusion.ema import averaged
+from dreamlib.diffusion.ema import Averaged
 from dreamlib.errors import ConfigError
 from dreamlib.host import choose_device, choose_precision
 from dreamlib.progress import duration
@@ -180,7 +180,7 @@ def _steps(config: Config, batch: int, device: torch.device, count: int) -> Iter
     """Optimizer steps on noise, with DREAM fully ramped up: the dearest steps of a training."""
     channels, labels = usual_images(config)
     net = make_net(config, channels, labels).to(device)
-    ema = averaged(net, config.train.ema)
+    ema = Averaged(net, config.train.ema)
     optimizer = make_optimizer(config, net, device)
     sched, loss = make_schedule(config), make_loss(config, epoch=1, total=1)
     precision = choose_precision(config.train.precision, device)

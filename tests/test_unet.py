@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from dreamlib.build import make_net
 from dreamlib.config import load_config, preset_names
-from dreamlib.diffusion.ema import averaged, warm_decay
+from dreamlib.diffusion.ema import Averaged, warm_decay
 from dreamlib.diffusion.unet import Attention, UNet, time_embedding
 from dreamlib.errors import CheckpointError, RunError
 from dreamlib.runtime.checkpoint import newest_checkpoint
@@ -100,7 +100,7 @@ def test_ema_warms_up_and_follows_its_formula():
     assert warm_decay(10**6, 0.999) == 0.999
     torch.manual_seed(0)
     model = torch.nn.Linear(2, 1)
-    ema = averaged(model, 0.9)
+    ema = Averaged(model, 0.9)
     expected = None
     for count in range(30):
         with torch.no_grad():
@@ -110,6 +110,22 @@ def test_ema_warms_up_and_follows_its_formula():
         decay = min(0.9, (1 + count) / (10 + count))
         expected = weight if expected is None else decay * expected + (1 - decay) * weight
         assert_close(ema.module.weight, expected)
+
+
+def test_averages_go_on_where_they_were_saved():
+    torch.manual_seed(0)
+    model, again = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+    whole, resumed = Averaged(model, 0.9), Averaged(again, 0.9)
+    for step in range(6):
+        if step == 3:
+            state = whole.state_dict()
+            resumed.load_state_dict({name: value.clone() for name, value in state.items()})
+        with torch.no_grad():
+            model.weight.add_(torch.randn(1, 2))
+        for ema in (whole, resumed) if step >= 3 else (whole,):
+            ema.update_parameters(model)
+    assert torch.equal(whole.module.weight, resumed.module.weight)
+    assert int(whole.n_averaged) == int(resumed.n_averaged) == 6
 
 
 def test_attention_is_float32_under_autocast(monkeypatch):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 
@@ -12,12 +14,28 @@ def warm_decay(step: int, decay: float) -> float:
     return min(decay, (1 + step) / (10 + step))
 
 
-def averaged(net: nn.Module, decay: float) -> AveragedModel:
-    """torch's AveragedModel with an exponential rule; `update_parameters(net)` once per step."""
+class Averaged(AveragedModel):
+    """torch's AveragedModel with an exponential rule; `update_parameters(net)` once per step.
 
-    def towards(averages: list[Tensor], currents: list[Tensor], count: Tensor | int) -> None:
-        # torch copies the first update and counts from there, so update k sees count = k.
-        weight = 1 - warm_decay(int(count), decay)
-        torch._foreach_lerp_(averages, currents, weight)
+    The update is one call over all weights.  torch's own sorts them by device and type each time,
+    and asks the device how many updates there were: half of the time on a CPU, a wait on a GPU.
+    """
 
-    return AveragedModel(net, multi_avg_fn=torch.no_grad()(towards))
+    def __init__(self, net: nn.Module, decay: float):
+        super().__init__(net)
+        self.decay = decay
+        self._count: int | None = 0  # updates so far; None when `n_averaged` knows better
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        count = int(self.n_averaged) if self._count is None else self._count
+        weight = 1 - warm_decay(count, self.decay) if count else 1.0  # the first one is copied
+        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), weight)
+        for own, current in zip(self.module.buffers(), model.buffers()):
+            own.copy_(current)
+        self.n_averaged += 1
+        self._count = count + 1
+
+    def load_state_dict(self, *arguments: Any, **more: Any) -> Any:
+        self._count = None
+        return super().load_state_dict(*arguments, **more)

@@ -27,7 +27,7 @@ from torch import nn
 from dreamlib.build import make_extractor, make_sampler, make_schedule, make_stream
 from dreamlib.diffusion.draw import BoundSampler, draw_images
 from dreamlib.diffusion.dream import Batch, adapt, lam_linear, mean_square, ramp
-from dreamlib.diffusion.ema import averaged
+from dreamlib.diffusion.ema import Averaged
 from dreamlib.diffusion.prediction import Denoiser
 from dreamlib.diffusion.process import q_sample
 from dreamlib.diffusion.samplers import ddim
@@ -85,7 +85,7 @@ class Ours:
         self.trainer = DiffusionTrainer(self.run)
         self.batch = self.run.config.train.batch
         net = self.trainer.net
-        self.averages = {f"ema {d}": averaged(net, d) for d in MORE_EMAS}
+        self.averages = {f"ema {d}": Averaged(net, d) for d in MORE_EMAS}
 
     def advance(self) -> None:
         self.trainer.advance()
