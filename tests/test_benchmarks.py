@@ -96,3 +96,50 @@ def test_a_projection_is_images_times_work_over_rate():
 
 def test_every_preset_has_its_costs():
     assert sorted(MEASURED["preset_costs"]["presets"]) == preset_names()
+
+
+def at_least(found, limit):
+    assert found["median"] >= limit, found
+
+
+@pytest.mark.parametrize(
+    ("size", "fp32_diffusers", "ours_diffusers"),
+    [("64", 0.97, 1.6), ("32", 0.9, 1.2), ("16", 0.9, 1.2)],
+)
+def test_a_step_uses_the_machine_better_than_the_peers_do(size, fp32_diffusers, ours_diffusers):
+    arms = MEASURED["training_step"]["sizes"][size]
+    rate = training_step.rate_ratio
+    at_least(rate(arms, training_step.FP32, "diffusers"), fp32_diffusers)
+    at_least(rate(arms, training_step.FP32, "lucidrains"), 1.3)
+    at_least(rate(arms, training_step.OURS, "diffusers"), ours_diffusers)
+    at_least(rate(arms, training_step.OURS, "lucidrains"), 1.6)
+
+
+def test_dream_costs_what_the_page_says():
+    for size, each in MEASURED["dream_cost"]["sizes"].items():
+        for name, limit in dream_cost.LIMITS.items():
+            if name == dream_cost.SAMPLED and size != "64":
+                limit = dream_cost.SMALL
+            assert dream_cost.cost(each, name)["median"] <= limit, (size, name)
+
+
+def test_a_sampler_is_twice_as_fast_as_diffusers_and_little_beside_its_network():
+    for row in MEASURED["sampling_cost"]["loops"]:
+        if row["sampler"] != "DDPM":
+            at_least(timing.ratios(row["diffusers"], row["ours"]), 2.0)
+    for row in MEASURED["sampling_cost"]["shares"]:
+        seconds = row["seconds"]
+        for name in sampling_cost.OURS:
+            share = timing.ratios(seconds[f"{name} null"], seconds["network bf16"])
+            assert share["median"] <= row["limit"], (row["preset"], name)
+    large = MEASURED["sampling_cost"]["shares"][-1]["seconds"]
+    at_least(timing.ratios(large["network fp32"], large["network bf16"]), 1.7)
+
+
+def test_no_package_computes_a_distance_sooner_or_in_less_memory():
+    for metric, packages in MEASURED["metric_speed"]["metrics"].items():
+        ours = packages[metric_speed.OURS]
+        for name, each in packages.items():
+            if name != metric_speed.OURS:
+                at_least(timing.ratios(each["seconds"], ours["seconds"]), 1.0)
+                assert each["bytes"] >= ours["bytes"], (metric, name)

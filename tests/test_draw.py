@@ -16,6 +16,7 @@ from dreamlib.errors import Interrupted
 
 SCHED = cosine(30)
 SHAPE = (3, 16, 16)
+from dreamlib.rng import mix, mix_each
 
 
 @pytest.fixture(scope="module")
@@ -122,3 +123,10 @@ def test_slerp_keeps_the_norm():
     half = slerp(a, b, 0.5)
     assert float(half.norm()) == pytest.approx(float(a.norm()), rel=0.03)
     assert torch.allclose(slerp(a, b, 0.0), a, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**40])
+@pytest.mark.parametrize("images", [[], [0], [0, 1, 5, 123_456, 2**32 - 1], [3, 2**33]])
+def test_seeds_of_a_batch_are_the_seeds_of_its_images(seed, images):
+    for t in (0, 1, 1000):
+        assert mix_each("image", seed, images, t) == [mix("image", seed, i, t) for i in images]

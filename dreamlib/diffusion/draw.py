@@ -15,7 +15,7 @@ from dreamlib.diffusion.samplers import Noise, Step
 from dreamlib.diffusion.schedule import Schedule
 from dreamlib.errors import Interrupted
 from dreamlib.images import quantise
-from dreamlib.rng import torch_rng
+from dreamlib.rng import mix_each
 
 LabelsOf = Callable[[int], Sequence[int]]  # image number -> a label per attribute
 
@@ -30,10 +30,11 @@ def image_noise(
     seed: int, slots: Sequence[int | None], shape: Sequence[int], t: int, device: torch.device
 ) -> Tensor:
     """Standard normal [B,*shape]; row r is keyed by (seed, slots[r], t), empty slots are zero."""
-    rows = torch.zeros(len(slots), *shape)
-    for row, image in zip(rows, slots):
-        if image is not None:
-            row.normal_(generator=torch_rng("image", seed, image, t))
+    rows, rng = torch.zeros(len(slots), *shape), torch.Generator()
+    told = [(row, image) for row, image in zip(rows, slots) if image is not None]
+    keys = mix_each("image", seed, [image for _, image in told], t)
+    for (row, _), key in zip(told, keys):
+        row.normal_(generator=rng.manual_seed(key))
     return rows.to(device)
 
 

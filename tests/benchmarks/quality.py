@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from dreamlib.diffusion.dream import Batch, adapt, lam_linear, mean_square, ramp
 from dreamlib.diffusion.ema import Averaged
 from dreamlib.diffusion.prediction import Denoiser
 from dreamlib.diffusion.process import q_sample
-from dreamlib.diffusion.samplers import ddim
+from dreamlib.diffusion.samplers import ddim, dpmpp_2m
 from dreamlib.diffusion.schedule import Schedule
 from dreamlib.diffusion.unet import UNet
 from dreamlib.files import read_json, write_json, write_npy
@@ -215,8 +216,6 @@ class Original:
 
 
 def few() -> BoundSampler:
-    from dreamlib.diffusion.samplers import dpmpp_2m
-
     return partial(dpmpp_2m, steps=NFE, spacing="karras")
 
 
@@ -269,8 +268,8 @@ def parameters(arm: Any) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def train_arm(out: Path, name: str, seed: int, minutes: float) -> Any:
-    """To the steps that fit into the minutes; a checkpoint every minute."""
+def train_arm(out: Path, name: str, seed: int, minutes: float) -> tuple[Any, int]:
+    """Train to the steps that fit into the minutes, a checkpoint every minute; and images seen."""
     rate = read_json(out / "rates.json")[name]
     steps = round(60 * minutes / rate["seconds"])
     arm = make(name, out, seed, steps)
@@ -290,14 +289,14 @@ def train_arm(out: Path, name: str, seed: int, minutes: float) -> Any:
             torch.save(kept, path.with_suffix(".part"))
             os.replace(path.with_suffix(".part"), path)
             print(f"{name} {seed}: {done:,} of {steps:,}", flush=True)
-    return arm
+    return arm, done * arm.batch
 
 
 def score(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
     path = out / f"{name}-{seed}-{minutes:g}.json"
     if path.exists():
         return
-    arm = train_arm(out, name, seed, minutes)
+    arm, seen = train_arm(out, name, seed, minutes)
     run = open_run(out / "runs" / "data", PRESET, say=lambda text: None)
     extractor = make_extractor(run.config, run.data, run.device)
     reference = extract(run.data.take("reference", 5000)[0], extractor)
@@ -315,12 +314,55 @@ def score(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
         )
         if label in ("own", "own DDIM", "ema 0.995, our sampler"):
             write_npy(path.with_suffix(".npy"), images[:64])
-    write_json(path, {"arm": name, "seed": seed, "minutes": minutes, "n": n, "scores": found})
+    facts = {"arm": name, "seed": seed, "minutes": minutes, "n": n, "images": seen}
+    write_json(path, facts | {"scores": found})
+
+
+def collect(out: Path) -> dict[str, Any]:
+    """Everything in OUT: scores by minutes and arm, one entry per seed, and the paces."""
+    found: dict[str, Any] = {}
+    for path in sorted(out.glob("*-*-*.json")):
+        each = read_json(path)
+        arms = found.setdefault(f"{each['minutes']:g}", {})
+        arms.setdefault(each["arm"], []).append(each)
+    return {"minutes": found, "rates": read_json(out / "rates.json")}
+
+
+def best(seeds: list[dict[str, Any]], metric: str = "FD") -> str:
+    """The way of drawing that suits an arm best: the lowest mean over its seeds."""
+    return min(
+        seeds[0]["scores"],
+        key=lambda label: mean(each["scores"][label][metric]["value"] for each in seeds),
+    )
+
+
+def over_seeds(seeds: list[dict[str, Any]], label: str, metric: str) -> tuple[float, float]:
+    """Mean over seeds and its standard error: of seeds where there are several, else of images."""
+    values = [each["scores"][label][metric]["value"] for each in seeds]
+    if len(values) > 1:
+        return mean(values), stdev(values) / len(values) ** 0.5
+    return values[0], seeds[0]["scores"][label][metric]["se"] or float("nan")
+
+
+def table(found: dict[str, Any], minutes: str) -> str:
+    lines = [
+        "| arm | seeds | images seen | drawn by | FD | FD corrected | KID | coverage |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    arms = found["minutes"][minutes]
+    for name, seeds in sorted(arms.items(), key=lambda a: over_seeds(a[1], best(a[1]), "FD")):
+        label = best(seeds)
+        cells = [name, str(len(seeds)), f"{seeds[0]['images']:,}", label]
+        for metric, digits in (("FD", 2), ("FD corrected", 2), ("KID", 4), ("coverage", 3)):
+            value, error = over_seeds(seeds, label, metric)
+            cells.append(f"{value:.{digits}f} ± {error:.{digits}f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["rates", "train"])
+    parser.add_argument("what", choices=["rates", "train", "table"])
     parser.add_argument("arms", nargs="*")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -328,10 +370,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--n", type=int, default=N)
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.what == "rates":
         rates(options.out, options.arms, options.rounds)
+        return
+    if options.what == "table":
+        found = collect(options.out)
+        for minutes in found["minutes"]:
+            print(f"{minutes} minutes\n\n{table(found, minutes)}\n")
+        if options.json:
+            write_json(options.json, found)
         return
     for seed in options.seeds:
         for name in options.arms:
