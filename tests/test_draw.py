@@ -13,10 +13,10 @@ from dreamlib.diffusion.samplers import ddim, ddpm
 from dreamlib.diffusion.schedule import cosine
 from dreamlib.diffusion.unet import UNet
 from dreamlib.errors import Interrupted
+from dreamlib.rng import mix, mix_each
 
 SCHED = cosine(30)
 SHAPE = (3, 16, 16)
-from dreamlib.rng import mix, mix_each
 
 
 @pytest.fixture(scope="module")
