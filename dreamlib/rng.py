@@ -29,7 +29,8 @@ def mix_each(purpose: str, seed: int, images: Sequence[int], t: int) -> list[int
     arrays.  O'Neill 2015, "Developing a seed_seq alternative".
     """
     words = [zlib.crc32(purpose.encode()), seed, t]
-    if not len(images) or max(*words, max(images)) >= 2**32:  # it hashes larger ones as more words
+    few = len(images) < 12  # sooner done one by one
+    if few or max(*words, max(images)) >= 2**32:  # it hashes larger ones as more words
         return [mix(purpose, seed, image, t) for image in images]
     entropy = [np.array([words[0]]), np.array([seed]), np.asarray(images), np.array([t])]
     factor = 0x43B0D7E5

@@ -126,7 +126,7 @@ def test_slerp_keeps_the_norm():
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**40])
-@pytest.mark.parametrize("images", [[], [0], [0, 1, 5, 123_456, 2**32 - 1], [3, 2**33]])
+@pytest.mark.parametrize("images", [[], [0], [*range(20), 123_456, 2**32 - 1], [*range(20), 2**33]])
 def test_seeds_of_a_batch_are_the_seeds_of_its_images(seed, images):
     for t in (0, 1, 1000):
         assert mix_each("image", seed, images, t) == [mix("image", seed, i, t) for i in images]

@@ -100,8 +100,8 @@ def table(found: dict[str, Any]) -> str:
 
 def training_table(measured: dict[str, Any]) -> str:
     lines = [
-        "| preset | images seen | GFLOP per image, DREAM included | images/s here (at once) | memory of that step "
-        "| here | T4 | A100 | H200 | checkpoint |",
+        "| preset | images seen | GFLOP per image, DREAM included | images/s here (at once) "
+        "| memory of that step | here | T4 | A100 | H200 | checkpoint |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, here in measured.items():

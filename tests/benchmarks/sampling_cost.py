@@ -169,8 +169,8 @@ def loops_table(loops: list[dict[str, Any]]) -> str:
 
 def shares_table(shares: list[dict[str, Any]]) -> str:
     lines = [
-        "| network, batch | sampler | its own work / network calls (bf16) | end to end / network calls "
-        "| network calls: fp32 / bf16 |",
+        "| network, batch | sampler | its own work / network calls (bf16) "
+        "| end to end / network calls | network calls: fp32 / bf16 |",
         "|---|---|---|---|---|",
     ]
     for row in shares:
