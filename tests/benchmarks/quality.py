@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -28,7 +28,6 @@ from torch import nn
 from dreamlib.build import make_extractor, make_sampler, make_schedule, make_stream
 from dreamlib.diffusion.draw import BoundSampler, draw_images
 from dreamlib.diffusion.dream import Batch, adapt, lam_linear, mean_square, ramp
-from dreamlib.diffusion.ema import Averaged
 from dreamlib.diffusion.prediction import Denoiser
 from dreamlib.diffusion.process import q_sample
 from dreamlib.diffusion.samplers import ddim, dpmpp_2m
@@ -38,6 +37,8 @@ from dreamlib.files import read_json, write_json, write_npy
 from dreamlib.images import quantise
 from dreamlib.measure import measure_guest
 from dreamlib.metrics.features import extract
+from dreamlib.metrics.frechet import frechet
+from dreamlib.metrics.frechet_error import frechet_difference
 from dreamlib.opening import open_run
 from dreamlib.rows import Plan
 from dreamlib.run import Run
@@ -45,7 +46,9 @@ from dreamlib.train import DiffusionTrainer
 from tests.benchmarks.peers import Lucidrains
 from tests.benchmarks.timing import interleave, machine, repeat
 
-PRESET, N, NFE = "fashion-cpu", 5000, 25
+PRESET, N, NFE = "fashion-cpu", 2000, 25
+PART = 125  # images drawn at a time
+TRIAL = 250  # images that choose between the ways to draw from a model
 SAVE = 60.0  # seconds between two checkpoints
 SHAPE = {"size": 32, "channels": 1, "widths": [48, 96, 96], "blocks": 1, "attention": [8]}
 EMAS = (0.995, 0.9999)
@@ -53,30 +56,40 @@ EMAS = (0.995, 0.9999)
 # What was tried for our own recipe: settings on top of the preset's.
 TRIED: dict[str, list[str]] = {
     "ours": [],
-    "standard": ["loss.name=standard"],
-    "no-min-snr": ["loss.min_snr=null"],
-    "eps": ["diffusion.prediction=eps"],
-    "eps-plain": ["diffusion.prediction=eps", "loss.min_snr=null", "loss.name=standard"],
-    "linear": ["diffusion.schedule=linear"],
-    "lr-1e-3": ["train.lr=1e-3"],
-    "lr-4e-3": ["train.lr=4e-3"],
-    "batch-16": ["train.batch=16", "train.lr=1.4e-3"],
-    "batch-64": ["train.batch=64", "train.lr=2.8e-3"],
-    "constant": ["train.lr_schedule=constant"],
-    "narrow": ["net.widths=[32, 64, 64]"],
-    "wide": ["net.widths=[64, 128, 128]"],
-    "two-blocks": ["net.blocks=2"],
-    "no-patch": ["net.patch=1", "net.attention=[8]"],
-    "patch-4": ["net.patch=4", "net.widths=[64, 128]", "net.attention=[]"],
-    "two-levels": ["net.widths=[64, 128]", "net.attention=[]"],
-    "shift": ["data.shift=1"],
-    "dropout": ["net.dropout=0.1"],
+    "standard loss": ["loss.name=standard"],
+    "no min-SNR": ["loss.min_snr=null"],
+    "eps-prediction": ["diffusion.prediction=eps"],
+    "linear schedule": ["diffusion.schedule=linear"],
+    "half the rate": ["train.lr=1e-3"],
+    "constant rate": ["train.lr_schedule=constant"],
+    "no warm-up": ["train.warmup=0"],
+    "shifted images": ["data.shift=1"],
+    "float32": ["train.precision=fp32"],
+    "batch 64": ["train.batch=64", "train.lr=2.8e-3"],
+    "narrower": ["net.widths=[32, 64, 64]"],
+    "no patches": ["net.patch=1", "net.attention=[8]"],
+    "patches of 4": ["net.patch=4", "net.widths=[64, 128]", "net.attention=[]"],
+    "longer average": ["train.ema=0.9999"],
 }
-MORE_EMAS = (0.998,)
+# These take as many steps as ours: the same work per step, or a question about equal steps.
+PACED_AS_OURS = {
+    "no min-SNR",
+    "eps-prediction",
+    "linear schedule",
+    "half the rate",
+    "constant rate",
+    "no warm-up",
+    "shifted images",
+    "float32",
+    "longer average",
+}
+
+
+Draw = Callable[[int], np.ndarray]  # how many -> images uint8 [n,H,W,C]
 
 
 class Ours:
-    """A preset's recipe, with longer and shorter averages beside its own."""
+    """The preset's recipe, drawn as the preset says, and in float32."""
 
     def __init__(self, out: Path, settings: list[str], seed: int, steps: int):
         name = f"{seed}-{steps}"
@@ -85,31 +98,23 @@ class Ours:
         self.run = open_run(out / name, PRESET, overrides=overrides, say=lambda text: None)
         self.trainer = DiffusionTrainer(self.run)
         self.batch = self.run.config.train.batch
-        net = self.trainer.net
-        self.averages = {f"ema {d}": Averaged(net, d) for d in MORE_EMAS}
 
     def advance(self) -> None:
         self.trainer.advance()
-        for average in self.averages.values():
-            average.update_parameters(self.trainer.net)
 
     def state_dict(self) -> dict[str, Any]:
-        kept = {name: average.state_dict() for name, average in self.averages.items()}
-        return {"trainer": self.trainer.state_dict(), **kept}
+        return self.trainer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.trainer.load_state_dict(state["trainer"])
-        for name, average in self.averages.items():
-            average.load_state_dict(state[name])
+        self.trainer.load_state_dict(state)
 
-    def images(self, n: int) -> Iterator[tuple[str, np.ndarray]]:
-        sampler, trainer = make_sampler(self.run.config), self.trainer
-        nets = {"own": trainer.ema, **self.averages}
-        for name, average in nets.items():
-            denoiser = Denoiser(
-                average.module, trainer.sched, trainer.denoiser.prediction, trainer.denoiser.dtype
-            )
-            yield name, drawn(denoiser, trainer.sched, sampler, n)
+    def ways(self) -> dict[str, Draw]:
+        trainer, sampler = self.trainer, make_sampler(self.run.config)
+        of_net = partial(Denoiser, trainer.ema.module, trainer.sched, trainer.denoiser.prediction)
+        return {
+            "our sampler": partial(drawn, of_net(trainer.denoiser.dtype), trainer.sched, sampler),
+            "our sampler, fp32": partial(drawn, of_net(), trainer.sched, sampler),
+        }
 
 
 class Peer:
@@ -138,14 +143,18 @@ class Peer:
         torch.set_rng_state(state["rng"])
         self.step = state["step"]
 
-    def images(self, n: int) -> Iterator[tuple[str, np.ndarray]]:
+    def ways(self) -> dict[str, Draw]:
         model = self.peer.ema.ema_model.eval()
-        torch.manual_seed(0)
-        parts = [quantise(2 * model.sample(250) - 1) for _ in range(n // 250)]
-        yield "own DDIM", np.concatenate(parts)
-        bar = torch.cumprod(1 - model.betas.double(), dim=0)
-        sched = Schedule(bar)
-        yield "our sampler", drawn(Denoiser(model.model, sched, "v"), sched, few(), n)
+        sched = Schedule(torch.cumprod(1 - model.betas.double(), dim=0))
+        return {
+            "its own DDIM": partial(_own_ddim, model),
+            "our sampler": partial(drawn, Denoiser(model.model, sched, "v"), sched, few()),
+        }
+
+
+def _own_ddim(model: Any, n: int) -> np.ndarray:
+    torch.manual_seed(0)
+    return np.concatenate([quantise(2 * model.sample(PART) - 1) for _ in range(n // PART)])
 
 
 LUCIDRAINS = (16, (1, 2, 4, 8))
@@ -204,7 +213,8 @@ class Original:
         torch.set_rng_state(state["rng"])
         self.shadows, self.step = state["shadows"], state["step"]
 
-    def images(self, n: int) -> Iterator[tuple[str, np.ndarray]]:
+    def ways(self) -> dict[str, Draw]:
+        found: dict[str, Draw] = {}
         nets = {"raw": self.net.state_dict(), **{f"ema {d}": s for d, s in self.shadows.items()}}
         for name, weights in nets.items():
             net = UNet(**SHAPE, heads=4).eval()
@@ -212,7 +222,8 @@ class Original:
             denoiser = Denoiser(net, self.sched, "eps")
             samplers = {"DDIM": partial(ddim, steps=NFE), "our sampler": few()}
             for sampler, function in samplers.items():
-                yield f"{name}, {sampler}", drawn(denoiser, self.sched, function, n)
+                found[f"{name}, {sampler}"] = partial(drawn, denoiser, self.sched, function)
+        return found
 
 
 def few() -> BoundSampler:
@@ -228,7 +239,7 @@ def drawn(denoiser: nn.Module, sched: Schedule, sampler: BoundSampler, n: int) -
     denoiser.eval()
     cpu = torch.device("cpu")
     return draw_images(
-        denoiser, sched, sampler, range(n), seed=0, shape=(1, 32, 32), batch=125, device=cpu
+        denoiser, sched, sampler, range(n), seed=0, shape=(1, 32, 32), batch=PART, device=cpu
     )
 
 
@@ -243,16 +254,18 @@ def rates(out: Path, names: list[str], rounds: int) -> None:
     """Seconds per step of every arm, taken in turns, in OUT/rates.json."""
     arms = {name: make(name, out / "rates", 0, 10_000_000) for name in names}
     for arm in arms.values():
-        arm.averages = {}  # ours has one, like everyone
-        if isinstance(arm, Original):
+        if isinstance(arm, Original):  # one average, like everyone
             arm.shadows, arm.step = {0.995: arm.shadows[0.995]}, arm.steps // 2
     calls: dict[str, Callable[[], None]] = {
         name: partial(repeat, arm.advance, max(1, 640 // arm.batch)) for name, arm in arms.items()
     }
     seconds = interleave(calls, rounds)
     found = read_json(out / "rates.json") if (out / "rates.json").exists() else {}
+    drift = _drift(found, seconds)
     for name, arm in arms.items():
-        per = float(np.median(seconds[name])) / max(1, 640 // arm.batch)
+        if name in found:
+            continue
+        per = drift * float(np.median(seconds[name])) / max(1, 640 // arm.batch)
         found[name] = {
             "seconds": per,
             "images_per_s": arm.batch / per,
@@ -263,6 +276,13 @@ def rates(out: Path, names: list[str], rounds: int) -> None:
     write_json(out / "rates.json", found | {"machine": machine()})
 
 
+def _drift(found: dict[str, Any], seconds: dict[str, list[float]]) -> float:
+    """How much slower ours was when it was first measured: later arms are put on that scale."""
+    if "ours" not in found or "ours" not in seconds:
+        return 1.0
+    return float(np.median(found["ours"]["rounds"]) / np.median(seconds["ours"]))
+
+
 def parameters(arm: Any) -> int:
     net = arm.trainer.net if isinstance(arm, Ours) else getattr(arm, "net", None) or arm.peer.net
     return sum(p.numel() for p in net.parameters())
@@ -270,7 +290,7 @@ def parameters(arm: Any) -> int:
 
 def train_arm(out: Path, name: str, seed: int, minutes: float) -> tuple[Any, int]:
     """Train to the steps that fit into the minutes, a checkpoint every minute; and images seen."""
-    rate = read_json(out / "rates.json")[name]
+    rate = read_json(out / "rates.json")["ours" if name in PACED_AS_OURS else name]
     steps = round(60 * minutes / rate["seconds"])
     arm = make(name, out, seed, steps)
     path = out / f"{name}-{seed}-{minutes:g}.pt"
@@ -293,6 +313,7 @@ def train_arm(out: Path, name: str, seed: int, minutes: float) -> tuple[Any, int
 
 
 def score(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
+    """The trained arm's scores, drawn in the way that suits it best by its first 250 images."""
     path = out / f"{name}-{seed}-{minutes:g}.json"
     if path.exists():
         return
@@ -300,22 +321,27 @@ def score(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
     run = open_run(out / "runs" / "data", PRESET, say=lambda text: None)
     extractor = make_extractor(run.config, run.data, run.device)
     reference = extract(run.data.take("reference", 5000)[0], extractor)
-    found = {}
-    for label, images in arm.images(n):
-        features = extract(images, extractor)
-        rows = measure_guest(Plan("FD", (n,)), {"images": features}, reference, "reference")
-        found[label] = {row.metric: {"value": row.value, "se": row.se} for row in rows}
-        print(
-            name,
-            seed,
-            label,
-            {k: round(v["value"], 3) for k, v in found[label].items()},
-            flush=True,
-        )
-        if label in ("own", "own DDIM", "ema 0.995, our sampler"):
-            write_npy(path.with_suffix(".npy"), images[:64])
+    ways = arm.ways()
+    found: dict[str, Any] = {"trial": {}, "scores": {}}
+    if isinstance(arm, Ours):  # both precisions, for their difference
+        chosen = list(ways)
+    else:
+        for way, draw in ways.items():
+            found["trial"][way] = frechet(extract(draw(TRIAL), extractor), reference)
+        chosen = [min(found["trial"], key=found["trial"].__getitem__)]
+    features = {}
+    for way in chosen:
+        images = ways[way](n)
+        features[way] = extract(images, extractor)
+        rows = measure_guest(Plan("FD", (n,)), {"images": features[way]}, reference, "reference")
+        found["scores"][way] = {row.metric: {"value": row.value, "se": row.se} for row in rows}
+        print(name, seed, way, found["scores"][way]["FD"], flush=True)
+    write_npy(path.with_suffix(".npy"), images[:64])
+    if isinstance(arm, Ours):
+        drawn = frechet_difference(*features.values(), reference, seed=0, paired=True)
+        found["bf16 - fp32"] = {"value": drawn.value, "se": drawn.se}
     facts = {"arm": name, "seed": seed, "minutes": minutes, "n": n, "images": seen}
-    write_json(path, facts | {"scores": found})
+    write_json(path, facts | found)
 
 
 def collect(out: Path) -> dict[str, Any]:
@@ -328,20 +354,17 @@ def collect(out: Path) -> dict[str, Any]:
     return {"minutes": found, "rates": read_json(out / "rates.json")}
 
 
-def best(seeds: list[dict[str, Any]], metric: str = "FD") -> str:
-    """The way of drawing that suits an arm best: the lowest mean over its seeds."""
-    return min(
-        seeds[0]["scores"],
-        key=lambda label: mean(each["scores"][label][metric]["value"] for each in seeds),
-    )
+def scores(each: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """One seed's scores, of the images drawn as the arm would draw them."""
+    return next(iter(each["scores"].values()))
 
 
-def over_seeds(seeds: list[dict[str, Any]], label: str, metric: str) -> tuple[float, float]:
+def over_seeds(seeds: list[dict[str, Any]], metric: str) -> tuple[float, float]:
     """Mean over seeds and its standard error: of seeds where there are several, else of images."""
-    values = [each["scores"][label][metric]["value"] for each in seeds]
+    values = [scores(each)[metric]["value"] for each in seeds]
     if len(values) > 1:
         return mean(values), stdev(values) / len(values) ** 0.5
-    return values[0], seeds[0]["scores"][label][metric]["se"] or float("nan")
+    return values[0], scores(seeds[0])[metric]["se"] or float("nan")
 
 
 def table(found: dict[str, Any], minutes: str) -> str:
@@ -350,11 +373,11 @@ def table(found: dict[str, Any], minutes: str) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     arms = found["minutes"][minutes]
-    for name, seeds in sorted(arms.items(), key=lambda a: over_seeds(a[1], best(a[1]), "FD")):
-        label = best(seeds)
-        cells = [name, str(len(seeds)), f"{seeds[0]['images']:,}", label]
+    for name, seeds in sorted(arms.items(), key=lambda a: over_seeds(a[1], "FD")):
+        ways = sorted({next(iter(each["scores"])) for each in seeds})
+        cells = [name, str(len(seeds)), f"{seeds[0]['images']:,}", " / ".join(ways)]
         for metric, digits in (("FD", 2), ("FD corrected", 2), ("KID", 4), ("coverage", 3)):
-            value, error = over_seeds(seeds, label, metric)
+            value, error = over_seeds(seeds, metric)
             cells.append(f"{value:.{digits}f} ± {error:.{digits}f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
