@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dreamlib.metrics import frechet as fr
-from dreamlib.metrics.frechet import Few, Moments, frechet, frechet_from_moments, summary
+from dreamlib.metrics.frechet import Few, Moments, frechet, summary
 from tests.benchmarks import frechet_speed
 
 
@@ -41,7 +41,7 @@ def test_closed_form_of_diagonal_gaussians():
     a = Moments(11, mean_a, np.diag(var_a) * 10)
     b = Moments(7, mean_b, np.diag(var_b) * 6)
     want = np.square(mean_a - mean_b).sum() + np.square(np.sqrt(var_a) - np.sqrt(var_b)).sum()
-    assert frechet_from_moments(a, b) == pytest.approx(want, rel=1e-10)
+    assert frechet(a, b) == pytest.approx(want, rel=1e-10)
 
 
 def by_symmetric_root(a, b):
@@ -69,7 +69,7 @@ def test_all_routes_agree(n, m, rel):
     # Our own forms agree to rounding whatever the rank.
     for side in (summary, Moments.of):
         for other in (summary, Moments.of):
-            assert frechet_from_moments(side(a), other(b)) == pytest.approx(value, rel=1e-11)
+            assert frechet(side(a), other(b)) == pytest.approx(value, rel=1e-11)
 
 
 def test_every_factor_is_a_factor():

@@ -337,7 +337,7 @@ def test_fit_of_exact_values_is_exact(monkeypatch):
         taken.append((a.n, b.n))
         return 2.0 + 30.0 / a.n + bend / a.n**2
 
-    monkeypatch.setattr(frechet_error, "frechet_from_moments", value)
+    monkeypatch.setattr(frechet_error, "frechet", value)
     gen, real = normal(600, 20, 1), normal(400, 20, 2)
     for bend in (0.0, 900.0):
         fit = frechet_fit(gen, real, seed=0)

@@ -41,12 +41,12 @@ def by_definition(gen, real, k):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Seven rows to a block, so that small sets meet every edge between blocks."""
-    rows = distances.distance_blocks
+    rows = distances.near_blocks
 
     def by_seven(a, b):
         return rows(a, b, 7)
 
-    monkeypatch.setattr(manifold, "distance_blocks", by_seven)
+    monkeypatch.setattr(manifold, "near_blocks", by_seven)
 
 
 @pytest.mark.parametrize(("n", "m", "k"), [(30, 30, 5), (25, 40, 3), (40, 22, 1)])

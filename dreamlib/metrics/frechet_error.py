@@ -18,7 +18,7 @@ import numpy as np
 from dreamlib.errors import NotEnoughSamples
 from dreamlib.metrics.distances import blocks, check_same_width, checked
 from dreamlib.metrics.estimate import Estimate
-from dreamlib.metrics.frechet import Few, Moments, frechet_from_moments, summary
+from dreamlib.metrics.frechet import Few, Moments, frechet, summary
 from dreamlib.rng import numpy_rng
 
 # Two-sided extrapolation was measured to work where each part holds at least this many samples
@@ -85,7 +85,7 @@ def frechet_jackknife(
     gen, real = _checked_pair(gen, real)
     left = _left_out(gen, _groups(gen, groups, seed, 0))
     held = _left_out(real, _groups(real, groups, seed, 1)) if both else repeat(summary(real))
-    return _jackknife_error([frechet_from_moments(a, b) for a, b in zip(left, held)])
+    return _jackknife_error([frechet(a, b) for a, b in zip(left, held)])
 
 
 def frechet_corrected(
@@ -107,8 +107,8 @@ def frechet_corrected(
     gen_1, gen_2 = _halves(gen, numpy_rng("frechet halves", seed, 0))
     real_1, real_2 = _halves(real, numpy_rng("frechet halves", seed, 1))
     if whole is None:
-        whole = frechet_from_moments(gen_1.merge(gen_2), real_1.merge(real_2))
-    parts = frechet_from_moments(gen_1, real_1) + frechet_from_moments(gen_2, real_2)
+        whole = frechet(gen_1.merge(gen_2), real_1.merge(real_2))
+    parts = frechet(gen_1, real_1) + frechet(gen_2, real_2)
     return 2 * whole - parts / 2
 
 
@@ -157,7 +157,7 @@ def frechet_fit(gen: np.ndarray, real: np.ndarray, seed: int, points: int = 5) -
         _growing(gen, sizes, numpy_rng("frechet fit", seed, 0)),
         _growing(real, sizes, numpy_rng("frechet fit", seed, 1)),
     )
-    values = [frechet_from_moments(a, b) for a, b in sides]
+    values = [frechet(a, b) for a, b in sides]
     at, weights = 1 / np.array(sizes), np.sqrt(sizes)
     linear, quadratic = (
         float(np.polynomial.Polynomial.fit(at, values, degree, w=weights)(0.0)) for degree in (1, 2)
@@ -203,7 +203,7 @@ def frechet_difference(
 
 
 def _minus(a: Few | Moments, b: Few | Moments, reference: Few | Moments) -> float:
-    return frechet_from_moments(a, reference) - frechet_from_moments(b, reference)
+    return frechet(a, reference) - frechet(b, reference)
 
 
 def _influences(

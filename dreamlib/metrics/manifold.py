@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dreamlib.errors import NotEnoughSamples
-from dreamlib.metrics.distances import check_same_width, checked, distance_blocks
+from dreamlib.metrics.distances import check_same_width, checked, lengths, near_blocks, pairs
 from dreamlib.metrics.estimate import Estimate
 
 DENSITY_NULL = 1.0  # expected of a perfect generator at any sizes and any k
@@ -108,30 +108,39 @@ def _meet(
         )
     middle = real.mean(axis=0)  # far from the origin, distances lose digits
     gen, real = gen - middle, real - middle
+    largest = max(lengths(points).max() for points in (gen, real))
+    for points in (gen, real):
+        points /= largest or 1.0
     reach_gen, reach_real = _reach(gen, k, strict), _reach(real, k, strict)
     holders = np.empty(len(gen), np.int64)
     recalled, covered = np.zeros((2, len(real)), bool)
-    for part, distance in distance_blocks(gen, real):
-        inside = distance <= reach_real
+    for part, near in near_blocks(gen, real):
+        inside = near.within(reach_real)
         holders[part] = np.count_nonzero(inside, axis=1)
         covered |= inside.any(axis=0)
-        recalled |= (distance <= reach_gen[part, None]).any(axis=0)
+        recalled |= near.within(reach_gen[part, None]).any(axis=0)
     return _Meeting(holders, recalled, covered)
 
 
 def _reach(points: np.ndarray, k: int, strict: bool) -> np.ndarray:
-    """Largest distance [n] that counts as inside the ball of each of points [n,d].
+    """Largest squared distance [n] that counts as inside the ball of each of points [n,d].
 
     An open ball ends a tie's width before its radius, a closed one as much behind it; neither is
     smaller than the distance that rounding puts between a point and its copy.
     """
-    radius = np.empty(len(points))
-    for part, distance in distance_blocks(points, points):
-        own = np.arange(len(distance))
-        distance[own, own + part.start] = np.inf
-        distance.partition(k - 1, axis=1)
-        radius[part] = distance[:, k - 1]
+    squared = np.empty(len(points))
+    for part, near in near_blocks(points, points):
+        own = np.arange(len(near.rough))
+        near.rough[own, own + part.start] = np.inf
+        least = np.partition(near.rough, k - 1, axis=1)[:, :k]
+        kth, slack = least[:, -1:], 2 * near.slack(least[:, -1:])
+        low, high = (kth - slack).astype(np.float32), (kth + slack).astype(np.float32)
+        # The k-th is one of those that float32 cannot tell from it; surely nearer ones are counted.
+        nearer = np.count_nonzero(least < low, axis=1)
+        rows, columns = pairs((near.rough >= low) & (near.rough <= high))
+        found = near.exact(rows, columns)
+        order = np.lexsort((found, rows))  # by row, the nearest first
+        squared[part] = found[order][np.searchsorted(rows, own) + k - 1 - nearer]
     # Who is at the ball's edge has a norm of at most norm + radius.
-    tie = 2 * TIE * np.square(np.linalg.norm(points, axis=1) + radius)
-    squared = np.square(radius) + (-tie if strict else tie)
-    return np.sqrt(np.maximum(squared, tie))
+    tie = 2 * TIE * np.square(lengths(points) + np.sqrt(squared))
+    return np.maximum(squared + (-tie if strict else tie), tie)

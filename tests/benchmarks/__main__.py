@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dreamlib.files import read_json, write_json, write_text
+from dreamlib.report.plotting import save_figure
 from tests.benchmarks.suite import NAMES, QUICK, ROUNDS, page, run
 from tests.benchmarks.timing import apart
 
@@ -37,7 +38,10 @@ def main() -> None:
         found[name] = apart(run, name, rounds, options.quick)
         found = {each: found[each] for each in NAMES if each in found}
         write_json(path, found)
-        print(import_module(f"tests.benchmarks.{name}").table(found[name]), flush=True)
+        module = import_module(f"tests.benchmarks.{name}")
+        print(module.table(found[name]), flush=True)
+        if hasattr(module, "figure"):
+            save_figure(module.figure(found[name]), options.out, name)
         print(f"took {found[name]['took_seconds']:.0f} s", flush=True)
     write_text(options.out / "benchmarks.md", page(found))
     print(f"{path} and {options.out / 'benchmarks.md'}")

@@ -313,7 +313,8 @@ def train_arm(out: Path, name: str, seed: int, minutes: float) -> tuple[Any, int
 
 
 def score(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
-    """The trained arm's scores, drawn in the way that suits it best by its first 250 images."""
+    """The trained arm's scores, drawn in the way that suits it best by the first seed's first 250
+    images."""
     path = out / f"{name}-{seed}-{minutes:g}.json"
     if path.exists():
         return
@@ -323,8 +324,11 @@ def score(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
     reference = extract(run.data.take("reference", 5000)[0], extractor)
     ways = arm.ways()
     found: dict[str, Any] = {"trial": {}, "scores": {}}
+    first = path.with_name(f"{name}-0-{minutes:g}.json")
     if isinstance(arm, Ours):  # both precisions, for their difference
         chosen = list(ways)
+    elif first.exists():
+        chosen = list(read_json(first)["scores"])
     else:
         for way, draw in ways.items():
             found["trial"][way] = frechet(extract(draw(TRIAL), extractor), reference)
