@@ -12,6 +12,7 @@ from dreamlib.config import preset_names
 from tests.benchmarks import (
     dream_cost,
     growth,
+    metric_speed,
     sampling_cost,
     timing,
     training_step,
@@ -71,14 +72,14 @@ def test_power_is_the_slope_of_logarithms():
 
 
 def test_every_benchmark_is_measured_and_its_table_stands_in_the_page():
-    assert list(MEASURED) == [name for name in NAMES if name in MEASURED]
-    for name in MEASURED:
+    assert list(MEASURED) == list(NAMES)
+    for name in NAMES:
         found, module = MEASURED[name], import_module(f"tests.benchmarks.{name}")
         assert found["rounds"] >= (5 if name == "growth" else 7), name
         assert not found["quick"], name
         for part in module.table(found).split("\n\n"):
             assert " ".join(part.split()) in TEXT, name
-    assert page(MEASURED).count("## ") == len(MEASURED)
+    assert page(MEASURED).count("## ") == len(NAMES)
 
 
 def test_networks_that_are_compared_have_equal_parameters():
@@ -139,3 +140,12 @@ def test_a_sampler_is_twice_as_fast_as_diffusers_and_little_beside_its_network()
             assert share["median"] <= row["limit"], (row["preset"], name)
     large = MEASURED["sampling_cost"]["shares"][-1]["seconds"]
     at_least(timing.ratios(large["network fp32"], large["network bf16"]), 1.7)
+
+
+def test_no_package_computes_a_distance_sooner_or_in_less_memory():
+    for metric, packages in MEASURED["metric_speed"]["metrics"].items():
+        ours = packages[metric_speed.OURS]
+        for name, each in packages.items():
+            if name != metric_speed.OURS:
+                at_least(timing.ratios(each["seconds"], ours["seconds"]), 1.0)
+                assert each["bytes"] >= ours["bytes"], (metric, name)

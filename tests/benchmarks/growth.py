@@ -25,7 +25,7 @@ from dreamlib.data.packing import pack
 from dreamlib.diffusion.draw import draw_images
 from dreamlib.diffusion.samplers import dpmpp_2m
 from dreamlib.measure import measure as measure_features
-from dreamlib.report.plotting import footer, new_figure
+from dreamlib.report.plotting import TWO, footer, new_figure, style
 from dreamlib.rng import numpy_rng
 from dreamlib.rows import Plan
 from dreamlib.scores import GENERATED, REAL
@@ -129,9 +129,10 @@ def table(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@style()
 def figure(found: dict[str, Any]) -> Figure:
     """Seconds and memory over the work, both in units of the smallest, on logarithmic axes."""
-    fig, axes = new_figure(7.2, 3.2, 2)
+    fig, axes = new_figure(TWO, 3.0, 2)
     for name, each in found["work"].items():
         points = each["points"]
         times = [p["amount"] / points[0]["amount"] for p in points]
@@ -146,6 +147,6 @@ def figure(found: dict[str, Any]) -> Figure:
         ax.set_yticks(TIMES, [f"{t}×" for t in TIMES])
         ax.minorticks_off()
         ax.legend(fontsize=7)
-    about = "; ".join(f"{n}: 1× is {WORK[n][0]} {WORK[n][1]}" for n in found["work"])
-    footer(fig, f"tests/benchmarks/benchmarks.json · {about}")
+    about = " · ".join(f"{n}: 1× is {WORK[n][0]} {WORK[n][1]}" for n in found["work"])
+    footer(fig, f"{about} · in brackets: the power of the amount that time grows with")
     return fig
