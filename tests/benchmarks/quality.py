@@ -256,16 +256,21 @@ def rates(out: Path, names: list[str], rounds: int) -> None:
     for arm in arms.values():
         if isinstance(arm, Original):  # one average, like everyone
             arm.shadows, arm.step = {0.995: arm.shadows[0.995]}, arm.steps // 2
+        if isinstance(arm, Ours):  # DREAM fully ramped up, as in most of a training
+            arm.trainer.step = arm.trainer.total // 2
     calls: dict[str, Callable[[], None]] = {
         name: partial(repeat, arm.advance, max(1, 640 // arm.batch)) for name, arm in arms.items()
     }
-    seconds = interleave(calls, rounds)
+    seconds = {
+        name: [each / max(1, 640 // arms[name].batch) for each in turns]
+        for name, turns in interleave(calls, rounds).items()
+    }
     found = read_json(out / "rates.json") if (out / "rates.json").exists() else {}
     drift = _drift(found, seconds)
     for name, arm in arms.items():
         if name in found:
             continue
-        per = drift * float(np.median(seconds[name])) / max(1, 640 // arm.batch)
+        per = drift * float(np.median(seconds[name]))
         found[name] = {
             "seconds": per,
             "images_per_s": arm.batch / per,
@@ -277,10 +282,11 @@ def rates(out: Path, names: list[str], rounds: int) -> None:
 
 
 def _drift(found: dict[str, Any], seconds: dict[str, list[float]]) -> float:
-    """How much slower ours was when it was first measured: later arms are put on that scale."""
-    if "ours" not in found or "ours" not in seconds:
+    """How much slower an arm was when it was first measured: later ones are put on its scale."""
+    known = next((name for name in seconds if name in found), None)
+    if known is None:
         return 1.0
-    return float(np.median(found["ours"]["rounds"]) / np.median(seconds["ours"]))
+    return found[known]["seconds"] / float(np.median(seconds[known]))
 
 
 def parameters(arm: Any) -> int:
