@@ -20,7 +20,7 @@ from dreamlib.files import sha256_array
 from dreamlib.metrics.distances import blocks, check_same_width, seen
 from dreamlib.metrics.estimate import Estimate
 
-ROWS = 500  # and columns of a block, 2 MB; twice as many take twice the memory, and no less time
+ROWS = 500  # and columns of a block, 2 MB; larger blocks take more memory and no less time
 METHOD = (
     "first-order projections of generated and real images; up to twice too wide where the laws "
     "are equal"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dreamlib.metrics.distances import blocks, check_same_width, checked, distance_blocks
+from dreamlib.metrics.distances import blocks, check_same_width, checked, distances
 from dreamlib.rng import numpy_rng
 
 # Where all squared distances to the seeds sum to less of the spread, what is left is rounding.
@@ -47,7 +47,7 @@ def _seeds(centred: np.ndarray, k: int, seed: int) -> list[int]:
     squared = np.full(len(centred), np.inf)
     while len(chosen) < k:
         new = chosen[-1]
-        # One product per seed: `distance_blocks` would copy all features for each of them.
+        # One product per seed: `distances` would copy all features for each of them.
         own = norms + norms[new] - 2 * (centred @ centred[new])
         squared = np.minimum(squared, np.maximum(own, 0))
         total = np.cumsum(squared)
@@ -64,11 +64,11 @@ def _lloyd(features: np.ndarray, centres: np.ndarray, iterations: int) -> np.nda
     """Centres after Lloyd's iterations from given ones."""
     before = None
     for _ in range(iterations):
-        cells, distances = _nearest(features, centres)
+        cells, far = _nearest(features, centres)
         if before is not None and np.array_equal(cells, before):
             break
         centres, empty = _means(features, cells, len(centres))
-        centres[empty] = features[np.argsort(-distances, kind="stable")[: len(empty)]]
+        centres[empty] = features[np.argsort(-far, kind="stable")[: len(empty)]]
         before = cells
     return centres
 
@@ -78,9 +78,9 @@ def _nearest(features: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.
     cells = np.empty(len(features), np.int64)
     nearest = np.empty(len(features))
     for part in blocks(len(features)):
-        for _, distances in distance_blocks(features[part], centres):
-            cells[part] = distances.argmin(axis=1)
-            nearest[part] = distances.min(axis=1)
+        found = distances(features[part], centres)
+        cells[part] = found.argmin(axis=1)
+        nearest[part] = found.min(axis=1)
     return cells, nearest
 
 

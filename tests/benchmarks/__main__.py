@@ -1,6 +1,6 @@
 """All benchmarks that take minutes, or those named; a JSON file and a page of tables.
 
-    make bench                       # all, about forty minutes on an idle machine
+    make bench                       # all, about fifty minutes on an idle machine
     make bench BENCH=dream_cost      # one
     make bench BENCH=--quick         # all, three rounds of small turns
 
@@ -23,7 +23,7 @@ from tests.benchmarks.timing import apart
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure dreamlib beside its peers.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--quick", action="store_true", help="under five minutes in all")
+    parser.add_argument("--quick", action="store_true", help="three rounds of small turns")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"))
     options = parser.parse_args()

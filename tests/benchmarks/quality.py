@@ -28,6 +28,7 @@ from torch import nn
 from dreamlib.build import make_extractor, make_sampler, make_schedule, make_stream
 from dreamlib.diffusion.draw import BoundSampler, draw_images
 from dreamlib.diffusion.dream import Batch, adapt, lam_linear, mean_square, ramp
+from dreamlib.diffusion.ema import Averaged
 from dreamlib.diffusion.prediction import Denoiser
 from dreamlib.diffusion.process import q_sample
 from dreamlib.diffusion.samplers import ddim, dpmpp_2m
@@ -38,7 +39,6 @@ from dreamlib.images import quantise
 from dreamlib.measure import measure_guest
 from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import frechet
-from dreamlib.metrics.frechet_error import frechet_difference
 from dreamlib.opening import open_run
 from dreamlib.rows import Plan
 from dreamlib.run import Run
@@ -46,12 +46,14 @@ from dreamlib.train import DiffusionTrainer
 from tests.benchmarks.peers import Lucidrains
 from tests.benchmarks.timing import interleave, machine, repeat
 
-PRESET, N, NFE = "fashion-cpu", 2000, 25
+PRESET, N, NFE = "fashion-cpu", 1000, 25
 PART = 125  # images drawn at a time
-TRIAL = 250  # images that choose between the ways to draw from a model
+TRIAL = 125  # images that choose between the ways to draw from a model
+TURN = 4.0  # seconds that an arm is timed at once
 SAVE = 60.0  # seconds between two checkpoints
 SHAPE = {"size": 32, "channels": 1, "widths": [48, 96, 96], "blocks": 1, "attention": [8]}
-EMAS = (0.995, 0.9999)
+EMAS = (0.995, 0.9999)  # of the original recipe
+BESIDE = (0.99, 0.9997)  # averages of ours that are kept beside its own, to compare
 
 # What was tried for our own recipe: settings on top of the preset's.
 TRIED: dict[str, list[str]] = {
@@ -89,7 +91,7 @@ Draw = Callable[[int], np.ndarray]  # how many -> images uint8 [n,H,W,C]
 
 
 class Ours:
-    """The preset's recipe, drawn as the preset says, and in float32."""
+    """The preset's recipe, drawn as the preset says."""
 
     def __init__(self, out: Path, settings: list[str], seed: int, steps: int):
         name = f"{seed}-{steps}"
@@ -98,23 +100,32 @@ class Ours:
         self.run = open_run(out / name, PRESET, overrides=overrides, say=lambda text: None)
         self.trainer = DiffusionTrainer(self.run)
         self.batch = self.run.config.train.batch
+        self.beside = {decay: Averaged(self.trainer.net, decay) for decay in BESIDE}
 
     def advance(self) -> None:
         self.trainer.advance()
+        for average in self.beside.values():
+            average.update_parameters(self.trainer.net)
 
     def state_dict(self) -> dict[str, Any]:
-        return self.trainer.state_dict()
+        beside = {str(decay): each.state_dict() for decay, each in self.beside.items()}
+        return {"trainer": self.trainer.state_dict(), "beside": beside}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.trainer.load_state_dict(state)
+        self.trainer.load_state_dict(state["trainer"])
+        for decay, each in self.beside.items():
+            each.load_state_dict(state["beside"][str(decay)])
 
     def ways(self) -> dict[str, Draw]:
-        trainer, sampler = self.trainer, make_sampler(self.run.config)
-        of_net = partial(Denoiser, trainer.ema.module, trainer.sched, trainer.denoiser.prediction)
-        return {
-            "our sampler": partial(drawn, of_net(trainer.denoiser.dtype), trainer.sched, sampler),
-            "our sampler, fp32": partial(drawn, of_net(), trainer.sched, sampler),
-        }
+        return {"our sampler": self.way()}
+
+    def way(self, net: nn.Module | None = None, dtype: torch.dtype | None = None, **sample: Any):
+        """How images are drawn: by the averaged weights and the preset's sampler, or as told."""
+        trainer, config = self.trainer, self.run.config
+        config = config.model_copy(update={"sample": config.sample.model_copy(update=sample)})
+        net, prediction = net or trainer.ema.module, trainer.denoiser.prediction
+        denoiser = Denoiser(net, trainer.sched, prediction, dtype or trainer.denoiser.dtype)
+        return partial(drawn, denoiser, trainer.sched, make_sampler(config))
 
 
 class Peer:
@@ -257,13 +268,14 @@ def rates(out: Path, names: list[str], rounds: int) -> None:
         if isinstance(arm, Original):  # one average, like everyone
             arm.shadows, arm.step = {0.995: arm.shadows[0.995]}, arm.steps // 2
         if isinstance(arm, Ours):  # DREAM fully ramped up, as in most of a training
-            arm.trainer.step = arm.trainer.total // 2
+            arm.trainer.step, arm.beside = arm.trainer.total // 2, {}
+    times = {name: _times(arm) for name, arm in arms.items()}
     calls: dict[str, Callable[[], None]] = {
-        name: partial(repeat, arm.advance, max(1, 640 // arm.batch)) for name, arm in arms.items()
+        name: partial(repeat, arm.advance, times[name]) for name, arm in arms.items()
     }
     seconds = {
-        name: [each / max(1, 640 // arms[name].batch) for each in turns]
-        for name, turns in interleave(calls, rounds).items()
+        name: [each / times[name] for each in turns]
+        for name, turns in interleave(calls, rounds, warm=0).items()
     }
     found = read_json(out / "rates.json") if (out / "rates.json").exists() else {}
     drift = _drift(found, seconds)
@@ -279,6 +291,14 @@ def rates(out: Path, names: list[str], rounds: int) -> None:
         }
         print(name, found[name]["images_per_s"], found[name]["parameters"], flush=True)
     write_json(out / "rates.json", found | {"machine": machine()})
+
+
+def _times(arm: Any) -> int:
+    """Steps of a turn of some seconds; the arm is warm then."""
+    arm.advance()
+    begun = time.perf_counter()
+    arm.advance()
+    return max(1, round(TURN / (time.perf_counter() - begun)))
 
 
 def _drift(found: dict[str, Any], seconds: dict[str, list[float]]) -> float:
@@ -331,7 +351,7 @@ def score(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
     ways = arm.ways()
     found: dict[str, Any] = {"trial": {}, "scores": {}}
     first = path.with_name(f"{name}-0-{minutes:g}.json")
-    if isinstance(arm, Ours):  # both precisions, for their difference
+    if len(ways) == 1:
         chosen = list(ways)
     elif first.exists():
         chosen = list(read_json(first)["scores"])
@@ -339,17 +359,13 @@ def score(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
         for way, draw in ways.items():
             found["trial"][way] = frechet(extract(draw(TRIAL), extractor), reference)
         chosen = [min(found["trial"], key=found["trial"].__getitem__)]
-    features = {}
     for way in chosen:
         images = ways[way](n)
-        features[way] = extract(images, extractor)
-        rows = measure_guest(Plan("FD", (n,)), {"images": features[way]}, reference, "reference")
+        sets = {"images": extract(images, extractor)}
+        rows = measure_guest(Plan("FD", (n,)), sets, reference, "reference")
         found["scores"][way] = {row.metric: {"value": row.value, "se": row.se} for row in rows}
         print(name, seed, way, found["scores"][way]["FD"], flush=True)
     write_npy(path.with_suffix(".npy"), images[:64])
-    if isinstance(arm, Ours):
-        drawn = frechet_difference(*features.values(), reference, seed=0, paired=True)
-        found["bf16 - fp32"] = {"value": drawn.value, "se": drawn.se}
     facts = {"arm": name, "seed": seed, "minutes": minutes, "n": n, "images": seen}
     write_json(path, facts | found)
 

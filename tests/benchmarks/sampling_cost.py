@@ -3,7 +3,8 @@
     python -m tests.benchmarks sampling_cost
 
 With a network that answers at once, a loop's time is the sampler's own work.  Then the same work,
-per-image noise included, as a share of real network calls; and the network itself in bfloat16.
+per-image noise included, as a share of real network calls in the precision that a run takes here;
+and, where that is not float32, both precisions of the network.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from dreamlib.diffusion.draw import BoundSampler, draw_images, image_noise
 from dreamlib.diffusion.prediction import Denoiser
 from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m
 from dreamlib.diffusion.schedule import Schedule
+from dreamlib.host import choose_precision
 from tests.benchmarks.timing import interleave, ratios, repeat, spread, text
 
 STEPS = 50
 SHAPES = [(32, 1), (32, 8), (64, 8), (64, 64)]  # pixels, batch
 CPU = torch.device("cpu")
 OURS = {"DDIM": ddim, "DPM-Solver++": dpmpp_2m, "DDPM": ddpm}
+FP32 = "fp32"
 # Share of a network step that the sampler may take, and the real networks that show it.
 NETS = {"faces16": (125, 0.03), "celeba64": (4, 0.01)}
 
@@ -107,10 +110,11 @@ def denoiser(preset: str, dtype: torch.dtype | None) -> tuple[Denoiser, Schedule
 
 
 def shares(rounds: int, steps: int) -> list[dict[str, Any]]:
-    """Whole drawings against the bare network calls in them, and bfloat16 against float32."""
-    found = []
+    """Whole drawings against the bare network calls in them, and this machine's precision against
+    float32."""
+    found, own = [], choose_precision("auto", CPU)
     for preset, (batch, limit) in NETS.items():
-        nets = {"fp32": denoiser(preset, None), "bf16": denoiser(preset, torch.bfloat16)}
+        nets = {FP32: denoiser(preset, None), own.name: denoiser(preset, own.dtype)}
         _, sched, size = nets["fp32"]
         x, t = torch.randn(batch, 3, size, size), torch.full((batch,), 500)
         calls: dict[str, Callable[[], Any]] = {}
@@ -118,7 +122,7 @@ def shares(rounds: int, steps: int) -> list[dict[str, Any]]:
             calls[f"network {kind}"] = partial(_bare, net, x, t, steps)
         for name, sampler in OURS.items():
             bound = partial(sampler, steps=steps)
-            for kind, net in (("null", Null()), ("bf16", nets["bf16"][0])):
+            for kind, net in (("null", Null()), (own.name, nets[own.name][0])):
                 calls[f"{name} {kind}"] = partial(
                     draw_images,
                     *(net, sched, bound, range(batch)),
@@ -167,18 +171,26 @@ def loops_table(loops: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def kind_of(row: dict[str, Any]) -> str:
+    """The precision in which the networks were drawn from."""
+    kinds = (name.removeprefix("network ") for name in row["seconds"] if name.startswith("network"))
+    return next((kind for kind in kinds if kind != FP32), FP32)
+
+
 def shares_table(shares: list[dict[str, Any]]) -> str:
+    kind = kind_of(shares[0])
     lines = [
-        "| network, batch | sampler | its own work / network calls (bf16) "
-        "| end to end / network calls | network calls: fp32 / bf16 |",
+        f"| network, batch | sampler | its own work / network calls ({kind}) "
+        f"| end to end / network calls | network calls: fp32 / {kind} |",
         "|---|---|---|---|---|",
     ]
     for row in shares:
         seconds = row["seconds"]
+        calls = seconds[f"network {kind}"]
         for name in OURS:
-            own = spread([a / b for a, b in zip(seconds[f"{name} null"], seconds["network bf16"])])
+            own = spread([a / b for a, b in zip(seconds[f"{name} null"], calls)])
             cells = [f"{row['preset']}, {row['batch']}", name, f"{own['median']:.2%}"]
-            cells.append(text(ratios(seconds[f"{name} bf16"], seconds["network bf16"])))
-            cells.append(text(ratios(seconds["network fp32"], seconds["network bf16"])))
+            cells.append(text(ratios(seconds[f"{name} {kind}"], calls)))
+            cells.append(text(ratios(seconds[f"network {FP32}"], calls)))
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -115,12 +115,11 @@ def _cpuinfo() -> list[str]:
 def peak_growth(call: Callable[[], Any]) -> int:
     """Bytes that a call adds at most to what this process holds; measure in one of its own."""
     cpu = torch.device("cpu")
-    before = peak_bytes(cpu)
     if CLEAR.exists():  # Linux: freed memory goes back, and the peak so far is forgotten
         gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
         CLEAR.write_text("5")
-        before = peak_bytes(cpu)
+    before = peak_bytes(cpu)
     call()
     return peak_bytes(cpu) - before
 
