@@ -25,7 +25,7 @@ IMAGES = {"celeba": 162_770, "fashion": 60_000, "mnist": 60_000}
 FOLDER = 12_000  # training images of a folder of 15,000: a fifth is held out
 # FLOP/s: the makers' figures for fp16 and bf16; for the H200 (989) what large products reach
 PEAK = {"T4": 65e12, "A100": 312e12, "H200": 790e12}
-QUICK = ("smoke", "faces16", "celeba64")
+QUICK = ("smoke", "faces16")
 SHARE = 0.4  # of the peak: assumed
 PASSES = {"standard": 0.0, "sampled": 0.1, "both": 1.0}  # standard steps more while lambda > 0
 BYTES = 16  # of a checkpoint per parameter: weights, averages and two moments, each float32
