@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks growth
 
-Every point is measured in a process of its own (the quick ones in one): seconds are the least of the
-rounds, memory is what the work added to the process's peak.  `power` is the slope of log seconds
-over log work: 1 where twice the work takes twice as long.
+Every point is measured in a process of its own (the quick ones in one): seconds are the least of
+the rounds, memory is what the work added to the process's peak.  `power` is the slope of log
+seconds over log work: 1 where twice the work takes twice as long.
 """
 
 from __future__ import annotations
