@@ -1,0 +1,1 @@
+"""StyleGAN2 with adaptive augmentation, from its papers: networks, augmentation, losses."""
