@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,12 +20,14 @@ from dreamlib.data.idx import digits_source, idx_source
 from dreamlib.data.packed import Packed, Source
 from dreamlib.data.stream import Stream
 from dreamlib.diffusion import dream
-from dreamlib.diffusion.draw import BoundSampler, LabelsOf
+from dreamlib.diffusion.draw import BoundSampler, LabelsOf, draw_images
 from dreamlib.diffusion.prediction import Denoiser
 from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m
 from dreamlib.diffusion.schedule import Schedule, cosine, linear
 from dreamlib.diffusion.unet import UNet
 from dreamlib.errors import ConfigError, DataError
+from dreamlib.gan import draw as gan_draw
+from dreamlib.gan.stylegan2 import Discriminator, Generator
 from dreamlib.host import Precision, weight_folders, weights_cache
 from dreamlib.metrics.classifier import Classifier, load_or_train_classifier
 from dreamlib.metrics.diversity import Lpips
@@ -75,9 +79,23 @@ def total_steps(config: Config, epoch: float) -> int:
     return span_steps(config.train.length, epoch=epoch)
 
 
+def rate_factor(config: Config, step: int, epoch: float, total: int) -> float:
+    """What the learning rate is multiplied by at a step: linear warm-up, constant or cosine."""
+    train = config.train
+    warmup = span_steps(train.warmup, epoch=epoch, total=total)
+    factor = min(1.0, (step + 1) / (warmup + 1))
+    if train.lr_schedule == "cosine":
+        factor *= 0.5 * (1 + math.cos(math.pi * step / total))
+    return factor
+
+
 def net_shape(config: Config, channels: int, labels: Sequence[int] = ()) -> dict[str, Any]:
     """The network's constructor arguments; `labels` are the values of each attribute."""
     net = config.net
+    if config.model == "gan":
+        vectors = {"z_dim": config.gan.z, "w_dim": config.gan.w, "mapping": config.gan.mapping}
+        images = {"size": config.data.size, "channels": channels, "widths": list(net.widths)}
+        return images | vectors
     return {
         "size": config.data.size,
         "channels": channels,
@@ -91,17 +109,60 @@ def net_shape(config: Config, channels: int, labels: Sequence[int] = ()) -> dict
     }
 
 
-def make_net(config: Config, channels: int, labels: Sequence[int] = ()) -> UNet:
-    """The network at its initial weights, keyed by train.seed."""
+def make_net(config: Config, channels: int, labels: Sequence[int] = ()) -> UNet | Generator:
+    """The network that draws, at its initial weights, keyed by train.seed."""
     shape = net_shape(config, channels, labels)
     try:
         with seeded("init", config.train.seed):
+            if config.model == "gan":
+                return Generator(**shape)
             net = UNet(**shape, recompute=config.train.recompute)
     except ValueError as error:
         raise ConfigError(f"net does not fit data.size: {error}") from error
     if config.train.channels_last:
         net = net.to(memory_format=torch.channels_last)
     return net
+
+
+def make_discriminator(config: Config, channels: int) -> Discriminator:
+    """The network that judges a GAN's images, at its initial weights."""
+    with seeded("discriminator", config.train.seed):
+        return Discriminator(config.data.size, channels, list(config.net.widths))
+
+
+def make_drawing(
+    config: Config, data: Packed, net: nn.Module, precision: Precision, device: torch.device
+) -> Callable[..., np.ndarray]:
+    """image numbers (and `batch`, `should_stop`, `on_step` where it takes steps) -> uint8 images.
+
+    `net` is what `make_net` makes, with the weights to draw with.
+    """
+    common = {"seed": config.sample.seed, "batch": config.sample.batch, "device": device}
+    if config.model == "gan":
+        draw = partial(gan_draw.draw_images, net, truncation=config.gan.truncation, **common)
+        return partial(_evaluating, net, draw)
+    sched = make_schedule(config)
+    draw = partial(
+        draw_images,
+        make_denoiser(config, net, sched, precision),
+        sched,
+        make_sampler(config),
+        shape=(data.channels, config.data.size, config.data.size),
+        labels_of=make_labels(config, data),
+        guidance=config.sample.guidance,
+        **common,
+    )
+    return partial(_evaluating, net, draw)
+
+
+def _evaluating(net: nn.Module, draw: Callable[..., np.ndarray], *images: Any, **more: Any):
+    """Draw without dropout; the training mode is restored."""
+    training = net.training
+    net.eval()
+    try:
+        return draw(*images, **more)
+    finally:
+        net.train(training)
 
 
 def make_schedule(config: Config) -> Schedule:

@@ -100,6 +100,8 @@ def explain(
     if gpus:
         for gib, micro in micro_batches(config).items():
             say(f"{gib:3} GiB free      {f'train.micro={micro}' if micro else 'does not fit'}")
+    if plot and config.model == "gan":
+        raise ConfigError("a GAN has no noise schedule to draw: leave --plot out")
     if plot:
         from dreamlib.report.figures import save_figure, schedule
 
@@ -175,7 +177,8 @@ def sample(
         sheet = opened.dir.samples / f"interpolation-{ends[0]}-{ends[1]}.png"
     else:
         images = generate(opened, range(n), progress=TextProgress())
-        process(opened)  # which figures of it are drawn from
+        if opened.config.model == "diffusion":
+            process(opened)  # which figures of it are drawn from
         sheet = opened.dir.samples / f"sheet-{n}.png"
     save_png(grid(enlarge(images[:256], 64), columns=frames if interpolate else None, gap=4), sheet)
     say(f"{len(images):,} images; look at {sheet}")

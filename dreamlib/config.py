@@ -36,6 +36,7 @@ MAY_CHANGE = {
         "recompute",
     },
     "data": {"path"},  # the packed images' fingerprint decides, not where they lay
+    "gan": {"truncation"},
     "sample": None,
     "evaluate": None,
 }

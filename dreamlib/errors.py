@@ -27,6 +27,10 @@ class CheckpointError(DreamlibError):
     """A file of saved state does not hold what its manifest promises."""
 
 
+class Collapsed(RunError):
+    """A GAN makes one image only, or learns no more."""
+
+
 class NotFinite(RunError):
     """Loss, weights or optimizer state are no longer numbers."""
 

@@ -32,6 +32,7 @@ from dreamlib.data.faces import ATTRIBUTES
 from dreamlib.diffusion.dream import Batch
 from dreamlib.diffusion.ema import Averaged
 from dreamlib.errors import ConfigError
+from dreamlib.explain_gan import forward_work, parts, players, step_work, steps
 from dreamlib.host import choose_device, choose_precision
 from dreamlib.progress import duration
 from dreamlib.runtime.memory import is_out_of_memory
@@ -49,6 +50,7 @@ class Explanation:
     total: int
     forward: int
     step: int
+    what: str = "standard loss"
 
     def text(self) -> str:
         wide = max(len(name) for name, _ in self.blocks)
@@ -56,7 +58,7 @@ class Explanation:
         lines.append(f"{'total':<{wide}}  {self.total:>12,}")
         lines.append("")
         lines.append(f"forward pass      {self.forward / 1e9:8.3f} GFLOP per image")
-        lines.append(f"training step     {self.step / 1e9:8.3f} GFLOP per image (standard loss)")
+        lines.append(f"training step     {self.step / 1e9:8.3f} GFLOP per image ({self.what})")
         return "\n".join(lines)
 
 
@@ -75,6 +77,8 @@ def usual_images(config: Config) -> tuple[int, tuple[int, ...]]:
 def explain(config: Config) -> Explanation:
     """Count a network's parameters and FLOPs.  Needs no images."""
     channels, labels = usual_images(config)
+    if config.model == "gan":
+        return _explain_gan(config, channels)
     net = make_net(config, channels, labels)
     x = torch.zeros(1, channels, config.data.size, config.data.size)
     with FlopCounterMode(display=False) as forward:
@@ -85,6 +89,17 @@ def explain(config: Config) -> Explanation:
     total = count_parameters(net)
     work = forward.get_total_flops()
     return Explanation(blocks, total, work, work + backward.get_total_flops())
+
+
+def _explain_gan(config: Config, channels: int) -> Explanation:
+    net, judge = players(config, channels)
+    blocks = [(name, sum(map(count_parameters, each))) for name, each in parts(net, judge)]
+    start = net.synthesis.start.numel()
+    blocks.insert(1, ("constant", start))
+    work = step_work(config, net, judge, channels)
+    total = count_parameters(net) + count_parameters(judge)
+    what = "both players, with their regularisers"
+    return Explanation(blocks, total, forward_work(net), work, what)
 
 
 def step_memory(config: Config, batch: int) -> int:
@@ -179,6 +194,9 @@ def peak_bytes(device: torch.device) -> int:
 def _steps(config: Config, batch: int, device: torch.device, count: int) -> Iterator[None]:
     """Optimizer steps on noise, with DREAM fully ramped up: the dearest steps of a training."""
     channels, labels = usual_images(config)
+    if config.model == "gan":
+        yield from steps(config, channels, batch, device, count)
+        return
     net = make_net(config, channels, labels).to(device)
     ema = Averaged(net, config.train.ema)
     optimizer = make_optimizer(config, net, device)

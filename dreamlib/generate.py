@@ -14,8 +14,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dreamlib.build import make_denoiser, make_labels, make_net, make_sampler, make_schedule
-from dreamlib.diffusion.draw import draw_images, image_noise, interpolate
+from dreamlib.build import (
+    make_denoiser,
+    make_drawing,
+    make_labels,
+    make_net,
+    make_sampler,
+    make_schedule,
+)
+from dreamlib.diffusion.draw import interpolate
 from dreamlib.diffusion.samplers import Step, spaced
 from dreamlib.errors import ConfigError
 from dreamlib.files import (
@@ -29,8 +36,10 @@ from dreamlib.files import (
     write_json,
     write_npy,
 )
+from dreamlib.gan import draw as gan_draw
 from dreamlib.images import quantise, to_rgb
 from dreamlib.progress import Progress, silent
+from dreamlib.rng import image_noise
 from dreamlib.run import Run
 
 log = logging.getLogger(__name__)
@@ -97,7 +106,9 @@ class Shards:
     def identity(self) -> dict[str, Any]:
         """Everything that decides the pixels."""
         weights = "initial" if self.untrained else self.weights[1]["sha256"]
-        return {
+        gan = self.run.config.model == "gan"
+        own = {"truncation": self.run.config.gan.truncation} if gan else {}
+        return own | {
             "weights": weights,
             "sample": self.run.config.sample.model_dump(mode="json"),
             "precision": self.run.precision.name,
@@ -147,34 +158,28 @@ class Shards:
 
     @cached_property
     def net(self) -> torch.nn.Module:
+        """The network with the weights to draw with."""
         run = self.run
         net = make_net(run.config, run.data.channels, run.data.label_counts)
         if not self.untrained:
             net.load_state_dict(self.weights[0])
-        net.to(run.device).eval()
-        return make_denoiser(run.config, net, make_schedule(run.config), run.precision)
+        return net.to(run.device).eval()
+
+    @property
+    def denoiser(self) -> torch.nn.Module:
+        """It, as a sampler asks it."""
+        run = self.run
+        return make_denoiser(run.config, self.net, make_schedule(run.config), run.precision)
 
     def draw(
         self,
         images: Sequence[int],
         should_stop: Callable[[], bool],
-        on_step: Callable[[list[int | None], Step], None] | None = None,
+        **more: Any,
     ) -> np.ndarray:
-        config, size = self.run.config, self.run.config.data.size
-        return draw_images(
-            self.net,
-            make_schedule(config),
-            make_sampler(config),
-            images,
-            seed=config.sample.seed,
-            shape=(self.run.data.channels, size, size),
-            batch=config.sample.batch,
-            device=self.run.device,
-            labels_of=make_labels(config, self.run.data),
-            guidance=config.sample.guidance,
-            should_stop=should_stop,
-            on_step=on_step,
-        )
+        run = self.run
+        drawing = make_drawing(run.config, run.data, self.net, run.precision, run.device)
+        return drawing(images, should_stop=should_stop, **more)
 
 
 def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarray:
@@ -193,8 +198,19 @@ def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarra
             "an interpolation has at least 2 frames and two different seeds from 0 on, got "
             f"{count} frames from {first} to {last}"
         )
+    store = Shards(run, untrained=False)
+    if run.config.model == "gan":
+        return gan_draw.interpolate(
+            store.net,
+            (first, last),
+            count,
+            seed=sample.seed,
+            batch=sample.batch,
+            device=run.device,
+            truncation=run.config.gan.truncation,
+        )
     return interpolate(
-        Shards(run, untrained=False).net,
+        store.denoiser,
         make_schedule(run.config),
         make_sampler(run.config),
         (first, last),
@@ -216,6 +232,8 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     are the steps nearest to an even spread over t, first and last included, fewer where a spacing
     takes few steps.  Kept with them: the sampler's settings (JSON) and the weights' step.
     """
+    if run.config.model == "gan":
+        raise ConfigError("a GAN draws an image at once: there is no process to show")
     path = run.dir.samples / "process.npz"
     store, sample = Shards(run, untrained=False), run.config.sample
     images = min(images, sample.batch)
@@ -263,7 +281,7 @@ def _moments(
         state = quantise(step.x_t[:images])
 
     with run.session() as session:
-        store.draw(range(images), session.should_stop, on_step)
+        store.draw(range(images), session.should_stop, on_step=on_step)
     return [*kept, (-1, state, state)]
 
 

@@ -14,6 +14,7 @@ from itertools import permutations
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def mix(purpose: str, *key: int) -> int:
@@ -68,3 +69,32 @@ def seeded(purpose: str, *key: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(mix(purpose, *key))
         yield
+
+
+def image_noise(
+    seed: int, slots: Sequence[int | None], shape: Sequence[int], t: int, device: torch.device
+) -> Tensor:
+    """Standard normal [B,*shape]; row r is keyed by (seed, slots[r], t), empty slots are zero."""
+    rows, rng = torch.zeros(len(slots), *shape), torch.Generator()
+    told = [(row, image) for row, image in zip(rows, slots) if image is not None]
+    keys = mix_each("image", seed, [image for _, image in told], t)
+    for (row, _), key in zip(told, keys):
+        row.normal_(generator=rng.manual_seed(key))
+    return rows.to(device)
+
+
+def batches(images: Sequence[int], batch: int) -> list[list[int | None]]:
+    """Deal images out to batches of one fixed size; image i always sits in row i % batch.
+
+    A network's floats may depend on the batch size and on the row, never on the other rows'
+    values; so with both fixed an image's bytes do not depend on its company.  An image goes into
+    the first batch whose row is free.
+    """
+    dealt: list[list[int | None]] = []
+    for image in images:
+        free = next((b for b in dealt if b[image % batch] is None), None)
+        if free is None:
+            free = [None] * batch
+            dealt.append(free)
+        free[image % batch] = image
+    return dealt

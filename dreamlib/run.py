@@ -65,7 +65,9 @@ class Run:
 
     @property
     def precision(self) -> Precision:
-        return choose_precision(self.config.train.precision, self.device)
+        """A GAN is trained in float32: its regularisers are gradients of gradients."""
+        name = "fp32" if self.config.model == "gan" else self.config.train.precision
+        return choose_precision(name, self.device)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -78,6 +80,8 @@ class Run:
     def network(self) -> dict[str, Any]:
         """What a reader without this config needs to rebuild the network from its weights."""
         net = net_shape(self.config, self.data.channels, self.data.label_counts)
+        if self.config.model == "gan":
+            return {"net": net, "model": "gan"}
         return {"net": net, "prediction": self.config.diffusion.prediction}
 
     @property

@@ -118,8 +118,26 @@ class Train(Section):
     wandb: Bool = False  # Weights & Biases
 
 
+class Gan(Section):
+    """Of model gan.  net.widths are channels per resolution: the image's own first, 4x4 last."""
+
+    z: Int = Field(512, ge=1)  # numbers that an image is made from
+    w: Int = Field(512, ge=1)  # numbers of its style
+    mapping: Int = Field(8, ge=1)  # layers from z to w
+    r1: Float | None = Field(None, ge=0)  # gamma; None = 0.0002 pixels / batch
+    r1_every: Int = Field(16, ge=1)  # steps
+    path: Float | None = Field(None, ge=0)  # weight of path lengths; None = by size, 0 = none
+    path_every: Int = Field(8, ge=1)  # steps
+    mixing: Float = Field(0.9, ge=0, le=1)  # share of generated images with two styles
+    ada: Float | None = Field(0.6, gt=0, lt=1)  # target of sign D(real); None = no augmentation
+    ada_images: Int = Field(500_000, ge=1)  # that take the augmentation's p from 0 to 1
+    half_life: Float = Field(10_000, gt=0)  # of the averaged weights, in images
+    ramp: Float | None = Field(0.05, gt=0)  # ... and at most this share of the images seen
+    truncation: Float = Field(1.0, ge=0)  # in generating: below 1 more typical, less varied
+
+
 class Sample(Section):
-    sampler: Literal["ddpm", "ddim", "dpmpp_2m"] = "ddim"
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m", "gan"] = "ddim"
     steps: Int = Field(50, ge=1)
     spacing: Literal["uniform", "quadratic", "karras", "trailing"] = "uniform"
     clamp: Bool = True  # hold the predicted clean image inside [-1, 1]
@@ -145,12 +163,17 @@ class Evaluate(Section):
     lpips: Bool | None = None  # perceptual diversity; None = with the Inception extractor
 
 
+GROUP = 4  # images that a GAN's discriminator compares: batches are whole groups
+
+
 class Config(Section):
     preset: str
+    model: Literal["diffusion", "gan"] = "diffusion"
     data: Data
     net: Net
     diffusion: Diffusion = Diffusion()
     loss: Loss = Loss()
+    gan: Gan = Gan()
     train: Train = Train()
     sample: Sample = Sample()
     evaluate: Evaluate = Evaluate()
@@ -174,9 +197,29 @@ class Config(Section):
             raise ValueError("data.first is for data.name celeba only")
         if self.data.name != "folder" and (self.data.fit, self.data.held_out) != ("crop", 0.1):
             raise ValueError("data.fit and data.held_out are for data.name folder only")
+        self._fits_model()
         if self.sample.steps > self.diffusion.steps:
             raise ValueError(
                 f"sample.steps is {self.sample.steps}, but diffusion.steps only "
                 f"{self.diffusion.steps}: a sampler takes at most that many"
             )
         return self
+
+    def _fits_model(self) -> None:
+        """What belongs to one kind of model is not set for the other."""
+        if self.model == "diffusion":
+            if self.gan != Gan() or self.sample.sampler == "gan":
+                raise ValueError("gan.* and sample.sampler gan are for model gan only")
+            return
+        plain = Net(widths=self.net.widths)
+        if (self.net, self.diffusion, self.loss) != (plain, Diffusion(), Loss()):
+            raise ValueError(
+                "model gan takes net.widths only of net, and nothing of diffusion and loss"
+            )
+        if (self.sample.sampler, self.sample.steps) != ("gan", 1):
+            raise ValueError("model gan draws with sample.sampler gan and sample.steps 1")
+        if self.train.precision not in ("auto", "fp32"):
+            raise ValueError("model gan is trained with train.precision auto or fp32")
+        for name in ("batch", "micro"):
+            if (getattr(self.train, name) or GROUP) % GROUP:
+                raise ValueError(f"model gan needs a train.{name} that is a multiple of {GROUP}")

@@ -1,8 +1,7 @@
-"""Training a diffusion model: one optimizer step, and the loop that the run drives."""
+"""Training: the loop that the run drives, and a diffusion model's optimizer step."""
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -14,16 +13,15 @@ from torch import Tensor, nn
 
 from dreamlib.build import (
     make_denoiser,
-    make_labels,
+    make_drawing,
     make_loss,
     make_net,
     make_optimizer,
-    make_sampler,
     make_schedule,
     make_stream,
+    rate_factor,
     total_steps,
 )
-from dreamlib.diffusion.draw import draw_images
 from dreamlib.diffusion.dream import Batch, Perturb
 from dreamlib.diffusion.ema import Averaged
 from dreamlib.diffusion.prediction import NO_LABEL
@@ -33,10 +31,9 @@ from dreamlib.rng import seeded, torch_rng
 from dreamlib.run import Run
 from dreamlib.runtime.driver import Tick, check_finite
 from dreamlib.runtime.memory import MicroBatch
-from dreamlib.sections import span_steps
+from dreamlib.runtime.trainer import PREVIEWS
+from dreamlib.train_gan import GanTrainer
 from dreamlib.weights import averaged_of
-
-PREVIEWS = 16
 
 
 def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
@@ -55,7 +52,8 @@ def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
     if run.config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
     torch.use_deterministic_algorithms(run.config.train.deterministic)
-    yield from run.drive(DiffusionTrainer(run), hours)
+    kinds = {"diffusion": DiffusionTrainer, "gan": GanTrainer}
+    yield from run.drive(kinds[run.config.model](run), hours)
 
 
 def clip_gradients(net: nn.Module, most: float) -> Tensor:
@@ -92,7 +90,6 @@ class DiffusionTrainer:
         precision = run.precision
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scale)
         self.denoiser = make_denoiser(config, self.net, self.sched, precision)
-        self.denoiser_ema = make_denoiser(config, self.ema.module, self.sched, precision)
         micro = min(config.train.micro or config.train.batch, config.train.batch)
         self.micro = MicroBatch(micro, self.smaller)
         self.meter = Meter(self.device)
@@ -187,14 +184,10 @@ class DiffusionTrainer:
         return seen
 
     def set_lr(self) -> None:
-        """The learning rate is a function of the step: linear warm-up, then constant or cosine."""
-        train, step = self.config.train, self.step
-        warmup = span_steps(train.warmup, epoch=self.epoch, total=self.total)
-        factor = min(1.0, (step + 1) / (warmup + 1))
-        if train.lr_schedule == "cosine":
-            factor *= 0.5 * (1 + math.cos(math.pi * step / self.total))
+        """The learning rate is a function of the step."""
+        factor = rate_factor(self.config, self.step, self.epoch, self.total)
         for group in self.optimizer.param_groups:
-            group["lr"] = train.lr * factor
+            group["lr"] = self.config.train.lr * factor
 
     def row(self) -> dict[str, Any]:
         """A log row; raises RunError when the weights are no longer numbers."""
@@ -257,24 +250,9 @@ class DiffusionTrainer:
     def preview(self) -> dict[str, np.ndarray]:
         """The same few seeds from the averaged and from the raw weights."""
         self.check_finite()
-        draw = {"": self.denoiser_ema, "-raw": self.denoiser}
-        return {name: self._preview(net) for name, net in draw.items()}
-
-    def _preview(self, net: nn.Module) -> np.ndarray:
-        size = self.config.data.size
-        training = net.training
-        net.eval()
-        images = draw_images(
-            net,
-            self.sched,
-            make_sampler(self.config),
-            range(PREVIEWS),
-            seed=self.config.sample.seed,
-            shape=(self.data.channels, size, size),
-            batch=PREVIEWS,
-            device=self.device,
-            labels_of=make_labels(self.config, self.data),
-            guidance=self.config.sample.guidance,
-        )
-        net.train(training)
-        return images
+        nets = {"": self.ema.module, "-raw": self.net}
+        how = self.run.precision, self.device
+        return {
+            name: make_drawing(self.config, self.data, net, *how)(range(PREVIEWS), batch=PREVIEWS)
+            for name, net in nets.items()
+        }

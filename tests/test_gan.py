@@ -16,8 +16,10 @@ def randn(*shape, key=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(key), dtype=torch.float64)
 
 
-def quiet(size):
-    return torch.zeros(1, 1, size, size, dtype=torch.float64)
+def noise_of(generator, rows=1, scale=0.0, key=9):
+    """Noise for every layer: zeros, or `scale` times unit normals."""
+    sizes = generator.synthesis.noise_sizes
+    return [scale * randn(rows, 1, size, size, key=key + i) for i, size in enumerate(sizes)]
 
 
 def in_double(module):
@@ -140,31 +142,32 @@ def test_equalised_layers_begin_with_unit_variance():
 
 def test_an_image_hangs_on_its_own_row_only(generator):
     z = randn(4, 5)
-    together = generator(z, quiet)
+    together = generator(z, noise_of(generator))
     for row in range(4):
-        torch.testing.assert_close(generator(z[row : row + 1], quiet)[0], together[row])
+        torch.testing.assert_close(
+            generator(z[row : row + 1], noise_of(generator))[0], together[row]
+        )
 
 
 def test_truncation_draws_towards_the_mean(generator):
     z = randn(4, 5)
     generator.w_mean.copy_(generator.mapping(randn(100, 5, key=2)).mean(0))
-    mean = generator.synthesis(generator.spread(generator.w_mean[None]), quiet)
-    still = generator(z, quiet, truncation=0.0)
+    mean = generator.synthesis(generator.spread(generator.w_mean[None]), noise_of(generator))
+    still = generator(z, noise_of(generator), truncation=0.0)
     torch.testing.assert_close(still, mean.expand_as(still))
-    near = generator(z, quiet, truncation=0.5) - mean
-    assert near.norm() < (generator(z, quiet) - mean).norm()
+    near = generator(z, noise_of(generator), truncation=0.5) - mean
+    assert near.norm() < (generator(z, noise_of(generator)) - mean).norm()
 
 
 def test_noise_enters_by_a_learned_strength():
     generator = Generator(8, 3, [4, 6], z_dim=5, w_dim=7, mapping=2)
     z = torch.randn(2, 5)
 
-    def loud(size):
-        return torch.randn(2, 1, size, size)
-
-    assert torch.equal(generator(z, loud), generator(z, loud))  # it begins at zero
+    one, two = ([n.float() for n in noise_of(generator, 2, 1.0, key=key)] for key in (0, 10))
+    assert torch.equal(generator(z, one), generator(z, two))  # it begins at zero
     generator.synthesis.convs[0].strength.data.fill_(1.0)
-    assert not torch.equal(generator(z, loud), generator(z, loud))
+    assert not torch.equal(generator(z, one), generator(z, two))
+    assert torch.equal(generator(z, one), generator(z, [*two[:2], one[2]]))  # of that layer only
 
 
 def test_mixing_takes_the_first_layers_from_the_first():
@@ -201,9 +204,10 @@ def test_a_batch_may_pass_in_slices_of_whole_groups(discriminator):
 
 def test_derivatives_of_the_generator(generator):
     generator.synthesis.first.strength.data.fill_(0.5)
+    noise = noise_of(generator, 2, 1.0)
 
     def image(z, scale):
-        return generator(z, lambda size: scale * torch.ones(1, 1, size, size, dtype=z.dtype))
+        return generator(z, [scale * each for each in noise])
 
     z, scale = randn(2, 5).requires_grad_(), randn(()).requires_grad_()
     assert torch.autograd.gradcheck(image, (z, scale))
@@ -220,7 +224,7 @@ def test_derivatives_of_the_generator_twice(generator):
     """Path lengths differentiate a gradient, too."""
 
     def image(w):
-        return generator.synthesis(generator.spread(w), quiet)
+        return generator.synthesis(generator.spread(w), noise_of(generator))
 
     assert torch.autograd.gradgradcheck(image, (randn(2, 7).requires_grad_(),), fast_mode=True)
 
@@ -290,7 +294,7 @@ def test_path_length_is_that_of_the_jacobian(generator):
     w, y = randn(2, 7).requires_grad_(), randn(2, 3, 8, 8, key=1)
 
     def image(w):
-        return generator.synthesis(generator.spread(w), quiet)
+        return generator.synthesis(generator.spread(w), noise_of(generator))
 
     found = step.path_length(image(w), w, y)
     h, jty = 1e-6, torch.zeros(2, 7, dtype=torch.float64)
@@ -333,7 +337,8 @@ def test_an_average_halves_in_its_half_life():
 def test_sizes(size, widths, generators, discriminators):
     with torch.device("meta"):
         g, d = Generator(size, 3, widths), Discriminator(size, 3, widths)
-        images = g(torch.empty(4, 512), lambda side: torch.empty(4, 1, side, side))
+        noise = [torch.empty(4, 1, side, side) for side in g.synthesis.noise_sizes]
+        images = g(torch.empty(4, 512), noise)
         assert images.shape == (4, 3, size, size)
         assert d(images).shape == (4,)
     count = [sum(p.numel() for p in net.parameters()) for net in (g, d)]

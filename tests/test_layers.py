@@ -20,6 +20,7 @@ RANK = {
     **dict.fromkeys(["scores", "batch_page"], 1),
     **dict.fromkeys(["build", "rows", "boards"], 2),
     **dict.fromkeys(["run", "meter", "measure", "difference"], 3),
+    **dict.fromkeys(["train_gan", "explain_gan"], 3.5),
     **dict.fromkeys(["opening", "train", "generate", "explain"], 4),
     **dict.fromkeys(["measure_images", "guests"], 4),
     **dict.fromkeys(["material", "doctor", "rehearsal", "kernels"], 5),
@@ -37,6 +38,7 @@ PILLARS = {"diffusion", "data", "runtime", "metrics", "gan"}
 ORDER = {
     "rank 0": RANK_0,
     "diffusion": ["schedule", "process", "prediction", "dream", "samplers", "draw", "unet", "ema"],
+    "gan": ["stylegan2", "ada", "step", "draw"],
     "data": [
         *["archive", "download", "packed", "packing", "stream"],
         *["drawing", "faces", "idx", "cifar", "folder", "celeba"],

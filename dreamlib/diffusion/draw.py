@@ -15,7 +15,7 @@ from dreamlib.diffusion.samplers import Noise, Step
 from dreamlib.diffusion.schedule import Schedule
 from dreamlib.errors import Interrupted
 from dreamlib.images import quantise
-from dreamlib.rng import mix_each
+from dreamlib.rng import batches, image_noise
 
 LabelsOf = Callable[[int], Sequence[int]]  # image number -> a label per attribute
 
@@ -24,35 +24,6 @@ class BoundSampler(Protocol):
     """A sampler with its steps and options filled in."""
 
     def __call__(self, net: Net, sched: Schedule, x: Tensor, noise: Noise) -> Iterator[Step]: ...
-
-
-def image_noise(
-    seed: int, slots: Sequence[int | None], shape: Sequence[int], t: int, device: torch.device
-) -> Tensor:
-    """Standard normal [B,*shape]; row r is keyed by (seed, slots[r], t), empty slots are zero."""
-    rows, rng = torch.zeros(len(slots), *shape), torch.Generator()
-    told = [(row, image) for row, image in zip(rows, slots) if image is not None]
-    keys = mix_each("image", seed, [image for _, image in told], t)
-    for (row, _), key in zip(told, keys):
-        row.normal_(generator=rng.manual_seed(key))
-    return rows.to(device)
-
-
-def batches(images: Sequence[int], batch: int) -> list[list[int | None]]:
-    """Deal images out to batches of one fixed size; image i always sits in row i % batch.
-
-    A network's floats may depend on the batch size and on the row, never on the other rows'
-    values; so with both fixed an image's bytes do not depend on its company.  An image goes into
-    the first batch whose row is free.
-    """
-    dealt: list[list[int | None]] = []
-    for image in images:
-        free = next((b for b in dealt if b[image % batch] is None), None)
-        if free is None:
-            free = [None] * batch
-            dealt.append(free)
-        free[image % batch] = image
-    return dealt
 
 
 def guide(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,15 +23,16 @@ class Averaged(AveragedModel):
     and asks the device how many updates there were: half of the time on a CPU, a wait on a GPU.
     """
 
-    def __init__(self, net: nn.Module, decay: float):
+    def __init__(self, net: nn.Module, decay: float | Callable[[int], float]):
+        """`decay`: the largest, after a warm-up; or the decay by the number of earlier updates."""
         super().__init__(net)
-        self.decay = decay
+        self.decay = decay if callable(decay) else partial(warm_decay, decay=decay)
         self._count: int | None = 0  # updates so far; None when `n_averaged` knows better
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         count = int(self.n_averaged) if self._count is None else self._count
-        weight = 1 - warm_decay(count, self.decay) if count else 1.0  # the first one is copied
+        weight = 1 - self.decay(count) if count else 1.0  # the first one is copied
         torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), weight)
         for own, current in zip(self.module.buffers(), model.buffers()):
             own.copy_(current)

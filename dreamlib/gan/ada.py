@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -114,17 +115,29 @@ def colours(draw: Draw, channels: int) -> Tensor:
     return map_[:, :3]
 
 
-def augment(x: Tensor, p: float, rng: torch.Generator) -> Tensor:
-    """Images [B,C,H,W] in [-1, 1] as the discriminator sees them; `rng` is a CPU generator.
+class Maps(NamedTuple):
+    """What is done to every image of a batch."""
 
-    The draws depend on the number of images alone, so real and generated images, and devices, get
-    the same ones from equal generators.
-    """
-    if p <= 0:
-        return x
-    draw = Draw(len(x), p, rng)
-    moves, paints = geometry(draw, x.shape[-1]), colours(draw, x.shape[1])
-    return paint(move(x, moves), paints)
+    moves: Tensor  # float64 [B,3,3], of the plane
+    paints: Tensor  # float64 [B,C,C+1], of the colours
+
+    def rows(self, which: slice) -> Maps:
+        return Maps(self.moves[which], self.paints[which])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Images [B,C,H,W] in [-1, 1] as the discriminator sees them."""
+        return paint(move(x, self.moves), self.paints)
+
+
+def draw_maps(images: int, channels: int, size: int, p: float, rng: torch.Generator) -> Maps:
+    """Maps for a whole batch; `rng` is a CPU generator, so that every device gets the same."""
+    draw = Draw(images, p, rng)
+    return Maps(geometry(draw, size), colours(draw, channels))
+
+
+def augment(x: Tensor, p: float, rng: torch.Generator) -> Tensor:
+    """Images [B,C,H,W] as the discriminator sees them, at probability p."""
+    return draw_maps(len(x), x.shape[1], x.shape[-1], p, rng)(x) if p > 0 else x
 
 
 def move(x: Tensor, maps: Tensor) -> Tensor:
@@ -166,22 +179,20 @@ class Adaptive:
     target: float = 0.6
     images: int = 500_000
     p: float = 0.0
-    signs: float = 0.0  # sum over the images since p last moved
+    signs: float | Tensor = 0.0  # sum over the images since p last moved
     seen: int = 0
     batches: int = 0
 
     EVERY = 4
 
-    def update(self, signs: float, images: int) -> None:
-        """One batch's sum of sign D(real), over so many images."""
-        self.signs, self.seen, self.batches = (
-            self.signs + signs,
-            self.seen + images,
-            self.batches + 1,
-        )
+    def update(self, signs: float | Tensor, images: int) -> None:
+        """One batch's sum of sign D(real), over so many images; a GPU is asked once in EVERY."""
+        self.signs = self.signs + signs
+        self.seen += images
+        self.batches += 1
         if self.batches < self.EVERY:
             return
-        r = self.signs / self.seen
+        r = float(self.signs) / self.seen
         step = math.copysign(self.seen / self.images, r - self.target) if r != self.target else 0.0
         self.p = min(1.0, max(0.0, self.p + step))
         self.signs, self.seen, self.batches = 0.0, 0, 0
@@ -189,8 +200,8 @@ class Adaptive:
     STATE = ("p", "signs", "seen", "batches")
 
     def state_dict(self) -> dict[str, float]:
-        return {name: getattr(self, name) for name in self.STATE}
+        return {name: float(getattr(self, name)) for name in self.STATE}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        for name in self.STATE:
-            setattr(self, name, state[name])
+        self.p, self.signs = state["p"], state["signs"]
+        self.seen, self.batches = int(state["seen"]), int(state["batches"])

@@ -1,16 +1,28 @@
-"""Losses of the two players, and the regularisers that are computed every few steps only."""
+"""One training step of a GAN: what is drawn for it, its losses, and the gradients of both players.
+
+Everything random is drawn for the whole batch first; gradients are then added up slice by slice, so
+that slices change nothing but memory.  A slice is whole groups (`stylegan2.minibatch_std`).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+
+from dreamlib.gan.ada import Maps
+from dreamlib.gan.stylegan2 import Discriminator, Generator
 
 LN2 = math.log(2)
 PATH_DECAY = 0.99  # of the running mean length: Karras 2020 (arXiv 1912.04958), App. B
+Seen = dict[str, Tensor]  # what the log should know, a value per image
+
+# ------------------------------------------------------------------ losses
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -53,7 +65,7 @@ def path_weight(size: int) -> float:
 
 
 def lazy(every: int, lr: float, betas: Sequence[float]) -> tuple[float, tuple[float, ...]]:
-    """Adam's settings for a player whose regulariser comes every so many steps as one step more.
+    """Adam's settings for a player whose regulariser is a step of its own, once in `every` steps.
 
     lr c and betas^c with c = k/(k+1).  Karras 2020 (arXiv 1912.04958), App. B.
     """
@@ -61,15 +73,6 @@ def lazy(every: int, lr: float, betas: Sequence[float]) -> tuple[float, tuple[fl
         return lr, tuple(betas)
     c = every / (every + 1)
     return lr * c, tuple(beta**c for beta in betas)
-
-
-def mix(first: Tensor, second: Tensor, cut: Tensor) -> Tensor:
-    """Styles of two images: `first` up to layer cut [B], `second` from there on.  [B,L,W] each.
-
-    Style mixing, Karras 2019, Sec. 3.1.
-    """
-    layers = torch.arange(first.shape[1], device=first.device)
-    return torch.where((layers < cut[:, None])[:, :, None], first, second)
 
 
 def half_life(images_seen: int, images: float, ramp: float | None) -> float:
@@ -81,3 +84,150 @@ def half_life(images_seen: int, images: float, ramp: float | None) -> float:
 def decay(batch: int, images: float) -> float:
     """The share of an average that stays after a batch, for a half-life in images."""
     return 0.5 ** (batch / images) if images > 0 else 0.0
+
+
+# ------------------------------------------------------------------ what is drawn
+
+
+class Draws(NamedTuple):
+    """All that is random in a batch of generated images."""
+
+    z: Tensor  # [B,Z]
+    other: Tensor  # [B,Z], of the style from layer `cut` on
+    cut: Tensor  # int64 [B]
+    noise: list[Tensor]  # of every layer, [B,1,H,W]
+
+    def rows(self, which: slice) -> Draws:
+        noise = [each[which] for each in self.noise]
+        return Draws(self.z[which], self.other[which], self.cut[which], noise)
+
+    def to(self, device: torch.device) -> Draws:
+        noise = [each.to(device) for each in self.noise]
+        return Draws(self.z.to(device), self.other.to(device), self.cut.to(device), noise)
+
+
+def draw(net: Generator, images: int, mixing: float, rng: torch.Generator) -> Draws:
+    """Draws for a whole batch, on the CPU.  `mixing` is the share of images with two styles."""
+    layers = net.synthesis.count
+    z, other = (torch.randn(images, net.z_dim, generator=rng) for _ in range(2))
+    cut = torch.randint(1, layers, (images,), generator=rng)
+    cut[torch.rand(images, generator=rng) >= mixing] = layers
+    sizes = net.synthesis.noise_sizes
+    return Draws(z, other, cut, [torch.randn(images, 1, n, n, generator=rng) for n in sizes])
+
+
+def mix(first: Tensor, second: Tensor, cut: Tensor) -> Tensor:
+    """Styles of two images: `first` up to layer cut [B], `second` from there on.  [B,L,W] each.
+
+    Style mixing, Karras 2019, Sec. 3.1.
+    """
+    layers = torch.arange(first.shape[1], device=first.device)
+    return torch.where((layers < cut[:, None])[:, :, None], first, second)
+
+
+def make(net: Generator, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Images [B,C,H,W] and the first style w [B,W] of each."""
+    w = net.mapping(draws.z)
+    ws = mix(net.spread(w), net.spread(net.mapping(draws.other)), draws.cut)
+    return net.synthesis(ws, draws.noise), w
+
+
+# ------------------------------------------------------------------ gradients
+
+
+def slices(images: int, micro: int) -> Iterator[slice]:
+    for start in range(0, images, micro):
+        yield slice(start, start + micro)
+
+
+def seen_by(judge: Discriminator, x: Tensor, maps: Maps | None) -> Tensor:
+    """Logits [B] of images, augmented first."""
+    return judge(x if maps is None else maps(x))
+
+
+def part_of(maps: Maps | None, part: slice) -> Maps | None:
+    return None if maps is None else maps.rows(part)
+
+
+@contextmanager
+def held(player: nn.Module) -> Iterator[None]:
+    """The other player's weights get no gradient meanwhile."""
+    player.requires_grad_(False)
+    try:
+        yield
+    finally:
+        player.requires_grad_(True)
+
+
+def judge_gradients(
+    net: Generator,
+    judge: Discriminator,
+    real: Tensor,
+    draws: Draws,
+    maps: tuple[Maps | None, Maps | None],
+    micro: int,
+) -> Seen:
+    """Gradients of the discriminator's mean loss.  `maps`: of real and of generated images."""
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    for part in slices(len(real), micro):
+        with torch.no_grad():
+            fake, _ = make(net, draws.rows(part))
+        logits = seen_by(judge, real[part], part_of(maps[0], part))
+        false = seen_by(judge, fake, part_of(maps[1], part))
+        loss = discriminator_loss(logits, false)
+        (loss.sum() / len(real)).backward()
+        found.append((loss.detach(), logits.detach(), false.detach()))
+    loss, logits, false = (torch.cat(each) for each in zip(*found))
+    signs = {"sign_real": logits.sign(), "sign_fake": false.sign()}
+    return {"loss": loss, "logit_real": logits, "logit_fake": false, **signs}
+
+
+def r1_gradients(
+    judge: Discriminator, real: Tensor, maps: Maps | None, weight: float, micro: int
+) -> Seen:
+    """Gradients of weight/2 times R1, at the images as the discriminator sees them."""
+    found = []
+    for part in slices(len(real), micro):
+        own = part_of(maps, part)
+        x = (real[part] if own is None else own(real[part])).detach().requires_grad_()
+        penalty = r1(judge(x), x)
+        (weight / 2 * penalty.sum() / len(real)).backward()
+        found.append(penalty.detach())
+    return {"r1": torch.cat(found)}
+
+
+def maker_gradients(
+    net: Generator, judge: Discriminator, draws: Draws, maps: Maps | None, micro: int
+) -> tuple[Seen, Tensor]:
+    """Gradients of the generator's mean loss; and the mean style [W] of the batch.
+
+    "spread" is the standard deviation of a pixel among the images of a slice, "contrast" that of
+    an image among its pixels: 0 where all images, or all pixels, are the same.
+    """
+    found, styles = [], []
+    with held(judge):
+        for part in slices(len(draws.z), micro):
+            fake, w = make(net, draws.rows(part))
+            loss = generator_loss(seen_by(judge, fake, part_of(maps, part)))
+            (loss.sum() / len(draws.z)).backward()
+            pixels = fake.detach()
+            spread = pixels.std(0).mean().expand(len(pixels))
+            found.append((loss.detach(), spread, pixels.flatten(1).std(1)))
+            styles.append(w.detach())
+    loss, spread, contrast = (torch.cat(each) for each in zip(*found))
+    seen = {"generator_loss": loss, "spread": spread, "contrast": contrast}
+    return seen, torch.cat(styles).mean(0)
+
+
+def path_gradients(
+    net: Generator, draws: Draws, y: Tensor, mean: Tensor, weight: float, micro: int
+) -> Seen:
+    """Gradients of weight times (path length - mean)^2, for directions y [B,C,H,W]."""
+    found = []
+    for part in slices(len(draws.z), micro):
+        w = net.mapping(draws.z[part])
+        images = net.synthesis(net.spread(w), draws.rows(part).noise)
+        length = path_length(images, w, y[part])
+        (weight * (length - mean).square().sum() / len(draws.z)).backward()
+        found.append(length.detach())
+    return {"path": torch.cat(found)}

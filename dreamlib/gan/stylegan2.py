@@ -11,7 +11,7 @@ Karras 2018, arXiv 1710.10196, Sec. 4.1), so that an optimizer moves all layers 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -23,7 +23,7 @@ GROUP = 4  # images that minibatch standard deviation compares
 SMALLEST = 4  # pixels, where generator and discriminator meet the vectors
 EPS = 1e-8
 
-Noise = Callable[[int], Tensor]  # pixels per side -> [B,1,size,size], standard normal
+Noise = Sequence[Tensor]  # for every layer that takes some [B,1,H,W], standard normal
 
 
 def resolutions(size: int, widths: Sequence[int]) -> list[int]:
@@ -155,9 +155,8 @@ class StyleLayer(nn.Module):
         self.strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
-    def forward(self, x: Tensor, w: Tensor, noise: Noise) -> Tensor:
-        x = self.conv(x, w)
-        return leaky(x + self.strength * noise(x.shape[-1]) + self.bias[:, None, None])
+    def forward(self, x: Tensor, w: Tensor, noise: Tensor) -> Tensor:
+        return leaky(self.conv(x, w) + self.strength * noise + self.bias[:, None, None])
 
 
 class ToImage(nn.Module):
@@ -200,6 +199,8 @@ class Synthesis(nn.Module):
         super().__init__()
         self.count = 2 * len(resolutions(size, widths))  # styles it takes
         rising = list(reversed(widths))
+        both = [each for each in reversed(resolutions(size, widths)) for _ in range(2)]
+        self.noise_sizes = both[1:]  # one layer at 4x4, two at every other resolution
         self.start = nn.Parameter(torch.randn(1, rising[0], SMALLEST, SMALLEST))
         self.first = StyleLayer(w_dim, rising[0], rising[0])
         self.ups = nn.ModuleList(StyleLayer(w_dim, a, b, up=True) for a, b in pairwise(rising))
@@ -207,13 +208,15 @@ class Synthesis(nn.Module):
         self.images = nn.ModuleList(ToImage(w_dim, each, channels) for each in rising)
 
     def forward(self, ws: Tensor, noise: Noise) -> Tensor:
-        """ws [B,count,W] -> images [B,C,size,size], about [-1, 1] once trained."""
+        """ws [B,count,W], a noise per entry of `noise_sizes` -> images [B,C,size,size], about
+        [-1, 1] once trained."""
         w = ws.unbind(1)
-        x = self.first(self.start.expand(len(ws), -1, -1, -1), w[0], noise)
+        x = self.first(self.start.repeat(len(ws), 1, 1, 1), w[0], noise[0])
         image = self.images[0](x, w[1])
         for level, (up, conv) in enumerate(zip(self.ups, self.convs)):
-            x = conv(up(x, w[2 * level + 1], noise), w[2 * level + 2], noise)
-            image = upsample(image) + self.images[level + 1](x, w[2 * level + 3])
+            k = 2 * level + 1
+            x = conv(up(x, w[k], noise[k]), w[k + 1], noise[k + 1])
+            image = upsample(image) + self.images[level + 1](x, w[k + 2])
         return image
 
 
@@ -240,11 +243,15 @@ class Generator(nn.Module):
         """One w [B,W] for every layer: [B,count,W]."""
         return w[:, None].expand(-1, self.synthesis.count, -1)
 
+    def truncated(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        """z [B,Z] -> w [B,W].  `truncation` below 1 draws w towards its mean: more typical images,
+        less varied ones.  Karras 2019, App. B."""
+        w = self.mapping(z)
+        return w if truncation == 1 else self.w_mean + truncation * (w - self.w_mean)
+
     def forward(self, z: Tensor, noise: Noise, truncation: float = 1.0) -> Tensor:
-        """z [B,Z] -> images [B,C,size,size].  `truncation` below 1 draws w towards its mean: more
-        typical images, less varied ones.  Karras 2019, App. B."""
-        w = self.w_mean + truncation * (self.mapping(z) - self.w_mean)
-        return self.synthesis(self.spread(w), noise)
+        """z [B,Z] -> images [B,C,size,size]."""
+        return self.synthesis(self.spread(self.truncated(z, truncation)), noise)
 
 
 # ------------------------------------------------------------------ discriminator

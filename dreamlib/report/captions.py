@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from dreamlib.run import Run
 from dreamlib.scores import GENERATED, Study
+from dreamlib.sections import Config
 
 TRAIN, SAMPLE, EVALUATE = "train RUN", "sample RUN", "evaluate RUN"
 FIGURES = "figures RUN"
@@ -94,6 +95,14 @@ CAPTIONS = {  # in the order of a report
         "The loss at large t is small because noise is easy to see there; watch the quarters "
         "apart.  A low loss is no proof of good images.",
     ),
+    "players": Caption(
+        "The two players",
+        "Losses of generator and discriminator, the sign of the discriminator's answers, the "
+        "augmentation's p, the regularisers, gradient norms, and the variety of generated images.",
+        "No loss says whether images become better: that is what scores are for.  The sign for "
+        "real images above its target tells of a discriminator that learns them by heart; variety "
+        "near 0 of a generator that makes one image only.",
+    ),
     "curves": Caption(
         "Training curves",
         "The loss, the loss by quarter of t, and DREAM's lambda against the optimizer step.",
@@ -140,6 +149,22 @@ CAPTIONS = {  # in the order of a report
 }
 
 
+OF_ONE_MODEL = {
+    "gan": {"players"},
+    "diffusion": {
+        *("training", "curves", "process", "process_x0"),
+        *("sensitivity", "architecture", "schedule"),
+    },
+}
+
+
+def captions_of(config: Config) -> dict[str, Caption]:
+    """Those of the figures that a run of this kind of model has, in the order of a report."""
+    own = OF_ONE_MODEL[config.model]
+    others = set().union(*OF_ONE_MODEL.values()) - own
+    return {name: caption for name, caption in CAPTIONS.items() if name not in others}
+
+
 @dataclass(frozen=True)
 class Need:
     """A file or record that figures are drawn from."""
@@ -156,12 +181,15 @@ def needs(run: Run, study: Study | None) -> list[Need]:
     weights = (run.dir.weights / "card.json").exists()
     process = (run.dir.samples / "process.npz").exists()
     found = [
-        Need("training rows", TRAIN, bool(run.dir.read_log()), ("training", "curves")),
+        Need("training rows", TRAIN, bool(run.dir.read_log()), ("training", "curves", "players")),
         Need("previews of training", TRAIN, bool(run.dir.stages()), ("stages",)),
         Need("averaged weights", TRAIN, weights),
         Need("generated images", SAMPLE, images, ("samples", "quality")),
-        Need("a recorded denoising process", SAMPLE, process, ("process", "process_x0")),
     ]
+    if run.config.model == "diffusion":
+        found.append(
+            Need("a recorded denoising process", SAMPLE, process, ("process", "process_x0"))
+        )
     if study is None or not study.rows:
         return [*found, Need("scores", EVALUATE, False, SCORED)]
     twice = any(row.parts for row in study.of(GENERATED))

@@ -11,7 +11,6 @@ from torch import Tensor
 from dreamlib.build import make_loss, make_schedule, total_steps
 from dreamlib.data.packed import Rows
 from dreamlib.diffusion import dream
-from dreamlib.diffusion.draw import image_noise
 from dreamlib.diffusion.process import q_sample, x0_from_eps
 from dreamlib.errors import ConfigError
 from dreamlib.images import dequantise, quantise
@@ -19,6 +18,7 @@ from dreamlib.metrics.distances import blocks
 from dreamlib.metrics.pixels import nearest
 from dreamlib.progress import Progress, silent
 from dreamlib.report.studio import Studio, check_seeds
+from dreamlib.rng import image_noise
 from dreamlib.run import Run
 
 GALLERY = 1000  # images that are compared at a time

@@ -118,11 +118,12 @@ def loss_png(rows: list[dict[str, Any]]) -> bytes:
 
 
 def facts(run: Run, tick: Tick, row: dict[str, Any], rate: float) -> list[str]:
-    """Where training stands: step, loss, lambda, speed, time left, age of the last checkpoint."""
+    """Where training stands: step, loss, lambda or p, speed, time left, the last checkpoint."""
     left = (tick.total - tick.step) / rate if rate else float("inf")
     told = [f"step {tick.step:,}/{tick.total:,} ({tick.step / tick.total:.0%})"]
     if row:
-        told.append(f"loss {row['loss']:.4f} · λ {row['lam']:.3f}")
+        own = f"λ {row['lam']:.3f}" if "lam" in row else f"p {row['p']:.3f}"
+        told.append(f"loss {row['loss']:.4f} · {own}")
     told.append(f"{rate * run.config.train.batch:,.0f} images/s · ETA {duration(left)}")
     status = run.dir.status()
     return [*told, safety(run, status), *_budget(status), _memory(run)]

@@ -18,6 +18,7 @@ from dreamlib.report.architecture import architecture
 from dreamlib.report.kept import folder_name, name_of
 from dreamlib.report.overview import evaluation
 from dreamlib.report.pictures import process, process_x0, quality, sample_grid, samples, stages
+from dreamlib.report.players import players
 from dreamlib.report.plotting import (
     BLUE,
     GREEN,
@@ -40,6 +41,7 @@ __all__ = [
     "curves",
     "draw",
     "evaluation",
+    "players",
     "process",
     "process_x0",
     "quality",
@@ -94,12 +96,17 @@ def sensitivity(run: Run, ablation: Path | None) -> Figure:
 def all_of(run: Run, ablation: Path | None = None) -> dict[str, Callable[[], Figure]]:
     """How each figure of the run is drawn, by the name of its files."""
     name, config = folder_name(run), run.config
-    own = [curves, training, stages, samples, process, process_x0, quality, evaluation]
+    gan = config.model == "gan"
+    own = [players, stages, samples, quality, evaluation]
+    if not gan:
+        own = [curves, training, stages, samples, process, process_x0, quality, evaluation]
     scores = ["fd_against_n", "parts", "replay", "modes", "nearest", "shares"]
     own += [getattr(score_figures, each) for each in scores]
     drawn: dict[str, Callable[[], Figure]] = {
         each.__name__: lambda draw=each: draw(run) for each in own
     }
+    if gan:
+        return drawn
     return drawn | {
         "architecture": lambda: architecture(config, name),
         "schedule": lambda: schedule(config, name),

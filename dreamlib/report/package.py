@@ -16,7 +16,7 @@ from dreamlib.data.packed import INDEX
 from dreamlib.files import fingerprint, write_atomic
 from dreamlib.metrics.pixels import nearest
 from dreamlib.progress import Progress, silent
-from dreamlib.report.captions import CAPTIONS, needs
+from dreamlib.report.captions import captions_of, needs
 from dreamlib.report.embed import drawn
 from dreamlib.report.kept import DAMAGED, Kept, scored_images
 from dreamlib.report.page import command, headline, study_of
@@ -183,7 +183,7 @@ def snippets(run: Run, study: Study | None) -> str:
         *(rf"\newcommand{{\dream{name}}}{{{tex(value)}}}" for name, value in facts.items()),
     ]
     empty = {name for need in needs(run, study) if not need.there for name in need.figures}
-    for name, caption in CAPTIONS.items():
+    for name, caption in captions_of(run.config).items():
         files = [run.dir.figures / f"{name}.{ending}" for ending in ("pdf", "png")]
         if name not in empty and all(path.exists() for path in files) and drawn(files[1]):
             lines.append(FIGURE % (name, tex(f"{caption.title}. {caption.shows}"), name))

@@ -17,7 +17,7 @@ from typing import Any
 from dreamlib.config import differences, dump_config, load_config, preset_names
 from dreamlib.errors import NotEnoughSamples, RunError
 from dreamlib.files import check_fields, read_json, write_text
-from dreamlib.report.captions import ABLATE, CAPTIONS, FIGURES, Caption, needs
+from dreamlib.report.captions import ABLATE, CAPTIONS, FIGURES, Caption, captions_of, needs
 from dreamlib.report.embed import drawn, embedded
 from dreamlib.report.markup import document, fold, paragraph, table
 from dreamlib.report.tables import HOW_TO_READ, MADE, meaning, memorisation_sentence, rows_table
@@ -137,7 +137,7 @@ def _stale(run: Run, study: Study) -> list[str]:
 def _figures(run: Run, study: Study | None, pictures: dict[str, Path]) -> str:
     """Those that hold something, in the order of CAPTIONS; unknown ones come last."""
     empty = {name for need in needs(run, study) if not need.there for name in need.figures}
-    shown = [name for name in [*CAPTIONS, *sorted(pictures)] if name in pictures]
+    shown = [name for name in [*captions_of(run.config), *sorted(pictures)] if name in pictures]
     shown = [name for name in dict.fromkeys(shown) if name not in empty]
     if "training" in shown and "curves" in shown:
         shown.remove("curves")  # three of its panels
@@ -160,8 +160,9 @@ def _figure(name: str, picture: bytes, size: tuple[int, int], wide: int) -> str:
 
 def _settings(config: Config) -> str:
     """What differs from the defaults, and all of it."""
-    changed = config.model_dump(mode="json", exclude_defaults=True, exclude={"preset"})
-    rows = [
+    changed = config.model_dump(mode="json", exclude_defaults=True, exclude={"preset", "model"})
+    rows = [("model", config.model, "diffusion")] if config.model != "diffusion" else []
+    rows += [
         (f"{section}.{name}", _yaml(value), _default(config, section, name))
         for section, values in changed.items()
         for name, value in values.items()
@@ -234,7 +235,7 @@ def _missing(run: Run, study: Study | None, pictures: dict[str, Path]) -> str:
     lines = [f"{escape(n.what)}: {_code(n.command, run)}" for n in wanted if not n.there]
     empty = {name for need in wanted if not need.there for name in need.figures}
     drawn = {"curves", *pictures} if "training" in pictures else set(pictures)
-    for name in CAPTIONS:
+    for name in captions_of(run.config):
         if name not in drawn | empty:
             lines.append(f"the figure {escape(name)}: {_code(COMMANDS.get(name, FIGURES), run)}")
     if not lines:

@@ -17,12 +17,13 @@ import torch
 
 from dreamlib.build import make_labels, make_sampler, make_schedule
 from dreamlib.config import make_config
-from dreamlib.diffusion.draw import BoundSampler, LabelsOf, draw_images, image_noise, interpolate
+from dreamlib.diffusion.draw import BoundSampler, LabelsOf, draw_images, interpolate
 from dreamlib.diffusion.samplers import Step
 from dreamlib.errors import ConfigError
 from dreamlib.generate import Shards
 from dreamlib.images import quantise
 from dreamlib.progress import Progress, silent
+from dreamlib.rng import image_noise
 from dreamlib.run import Run
 from dreamlib.sections import Config, Sample
 
@@ -55,9 +56,11 @@ class Studio:
     """Everything the playground shows of one trained run.  RunError when it has no weights."""
 
     def __init__(self, run: Run):
+        if run.config.model != "diffusion":
+            raise ConfigError("the playground shows denoising: name a run of a diffusion model")
         store = Shards(run, untrained=False)
         self.key = run.folder.absolute(), run.config, store.weights[1]
-        self.run, self.net = run, store.net
+        self.run, self.net = run, store.denoiser
         self.sched = make_schedule(run.config)
         self.own = run.config.sample
         self._kept: dict[str, OrderedDict[Any, Any]] = {}

@@ -21,10 +21,10 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 class MicroBatch:
-    """The number of images per forward pass; halved when memory runs out."""
+    """Images per forward pass, a multiple of `least`; halved when memory runs out."""
 
-    def __init__(self, size: int, on_change: Callable[[int], None]):
-        self.size, self.on_change = size, on_change
+    def __init__(self, size: int, on_change: Callable[[int], None], least: int = 1):
+        self.size, self.on_change, self.least = size, on_change, least
 
     def redo_smaller(self, work: Callable[[int], T]) -> T:
         """work(size), again from its beginning with half the size after running out of memory."""
@@ -35,12 +35,13 @@ class MicroBatch:
                 if not is_out_of_memory(error):
                     raise
             # Outside the except block: the traceback no longer holds the step's tensors.
-            if self.size == 1:
+            if self.size <= self.least:
+                many = "a single image" if self.size == 1 else f"{self.size} images"
                 raise RunError(
-                    "out of memory with a single image: take a smaller network (net.widths, "
+                    f"out of memory with {many}: take a smaller network (net.widths, "
                     "net.patch) or a GPU with more memory"
                 )
-            self.size //= 2
+            self.size = max(self.least, self.size // 2 // self.least * self.least)
             gc.collect()
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()

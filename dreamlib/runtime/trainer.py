@@ -11,6 +11,7 @@ from torch import Tensor
 from dreamlib.errors import NotFinite
 
 BLOCK = 1 << 20  # numbers looked at together
+PREVIEWS = 16  # images of a preview
 
 
 class Trainer(Protocol):

@@ -1,0 +1,294 @@
+"""Training a GAN: one step of both players.  The run drives it as it drives a diffusion model."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamlib.build import (
+    make_discriminator,
+    make_drawing,
+    make_net,
+    make_stream,
+    rate_factor,
+    total_steps,
+)
+from dreamlib.diffusion.ema import Averaged
+from dreamlib.errors import Collapsed
+from dreamlib.gan.ada import Adaptive, Maps, draw_maps
+from dreamlib.gan.step import (
+    PATH_DECAY,
+    Draws,
+    Seen,
+    decay,
+    draw,
+    half_life,
+    judge_gradients,
+    lazy,
+    maker_gradients,
+    path_gradients,
+    path_weight,
+    r1_gradients,
+    r1_weight,
+)
+from dreamlib.gan.stylegan2 import GROUP
+from dreamlib.rng import torch_rng
+from dreamlib.run import Run
+from dreamlib.runtime.memory import MicroBatch
+from dreamlib.runtime.trainer import PREVIEWS, check_finite
+from dreamlib.weights import averaged_of
+
+BETAS = (0.0, 0.99)  # Karras 2019, App. C
+W_DECAY = 0.995  # of the mean style
+FLAT = 1e-3  # standard deviation, in [-1, 1], below which images are one image, or one colour
+
+
+class Means:
+    """Means over the steps since the last log row, by name; part of the state."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, seen: Seen) -> None:
+        for name, values in seen.items():
+            total = values.double().sum() if values.device.type != "mps" else values.sum()
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+            self.counts[name] = self.counts.get(name, 0) + values.numel()
+
+    def row(self) -> dict[str, float]:
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+
+
+class GanTrainer:
+    """Generator, discriminator, averages, optimizers, augmentation; one step of each at a time."""
+
+    def __init__(self, run: Run):
+        self.run, self.config, self.data, self.device = run, run.config, run.data, run.device
+        config, gan = self.config, self.config.gan
+        self.batch, size = config.train.batch, config.data.size
+        self.stream = make_stream(config, run.data, self.device)
+        self.epoch = self.stream.epoch_steps
+        self.total = total_steps(config, self.epoch)
+        self.net = make_net(config, run.data.channels).to(self.device)
+        self.judge = make_discriminator(config, run.data.channels).to(self.device)
+        self.ema = Averaged(self.net, self.decay)
+        self.r1 = gan.r1_every * (r1_weight(size, self.batch) if gan.r1 is None else gan.r1)
+        self.path = gan.path_every * (path_weight(size) if gan.path is None else gan.path)
+        self.rates: dict[str, float] = {}
+        self.optimizer = self._adam("optimizer", self.net, gan.path_every if self.path else 0)
+        self.judge_optimizer = self._adam(
+            "judge_optimizer", self.judge, gan.r1_every if self.r1 else 0
+        )
+        self.ada = Adaptive(gan.ada or 0.0, gan.ada_images)
+        self.path_mean = torch.zeros((), device=self.device)
+        micro = min(config.train.micro or self.batch, self.batch)
+        self.micro = MicroBatch(micro, self.smaller, GROUP)
+        self.meter = Means()
+        self.step, self.whole = 0, True
+        self.clock = (time.monotonic(), 0)  # when, and at which step, the last row was written
+
+    def _adam(self, name: str, player: nn.Module, every: int) -> torch.optim.Adam:
+        self.rates[name], betas = lazy(every, self.config.train.lr, BETAS)
+        fused = self.device.type in ("cpu", "cuda")
+        return torch.optim.Adam(player.parameters(), self.rates[name], betas, eps=1e-8, fused=fused)
+
+    def decay(self, updates: int) -> float:
+        """Of the averaged weights, after so many steps."""
+        gan = self.config.gan
+        return decay(self.batch, half_life(updates * self.batch, gan.half_life, gan.ramp))
+
+    # ------------------------------------------------------------------ one step
+
+    def advance(self) -> dict[str, Any] | None:
+        """One step of the discriminator, one of the generator, each with its regulariser when it is
+        due.  Everything random is keyed by (seed, step)."""
+        self.set_lr()
+        real = self.stream[self.step].to(self.device)
+        seen = self.judge_step(real) | self.maker_step()
+        self.ema.update_parameters(self.net)
+        if self.config.gan.ada is not None:
+            self.ada.update(seen["sign_real"].sum(), self.batch)
+        self.meter.add(seen)
+        self.step += 1
+        self.whole = True
+        due = self.step % self.config.train.log_every == 0 or self.step == self.total
+        return self.row() if due else None
+
+    def judge_step(self, real: Tensor) -> Seen:
+        draws = self.draws("judge", self.batch)
+        maps = self.maps("real"), self.maps("fake")
+
+        def gradients(micro: int) -> Seen:
+            self.judge_optimizer.zero_grad(set_to_none=True)
+            return judge_gradients(self.net, self.judge, real, draws, maps, micro)
+
+        seen = self.micro.redo_smaller(gradients)
+        self.take(self.judge_optimizer, self.judge, seen, "judge_norm")
+        if self.r1 and self.step % self.config.gan.r1_every == 0:
+
+            def penalty(micro: int) -> Seen:
+                self.judge_optimizer.zero_grad(set_to_none=True)
+                return r1_gradients(self.judge, real, maps[0], self.r1, micro)
+
+            seen |= self.micro.redo_smaller(penalty)
+            self.take(self.judge_optimizer, self.judge)
+        return seen
+
+    def maker_step(self) -> Seen:
+        draws, maps = self.draws("maker", self.batch), self.maps("made")
+
+        def gradients(micro: int) -> tuple[Seen, Tensor]:
+            self.optimizer.zero_grad(set_to_none=True)
+            return maker_gradients(self.net, self.judge, draws, maps, micro)
+
+        seen, style = self.micro.redo_smaller(gradients)
+        self.take(self.optimizer, self.net, seen, "grad_norm")
+        self.net.w_mean.lerp_(style, 1 - W_DECAY)
+        if self.path and self.step % self.config.gan.path_every == 0:
+            seen |= self.path_step()
+        return seen
+
+    def path_step(self) -> Seen:
+        """On half of the batch; the first one measures the mean length only."""
+        images = max(1, self.batch // 2)
+        draws, rng = self.draws("path", images), torch_rng("path", self.seed, self.step)
+        size = self.config.data.size
+        y = torch.randn(images, self.data.channels, size, size, generator=rng).to(self.device)
+        weight = self.path if self.path_mean > 0 else 0.0
+
+        def gradients(micro: int) -> Seen:
+            self.optimizer.zero_grad(set_to_none=True)
+            return path_gradients(self.net, draws, y, self.path_mean, weight, micro)
+
+        seen = self.micro.redo_smaller(gradients)
+        mean = seen["path"].mean()
+        self.path_mean = self.path_mean.lerp(mean, 1 - PATH_DECAY) if weight else mean
+        if weight:
+            self.take(self.optimizer, self.net)
+        return seen
+
+    def take(
+        self,
+        optimizer: torch.optim.Optimizer,
+        player: nn.Module,
+        seen: Seen | None = None,
+        name: str = "",
+    ) -> None:
+        """A player's step along its gradients, whose norm the log is told."""
+        self.whole = False
+        if seen is not None:
+            norms = [torch.linalg.vector_norm(p.grad) for p in _with_gradients(player)]
+            seen[name] = torch.linalg.vector_norm(torch.stack(norms))[None]
+        optimizer.step()
+
+    def draws(self, purpose: str, images: int) -> Draws:
+        rng = torch_rng(purpose, self.seed, self.step)
+        return draw(self.net, images, self.config.gan.mixing, rng).to(self.device)
+
+    def maps(self, purpose: str) -> Maps | None:
+        if self.ada.p <= 0:
+            return None
+        rng, size = torch_rng(f"ada {purpose}", self.seed, self.step), self.config.data.size
+        return draw_maps(self.batch, self.data.channels, size, self.ada.p, rng)
+
+    @property
+    def seed(self) -> int:
+        return self.config.train.seed
+
+    def set_lr(self) -> None:
+        """The learning rates are functions of the step."""
+        factor = rate_factor(self.config, self.step, self.epoch, self.total)
+        for name, rate in self.rates.items():
+            for group in getattr(self, name).param_groups:
+                group["lr"] = rate * factor
+
+    def probe(self) -> None:
+        """Find a micro-batch that fits before the first step: a GAN's first steps tell."""
+
+    # ------------------------------------------------------------------ the log
+
+    def row(self) -> dict[str, Any]:
+        """A log row.  NotFinite when numbers are none any more, Collapsed when all is lost."""
+        self.check_finite()
+        means = self.meter.row()
+        self.check_alive(means)
+        (then, before), now = self.clock, time.monotonic()
+        row = {"step": self.step, "epoch": self.step / self.epoch, **means, "p": self.ada.p}
+        row["lr"] = self.optimizer.param_groups[0]["lr"]
+        row["images_per_s"] = (self.step - before) * self.batch / (now - then)
+        row["time"] = time.time()
+        self.clock = (now, self.step)
+        self.meter = Means()
+        return row
+
+    def check_finite(self) -> None:
+        players = {"net": self.net, "judge": self.judge, "ema": self.ema}
+        state = {name: dict(each.named_parameters()) for name, each in players.items()}
+        check_finite(state, self.step)
+
+    def check_alive(self, means: dict[str, float]) -> None:
+        """Collapsed, with its name, when the generator makes one image, or one colour, or learns
+        nothing."""
+        what = ""
+        if means["spread"] < FLAT:
+            what = f"all generated images are one image (pixels differ by {means['spread']:.1e})"
+        elif means["contrast"] < FLAT:
+            what = f"every generated image is of one colour (contrast {means['contrast']:.1e})"
+        elif means["grad_norm"] == 0:
+            what = "the discriminator is so sure that the generator has no gradient left"
+        if what:
+            raise Collapsed(
+                f"the GAN collapsed by step {self.step:,}: {what}.  Begin a new run, or fork this "
+                "one from an earlier checkpoint (dreamlib run fork), with a larger gan.r1 (ten "
+                "times) or a smaller train.lr"
+            )
+
+    def smaller(self, micro: int) -> None:
+        """Memory ran out, and slices are smaller from now on."""
+        self.run.say(f"out of memory at step {self.step}: micro-batches of {micro} from now on")
+        self.run.dir.note("micro-batch", step=self.step, micro=micro)
+
+    # ------------------------------------------------------------------ state
+
+    PARTS = ("net", "judge", "ema", "optimizer", "judge_optimizer", "ada", "meter")
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        return {"step": self.step, "path_mean": self.path_mean, **parts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self.PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.path_mean = state["path_mean"].to(self.device)
+        self.step, self.whole = state["step"], True
+        self.clock = (time.monotonic(), self.step)
+
+    def averaged(self, state: dict[str, Any]) -> dict[str, Tensor]:
+        return averaged_of(state)
+
+    def calm(self) -> str:
+        return "with the same arithmetic"
+
+    def preview(self) -> dict[str, np.ndarray]:
+        """The same few seeds from the averaged and from the raw weights."""
+        self.check_finite()
+        how = self.run.precision, self.device
+        return {
+            name: make_drawing(self.config, self.data, net, *how)(range(PREVIEWS), batch=PREVIEWS)
+            for name, net in {"": self.ema.module, "-raw": self.net}.items()
+        }
+
+
+def _with_gradients(player: nn.Module) -> list[nn.Parameter]:
+    return [p for p in player.parameters() if p.grad is not None]
