@@ -37,9 +37,15 @@ def parts(net: Generator, judge: Discriminator) -> list[tuple[str, list[nn.Modul
     return [*found, ("discriminator 4", [judge.last, judge.hidden, judge.logit])]
 
 
+def _blank(net: Generator, images: int) -> step.Draws:
+    """Draws of zeros, on whichever device tensors are made: counting needs no numbers."""
+    z, cut = torch.zeros(images, net.z_dim), torch.zeros(images, dtype=torch.int64)
+    return step.Draws(z, z, cut, [torch.zeros(images, 1, n, n) for n in net.synthesis.noise_sizes])
+
+
 def forward_work(net: Generator) -> int:
     """FLOPs of drawing one image."""
-    draws = step.draw(net, 1, 0.0, torch_rng("explain", 0))
+    draws = _blank(net, 1)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(draws.z, draws.noise)
     return counter.get_total_flops()
@@ -49,7 +55,7 @@ def step_work(config: Config, net: Generator, judge: Discriminator, channels: in
     """FLOPs of a training step per image: both players, and their regularisers as often as they
     come."""
     gan, real = config.gan, torch.zeros(GROUP, channels, config.data.size, config.data.size)
-    draws = step.draw(net, GROUP, gan.mixing, torch_rng("explain", 0))
+    draws = _blank(net, GROUP)
     half, one = draws.rows(slice(GROUP // 2)), torch.ones(())
 
     def penalty() -> None:  # the counter does not like gradients of a leaf

@@ -195,7 +195,7 @@ def fork_run(
     beside = new.with_name(f".{new.name}.fork")
     shutil.rmtree(beside, ignore_errors=True)
     run = open_run(beside, there.config, overrides=overrides, mirror="none", progress=progress)
-    misfit = differences({key: origin.manifest[key] for key in run.network}, dict(run.network))
+    misfit = differences({key: origin.manifest.get(key) for key in run.network}, dict(run.network))
     if misfit:
         shutil.rmtree(beside)
         raise RunError(f"the weights of {source} do not fit these settings ({'; '.join(misfit)})")

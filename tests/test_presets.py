@@ -182,7 +182,7 @@ def rows_of_the_first_table():
 def test_the_page_and_the_presets_name_each_other():
     assert sorted(rows_of_the_first_table()) == preset_names()
     named = re.findall(
-        r"`(smoke|(?:faces|digits|fashion|mnist|celeba|cats)(?:-|\d)[\w-]*)`", TRAINING
+        r"`(smoke|(?:gan|faces|digits|fashion|mnist|celeba|cats)(?:-|\d)[\w-]*)`", TRAINING
     )
     assert set(named) == set(preset_names())
 

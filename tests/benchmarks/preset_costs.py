@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks preset_costs
 
-Steps of every preset are timed on this machine, at as many images as a small machine likes, with
-DREAM at its full height, and their memory is measured.  Hours here are images seen / images per
-second.  GPUs are arithmetic: FLOPs (counted by `dreamlib explain`) / an assumed share of the peak.
+Steps of every diffusion preset are timed on this machine, at as many images as a small machine
+likes, with DREAM at its full height, and their memory is measured.  Hours here are images seen /
+images per second.  GPUs are arithmetic: FLOPs (counted by `dreamlib explain`) / an assumed share of
+the peak.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ IMAGES = {"celeba": 162_770, "fashion": 60_000, "mnist": 60_000}
 FOLDER = 12_000  # training images of a folder of 15,000: a fifth is held out
 # FLOP/s: the makers' figures for fp16 and bf16; for the H200 (989) what large products reach
 PEAK = {"T4": 65e12, "A100": 312e12, "H200": 790e12}
+DIFFUSION = [name for name in preset_names() if load_config(name).model == "diffusion"]
 QUICK = ("smoke", "faces16")
 SHARE = 0.4  # of the peak: assumed
 PASSES = {"standard": 0.0, "sampled": 0.1, "both": 1.0}  # standard steps more while lambda > 0
@@ -74,7 +76,7 @@ def batch_of(config: Config, work: int) -> int:
 def measure(rounds: int, quick: bool) -> dict[str, Any]:
     """Images per second and memory of every preset's training step on this machine."""
     found = {}
-    for name in QUICK if quick else preset_names():
+    for name in QUICK if quick else DIFFUSION:
         config = load_config(name)
         batch = batch_of(config, cost(name).step)
         seconds = apart(step_seconds, config, batch, rounds)
