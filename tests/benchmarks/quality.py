@@ -2,12 +2,15 @@
 
     python -m tests.benchmarks.quality rates --out runs/quality
     python -m tests.benchmarks.quality train ours lucidrains original --seeds 0 1 2
-    python -m tests.benchmarks.quality table --json tests/benchmarks/quality.json
+    python -m tests.benchmarks.quality ways ours
+    python -m tests.benchmarks.quality table
 
 `rates` takes turns between all arms on an otherwise idle machine and writes the seconds of a step
 of each.  `train` gives each arm the steps that fit into the minutes at that pace, so that what
 else runs meanwhile changes nothing; it scores the result with the same extractor against the same
-5,000 held-out images.  What is done is kept in OUT; every command goes on where it stopped.
+5,000 held-out images.  `ways` draws from a trained arm of ours in other ways: averages, spacings,
+steps, precision.  What is done is kept in OUT; every command goes on where it stopped.  `table`
+writes it all into quality.json beside this file, from which another machine's OUT begins.
 """
 
 from __future__ import annotations
@@ -35,10 +38,12 @@ from dreamlib.diffusion.samplers import ddim, dpmpp_2m
 from dreamlib.diffusion.schedule import Schedule
 from dreamlib.diffusion.unet import UNet
 from dreamlib.files import read_json, write_json, write_npy
+from dreamlib.host import choose_precision
 from dreamlib.images import quantise
 from dreamlib.measure import measure_guest
-from dreamlib.metrics.features import extract
+from dreamlib.metrics.features import Extractor, extract
 from dreamlib.metrics.frechet import frechet
+from dreamlib.metrics.frechet_error import frechet_difference
 from dreamlib.opening import open_run
 from dreamlib.rows import Plan
 from dreamlib.run import Run
@@ -46,6 +51,7 @@ from dreamlib.train import DiffusionTrainer
 from tests.benchmarks.peers import Lucidrains
 from tests.benchmarks.timing import interleave, machine, repeat
 
+JSON = Path(__file__).with_suffix(".json")
 PRESET, N, NFE = "fashion-cpu", 1000, 25
 PART = 125  # images drawn at a time
 TRIAL = 125  # images that choose between the ways to draw from a model
@@ -119,12 +125,13 @@ class Ours:
     def ways(self) -> dict[str, Draw]:
         return {"our sampler": self.way()}
 
-    def way(self, net: nn.Module | None = None, dtype: torch.dtype | None = None, **sample: Any):
+    def way(self, net: nn.Module | None = None, precision: str = "auto", **sample: Any) -> Draw:
         """How images are drawn: by the averaged weights and the preset's sampler, or as told."""
         trainer, config = self.trainer, self.run.config
         config = config.model_copy(update={"sample": config.sample.model_copy(update=sample)})
         net, prediction = net or trainer.ema.module, trainer.denoiser.prediction
-        denoiser = Denoiser(net, trainer.sched, prediction, dtype or trainer.denoiser.dtype)
+        dtype = choose_precision(precision, self.run.device).dtype
+        denoiser = Denoiser(net, trainer.sched, prediction, dtype)
         return partial(drawn, denoiser, trainer.sched, make_sampler(config))
 
 
@@ -345,9 +352,7 @@ def score(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
     if path.exists():
         return
     arm, seen = train_arm(out, name, seed, minutes)
-    run = open_run(out / "runs" / "data", PRESET, say=lambda text: None)
-    extractor = make_extractor(run.config, run.data, run.device)
-    reference = extract(run.data.take("reference", 5000)[0], extractor)
+    extractor, reference = judge(out)
     ways = arm.ways()
     found: dict[str, Any] = {"trial": {}, "scores": {}}
     first = path.with_name(f"{name}-0-{minutes:g}.json")
@@ -370,14 +375,76 @@ def score(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
     write_json(path, facts | found)
 
 
+def ways_of(arm: Ours) -> dict[str, Draw]:
+    """Other ways to draw from one training, the arm's own first."""
+    averages = {f"average {decay}": arm.way(each.module) for decay, each in arm.beside.items()}
+    return {
+        "as the preset says": arm.way(),
+        **averages,
+        "the weights in training": arm.way(arm.trainer.net),
+        "uniform spacing": arm.way(spacing="uniform"),
+        "trailing spacing": arm.way(spacing="trailing"),
+        "12 steps": arm.way(steps=12),
+        "50 steps": arm.way(steps=50),
+        "DDIM": arm.way(sampler="ddim", spacing="uniform"),
+        "float32": arm.way(precision="fp32"),
+        "bfloat16": arm.way(precision="bf16"),
+    }
+
+
+def ways(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
+    """FD of one training drawn in every way, and its difference from the first way: the same image
+    numbers, the same reference."""
+    path = out / f"ways-{name}-{seed}-{minutes:g}.json"
+    found = read_json(path) if path.exists() else {"n": n, "ways": {}}
+    arm, _ = train_arm(out, name, seed, minutes)
+    extractor, reference = judge(out)
+    first = None
+    for way, draw in ways_of(arm).items():
+        if way in found["ways"] and first is not None:
+            continue
+        features = extract(draw(n), extractor)
+        first = features if first is None else first
+        row = measure_guest(Plan("FD", (n,)), {"images": features}, reference, "reference")[0]
+        entry = {"value": row.value, "se": row.se}
+        if features is not first:
+            than = frechet_difference(features, first, reference, seed=0, paired=True)
+            entry["more"] = {"value": than.value, "se": than.se}
+        found["ways"][way] = entry
+        write_json(path, found)
+        print(way, entry, flush=True)
+
+
+def judge(out: Path) -> tuple[Extractor, np.ndarray]:
+    """What looks at the images, and the features of 5,000 held-out ones."""
+    run = open_run(out / "runs" / "data", PRESET, say=lambda text: None)
+    extractor = make_extractor(run.config, run.data, run.device)
+    return extractor, extract(run.data.take("reference", 5000)[0], extractor)
+
+
 def collect(out: Path) -> dict[str, Any]:
     """Everything in OUT: scores by minutes and arm, one entry per seed, and the paces."""
     found: dict[str, Any] = {}
     for path in sorted(out.glob("*-*-*.json")):
+        if path.stem.startswith("ways-"):
+            continue
         each = read_json(path)
         arms = found.setdefault(f"{each['minutes']:g}", {})
         arms.setdefault(each["arm"], []).append(each)
-    return {"minutes": found, "rates": read_json(out / "rates.json")}
+    drawn = {path.stem: read_json(path) for path in sorted(out.glob("ways-*.json"))}
+    return {"minutes": found, "ways": drawn, "rates": read_json(out / "rates.json")}
+
+
+def restore(out: Path, found: dict[str, Any]) -> None:
+    """What was collected elsewhere, into an OUT that has nothing yet."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "rates.json", found["rates"])
+    for name, each in found["ways"].items():
+        write_json(out / f"{name}.json", each)
+    for minutes, arms in found["minutes"].items():
+        for name, seeds in arms.items():
+            for each in seeds:
+                write_json(out / f"{name}-{each['seed']}-{minutes}.json", each)
 
 
 def scores(each: dict[str, Any]) -> dict[str, dict[str, float | None]]:
@@ -409,9 +476,18 @@ def table(found: dict[str, Any], minutes: str) -> str:
     return "\n".join(lines)
 
 
+def ways_table(found: dict[str, Any]) -> str:
+    lines = ["| drawn | FD | than the first |", "|---|---|---|"]
+    for way, each in found["ways"].items():
+        more = each.get("more")
+        than = f"{more['value']:+.3f} ± {more['se']:.3f}" if more else ""
+        lines.append(f"| {way} | {each['value']:.2f} ± {each['se']:.2f} | {than} |")
+    return "\n".join([*lines, f"\nN = {found['n']:,}."])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["rates", "train", "table"])
+    parser.add_argument("what", choices=["rates", "train", "ways", "table"])
     parser.add_argument("arms", nargs="*")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -419,9 +495,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--n", type=int, default=N)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if JSON.exists() and not (options.out / "rates.json").exists():
+        restore(options.out, read_json(JSON))
     if options.what == "rates":
         rates(options.out, options.arms, options.rounds)
         return
@@ -429,12 +506,14 @@ def main() -> None:
         found = collect(options.out)
         for minutes in found["minutes"]:
             print(f"{minutes} minutes\n\n{table(found, minutes)}\n")
-        if options.json:
-            write_json(options.json, found)
+        for name, each in found["ways"].items():
+            print(f"{name}\n\n{ways_table(each)}\n")
+        write_json(JSON, found)
         return
+    work = {"train": score, "ways": ways}[options.what]
     for seed in options.seeds:
         for name in options.arms:
-            score(options.out, name, seed, options.minutes, options.n)
+            work(options.out, name, seed, options.minutes, options.n)
 
 
 if __name__ == "__main__":
