@@ -118,6 +118,10 @@ def train(
     hours: Hours = None,
     mirror: MirrorFolder = None,
     take_over: TakeOver = False,
+    init_from: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="begin with the weights of this run, of the same shape"),
+    ] = None,
     settings: Set = None,
 ) -> None:
     """Begin a run, or continue it: the same command does both.
@@ -126,6 +130,7 @@ def train(
     """
     from dreamlib.report.dashboard import watch
     from dreamlib.train import train as train_run
+    from dreamlib.transfer import init_from as begin_with
 
     if (run is None) == (name is None):
         raise ConfigError("name a run folder (runs/faces), or --name for a fresh one; not both")
@@ -140,6 +145,8 @@ def train(
         progress=TextProgress(),
         say=say,
     )
+    if init_from is not None:
+        begin_with(opened, init_from)
     watch(opened, train_run(opened))
     _end(opened.dir)
 

@@ -52,8 +52,12 @@ def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
     if run.config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
     torch.use_deterministic_algorithms(run.config.train.deterministic)
-    kinds = {"diffusion": DiffusionTrainer, "gan": GanTrainer}
-    yield from run.drive(kinds[run.config.model](run), hours)
+    yield from run.drive(trainer_of(run), hours)
+
+
+def trainer_of(run: Run) -> DiffusionTrainer | GanTrainer:
+    """What takes the steps of the run's kind of model."""
+    return GanTrainer(run) if run.config.model == "gan" else DiffusionTrainer(run)
 
 
 def clip_gradients(net: nn.Module, most: float) -> Tensor:

@@ -34,6 +34,7 @@ from dreamlib.metrics.features import extract
 from tests.conftest import TINY
 from tests.test_inception import weights as random_inception
 from tests.test_sources import idx_bytes
+from tests.test_train_gan import TINY_GAN
 
 inception = random_inception  # a fixture
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +72,8 @@ WORDS = {
 
 # Commands that begin so get these words as well.
 ADDED = {
-    r"train .*--preset": SMALL,
+    r"train .*--preset (?!gan-)": SMALL,
+    r"train .*--preset gan-": sets(*TINY_GAN, "data.name=faces", "data.size=16"),
     r"explain .*--(batch|gpus)": sets("net.widths=[8, 16]", "net.heads=2", "data.size=16"),
     r"data (prepare|show|verify) celeba64": SMALL,
     r"data (stats|export) .*--preset celeba64": SMALL,

@@ -23,6 +23,7 @@ RANK = {
     **dict.fromkeys(["train_gan", "explain_gan"], 3.5),
     **dict.fromkeys(["opening", "train", "generate", "explain"], 4),
     **dict.fromkeys(["measure_images", "guests"], 4),
+    "transfer": 5,
     **dict.fromkeys(["material", "doctor", "rehearsal", "kernels"], 5),
     **dict.fromkeys(["evaluate", "compare", "evaluate_guests", "ablate"], 6),
     "notebooks": 6,

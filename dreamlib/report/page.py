@@ -217,7 +217,9 @@ def _provenance(run: Run, study: Study | None) -> str:
         ("images", f"{run.data.fingerprint} ({manifest['source']}: {splits})"),
     ]
     own = _json(run.folder / "run.json") or {}
-    told = ("id", own.get("id")), ("forked from", own.get("parent", {}).get("run"))
+    parent = own.get("parent", {})
+    how = "begun with the weights of" if parent.get("how") == "init" else "forked from"
+    told = ("id", own.get("id")), (how, parent.get("run"))
     rows += [(f"run {key}", str(value)) for key, value in told if value]
     if study is not None:
         wanted = ("weights", "data", "extractor", "torch")
