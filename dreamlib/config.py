@@ -39,6 +39,7 @@ MAY_CHANGE = {
     "gan": {"truncation"},
     "sample": None,
     "evaluate": None,
+    "validation": None,
 }
 
 

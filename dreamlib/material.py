@@ -14,18 +14,13 @@ from dreamlib.data.packed import Rows
 from dreamlib.errors import ConfigError
 from dreamlib.generate import generate
 from dreamlib.measure_images import gaussian_images
-from dreamlib.metrics.features import CHUNK_IMAGES, Extractor, extract
+from dreamlib.metrics.features import CHUNK_IMAGES, Extractor, extract, metric_name
 from dreamlib.progress import Progress, silent
 from dreamlib.rows import Plan
 from dreamlib.run import Run
 from dreamlib.scores import GENERATED, REAL, Origin, Score
 
 UNTRAINED, GAUSSIAN = "untrained", "gaussian"
-
-
-def metric_name(extractor: Extractor) -> str:
-    """FID is the name for Inception features; with others the extractor is part of the name."""
-    return "FID" if extractor.name == "inception" else f"FD[{extractor.name}]"
 
 
 def sizes_of(run: Run, n: Sequence[int] | None) -> tuple[int, ...]:

@@ -29,6 +29,7 @@ from dreamlib.runtime.mirror import Mirror
 from dreamlib.runtime.mount import copy_pack
 from dreamlib.runtime.recover import fetch_newer
 from dreamlib.runtime.rundir import RunDir
+from dreamlib.runtime.trainer import Check, Unchecked
 from dreamlib.sections import Config, span_steps
 from dreamlib.weights import read_weights, write_weights
 
@@ -123,12 +124,16 @@ class Run:
 
     # ------------------------------------------------------------------ training
 
-    def drive(self, trainer: Trainer, hours: float | None = None) -> Iterator[Tick]:
+    def drive(
+        self, trainer: Trainer, hours: float | None = None, validation: Check | None = None
+    ) -> Iterator[Tick]:
         """Take a trainer's steps to their end, the deadline, or a request to stop."""
         with open_boards(self.dir, self.config, self.say) as boards:
-            yield from self._driver(trainer, hours, boards).drive()
+            yield from self._driver(trainer, hours, boards, validation or Unchecked()).drive()
 
-    def _driver(self, trainer: Trainer, hours: float | None, boards: Boards) -> Driver:
+    def _driver(
+        self, trainer: Trainer, hours: float | None, boards: Boards, validation: Check
+    ) -> Driver:
         train = self.config.train
         reserve = train.reserve_minutes
         if reserve is None:
@@ -148,6 +153,7 @@ class Run:
             previews=self._preview_steps(trainer),
             say=self.say,
             take_over=self.take_over,
+            validation=validation,
             courier=self._courier() if self.mirror else None,
             fetch=self._fetch,
         )

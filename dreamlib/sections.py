@@ -163,6 +163,14 @@ class Evaluate(Section):
     lpips: Bool | None = None  # perceptual diversity; None = with the Inception extractor
 
 
+class Validation(Section):
+    """Scores during training, of images that `evaluate` has for no reference."""
+
+    every: Span = 0  # steps, epochs or a share of the run; 0 = never
+    n: Int = Field(500, ge=2)  # images
+    patience: Int | None = Field(None, ge=1)  # stop after so many that were no better
+
+
 GROUP = 4  # images that a GAN's discriminator compares: batches are whole groups
 
 
@@ -177,6 +185,7 @@ class Config(Section):
     train: Train = Train()
     sample: Sample = Sample()
     evaluate: Evaluate = Evaluate()
+    validation: Validation = Validation()
 
     @model_validator(mode="after")
     def _fits(self) -> Config:

@@ -33,6 +33,7 @@ from dreamlib.runtime.driver import Tick, check_finite
 from dreamlib.runtime.memory import MicroBatch
 from dreamlib.runtime.trainer import PREVIEWS
 from dreamlib.train_gan import GanTrainer
+from dreamlib.validation import Validation
 from dreamlib.weights import averaged_of
 
 
@@ -52,7 +53,8 @@ def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
     if run.config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
     torch.use_deterministic_algorithms(run.config.train.deterministic)
-    yield from run.drive(trainer_of(run), hours)
+    trainer = trainer_of(run)
+    yield from run.drive(trainer, hours, Validation(run, trainer))
 
 
 def trainer_of(run: Run) -> DiffusionTrainer | GanTrainer:

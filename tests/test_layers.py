@@ -20,7 +20,7 @@ RANK = {
     **dict.fromkeys(["scores", "batch_page"], 1),
     **dict.fromkeys(["build", "rows", "boards"], 2),
     **dict.fromkeys(["run", "meter", "measure", "difference"], 3),
-    **dict.fromkeys(["train_gan", "explain_gan"], 3.5),
+    **dict.fromkeys(["train_gan", "explain_gan", "validation"], 3.5),
     **dict.fromkeys(["opening", "train", "generate", "explain"], 4),
     **dict.fromkeys(["measure_images", "guests"], 4),
     "transfer": 5,

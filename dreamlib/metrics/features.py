@@ -78,6 +78,11 @@ class InceptionExtractor:
         return self.inception.logits(features)
 
 
+def metric_name(extractor: Extractor) -> str:
+    """FID is the name for Inception features; with others the extractor is part of the name."""
+    return "FID" if extractor.name == "inception" else f"FD[{extractor.name}]"
+
+
 def extract(
     images: np.ndarray,
     extractor: Extractor,

@@ -103,6 +103,12 @@ CAPTIONS = {  # in the order of a report
         "real images above its target tells of a discriminator that learns them by heart; variety "
         "near 0 of a generator that makes one image only.",
     ),
+    "validation": Caption(
+        "Validation",
+        "The distance of held-out images to images of the averaged weights, during training.",
+        "The point in colour is the least: those weights are kept in weights/best.  Near it the "
+        "points differ by chance as much as by training.",
+    ),
     "curves": Caption(
         "Training curves",
         "The loss, the loss by quarter of t, and DREAM's lambda against the optimizer step.",
@@ -162,6 +168,8 @@ def captions_of(config: Config) -> dict[str, Caption]:
     """Those of the figures that a run of this kind of model has, in the order of a report."""
     own = OF_ONE_MODEL[config.model]
     others = set().union(*OF_ONE_MODEL.values()) - own
+    if not config.validation.every:
+        others = others | {"validation"}
     return {name: caption for name, caption in CAPTIONS.items() if name not in others}
 
 
@@ -186,6 +194,8 @@ def needs(run: Run, study: Study | None) -> list[Need]:
         Need("averaged weights", TRAIN, weights),
         Need("generated images", SAMPLE, images, ("samples", "quality")),
     ]
+    if run.config.validation.every:
+        found.append(Need("validations", TRAIN, bool(run.dir.read_validation()), ("validation",)))
     if run.config.model == "diffusion":
         found.append(
             Need("a recorded denoising process", SAMPLE, process, ("process", "process_x0"))

@@ -33,6 +33,7 @@ from dreamlib.report.plotting import (
     style,
 )
 from dreamlib.report.training import curves, training
+from dreamlib.report.validated import validation
 from dreamlib.run import Run
 from dreamlib.sections import Config
 
@@ -53,6 +54,7 @@ __all__ = [
     "sensitivity",
     "stages",
     "training",
+    "validation",
 ]
 
 
@@ -105,6 +107,8 @@ def all_of(run: Run, ablation: Path | None = None) -> dict[str, Callable[[], Fig
     drawn: dict[str, Callable[[], Figure]] = {
         each.__name__: lambda draw=each: draw(run) for each in own
     }
+    if config.validation.every:
+        drawn["validation"] = lambda: validation(run)
     if gan:
         return drawn
     return drawn | {

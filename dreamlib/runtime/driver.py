@@ -20,7 +20,7 @@ from dreamlib.runtime.courier import Courier
 from dreamlib.runtime.lock import Lock, locked
 from dreamlib.runtime.rundir import RunDir, disk_error
 from dreamlib.runtime.saver import Saver
-from dreamlib.runtime.trainer import Tick, Trainer, check_finite, moved
+from dreamlib.runtime.trainer import Check, Tick, Trainer, check_finite, moved
 
 ROLLBACKS = 2
 BEAT = 15.0  # seconds between two heartbeats in status.json
@@ -43,6 +43,7 @@ class Driver:
     previews: set[int]
     say: Callable[[str], None]
     take_over: bool
+    validation: Check
     courier: Courier | None
     fetch: Callable[[int, Callable[[], bool]], None]  # what is newer on the mirror
     saver: Saver = field(default_factory=Saver, init=False)
@@ -104,7 +105,7 @@ class Driver:
 
     def _loop(self, stop: StopFlag) -> Generator[Tick, None, str]:
         trainer = self.trainer
-        while trainer.step < trainer.total:
+        while trainer.step < trainer.total and not self.validation.over:
             if self.clock.over():
                 return "paused_deadline"
             if stop or (self.courier and self.courier.usurped):
@@ -115,6 +116,8 @@ class Driver:
                 self.write_row(row)
             if trainer.step in self.previews:
                 self.preview(trainer.preview())
+            if trainer.step in self.validation.steps:
+                self.validation.check()
             self.done = trainer.step
             self.saver.check()
             if self.clock.save_due() and not self.saver.busy:
@@ -156,6 +159,7 @@ class Driver:
             if differs := moved(newest.manifest, self.where):
                 self._tell(f"this session differs ({differs}): it goes on, not bit for bit")
         self.done = self.trainer.step
+        self.validation.begin()
         self._set_status("running")
         self.trainer.probe()
 
@@ -234,6 +238,7 @@ class Driver:
         self.rollbacks += 1
         self._load(good)
         done = self.trainer.calm()
+        self.validation.begin()
         self.done = self.trainer.step
         self._tell(
             f"ROLLED BACK to step {good.step:,} ({self.rollbacks} of {ROLLBACKS}), {done}: {error}"

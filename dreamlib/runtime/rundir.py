@@ -31,6 +31,7 @@ class RunDir:
         self.evaluation = self.folder / "evaluation"
         self.figures = self.folder / "figures"
         self.log = self.folder / "log.jsonl"
+        self.validation = self.folder / "validation.jsonl"
         self.events = self.folder / "events.jsonl"
         self.lock = self.folder / "lock"
         self.pair = threading.Lock()  # held while weights and their card are replaced
@@ -76,9 +77,10 @@ class RunDir:
         first = [self.folder / name for name in ESSENTIAL]
         first += [path for m in manifests for path in (m.with_suffix(".pt"), m)]
         first += [self.weights / "ema.safetensors", self.weights / "card.json"]
-        first += [self.log, self.events, self.folder / "status.json"]
+        first += [self.log, self.validation, self.events, self.folder / "status.json"]
         rest = [*self.folder.glob("*.ipynb"), *self.folder.glob("*.html")]
-        for folder in (self.samples, self.generated, self.evaluation, self.figures):
+        folders = [self.weights / "best", self.samples, self.generated]
+        for folder in (*folders, self.evaluation, self.figures):
             rest += sorted(folder.rglob("*"))
         paths = [path for path in [*first, *rest] if path.is_file() and path.name[0] != "."]
         return [path.relative_to(self.folder).as_posix() for path in dict.fromkeys(paths)]
@@ -133,10 +135,18 @@ class RunDir:
 
     def cut_log(self, step: int) -> None:
         """Forget rows beyond `step`: the steps behind them are about to be taken again."""
-        rows = [row for row in self.read_log() if row["step"] <= step]
-        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
-        if self.log.exists() and text != self.log.read_bytes():
-            write_bytes(self.log, text)
+        for path, rows in ((self.log, self.read_log), (self.validation, self.read_validation)):
+            kept = [row for row in rows() if row["step"] <= step]
+            text = "".join(json.dumps(row) + "\n" for row in kept).encode()
+            if path.exists() and text != path.read_bytes():
+                write_bytes(path, text)
+
+    def append_validation(self, row: dict[str, Any]) -> None:
+        _append(self.validation, row)
+
+    def read_validation(self) -> list[dict[str, Any]]:
+        """Scores taken during training, by step."""
+        return _rows(self.validation, step=int, score=(int, float))
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:

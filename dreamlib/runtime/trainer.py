@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,6 +30,27 @@ class Trainer(Protocol):
     def calm(self) -> str: ...  # after NaN: lower the loss scale, and say what was done
     def averaged(self, state: dict[str, Any]) -> dict[str, Tensor]: ...  # weights to generate with
     def preview(self) -> dict[str, np.ndarray]: ...  # name -> uint8 images
+
+
+class Check(Protocol):
+    """What the driver knows of a validation."""
+
+    steps: Set[int]  # after which it is asked
+
+    def begin(self) -> None: ...  # a state was loaded, or there is none yet
+    def check(self) -> None: ...
+    @property
+    def over(self) -> bool: ...  # training should end: nothing becomes better
+
+
+class Unchecked:
+    """No validation."""
+
+    steps: Set[int] = frozenset()
+    over = False
+
+    def begin(self) -> None: ...
+    def check(self) -> None: ...
 
 
 class Tick(NamedTuple):

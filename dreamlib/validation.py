@@ -1,0 +1,102 @@
+"""Scores during training, of the averaged weights; the best ones are kept beside the latest."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dreamlib.build import make_drawing, make_extractor
+from dreamlib.metrics.features import Extractor, extract, metric_name
+from dreamlib.metrics.frechet import frechet
+from dreamlib.run import Run
+from dreamlib.runtime.trainer import Trainer
+from dreamlib.sections import span_steps
+from dreamlib.weights import write_weights
+
+BEST = "best"  # folder in weights/
+
+
+class Validation:
+    """What the driver asks at certain steps.  Its rows lie in validation.jsonl.
+
+    Compared are the first `validation.n` images of the sampling seed with the split `floor`, which
+    no score of `evaluate` has for a reference: the best of many steps is chosen by these images,
+    and a choice should not be judged by what it was made by.
+    """
+
+    def __init__(self, run: Run, trainer: Trainer):
+        self.run, self.trainer, self.settings = run, trainer, run.config.validation
+        every = span_steps(self.settings.every, epoch=trainer.epoch, total=trainer.total)
+        self.steps = set(range(every, trainer.total + 1, every)) if every else set()
+        self.rows: list[dict[str, Any]] = []
+
+    def begin(self) -> None:
+        """Read what was found before; rows beyond the trainer's step have been cut off."""
+        self.rows = self.run.dir.read_validation() if self.steps else []
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The row of the least distance, the first of equal ones."""
+        return min(self.rows, key=lambda row: row["score"], default=None)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing became better for `validation.patience` validations."""
+        if self.settings.patience is None or self.best is None:
+            return False
+        since = [row for row in self.rows if row["step"] > self.best["step"]]
+        return len(since) >= self.settings.patience
+
+    def check(self) -> None:
+        """Score the averaged weights of this step; keep them where they are the best so far."""
+        step, begun = self.trainer.step, time.monotonic()
+        features = extract(self.images(), self.extractor)
+        row = {
+            "step": step,
+            "metric": metric_name(self.extractor),
+            "score": frechet(features, self.reference),
+            "n": len(features),
+            "n_real": len(self.reference),
+            "extractor": self.extractor.identity,
+            "seconds": time.monotonic() - begun,
+        }
+        self.run.dir.append_validation(row)
+        self.rows.append(row)
+        told = f"step {step:,}: {row['metric']} {row['score']:.3f} of {row['n']:,} images"
+        if self.best is row:
+            self.keep(step)
+            told += ", the best so far"
+        self.run.say(told)
+        if self.over:
+            self.run.say(
+                f"STOPPED EARLY at step {step:,}: nothing better since step {self.best['step']:,}, "
+                f"whose weights are in {self.folder}"
+            )
+
+    def keep(self, step: int) -> None:
+        weights = self.trainer.averaged(self.trainer.state_dict())
+        own = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+        write_weights(self.folder, step, own, self.run.facts | self.run.network)
+
+    @property
+    def folder(self):
+        return self.run.dir.weights / BEST
+
+    def images(self) -> np.ndarray:
+        run = self.run
+        how = run.data, self.trainer.ema.module, run.precision, run.device
+        return make_drawing(run.config, *how)(range(self.settings.n))
+
+    @cached_property
+    def extractor(self) -> Extractor:
+        return make_extractor(self.run.config, self.run.data, self.run.device)
+
+    @cached_property
+    def reference(self) -> np.ndarray:
+        """Features of held-out images, as many as evaluate.reference where there are."""
+        rows = self.run.data.rows("floor")
+        count = min(len(rows), self.run.config.evaluate.reference)
+        return extract(self.run.data.take("floor", count)[0], self.extractor)
