@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from dreamlib.build import make_extractor, make_sampler, make_schedule, make_stream
@@ -39,12 +40,13 @@ from dreamlib.diffusion.schedule import Schedule
 from dreamlib.diffusion.unet import UNet
 from dreamlib.files import read_json, write_json, write_npy
 from dreamlib.host import choose_precision
-from dreamlib.images import quantise
+from dreamlib.images import quantise, to_rgb
 from dreamlib.measure import measure_guest
 from dreamlib.metrics.features import Extractor, extract
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.frechet_error import frechet_difference
 from dreamlib.opening import open_run
+from dreamlib.report.plotting import fit, footer, save_figure, sheet_figure, style
 from dreamlib.rows import Plan
 from dreamlib.run import Run
 from dreamlib.train import DiffusionTrainer
@@ -54,6 +56,7 @@ from tests.benchmarks.timing import interleave, machine, repeat
 JSON = Path(__file__).with_suffix(".json")
 PRESET, N, NFE = "fashion-cpu", 1000, 25
 PART = 125  # images drawn at a time
+SHOWN = 16  # images of an arm in the picture
 TRIAL = 125  # images that choose between the ways to draw from a model
 TURN = 4.0  # seconds that an arm is timed at once
 SAVE = 60.0  # seconds between two checkpoints
@@ -476,6 +479,26 @@ def table(found: dict[str, Any], minutes: str) -> str:
     return "\n".join(lines)
 
 
+@style()
+def figure(out: Path, found: dict[str, Any], minutes: str) -> Figure:
+    """The first images of every arm's first seed, not selected, best arm first."""
+    arms = sorted(found["minutes"][minutes].items(), key=lambda arm: over_seeds(arm[1], "FD"))
+    rows = {}
+    for name, seeds in arms:
+        path = out / f"{name}-{seeds[0]['seed']}-{minutes}.npy"
+        if path.exists():  # images stay on the machine that drew them
+            value, error = over_seeds(seeds[:1], "FD")
+            rows[f"{name}\nFD {value:.2f} ± {error:.2f}"] = to_rgb(np.load(path)[:SHOWN])
+    fig = sheet_figure(np.stack(list(rows.values())), list(rows))
+    footer(
+        fig,
+        f"Fashion-MNIST 32×32 · {minutes} minutes of training each on two cores · images 0 to "
+        f"{SHOWN - 1} of seed {arms[0][1][0]['seed']}, not selected",
+    )
+    fit(fig)
+    return fig
+
+
 def ways_table(found: dict[str, Any]) -> str:
     lines = ["| drawn | FD | than the first |", "|---|---|---|"]
     for way, each in found["ways"].items():
@@ -495,6 +518,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--n", type=int, default=N)
+    parser.add_argument("--figure", type=Path, help="with table: a folder for its pictures")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if JSON.exists() and not (options.out / "rates.json").exists():
@@ -506,6 +530,8 @@ def main() -> None:
         found = collect(options.out)
         for minutes in found["minutes"]:
             print(f"{minutes} minutes\n\n{table(found, minutes)}\n")
+        if options.figure:
+            save_figure(figure(options.out, found, "20"), options.figure, "equal_time")
         for name, each in found["ways"].items():
             print(f"{name}\n\n{ways_table(each)}\n")
         write_json(JSON, found)
