@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dreamlib.build import make_drawing, make_extractor
+from dreamlib.files import sweep
 from dreamlib.metrics.features import Extractor, extract, metric_name
 from dreamlib.metrics.frechet import frechet
 from dreamlib.run import Run
@@ -35,6 +37,7 @@ class Validation:
 
     def begin(self) -> None:
         """Read what was found before; rows beyond the trainer's step have been cut off."""
+        sweep(self.folder)
         self.rows = self.run.dir.read_validation() if self.steps else []
 
     @property
@@ -82,7 +85,7 @@ class Validation:
         write_weights(self.folder, step, own, self.run.facts | self.run.network)
 
     @property
-    def folder(self):
+    def folder(self) -> Path:
         return self.run.dir.weights / BEST
 
     def images(self) -> np.ndarray:

@@ -44,6 +44,7 @@ import torch._dynamo  # what a first optimizer step imports: seconds that a fork
 from PIL import Image
 from torch import Tensor
 
+from dreamlib.build import make_extractor
 from dreamlib.data import packing
 from dreamlib.data.packed import SPLITS, Contents, Item, Source
 from dreamlib.errors import DreamlibError
@@ -55,8 +56,10 @@ from dreamlib.run import Run
 from dreamlib.runtime.checkpoint import newest_checkpoint
 from dreamlib.runtime.rundir import RunDir
 from dreamlib.train import DiffusionTrainer, train
+from dreamlib.train_gan import GanTrainer
 from tests.conftest import TINY
 from tests.test_train import TIMES, flatten
+from tests.test_train_gan import TINY_GAN
 
 BUFFER = 1 << 16  # bytes per write to the system: few enough calls to kill at every one
 LONGEST = 120.0  # seconds after which an attempt hangs
@@ -248,31 +251,46 @@ class Job:
     safe: Callable[[Path], int | None] = lambda folder: None  # the unit to go on with, if known
 
 
-def training(steps: int, sessions: int = 0, name: str = "training", cut: bool = False) -> Job:
+DIFFUSION = [*TINY, "net.widths=[8]", "net.attention=[]", "net.dropout=0.1", "sample.steps=1"]
+GAN = [*TINY_GAN, "net.widths=[4, 4, 8]", "validation.every=3", "validation.n=10"]
+
+
+def training(
+    steps: int,
+    sessions: int = 0,
+    name: str = "training",
+    cut: bool = False,
+    preset: str = "faces16",
+) -> Job:
     """A run that saves whenever it can; `sessions` one-step sessions came before.
 
     `cut`: the last of them was killed before its manifest, behind the log row and the weights.
     """
-    settings = [*TINY, "net.widths=[8]", "net.attention=[]", "net.dropout=0.1", "sample.steps=1"]
-    settings += [f"train.length={steps}", "train.save_minutes=1e-9"]
+    trainer, settings = DiffusionTrainer, DIFFUSION
+    if preset != "faces16":
+        trainer, settings = GanTrainer, GAN
+    settings = [*settings, f"train.length={steps}", "train.save_minutes=1e-9"]
 
     def prepare(folder: Path) -> None:
+        if trainer is GanTrainer:  # its validation's extractor lies beside the packed images
+            run = open_tiny(folder, settings, preset)
+            make_extractor(run.config, run.data, run.device)
         for _ in range(sessions):
-            for _tick in itertools.islice(train(open_tiny(folder, settings)), 1):
+            for _tick in itertools.islice(train(open_tiny(folder, settings, preset)), 1):
                 pass
         if cut:
             manifest = folder / OURS / "checkpoints" / f"step-{sessions:08d}.json"
             manifest.rename(manifest.with_name(f".{manifest.name}.0.{2**30}.tmp"))
 
     def work(folder: Path, work: Work) -> None:
-        advance = DiffusionTrainer.advance
+        advance = trainer.advance
 
-        def counted(trainer: DiffusionTrainer) -> Any:
-            work.begin(trainer.step)
-            return advance(trainer)
+        def counted(own: Any) -> Any:
+            work.begin(own.step)
+            return advance(own)
 
-        DiffusionTrainer.advance = counted  # type: ignore[method-assign]
-        for _tick in train(open_tiny(folder, settings)):
+        trainer.advance = counted  # type: ignore[method-assign]
+        for _tick in train(open_tiny(folder, settings, preset)):
             pass
 
     def safe(folder: Path) -> int:
@@ -282,12 +300,16 @@ def training(steps: int, sessions: int = 0, name: str = "training", cut: bool = 
     return Job(name, "steps", work, lambda folder: trained(folder, steps), prepare, safe)
 
 
-def open_tiny(folder: Path, settings: Sequence[str] = ()) -> Run:
+def gan_training() -> Job:
+    return training(30, name="GAN training", preset="gan-faces16")
+
+
+def open_tiny(folder: Path, settings: Sequence[str] = (), preset: str = "faces16") -> Run:
     """The command's own opening; the packed images lie beside the run."""
     os.environ.pop("DREAMLIB_DATA", None)
     return open_run(
         folder / OURS,
-        "faces16" if settings else None,
+        preset if settings else None,
         overrides=settings,
         mirror="none",
         say=lambda text: None,
@@ -309,6 +331,7 @@ def trained(folder: Path, steps: int) -> Result:
     return {
         "flaws": flaws,
         "log": [{k: v for k, v in row.items() if k not in TIMES} for row in rows],
+        "validation": [row | {"seconds": 0} for row in run.read_validation()],
         **{f"state {name}": bits(value) for name, value in state},
         **tree(run.weights),
         **tree(run.samples),
@@ -669,7 +692,12 @@ EVERY = {
         Every(generation(20, "small generation"), main_thread, MAIN),
     )
 }
-OTHERS = {"packing": packing_job, "generation": generation, "evaluation": evaluation}
+OTHERS = {
+    "packing": packing_job,
+    "generation": generation,
+    "evaluation": evaluation,
+    "gan": gan_training,
+}
 KINDS = ["training", *OTHERS, *EVERY]
 
 

@@ -24,7 +24,7 @@ from tests.crash.harness import trained
 STEPS = 60
 SETTINGS = [*TINY, f"train.length={STEPS}", "train.save_minutes=0.0005", "net.dropout=0.1"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-OTHERS = ("packing", "generation", "evaluation")
+OTHERS = ("packing", "generation", "evaluation", "gan")
 
 
 # ---------------------------------------------------------------------- the real command
@@ -121,7 +121,8 @@ def assert_killed(report, kills):
 
 
 @pytest.mark.parametrize(
-    ("kind", "kills"), [("training", 20), ("packing", 4), ("generation", 4), ("evaluation", 4)]
+    ("kind", "kills"),
+    [("training", 20), ("packing", 4), ("generation", 4), ("evaluation", 4), ("gan", 4)],
 )
 def test_killed_at_random_instants_equals_undisturbed(few, kind, kills):
     assert_killed(few[0][kind], kills)
