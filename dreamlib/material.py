@@ -104,6 +104,13 @@ class Material:
             sets[GAUSSIAN] = gaussian_images(self.train, few, seed=0)
         return sets
 
+    @property
+    def _sampler(self) -> str:
+        config = self.run.config
+        if config.model == "gan":
+            return f"one pass of the generator, truncation {config.gan.truncation:g}"
+        return f"{config.sample.sampler}, {config.sample.spacing} spacing"
+
     def origin(self, row: Score, card: dict[str, Any]) -> Origin:
         """What a row says of its images, and of what looked at them if it does not say so."""
         own = self.extractor.identity
@@ -117,7 +124,7 @@ class Material:
         return replace(
             found,
             weights=weights,
-            sampler=f"{sample.sampler}, {sample.spacing} spacing",
+            sampler=self._sampler,
             steps=sample.steps,
             nfe=calls,
             seed=sample.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import zipfile
 
 import numpy as np
 import pytest
@@ -13,15 +14,20 @@ from torch.testing import assert_close
 from dreamlib.build import make_discriminator
 from dreamlib.config import load_config
 from dreamlib.errors import Collapsed, ConfigError
+from dreamlib.evaluate import evaluate
 from dreamlib.explain import explain, step_seconds
 from dreamlib.gan import step as gan_step
 from dreamlib.generate import Shards, generate, interpolation, process
 from dreamlib.opening import open_run
+from dreamlib.report import figures
 from dreamlib.report.dashboard import facts
+from dreamlib.report.package import package
+from dreamlib.report.page import write_page
 from dreamlib.report.studio import Studio
 from dreamlib.run import Run
 from dreamlib.runtime.driver import Tick
 from dreamlib.runtime.memory import MicroBatch
+from dreamlib.scores import GENERATED, REAL
 from dreamlib.train import train
 from dreamlib.train_gan import GanTrainer
 from tests.test_train import assert_same_state, final_state, rows
@@ -331,3 +337,29 @@ def test_explained_parameters_and_work_are_all_of_them():
     assert found.step > 10 * found.forward > 0  # both players' passes and their gradients
     assert "both players" in found.text()
     assert step_seconds(config, 8, steps=2) > 0
+
+
+# ------------------------------------------------------------------ scores and report
+
+
+def test_a_run_is_scored_and_reported_like_any_other(tiny_gan):
+    run = tiny_gan("told", "evaluate.anchors=true", "validation.every=4", "validation.n=20")
+    list(train(run))
+    study = evaluate(run)
+    assert {row.images for row in study.rows} >= {GENERATED, REAL, "untrained"}
+    (row, *_) = study.of(GENERATED, "FD[classifier]")
+    assert row.origin.sampler == "one pass of the generator, truncation 1"
+    assert (row.origin.steps, row.origin.nfe) == (1, 1)
+    paths = figures.save_all(run)
+    names = {path.stem for path in paths}
+    assert {"players", "samples", "stages", "evaluation", "validation"} <= names
+    assert not names & {"process", "schedule", "architecture", "curves", "sensitivity"}
+    write_page(run, paths)
+    text = (run.dir.figures / "report.html").read_text("utf-8")
+    assert 'id="players"' in text
+    assert "denoising" not in text
+    assert "one pass of the generator" in text
+    assert "1 steps" not in text
+    with zipfile.ZipFile(package(run, asked=5)) as archive:
+        inside = {name.partition("/")[2] for name in archive.namelist()}
+    assert {"figures/players.pdf", "report.html", "scores.json"} <= inside

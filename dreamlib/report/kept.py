@@ -130,10 +130,17 @@ def folder_name(run: Run) -> str:
     return run.folder.absolute().name
 
 
+def way_of(facts: dict[str, Any]) -> str:
+    """'dpmpp_2m, 25 steps', of a study's facts or a sampler's settings."""
+    if facts["sampler"] == "gan":
+        return "one pass of the generator"
+    return f"{facts['sampler']}, {facts['steps']} steps"
+
+
 def sampler_of(sample: dict[str, Any]) -> str:
     """'dpmpp_2m, 25 steps, karras · sampler seed 0'"""
-    how = f"{sample['sampler']}, {sample['steps']} steps, {sample['spacing']}"
-    return f"{how} · sampler seed {sample['seed']}"
+    spacing = "" if sample["sampler"] == "gan" else f", {sample['spacing']}"
+    return f"{way_of(sample)}{spacing} · sampler seed {sample['seed']}"
 
 
 def study_footer(run: Run, study: Study) -> str:
@@ -143,7 +150,7 @@ def study_footer(run: Run, study: Study) -> str:
     return (
         f"{folder_name(run)} · {facts['preset']} · step {facts['step']:,} · N = {sizes} · "
         f"{study.rows[0].n_real:,} real images · {extractor_of(facts)} · "
-        f"{facts['sampler']}, {facts['steps']} steps"
+        f"{way_of(facts)}"
     )
 
 

@@ -18,7 +18,7 @@ from dreamlib.metrics.pixels import nearest
 from dreamlib.progress import Progress, silent
 from dreamlib.report.captions import captions_of, needs
 from dreamlib.report.embed import drawn
-from dreamlib.report.kept import DAMAGED, Kept, scored_images
+from dreamlib.report.kept import DAMAGED, Kept, scored_images, way_of
 from dreamlib.report.page import command, headline, study_of
 from dreamlib.report.tables import NONE, TEX
 from dreamlib.run import Run
@@ -175,7 +175,7 @@ def snippets(run: Run, study: Study | None) -> str:
     if study is not None and study.rows:
         told = study.facts
         facts |= {"Images": told["images"], "Step": f"{told['step']:,}", "Metric": told["metric"]}
-        facts |= {"Sampler": f"{told['sampler']}, {told['steps']} steps"}
+        facts |= {"Sampler": way_of(told)}
         facts |= {"Real": f"{study.rows[0].n_real:,}", "Extractor": told["extractor"]}
         facts |= {"Weights": told["weights"][:12], **_numbers(study)}
     lines = [

@@ -19,6 +19,7 @@ from dreamlib.errors import NotEnoughSamples, RunError
 from dreamlib.files import check_fields, read_json, write_text
 from dreamlib.report.captions import ABLATE, CAPTIONS, FIGURES, Caption, captions_of, needs
 from dreamlib.report.embed import drawn, embedded
+from dreamlib.report.kept import sampler_of
 from dreamlib.report.markup import document, fold, paragraph, table
 from dreamlib.report.tables import HOW_TO_READ, MADE, meaning, memorisation_sentence, rows_table
 from dreamlib.run import Run
@@ -109,8 +110,7 @@ def _scores(run: Run, study: Study | None) -> str:
         return f"<p>No scores yet.  {_how('evaluate RUN', run)}</p>"
     facts = study.facts
     made = (
-        f"Images by {facts['sampler']}, {facts['steps']} steps, {facts['spacing']} spacing, "
-        f"sampler seed {facts['seed']}; weights of step {facts['step']:,}; "
+        f"Images by {sampler_of(facts)}; weights of step {facts['step']:,}; "
         f"{study.rows[0].n_real:,} real images; features by {facts['extractor']}."
     )
     absent = [f"{metric}: not computed, because {why}" for metric, why in study.absent.items()]

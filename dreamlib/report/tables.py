@@ -12,6 +12,7 @@ from statistics import fmean
 from dreamlib.ablate import BUDGETS, Ablation
 from dreamlib.compare import Comparison
 from dreamlib.files import write_text
+from dreamlib.report.kept import way_of
 from dreamlib.scores import GENERATED, REAL, Score, Study
 
 NONE = "–"
@@ -87,9 +88,10 @@ def markdown(study: Study) -> str:
     lines += [f"\n{metric}: not computed, because {why}" for metric, why in study.absent.items()]
     if study.rows:
         lines += ["", meaning(study), "", memorisation_sentence(study), "", HOW_TO_READ, ""]
+        way = f"{facts['sampler']} ({facts['spacing']} spacing), {facts['steps']} steps"
+        way = way_of(facts) if facts["sampler"] == "gan" else way
         lines += [
-            f"Made by {facts['sampler']} ({facts['spacing']} spacing), {facts['steps']} steps, "
-            f"sampler seed {facts['seed']}, weights {facts['weights'][:12]} (step "
+            f"Made by {way}, sampler seed {facts['seed']}, weights {facts['weights'][:12]} (step "
             f"{facts['step']:,}); seen by {facts['extractor']}."
         ]
     for name in dict.fromkeys(row.images for row in study.guests):
