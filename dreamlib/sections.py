@@ -229,6 +229,11 @@ class Config(Section):
             raise ValueError("model gan draws with sample.sampler gan and sample.steps 1")
         if self.train.precision not in ("auto", "fp32"):
             raise ValueError("model gan is trained with train.precision auto or fp32")
+        if self.train.deterministic and self.gan.ada is not None:
+            raise ValueError(
+                "train.deterministic needs gan.ada null: CUDA's image sampler, which moves images "
+                "for the discriminator, has no gradient that repeats bit for bit"
+            )
         for name in ("batch", "micro"):
             if (getattr(self.train, name) or GROUP) % GROUP:
                 raise ValueError(f"model gan needs a train.{name} that is a multiple of {GROUP}")

@@ -12,6 +12,7 @@ from tests.benchmarks import (
     dream_cost,
     growth,
     metric_speed,
+    quality,
     sampling_cost,
     timing,
     training_step,
@@ -86,6 +87,44 @@ def test_networks_that_are_compared_have_equal_parameters():
         ours = arms[training_step.OURS]["parameters"]
         for name, arm in arms.items():
             assert abs(arm["parameters"] / ours - 1) <= training_step.PARITY, (size, name)
+
+
+# ------------------------------------------------------------------ quality for equal time
+
+EQUAL_TIME = json.loads((ROOT / "tests/benchmarks/quality.json").read_text("utf-8"))
+ARMS = ("ours", "lucidrains", "original")
+
+
+def test_the_tables_of_quality_stand_in_the_page():
+    for part in quality.table(EQUAL_TIME, "20").split("\n\n"):
+        assert " ".join(part.split()) in TEXT
+    for each in EQUAL_TIME["ways"].values():
+        assert " ".join(quality.ways_table(each).split("\n\n")[0].split()) in TEXT
+
+
+def test_every_arm_took_the_steps_that_fit_into_the_minutes():
+    rates = EQUAL_TIME["rates"]
+    for arm, seeds in EQUAL_TIME["minutes"]["20"].items():
+        assert len(rates[arm]["rounds"]) >= 7
+        for each in seeds:
+            assert each["n"] == quality.N
+            assert each["images"] / rates[arm]["images_per_s"] == pytest.approx(1200, rel=0.01)
+
+
+def test_networks_that_are_trained_for_equal_time_are_of_one_size():
+    counts = [EQUAL_TIME["rates"][arm]["parameters"] for arm in ARMS]
+    assert max(counts) < 1.1 * min(counts)
+
+
+def test_ours_is_nearer_to_the_images_after_equal_time():
+    arms = EQUAL_TIME["minutes"]["20"]
+    means = {arm: quality.over_seeds(arms[arm], "FD")[0] for arm in ARMS}
+    assert means["ours"] <= 0.7 * min(means["lucidrains"], means["original"])
+
+
+def test_what_was_measured_elsewhere_is_where_another_machine_begins(tmp_path):
+    quality.restore(tmp_path, EQUAL_TIME)
+    assert quality.collect(tmp_path) == EQUAL_TIME
 
 
 def test_a_projection_is_images_times_work_over_rate():

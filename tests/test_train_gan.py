@@ -311,6 +311,7 @@ def test_what_only_diffusion_has_is_refused(tiny_gan):
         ("sample.steps=2", "sample.steps 1"),
         ("sample.sampler=ddim", "sample.sampler gan"),
         ("train.precision=bf16", "auto or fp32"),
+        ("train.deterministic=true", "gan.ada null"),
         ("train.batch=30", "train.batch that is a multiple of 4"),
         ("train.micro=6", "train.micro that is a multiple of 4"),
     ],
