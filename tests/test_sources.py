@@ -47,7 +47,7 @@ def small_set(tmp_path):
 def test_idx_files_are_read_plain_or_gzipped(tmp_path, shape):
     array = np.arange(np.prod(shape)).reshape(shape)
     (tmp_path / "plain").write_bytes(idx_bytes(array))
-    (tmp_path / "zipped").write_bytes(gzip.compress(idx_bytes(array)))
+    (tmp_path / "zipped").write_bytes(gzip.compress(idx_bytes(array), mtime=0))
     for name in ("plain", "zipped"):
         found = read_idx(tmp_path / name)
         assert found.dtype == np.uint8
@@ -67,8 +67,8 @@ WHOLE = idx_bytes(np.arange(24).reshape(2, 3, 4))
         (WHOLE[:10], "ends inside its header"),
         (WHOLE[:-1], "holds 23 values"),
         (WHOLE + b"\0", "holds 25 values"),
-        (gzip.compress(WHOLE)[:-9], "cannot be read"),
-        (gzip.compress(WHOLE)[:10] + b"garbage", "cannot be read"),
+        (gzip.compress(WHOLE, mtime=0)[:-9], "cannot be read"),
+        (gzip.compress(WHOLE, mtime=0)[:10] + b"garbage", "cannot be read"),
     ],
 )
 def test_damaged_idx_files_are_refused(tmp_path, data, message):
