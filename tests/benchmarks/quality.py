@@ -455,12 +455,13 @@ def scores(each: dict[str, Any]) -> dict[str, dict[str, float | None]]:
     return next(iter(each["scores"].values()))
 
 
-def over_seeds(seeds: list[dict[str, Any]], metric: str) -> tuple[float, float]:
-    """Mean over seeds and its standard error: of seeds where there are several, else of images."""
+def over_seeds(seeds: list[dict[str, Any]], metric: str) -> tuple[float, float | None]:
+    """Mean over seeds and its standard error: of seeds where there are several, else of images,
+    where that is known."""
     values = [scores(each)[metric]["value"] for each in seeds]
     if len(values) > 1:
         return mean(values), stdev(values) / len(values) ** 0.5
-    return values[0], scores(seeds[0])[metric]["se"] or float("nan")
+    return values[0], scores(seeds[0])[metric]["se"]
 
 
 def table(found: dict[str, Any], minutes: str) -> str:
@@ -474,7 +475,8 @@ def table(found: dict[str, Any], minutes: str) -> str:
         cells = [name, str(len(seeds)), f"{seeds[0]['images']:,}", " / ".join(ways)]
         for metric, digits in (("FD", 2), ("FD corrected", 2), ("KID", 4), ("coverage", 3)):
             value, error = over_seeds(seeds, metric)
-            cells.append(f"{value:.{digits}f} ± {error:.{digits}f}")
+            told = f" ± {error:.{digits}f}" if error is not None else ""
+            cells.append(f"{value:.{digits}f}{told}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
