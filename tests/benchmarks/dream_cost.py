@@ -72,7 +72,8 @@ def measure(rounds: int, quick: bool) -> dict[str, Any]:
             }
             trainers[PASSES].loss = ThreePasses(trainers[PASSES].loss)
             # `sampled` throws a coin for every image: many steps, for the mean.
-            times = 16 if quick else {64: 6, 32: 12, 16: 40}[size]
+            times = 6 if quick else {64: 6, 32: 12, 16: 40}[size]
+            counted = 6 if quick else 20
             seconds = interleave(
                 {name: partial(repeat, each.advance, times) for name, each in trainers.items()},
                 rounds,
@@ -81,7 +82,7 @@ def measure(rounds: int, quick: bool) -> dict[str, Any]:
                 name: {
                     "seconds": [turn / times for turn in seconds[name]],
                     # A coin per image again; counting is slow, and the shares are the same.
-                    "flops": flops(partial(repeat, each.advance, 20), 20 * case.batch)
+                    "flops": flops(partial(repeat, each.advance, counted), counted * case.batch)
                     if size == COUNTED
                     else None,
                 }
