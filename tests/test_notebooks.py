@@ -19,6 +19,7 @@ from dreamlib.runtime.rundir import RunDir
 NAMES = [
     *["00_complete", "01_setup", "02_crash_recovery", "03_training"],
     *["04_evaluation_500_vs_5000", "05_report_figures", "06_playground", "07_dream_ablation"],
+    "08_gan_baseline",
 ]
 NOTEBOOKS = [HOME / f"{name}.ipynb" for name in NAMES]
 
@@ -120,7 +121,7 @@ def cells_without_their_picture(path):
     return [
         cell["source"]
         for cell in nbformat.read(path, 4).cells
-        if re.search(r"^(figures|score_figures|overview)\.\w+\(.*\);$|^Image\.", cell.source, re.M)
+        if re.search(r"^(figures|score_figures|overview|beside)\.\w+\(.*\);$|^Image\.", cell.source, re.M)
         and not any("image/png" in output.get("data", {}) for output in cell["outputs"])
     ]
 
@@ -203,6 +204,32 @@ def test_set_up_crashes_and_ablation_run_twice(reader):
     assert endless.status()["step"] > first["step"]
     reader.execute("07_dream_ablation", **losses)
     assert (reader.home / "ablation" / "ablation.json").read_bytes() == found
+
+
+def test_the_gan_beside_it_twice(reader):
+    out = reader.home / "contest"
+    both = {"PRESETS": ["smoke", "gan-smoke"], "OUT": str(out), "MINUTES": 0.02, "TURN": 0.1}
+    told = printed(reader.execute("08_gan_baseline", **both))
+    assert told.count("FRESH START") == 2
+    reader.run = out / "contest-gan-smoke"
+    kept = [reader.hashes(folder) for folder in ("weights", "evaluation")]
+    sheets = [(out / name).read_bytes() for name in ("scores.md", "images.png", "walks.png")]
+
+    told = printed(reader.execute("08_gan_baseline", **both))
+    assert told.count("FINISHED at step") == 2
+    assert [reader.hashes(folder) for folder in ("weights", "evaluation")] == kept
+    assert [(out / n).read_bytes() for n in ("scores.md", "images.png", "walks.png")] == sheets
+
+
+@pytest.mark.slow
+def test_the_other_notebooks_know_a_gan(reader):
+    run = {"RUN": str(reader.run)}
+    told = printed(reader.execute("03_training", PRESET="gan-smoke", **run))
+    assert "FRESH START" in told
+    for name in ("05_report_figures", "06_playground", "04_evaluation_500_vs_5000"):
+        reader.execute(name, **run)
+    told = printed(reader.execute("00_complete", PRESET="gan-smoke", **run))
+    assert "FINISHED at step 12" in told
 
 
 @pytest.mark.parametrize(

@@ -173,6 +173,14 @@ def captions_of(config: Config) -> dict[str, Caption]:
     return {name: caption for name, caption in CAPTIONS.items() if name not in others}
 
 
+def other_model(config: Config, name: str) -> str:
+    """Why a run of this kind of model has no figure of this name."""
+    if name == "validation":
+        return "nothing was validated: train a run with --set validation.every=10%"
+    other = next(model for model, names in OF_ONE_MODEL.items() if name in names)
+    return f"a figure of a {other} model: model is {config.model} here"
+
+
 @dataclass(frozen=True)
 class Need:
     """A file or record that figures are drawn from."""

@@ -77,14 +77,15 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
     return "\n".join([_line(head), _line(["---"] * len(head)), *map(_line, rows)])
 
 
 def markdown(study: Study) -> str:
     """Scores as a Markdown table, with what they mean below it."""
     facts = study.facts
-    lines = [_table(*rows_table(_main(study)))] if study.rows else []
+    lines = [as_table(*rows_table(_main(study)))] if study.rows else []
     lines += [f"\n{metric}: not computed, because {why}" for metric, why in study.absent.items()]
     if study.rows:
         lines += ["", meaning(study), "", memorisation_sentence(study), "", HOW_TO_READ, ""]
@@ -96,13 +97,13 @@ def markdown(study: Study) -> str:
         ]
     for name in dict.fromkeys(row.images for row in study.guests):
         theirs = [row for row in study.guests if row.images == name]
-        lines += ["", f"Other images: {name}", "", _table(*rows_table(theirs))]
+        lines += ["", f"Other images: {name}", "", as_table(*rows_table(theirs))]
     return "\n".join(lines)
 
 
 def rows_markdown(rows: Iterable[Score]) -> str:
     """Some rows of a study as a Markdown table."""
-    return _table(*rows_table(rows))
+    return as_table(*rows_table(rows))
 
 
 def label_shares(shares: dict[str, dict[str, float]]) -> str:
@@ -111,7 +112,7 @@ def label_shares(shares: dict[str, dict[str, float]]) -> str:
         (attribute, ", ".join(f"{value} {100 * share:.1f} %" for value, share in values.items()))
         for attribute, values in shares.items()
     ]
-    return _table(("label", "shares"), rows) if rows else ""
+    return as_table(("label", "shares"), rows) if rows else ""
 
 
 def _main(study: Study) -> list[Score]:
@@ -158,7 +159,7 @@ def memorisation_sentence(study: Study) -> str:
 def replay_markdown(study: Study) -> str:
     """The same model, compared carelessly and with care."""
     rows = [(f"{row.n:,}", f"{row.n_real:,}", row.real, _number(row.value)) for row in study.replay]
-    return _table(("generated", "real", "which real images", study.facts["metric"]), rows)
+    return as_table(("generated", "real", "which real images", study.facts["metric"]), rows)
 
 
 def shares_markdown(study: Study) -> str:
@@ -169,7 +170,7 @@ def shares_markdown(study: Study) -> str:
             real, generated = share["real"], share["generated"]
             ratio = f"{generated / real:.2f}" if real else NONE
             rows.append((attribute, value, f"{real:.3f}", f"{generated:.3f}", ratio))
-    return _table(("attribute", "value", "real", "generated", "ratio"), rows)
+    return as_table(("attribute", "value", "real", "generated", "ratio"), rows)
 
 
 def modes_markdown(study: Study, count: int = 10) -> str:
@@ -185,7 +186,7 @@ def modes_markdown(study: Study, count: int = 10) -> str:
         )
         for mode in table
     ]
-    return _table(("mode", "real", "generated", "ratio", "95 % interval"), rows)
+    return as_table(("mode", "real", "generated", "ratio", "95 % interval"), rows)
 
 
 def latex(study: Study) -> str:
@@ -234,7 +235,7 @@ def comparison_markdown(found: Comparison) -> str:
     ]
     head = ("metric", "N", f"{a} minus {b}", "± SE", "real")
     absent = [f"\n{name}: not computed, because {why}" for name, why in found.absent.items()]
-    return "\n".join([_table(head, rows), *absent, "", found.sentence()])
+    return "\n".join([as_table(head, rows), *absent, "", found.sentence()])
 
 
 ABLATION_HEAD = (
@@ -279,7 +280,7 @@ def ablation_markdown(found: Ablation) -> str:
         f"({facts['preset']}, {facts['images']}); floor {facts['floor']:.3f}. The SE of a "
         "difference is that of sampling; 'each seed' shows what training seeds add."
     )
-    return "\n".join([_table(ABLATION_HEAD, ablation_rows(found)), "", note])
+    return "\n".join([as_table(ABLATION_HEAD, ablation_rows(found)), "", note])
 
 
 def ablation_latex(found: Ablation) -> str:
