@@ -27,7 +27,7 @@ from dreamlib.metrics.kernel import kid
 from dreamlib.opening import open_run
 from dreamlib.progress import Progress, silent
 from dreamlib.run import Run
-from dreamlib.scores import STRICT
+from dreamlib.scores import STRICT, why_invalid
 from dreamlib.sections import Config, span_steps
 from dreamlib.train import train
 
@@ -152,7 +152,9 @@ def read_ablation(folder: Path | str) -> Ablation:
     try:
         return TypeAdapter(Ablation).validate_json(path.read_bytes())
     except ValidationError as error:
-        raise RunError(f"{path} cannot be read ({error}): run `dreamlib ablate` again") from error
+        raise RunError(
+            f"{path} cannot be read ({why_invalid(error)}): run `dreamlib ablate` again"
+        ) from error
 
 
 @dataclass(frozen=True)

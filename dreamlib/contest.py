@@ -24,7 +24,7 @@ from dreamlib.files import write_json
 from dreamlib.opening import find_run, open_run
 from dreamlib.progress import Progress, silent
 from dreamlib.run import Run
-from dreamlib.scores import STRICT
+from dreamlib.scores import STRICT, why_invalid
 from dreamlib.train import DiffusionTrainer, trainer_of
 from dreamlib.train_gan import GanTrainer
 
@@ -179,7 +179,9 @@ def _known(folder: Path, presets: Sequence[str], minutes: float) -> Contest | No
     try:
         found = TypeAdapter(Contest).validate_json(path.read_bytes())
     except ValidationError as error:
-        raise RunError(f"{path} cannot be read ({error}): delete it, and it is measured") from error
+        raise RunError(
+            f"{path} cannot be read ({why_invalid(error)}): delete it, and it is measured again"
+        ) from error
     if found.minutes != minutes or set(found.paces) != set(presets):
         raise ConfigError(
             f"{folder} holds a contest of {', '.join(found.paces)} for {found.minutes:g} minutes: "

@@ -124,11 +124,12 @@ def study_from(path: Path) -> Study:
         return TypeAdapter(Study).validate_json(path.read_bytes())
     except ValidationError as error:
         raise RunError(
-            f"{path} cannot be read ({_why(error)}): delete it and run `dreamlib evaluate` again; "
-            "images and features are kept"
+            f"{path} cannot be read ({why_invalid(error)}): delete it and run `dreamlib evaluate` "
+            "again; images and features are kept"
         ) from error
 
 
-def _why(error: ValidationError) -> str:
+def why_invalid(error: ValidationError) -> str:
+    """The first field that does not hold, in one line."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

@@ -25,7 +25,7 @@ RANK = {
     **dict.fromkeys(["measure_images", "guests"], 4),
     "transfer": 5,
     **dict.fromkeys(["material", "doctor", "rehearsal", "kernels"], 5),
-    **dict.fromkeys(["evaluate", "compare", "evaluate_guests", "ablate"], 6),
+    **dict.fromkeys(["evaluate", "compare", "evaluate_guests", "ablate", "contest"], 6),
     "notebooks": 6,
     **dict.fromkeys(["report", "batch_plan"], 7),
     **dict.fromkeys(["options", "batch"], 8),

@@ -57,7 +57,10 @@ class Studio:
 
     def __init__(self, run: Run):
         if run.config.model != "diffusion":
-            raise ConfigError("the playground shows denoising: name a run of a diffusion model")
+            raise ConfigError(
+                "the playground shows denoising: name a run of a diffusion model (a GAN is shown "
+                "by 08_gan_baseline)"
+            )
         store = Shards(run, untrained=False)
         self.key = run.folder.absolute(), run.config, store.weights[1]
         self.run, self.net = run, store.denoiser

@@ -1,0 +1,190 @@
+"""Two models for the same time: paces, lengths that stay, one table, one sheet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from dreamlib import contest as contests
+from dreamlib.contest import Contest, Pace, contest, paces, place
+from dreamlib.errors import ConfigError, NotEnoughSamples, RunError
+from dreamlib.evaluate import evaluate
+from dreamlib.generate import generate, interpolation
+from dreamlib.report import beside
+from dreamlib.runtime.checkpoint import newest_checkpoint
+from dreamlib.train import train
+
+BOTH = ("smoke", "gan-smoke")
+SMALL = (
+    *("data.train=120", "data.reference=60", "data.floor=60"),
+    *("evaluate.n=[20, 60]", "evaluate.reference=60", "evaluate.anchors=false"),
+    *("sample.batch=20", "sample.shard=20", "train.device=cpu"),
+)
+MEASURED = {"smoke": Pace(0.5, [0.5], 16), "gan-smoke": Pace(0.75, [0.75], 16)}
+
+
+@pytest.fixture
+def enter(tmp_path, data_home, monkeypatch):
+    """enter(minutes, folder) -> runs, by paces that were not measured."""
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    monkeypatch.setattr(contests, "paces", lambda *args, **more: MEASURED)
+
+    def of(minutes=0.1, folder="vs", **more):
+        more = {"overrides": SMALL, "say": lambda text: None, **more}
+        return contest(BOTH, tmp_path / folder, minutes, **more)
+
+    return of
+
+
+def test_each_gets_the_steps_that_fit_into_the_minutes(enter, tmp_path):
+    runs = enter(0.1)
+    assert [run.config.train.length for run in runs] == [12, 8]
+    assert [run.config.model for run in runs] == ["diffusion", "gan"]
+    assert [run.folder.name for run in runs] == ["vs-smoke", "vs-gan-smoke"]
+    kept = json.loads((tmp_path / "vs" / "contest.json").read_text())
+    assert kept["minutes"] == 0.1
+    assert kept["paces"]["gan-smoke"]["seconds"] == 0.75
+    assert [run.folder.name for run in enter(0.1, seed=2)] == [
+        "vs-smoke-seed2",
+        "vs-gan-smoke-seed2",
+    ]
+
+
+def test_lengths_stay_on_a_machine_of_another_pace(enter, monkeypatch):
+    first = enter(0.1)
+    slow = {name: Pace(9 * pace.seconds, pace.rounds, 16) for name, pace in MEASURED.items()}
+    monkeypatch.setattr(contests, "paces", lambda *args, **more: slow)
+    again = enter(0.1)
+    assert [r.config.train.length for r in again] == [r.config.train.length for r in first]
+
+
+def test_where_one_was_brought_the_other_takes_as_long(enter, tmp_path, monkeypatch):
+    enter(0.1)
+    shutil.rmtree(tmp_path / "vs" / "vs-gan-smoke")
+    (tmp_path / "vs" / "contest.json").unlink()
+    there = {"smoke": Pace(2.0, [2.0], 16), "gan-smoke": Pace(1.0, [1.0], 16)}
+    monkeypatch.setattr(contests, "paces", lambda *args, **more: there)
+    assert [run.config.train.length for run in enter(0.1)] == [12, 24]
+    assert [run.config.train.length for run in enter(0.1)] == [12, 24]  # 0.1 minutes still
+
+
+def test_other_minutes_and_damage_are_said(enter, tmp_path):
+    enter(0.1)
+    with pytest.raises(ConfigError, match=r"smoke, gan-smoke for 0\.1 minutes.*another folder"):
+        enter(0.2)
+    (tmp_path / "vs" / "contest.json").write_text('{"minutes": 1}')
+    with pytest.raises(RunError, match=r"contest\.json cannot be read.*delete it"):
+        enter(0.1)
+    for presets, minutes in ((("smoke",), 1), (("smoke", "smoke"), 1), (BOTH, 0)):
+        with pytest.raises(ConfigError, match="two different presets"):
+            contest(presets, tmp_path / "odd", minutes)
+
+
+def test_paces_are_of_real_steps_in_whole_rounds(tmp_path, data_home, monkeypatch):
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    counted = {}
+    timed = contests._timed
+
+    def counting(trainer, steps):
+        counted.setdefault(trainer.config.preset, []).append((trainer.step, steps))
+        return timed(trainer, steps)
+
+    monkeypatch.setattr(contests, "_timed", counting)
+    found = paces(BOTH, tmp_path / "vs", SMALL, turn=1e-6, rounds=2)
+    assert {name: len(pace.rounds) for name, pace in found.items()} == dict.fromkeys(BOTH, 2)
+    assert all(pace.seconds == pytest.approx(np.median(pace.rounds)) for pace in found.values())
+    # Three steps to be warm, from the middle of training on; then turns with R1 and path length.
+    assert counted == {"smoke": [(6, 3), (9, 1), (10, 1)], "gan-smoke": [(6, 3), (9, 4), (13, 4)]}
+    assert not list((tmp_path / "vs").glob(".pace*"))
+
+
+def test_a_contest_forgets_no_time():
+    found = Contest(0.1, 60.0, MEASURED)
+    assert [found.steps(name) * MEASURED[name].seconds for name in BOTH] == [60, 60]
+    assert Contest(0.1, 0.01, MEASURED).steps("smoke") == 1
+
+
+# ------------------------------------------------------------------ side by side
+
+
+@pytest.fixture
+def finished(enter):
+    runs = enter(0.1)
+    for run in runs:
+        list(train(run))
+        evaluate(run)
+    return runs
+
+
+def test_the_table_has_what_the_files_have(finished):
+    text = beside.scores_beside(finished)
+    rows = {
+        cells[0]: cells[1:]
+        for line in text.splitlines()
+        if line.startswith("|")
+        for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
+    }
+    assert rows["metric"][2:5] == ["vs-smoke", "vs-gan-smoke", "held-out real"]
+    assert rows["steps of training"][2:4] == ["12", "8"]
+    assert rows["images seen"][2:4] == ["192", "128"]
+    assert rows["network passes per image drawn"][2:4] == ["8", "1"]
+    assert float(rows["minutes"][2]) >= 0
+    for column, run in enumerate(finished, 2):
+        row = evaluate(run).find("generated", 60)
+        shown = rows["FD[classifier]"]
+        assert shown[:2] == ["60", "60"]
+        assert float(shown[column].split(" ± ")[0]) == pytest.approx(row.value, abs=5e-4)
+    assert {"KID[classifier]", "recall[classifier]", "coverage[classifier]"} <= set(rows)
+    assert "vs-gan-smoke by one pass of the generator" in text
+
+
+def test_minutes_are_those_of_the_log(finished):
+    run = finished[0]
+    rows = run.dir.read_log()
+    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
+    took = sum(2 * 16 / row["images_per_s"] for row in rows) / 60
+    assert beside.minutes_of(run) == pytest.approx(took)
+
+
+def test_the_sheet_shows_the_scored_images(finished):
+    fig = beside.images_beside(finished)
+    sheet = fig.axes[0].images[0].get_array()
+    gap, size, across = 1, 16, beside.ACROSS
+    blocks = [finished[0].data.take("train", 42)[0], *(generate(r, range(42)) for r in finished)]
+    for block, images in enumerate(blocks):
+        for k in (0, 13, 14, 41):
+            y = gap + (size + gap) * (block * beside.ROWS + k // across)
+            x = gap + (size + gap) * (k % across)
+            assert np.array_equal(sheet[y : y + size, x : x + size], images[k])
+    words = " ".join(label.get_text() for label in fig.axes[0].get_yticklabels())
+    assert "gan-smoke" in words
+    assert "FD[classifier]" in words
+
+
+def test_walks_stand_below_each_other(finished):
+    walks = [interpolation(run, 0, 1, count=5) for run in finished]
+    fig = beside.walks_beside(finished, walks)
+    sheet = fig.axes[0].images[0].get_array()
+    assert np.array_equal(sheet[1:17, 1:17], walks[0][0])
+    assert np.array_equal(sheet[18:34, -17:-1], walks[1][4])
+
+
+def test_what_cannot_stand_side_by_side_is_said(finished, enter):
+    alone = enter(0.1, "alone")
+    with pytest.raises(NotEnoughSamples, match="no scores"):
+        beside.scores_beside([finished[0], alone[1]])
+    more = [enter(0.1, overrides=(*SMALL, "evaluate.n=[60]"))[0], finished[1]]
+    evaluate(more[0])
+    with pytest.raises(ConfigError, match="sizes"):
+        beside.images_beside(more)
+    assert newest_checkpoint(alone[0].dir.checkpoints) is None
+
+
+def test_no_images_no_sheet(finished):
+    shutil.rmtree(finished[1].dir.generated)
+    with pytest.raises(RunError, match=r"keeps no 42 images: run `dreamlib evaluate RUN`"):
+        beside.images_beside(finished)
+    assert place(finished[1].folder.parent, "gan-smoke", 0) == finished[1].folder
