@@ -48,7 +48,7 @@ def draw(net, kind, images, batch=8, **kwargs):
     )
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", [ddpm, partial(ddim, eta=0.0), partial(ddim, eta=0.7)])
 def test_one_by_one_in_threes_and_all_at_once(net, kind, threads):
     torch.set_num_threads(threads)

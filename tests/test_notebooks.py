@@ -159,7 +159,12 @@ def reader(tmp_path, monkeypatch):
     return Reader(tmp_path)
 
 
-def test_the_whole_story_and_what_is_told_of_its_run(reader):
+# Everything once; the long checks run it all again, and nothing may change.
+TIMES = pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
+
+
+@TIMES
+def test_the_whole_story_and_what_is_told_of_its_run(reader, times):
     run = {"RUN": str(reader.run)}
     first = reader.execute("00_complete", PRESET="smoke", **run)
     assert "FRESH START" in printed(first)
@@ -172,6 +177,8 @@ def test_the_whole_story_and_what_is_told_of_its_run(reader):
         reader.execute(name, **run)
     figures = reader.hashes("figures")
     assert {"figures/report.html", "figures/evaluation.pdf", "figures/results.zip"} <= set(figures)
+    if times == 1:
+        return
 
     second = reader.execute("00_complete", PRESET="smoke", **run)
     assert "FINISHED at step 12" in printed(second)
@@ -182,7 +189,8 @@ def test_the_whole_story_and_what_is_told_of_its_run(reader):
     assert reader.hashes("figures") == figures
 
 
-def test_set_up_crashes_and_ablation_run_twice(reader):
+@TIMES
+def test_set_up_crashes_and_ablation(reader, times):
     crash = {"PRESET": "smoke", "OUT": str(reader.home / "crash"), "BUDGET_SECONDS": 20}
     losses = {"PRESET": "smoke", "OUT": str(reader.home / "ablation"), "STEPS": 12, "N": 100}
     losses["LOSSES"] = ["standard", "conservative"]
@@ -198,6 +206,8 @@ def test_set_up_crashes_and_ablation_run_twice(reader):
     assert "BROUGHT step 300" in told
     reader.execute("07_dream_ablation", **losses)
     found = (reader.home / "ablation" / "ablation.json").read_bytes()
+    if times == 1:
+        return
 
     reader.execute("01_setup", PRESET="smoke", RUN=str(reader.run))
     told = printed(reader.execute("02_crash_recovery", **crash))
@@ -208,7 +218,8 @@ def test_set_up_crashes_and_ablation_run_twice(reader):
     assert (reader.home / "ablation" / "ablation.json").read_bytes() == found
 
 
-def test_the_gan_beside_it_twice(reader):
+@TIMES
+def test_the_gan_beside_it(reader, times):
     out = reader.home / "contest"
     both = {"PRESETS": ["smoke", "gan-smoke"], "OUT": str(out), "MINUTES": 0.02, "TURN": 0.1}
     told = printed(reader.execute("08_gan_baseline", **both))
@@ -216,6 +227,8 @@ def test_the_gan_beside_it_twice(reader):
     reader.run = out / "contest-gan-smoke"
     kept = [reader.hashes(folder) for folder in ("weights", "evaluation")]
     sheets = [(out / name).read_bytes() for name in ("scores.md", "images.png", "walks.png")]
+    if times == 1:
+        return
 
     told = printed(reader.execute("08_gan_baseline", **both))
     assert told.count("FINISHED at step") == 2
