@@ -133,7 +133,7 @@ def step_seconds(config: Config, batch: int, steps: int = 5) -> float:
     one that warms up, with DREAM fully ramped up."""
     seconds, device = [], choose_device(config.train.device)
     begun = time.perf_counter()
-    for _ in _steps(config, batch, device, steps + 1):
+    for _ in training_steps(config, batch, device, steps + 1):
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - begun)
@@ -176,7 +176,9 @@ def micro_batches(config: Config) -> dict[int, int]:
 
 def _growth(config: Config, batch: int, device: torch.device) -> int:
     before = peak_bytes(device)
-    for _ in _steps(config, batch, device, 2):  # the second stands beside the optimizer's state
+    for _ in training_steps(
+        config, batch, device, 2
+    ):  # the second stands beside the optimizer's state
         pass
     return peak_bytes(device) - before
 
@@ -193,7 +195,7 @@ def peak_bytes(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _steps(config: Config, batch: int, device: torch.device, count: int) -> Iterator[None]:
+def training_steps(config: Config, batch: int, device: torch.device, count: int) -> Iterator[None]:
     """Optimizer steps on noise, with DREAM fully ramped up: the dearest steps of a training."""
     channels, labels = usual_images(config)
     if config.model == "gan":
