@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from dreamlib.config import load_config
 from tests.benchmarks import (
     dream_cost,
+    gan_step,
     growth,
     metric_speed,
     quality,
@@ -191,3 +193,22 @@ def test_no_package_computes_a_distance_sooner_or_in_less_memory():
             if name != metric_speed.OURS:
                 at_least(timing.ratios(each["seconds"], ours["seconds"]), 1.0)
                 assert each["bytes"] >= ours["bytes"], (metric, name)
+
+
+# ------------------------------------------------------------------ a GAN's step
+
+
+def test_a_gans_step_has_its_regularisers_as_often_as_they_come():
+    seconds = {"plain": [1.0, 2.0], "r1": [3.0, 2.0], "path": [2.0, 2.0]}
+    own = load_config("gan-faces16").gan
+    path = 0.0 if own.path == 0 else 1.0 / own.path_every
+    assert gan_step.gan_seconds("gan-faces16", seconds) == [1 + 2 / own.r1_every + path, 2.0]
+
+
+def test_a_gans_step_is_timed_with_and_without_its_regularisers():
+    found = {name: config.gan for name, config in gan_step.arms("gan-faces16").items()}
+    rates = {name: (each.r1_every, each.path_every) for name, each in found.items()}
+    never = gan_step.NEVER
+    assert rates["plain"] == (never, never)
+    assert rates["r1"] == (1, never)
+    assert rates["path"] == (never, 1)
