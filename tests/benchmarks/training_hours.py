@@ -160,6 +160,27 @@ def table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def precision_table(one: dict[str, Any], other: dict[str, Any]) -> str:
+    """The same trainings in two precisions: FD at the larger N, and the difference in its errors."""
+    many = one["n"][-1]
+    metric, names = one["rows"][0]["metric"], (one["precision"], other["precision"])
+    lines = [
+        f"| steps | {metric}, N = {many:,}, in {names[0]} | in {names[1]} | difference |",
+        "|---|---|---|---|",
+    ]
+    for a, b in zip(one["rows"], other["rows"], strict=True):
+        cells = [with_error(row[f"fd_{many}"], 2) for row in (a, b)]
+        lines.append(f"| {a['step']:,} | {' | '.join(cells)} | {difference(a, b, many)} |")
+    return "\n".join(lines)
+
+
+def difference(a: dict[str, Any], b: dict[str, Any], n: int) -> str:
+    """Of the distances of two models, with the error of images drawn by chance."""
+    one, other = a[f"fd_{n}"], b[f"fd_{n}"]
+    error = float(np.hypot(one["se"], other["se"]))
+    return with_error({"value": one["value"] - other["value"], "se": error}, 2)
+
+
 def strip(measured: dict[str, Any], samples: Path):
     """The previews of each row side by side: samples/step-*.png of the run that was measured."""
     rows, many = measured["rows"], measured["n"][-1]
