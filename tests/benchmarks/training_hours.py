@@ -161,7 +161,7 @@ def table(measured: dict[str, Any]) -> str:
 
 
 def precision_table(one: dict[str, Any], other: dict[str, Any]) -> str:
-    """The same trainings in two precisions: FD at the larger N, and the difference in its errors."""
+    """The same training in two precisions: FD at the larger N, and how far it differs."""
     many = one["n"][-1]
     metric, names = one["rows"][0]["metric"], (one["precision"], other["precision"])
     lines = [
