@@ -42,7 +42,6 @@ class Pace:
 
     seconds: float  # of a step: the median of the rounds
     rounds: list[float]
-    batch: int  # images per step
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ def paces(
     finally:
         for at in places.values():
             shutil.rmtree(at, ignore_errors=True)
-    return {p: Pace(median(s), s, trainers[p].config.train.batch) for p, s in seconds.items()}
+    return {preset: Pace(median(each), each) for preset, each in seconds.items()}
 
 
 def _in_the_middle(trainer: DiffusionTrainer | GanTrainer) -> DiffusionTrainer | GanTrainer:

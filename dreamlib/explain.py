@@ -176,9 +176,8 @@ def micro_batches(config: Config) -> dict[int, int]:
 
 def _growth(config: Config, batch: int, device: torch.device) -> int:
     before = peak_bytes(device)
-    for _ in training_steps(
-        config, batch, device, 2
-    ):  # the second stands beside the optimizer's state
+    # The second step stands beside the optimizer's state.
+    for _ in training_steps(config, batch, device, 2):
         pass
     return peak_bytes(device) - before
 

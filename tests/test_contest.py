@@ -23,7 +23,7 @@ SMALL = (
     *("evaluate.n=[20, 60]", "evaluate.reference=60", "evaluate.anchors=false"),
     *("sample.batch=20", "sample.shard=20", "train.device=cpu"),
 )
-MEASURED = {"smoke": Pace(0.5, [0.5], 16), "gan-smoke": Pace(0.75, [0.75], 16)}
+MEASURED = {"smoke": Pace(0.5, [0.5]), "gan-smoke": Pace(0.75, [0.75])}
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_each_gets_the_steps_that_fit_into_the_minutes(enter, tmp_path):
 
 def test_lengths_stay_on_a_machine_of_another_pace(enter, monkeypatch):
     first = enter(0.1)
-    slow = {name: Pace(9 * pace.seconds, pace.rounds, 16) for name, pace in MEASURED.items()}
+    slow = {name: Pace(9 * pace.seconds, pace.rounds) for name, pace in MEASURED.items()}
     monkeypatch.setattr(contests, "paces", lambda *args, **more: slow)
     again = enter(0.1)
     assert [r.config.train.length for r in again] == [r.config.train.length for r in first]
@@ -65,7 +65,7 @@ def test_where_one_was_brought_the_other_takes_as_long(enter, tmp_path, monkeypa
     enter(0.1)
     shutil.rmtree(tmp_path / "vs" / "vs-gan-smoke")
     (tmp_path / "vs" / "contest.json").unlink()
-    there = {"smoke": Pace(2.0, [2.0], 16), "gan-smoke": Pace(1.0, [1.0], 16)}
+    there = {"smoke": Pace(2.0, [2.0]), "gan-smoke": Pace(1.0, [1.0])}
     monkeypatch.setattr(contests, "paces", lambda *args, **more: there)
     assert [run.config.train.length for run in enter(0.1)] == [12, 24]
     assert [run.config.train.length for run in enter(0.1)] == [12, 24]  # 0.1 minutes still

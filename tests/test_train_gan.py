@@ -20,6 +20,7 @@ from dreamlib.gan import step as gan_step
 from dreamlib.generate import Shards, generate, interpolation, process
 from dreamlib.opening import open_run
 from dreamlib.report import figures
+from dreamlib.report.captions import NOT_DRAWN
 from dreamlib.report.dashboard import facts
 from dreamlib.report.package import package
 from dreamlib.report.page import write_page
@@ -298,6 +299,12 @@ def test_what_only_diffusion_has_is_refused(tiny_gan):
         process(run)
     with pytest.raises(ConfigError, match="diffusion model"):
         Studio(run)
+    absent = figures.draw(run, "schedule")
+    assert absent.get_label() == NOT_DRAWN
+    words = " ".join(text.get_text() for text in absent.axes[0].texts)
+    assert "a figure of a diffusion model" in " ".join(words.split())
+    with pytest.raises(ConfigError, match="no figure 'nonsense'"):
+        figures.draw(run, "nonsense")
 
 
 # ------------------------------------------------------------------ settings, costs

@@ -72,11 +72,10 @@ def scores_beside(runs: Sequence[Run]) -> str:
 def _metrics(study: Study) -> list[str]:
     """Those of the table, in its order."""
     metric = study.facts["metric"]
-    found = list(dict.fromkeys(row.metric for row in study.of(GENERATED)))
     known = list(dict.fromkeys(row.metric for row in study.rows))
     distances = [name for name in known if name.startswith(metric)]
     others = [name for word in METRICS for name in known if name.split("[")[0] == word]
-    return list(dict.fromkeys([*found, *distances, *others]))
+    return [*distances, *others]
 
 
 def _costs(runs: Sequence[Run], studies: Sequence[Study]) -> dict[str, list[str]]:

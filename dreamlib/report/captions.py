@@ -173,7 +173,7 @@ def captions_of(config: Config) -> dict[str, Caption]:
     return {name: caption for name, caption in CAPTIONS.items() if name not in others}
 
 
-def other_model(config: Config, name: str) -> str:
+def why_absent(config: Config, name: str) -> str:
     """Why a run of this kind of model has no figure of this name."""
     if name == "validation":
         return "nothing was validated: train a run with --set validation.every=10%"

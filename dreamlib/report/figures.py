@@ -15,7 +15,7 @@ from dreamlib.diffusion.samplers import spaced
 from dreamlib.errors import ConfigError, RunError
 from dreamlib.report import score_figures
 from dreamlib.report.architecture import architecture
-from dreamlib.report.captions import CAPTIONS, other_model
+from dreamlib.report.captions import CAPTIONS, why_absent
 from dreamlib.report.kept import folder_name, name_of
 from dreamlib.report.overview import evaluation
 from dreamlib.report.pictures import process, process_x0, quality, sample_grid, samples, stages
@@ -123,7 +123,7 @@ def draw(run: Run, name: str, ablation: Path | None = None) -> Figure:
     """One of them by name, or a figure in its place that says what is missing, and the remedy."""
     known = all_of(run, ablation)
     if name not in known and name in CAPTIONS:
-        return _absent(run, name, other_model(run.config, name))
+        return _absent(run, name, why_absent(run.config, name))
     if name not in known:
         raise ConfigError(f"there is no figure {name!r}: known are {', '.join(sorted(known))}")
     return attempt(known[name], lambda why: _absent(run, name, why))

@@ -1,4 +1,4 @@
-"""Few images: StyleGAN2 with and without ADA on 500 drawn faces; docs/GAN.md shows it.
+"""Few images: StyleGAN2 with and without ADA on 500 drawn faces.
 
     python -m tests.benchmarks.gan_little --out runs/little --figure figures
 
