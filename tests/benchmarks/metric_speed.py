@@ -27,7 +27,7 @@ from dreamlib.rng import numpy_rng
 from tests.benchmarks.timing import apart, interleave, peak_growth, ratios, spread, text
 
 D, N = 2048, 5000
-QUICK = (512, 1000)  # features, images
+QUICK = (128, 1000)  # features, images
 OURS = "dreamlib"
 
 

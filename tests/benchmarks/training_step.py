@@ -112,10 +112,10 @@ def measure(rounds: int, quick: bool) -> dict[str, Any]:
     """Seconds per step of every library at every size, in turns, with its FLOPs and parameters."""
     found = {}
     with tempfile.TemporaryDirectory() as home:
-        for size in SIZES[1:] if quick else SIZES:  # the largest takes seconds a step
+        for size in SIZES[-1:] if quick else SIZES:  # the others take seconds a step
             case, libraries = CASES[size], arms(Path(home), size)
             # Turns of about two seconds: a step at 64 pixels, several where it takes less.
-            times = {32: 2, 16: 6}[size] if quick else {64: 2, 32: 8, 16: 20}[size]
+            times = 6 if quick else {64: 2, 32: 8, 16: 20}[size]
             seconds = interleave(
                 {name: partial(repeat, step, times) for name, (_, step) in libraries.items()},
                 rounds,
