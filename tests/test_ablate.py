@@ -71,7 +71,7 @@ def test_the_counted_passes_are_the_networks_own(tiny, monkeypatch):
         return forward(net, x, *rest)
 
     monkeypatch.setattr(UNet, "forward", counting)
-    steps = 200
+    steps = 80
     for arm, settings in ARMS.items():
         run = tiny(arm, *settings, f"train.length={steps}", "loss.start=20")
         seen.clear()

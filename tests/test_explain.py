@@ -12,7 +12,7 @@ from dreamlib.errors import ConfigError
 from dreamlib.explain import explain, step_memory
 from dreamlib.report.figures import schedule
 
-CELEBA = load_config("celeba64", ["net.widths=[128, 256]", "data.size=32", "train.device=cpu"])
+CELEBA = load_config("celeba64", ["net.widths=[64, 128]", "data.size=32", "train.device=cpu"])
 
 
 def test_memory_holds_the_state_and_grows_with_the_batch():
@@ -21,11 +21,11 @@ def test_memory_holds_the_state_and_grows_with_the_batch():
     one, many = step_memory(CELEBA, 1), step_memory(CELEBA, 16)
     assert one > state
     # at least the outputs of the first level's ten convolutions, in 16 bits
-    assert many - one > 15 * 10 * 128 * 32**2 * 2
+    assert many - one > 15 * 10 * 64 * 32**2 * 2
     saving = CELEBA.model_copy(
         update={"train": CELEBA.train.model_copy(update={"recompute": True})}
     )
-    assert step_memory(saving, 16) < many - 15 * 4 * 128 * 32**2 * 2
+    assert step_memory(saving, 16) < many - 15 * 4 * 64 * 32**2 * 2
 
 
 def test_too_many_images_are_an_error_with_a_remedy():
