@@ -15,6 +15,7 @@ from tests.benchmarks.training_hours import (
     clock,
     loss_at,
     measure,
+    precision_table,
     strip,
     table,
     time_text,
@@ -24,11 +25,21 @@ from tests.conftest import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = json.loads((ROOT / "tests/benchmarks/training_hours.json").read_text("utf-8"))
+FP32 = json.loads((ROOT / "tests/benchmarks/training_hours_fp32.json").read_text("utf-8"))
 BATCH = 32
 
 
 def page(name):
     return (ROOT / "docs" / name).read_text("utf-8")
+
+
+def test_bfloat16_costs_no_quality():
+    assert (MEASURED["precision"], FP32["precision"]) == ("bf16", "fp32")
+    assert precision_table(MEASURED, FP32) in page("BENCHMARKS.md")
+    many = f"fd_{MEASURED['n'][-1]}"
+    for ours, theirs in zip(MEASURED["rows"], FP32["rows"], strict=True):
+        a, b = ours[many], theirs[many]
+        assert a["value"] - b["value"] < 2 * np.hypot(a["se"], b["se"])
 
 
 def test_the_table_by_the_hour_is_the_measured_one():
