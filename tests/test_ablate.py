@@ -36,8 +36,21 @@ def small(tmp_path, data_home, monkeypatch):
     return run
 
 
-def test_every_cell_is_there_and_the_budgets_are_equal(small, tmp_path):
-    found = small(seeds=(0, 1))
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data_home):
+    """The folder of an ablation of two seeds, for what only reads it."""
+    folder = tmp_path_factory.mktemp("whole") / "ablation"
+    torch.set_num_threads(1)
+    losses = ("standard", "conservative", "paper-p1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DREAMLIB_DATA", str(data_home))
+        settings = {"steps": 10, "n": 40, "samplers": SAMPLERS, "overrides": OURS}
+        ablate("faces16", losses, (0, 1), folder=folder, say=lambda text: None, **settings)
+    return folder
+
+
+def test_every_cell_is_there_and_the_budgets_are_equal(whole):
+    found = read_ablation(whole)
     assert len(found.cells) == 3 * 2 * 2 * 2
     for cell in found.cells:
         if cell.budget == "steps":
@@ -48,7 +61,6 @@ def test_every_cell_is_there_and_the_budgets_are_equal(small, tmp_path):
     by_arm = {cell.arm: cell for cell in found.cells if cell.budget == "passes"}
     assert by_arm["standard"].steps == 10
     assert by_arm["paper-p1"].steps == 5
-    assert read_ablation(tmp_path / "ablation") == found
     for cell in found.cells:
         assert (cell.minus_standard is None) == (cell.arm == "standard")
         (plain,) = [
@@ -82,8 +94,9 @@ def test_the_counted_passes_are_the_networks_own(tiny, monkeypatch):
         assert sum(seen) / 6 == pytest.approx(passes(run.config, steps), abs=spread + 1e-9), arm
 
 
-def test_it_goes_on_where_it_was(small, tmp_path, monkeypatch):
+def test_it_goes_on_where_it_was(small, tmp_path):
     whole = small()
+    assert read_ablation(tmp_path / "ablation") == whole
     folder = tmp_path / "ablation"
     weights = {p: p.stat().st_mtime_ns for p in folder.glob("*/weights/ema.safetensors")}
     assert len(weights) == 5  # standard serves both budgets
@@ -133,8 +146,8 @@ def test_it_is_the_run_that_the_command_would_train(small, tmp_path):
     assert run.weights()[1]["step"] == 10
 
 
-def test_table_and_figure_hold_the_files_numbers(small, tmp_path):
-    found = small(seeds=(0, 1))
+def test_table_and_figure_hold_the_files_numbers(whole):
+    found = read_ablation(whole)
     text = tables.ablation_markdown(found)
     assert len(text.splitlines()) == 2 + 3 * 2 * 2 + 2
     for cell in found.cells:
@@ -142,7 +155,7 @@ def test_table_and_figure_hold_the_files_numbers(small, tmp_path):
     for word in ("improve", "better", "worse"):
         assert word not in text.lower()
     assert tables.ablation_latex(found).count(r"\\") == 13
-    drawn = figure(tmp_path / "ablation")
+    drawn = figure(whole)
     points = [x for line in drawn.axes[0].lines for x in line.get_xdata()]
     for cell in found.of("paper-p1", "passes", SAMPLERS[0]):
         assert any(x == pytest.approx(cell.fd) for x in points)

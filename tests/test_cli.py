@@ -48,6 +48,7 @@ def copy(trained, tmp_path):
     return tmp_path / "trained"
 
 
+@pytest.mark.slow  # tests/test_commands.py runs README's, too
 def test_train_sample_evaluate_figures(dreamlib, tmp_path):
     code, out, _ = dreamlib("train", "r", "--preset", "faces16", *tiny_words())
     assert code == 0

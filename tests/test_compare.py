@@ -18,16 +18,33 @@ from dreamlib.metrics.frechet import frechet
 from dreamlib.opening import open_run
 from dreamlib.report.tables import comparison_markdown
 from dreamlib.train import train
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory, data_home):
+    """Folders of two finished runs: the same settings, two training seeds."""
+    home = tmp_path_factory.mktemp("pair")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DREAMLIB_DATA", str(data_home))
+        for name, more in (("a", []), ("b", ["train.seed=1"])):
+            overrides = [*TINY, *more]
+            for _ in train(open_run(home / name, "faces16", overrides=overrides, say=silence)):
+                pass
+    return home
+
+
+def silence(text):
+    pass
 
 
 @pytest.fixture
-def pair(tiny):
-    """The same settings, two training seeds."""
-    runs = [tiny("a"), tiny("b", "train.seed=1")]
-    for run in runs:
-        for _ in train(run):
-            pass
-    return runs
+def pair(both, tmp_path, data_home, monkeypatch):
+    """Both runs, a copy for every test."""
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    for name in "ab":
+        shutil.copytree(both / name, tmp_path / name)
+    return [open_run(tmp_path / name, say=silence) for name in "ab"]
 
 
 def test_a_difference_is_of_the_two_distances(pair):

@@ -268,7 +268,7 @@ def test_correction_removes_the_bias(m):
     assert min(null) < 0  # never clipped
 
 
-@pytest.mark.parametrize("name", ["gen", "perfect"])
+@pytest.mark.parametrize("name", ["gen", pytest.param("perfect", marks=pytest.mark.slow)])
 def test_corrected_interval_holds_the_truth(name):
     d, n, repeats = 64, 1000, 200
     truth = laws(d)[name].distance(laws(d)["real"])
@@ -395,7 +395,9 @@ def draws(d, n, repeats, paired):
         yield a.draw(n, i, 0), b.draw(n, i, 0 if paired else 2), real.draw(n, i, 1)
 
 
-@pytest.mark.parametrize(("d", "n", "high"), [(128, 100, 1.4), (32, 200, 1.25)])
+@pytest.mark.parametrize(
+    ("d", "n", "high"), [pytest.param(128, 100, 1.4, marks=pytest.mark.slow), (32, 200, 1.25)]
+)
 @pytest.mark.parametrize("paired", [False, True])
 def test_difference_error_matches_the_spread_over_repeats(d, n, high, paired):
     """By the jackknife below d (a little wide, as above), by the delta method above d."""

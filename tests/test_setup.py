@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 
-from dreamlib.config import load_config, preset_names
+from dreamlib.config import load_config
 from dreamlib.explain import explain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,13 +34,6 @@ def test_only_lower_bounds():
     for part in ["dependencies", "eval", "data", "notebooks", "dev"]:
         for requirement in requirements(part):
             assert re.fullmatch(r"[A-Za-z0-9_.-]+>=[0-9.]+", requirement), requirement
-
-
-@pytest.mark.parametrize("name", preset_names())
-def test_presets_are_valid_and_build(name):
-    config = load_config(name)
-    with torch.device("meta"):  # counted, not computed
-        assert explain(config).total > 0
 
 
 def test_celeba64_has_exactly_the_promised_parameters():

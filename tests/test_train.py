@@ -50,7 +50,9 @@ def assert_same_state(a, b):
         assert same, f"{key} differs"
 
 
-@pytest.mark.parametrize("more", [["net.dropout=0.2"], ["loss.estimator=both"]])
+@pytest.mark.parametrize(
+    "more", [["net.dropout=0.2"], pytest.param(["loss.estimator=both"], marks=pytest.mark.slow)]
+)
 def test_left_after_every_step_and_resumed_equals_undisturbed(tiny, more):
     whole = tiny("whole", *more)
     ticks = list(train(whole))

@@ -3,9 +3,9 @@
     python -m tests.benchmarks.gan_faces --out runs/gan-faces --figure figures
 
 Trains the preset with every seed and evaluates it as a user would, N = 500 and 5,000, beside its
-own untrained generator.  Minutes are those of the training's log, pauses left out; run one seed at
-a time on an idle machine for them.  What is done is kept in OUT; the same command goes on.  The
-results go into gan_faces.json beside this file.
+own untrained generator.  Minutes are those of the training's log, pauses left out: of a seed that
+has the machine to itself (--threads 2) they are worth quoting.  What is done is kept in OUT; the
+same command goes on.  The results go into gan_faces.json beside this file.
 """
 
 from __future__ import annotations
@@ -78,15 +78,15 @@ def rarest(shares: dict[str, Any]) -> tuple[str, float]:
 
 def table(found: dict[str, Any]) -> str:
     lines = [
-        "| seed | training | steps | FD, N = 500 | FD, N = 5,000 | untrained | of it "
+        "| seed | training | threads | steps | FD, N = 500 | FD, N = 5,000 | untrained | of it "
         "| recall | coverage | rarest beside its real share |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for seed, each in found["seeds"].items():
         few, many = (each["scores"][each["metric"]][n] for n in ("500", "5000"))
         untrained = each["untrained"]["value"]
         name, ratio = rarest(each["shares"])
-        cells = [seed, time_text(each["seconds"]), f"{each['steps']:,}"]
+        cells = [seed, time_text(each["seconds"]), str(each["threads"]), f"{each['steps']:,}"]
         cells += [with_error(few, 2), with_error(many, 2), f"{untrained:.1f}"]
         cells.append(f"1/{untrained / many['value']:.0f}")
         cells += [f"{each['scores'][m]['5000']['value']:.2f}" for m in ("recall", "coverage")]
