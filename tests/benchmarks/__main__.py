@@ -2,7 +2,7 @@
 
     make bench                       # all, about fifty minutes on an idle machine
     make bench BENCH=dream_cost      # one
-    make bench BENCH=--quick         # all, three rounds of small turns
+    make bench BENCH=--quick         # all, two rounds of small turns: about four minutes
 
 Each runs in a process of its own, so that one's memory is not another's.  Results of those that
 did not run now are kept.
@@ -23,7 +23,7 @@ from tests.benchmarks.timing import apart
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure dreamlib beside its peers.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
-    parser.add_argument("--quick", action="store_true", help="three rounds of small turns")
+    parser.add_argument("--quick", action="store_true", help="two rounds of small turns")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--out", type=Path, default=Path("build/benchmarks"))
     options = parser.parse_args()

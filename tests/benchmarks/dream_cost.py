@@ -72,7 +72,7 @@ def measure(rounds: int, quick: bool) -> dict[str, Any]:
             }
             trainers[PASSES].loss = ThreePasses(trainers[PASSES].loss)
             # `sampled` throws a coin for every image: many steps, for the mean.
-            times = 4 if quick else {64: 6, 32: 12, 16: 40}[size]
+            times = 3 if quick else {64: 6, 32: 12, 16: 40}[size]
             counted = 2 if quick else 20
             seconds = interleave(
                 {name: partial(repeat, each.advance, times) for name, each in trainers.items()},

@@ -18,7 +18,7 @@ NAMES = (
     "growth",
     "preset_costs",
 )
-ROUNDS, QUICK = 7, 3
+ROUNDS, QUICK = 7, 2
 
 
 def run(name: str, rounds: int, quick: bool) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def measure(rounds: int, quick: bool) -> dict[str, Any]:
         for size in SIZES[-1:] if quick else SIZES:  # the others take seconds a step
             case, libraries = CASES[size], arms(Path(home), size)
             # Turns of about two seconds: a step at 64 pixels, several where it takes less.
-            times = 6 if quick else {64: 2, 32: 8, 16: 20}[size]
+            times = 3 if quick else {64: 2, 32: 8, 16: 20}[size]
             seconds = interleave(
                 {name: partial(repeat, step, times) for name, (_, step) in libraries.items()},
                 rounds,
