@@ -454,6 +454,7 @@ def timed(process: subprocess.Popen[str], start: float) -> tuple[float, str, str
     return time.monotonic() - start, out, err
 
 
+@pytest.mark.slow
 def test_a_training_paused_by_its_budget_goes_on_with_the_next(tmp_path, data_home):
     settings = words_of([*LONG, "train.length=3000", "train.preview_every=40"])
     words = ["train", str(tmp_path / "run"), "--preset", "faces16", *settings]

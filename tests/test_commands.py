@@ -224,7 +224,11 @@ def run(line: Line, patch: pytest.MonkeyPatch) -> int:
         return call([*words, *itertools.chain(*more)], inside)
 
 
-PAGES_THAT_RUN = sorted({line.page for line in LINES if is_run(line)})
+LONG = ("EVALUATION.md", "GAN.md")  # pages for the long checks
+PAGES_THAT_RUN = [
+    pytest.param(page, marks=pytest.mark.slow) if page in LONG else page
+    for page in sorted({line.page for line in LINES if is_run(line)})
+]
 
 
 @pytest.mark.parametrize("page", PAGES_THAT_RUN)

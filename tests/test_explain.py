@@ -15,6 +15,7 @@ from dreamlib.report.figures import schedule
 CELEBA = load_config("celeba64", ["net.widths=[64, 128]", "data.size=32", "train.device=cpu"])
 
 
+@pytest.mark.slow
 def test_memory_holds_the_state_and_grows_with_the_batch():
     with torch.device("meta"):
         state = 20 * explain(CELEBA).total  # weights, gradient, two moments, average

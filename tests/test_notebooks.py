@@ -159,27 +159,30 @@ def reader(tmp_path, monkeypatch):
     return Reader(tmp_path)
 
 
-# Everything once; the long checks run it all again, and nothing may change.
-TIMES = pytest.mark.parametrize("times", [1, pytest.param(2, marks=pytest.mark.slow)])
+# The whole story once; the long checks run every notebook twice, and nothing may change.
 
 
-@TIMES
-def test_the_whole_story_and_what_is_told_of_its_run(reader, times):
-    run = {"RUN": str(reader.run)}
-    first = reader.execute("00_complete", PRESET="smoke", **run)
+def the_whole_story(reader):
+    first = reader.execute("00_complete", PRESET="smoke", RUN=str(reader.run))
     assert "FRESH START" in printed(first)
-    weights, scores = reader.hashes("weights"), reader.hashes("evaluation")
-    assert "evaluation/scores.json" in scores
+    assert "evaluation/scores.json" in reader.hashes("evaluation")
 
+
+def test_the_whole_story(reader):
+    the_whole_story(reader)
+
+
+@pytest.mark.slow
+def test_the_whole_story_and_what_is_told_of_its_run(reader):
+    run = {"RUN": str(reader.run)}
+    the_whole_story(reader)
+    weights, scores = reader.hashes("weights"), reader.hashes("evaluation")
     again = reader.execute("03_training", PRESET="smoke", **run)
     assert "FINISHED at step 12" in printed(again)
     for name in ("04_evaluation_500_vs_5000", "05_report_figures", "06_playground"):
         reader.execute(name, **run)
     figures = reader.hashes("figures")
     assert {"figures/report.html", "figures/evaluation.pdf", "figures/results.zip"} <= set(figures)
-    if times == 1:
-        return
-
     second = reader.execute("00_complete", PRESET="smoke", **run)
     assert "FINISHED at step 12" in printed(second)
     for name in ("04_evaluation_500_vs_5000", "05_report_figures", "06_playground"):
@@ -189,8 +192,8 @@ def test_the_whole_story_and_what_is_told_of_its_run(reader, times):
     assert reader.hashes("figures") == figures
 
 
-@TIMES
-def test_set_up_crashes_and_ablation(reader, times):
+@pytest.mark.slow
+def test_set_up_crashes_and_ablation(reader):
     crash = {"PRESET": "smoke", "OUT": str(reader.home / "crash"), "BUDGET_SECONDS": 20}
     losses = {"PRESET": "smoke", "OUT": str(reader.home / "ablation"), "STEPS": 12, "N": 100}
     losses["LOSSES"] = ["standard", "conservative"]
@@ -206,9 +209,6 @@ def test_set_up_crashes_and_ablation(reader, times):
     assert "BROUGHT step 300" in told
     reader.execute("07_dream_ablation", **losses)
     found = (reader.home / "ablation" / "ablation.json").read_bytes()
-    if times == 1:
-        return
-
     reader.execute("01_setup", PRESET="smoke", RUN=str(reader.run))
     told = printed(reader.execute("02_crash_recovery", **crash))
     assert "FINISHED at step 300" in told
@@ -218,8 +218,8 @@ def test_set_up_crashes_and_ablation(reader, times):
     assert (reader.home / "ablation" / "ablation.json").read_bytes() == found
 
 
-@TIMES
-def test_the_gan_beside_it(reader, times):
+@pytest.mark.slow
+def test_the_gan_beside_it(reader):
     out = reader.home / "contest"
     both = {"PRESETS": ["smoke", "gan-smoke"], "OUT": str(out), "MINUTES": 0.02, "TURN": 0.1}
     told = printed(reader.execute("08_gan_baseline", **both))
@@ -227,9 +227,6 @@ def test_the_gan_beside_it(reader, times):
     reader.run = out / "contest-gan-smoke"
     kept = [reader.hashes(folder) for folder in ("weights", "evaluation")]
     sheets = [(out / name).read_bytes() for name in ("scores.md", "images.png", "walks.png")]
-    if times == 1:
-        return
-
     told = printed(reader.execute("08_gan_baseline", **both))
     assert told.count("FINISHED at step") == 2
     assert [reader.hashes(folder) for folder in ("weights", "evaluation")] == kept

@@ -150,6 +150,7 @@ def colab(tmp_path: Path, whole: bool) -> None:
         assert "evaluation/scores.json" in kept
 
 
+@pytest.mark.slow
 def test_on_colab_a_killed_notebook_goes_on_here_and_on_the_next_machine(tmp_path):
     colab(tmp_path, whole=False)
 
@@ -207,6 +208,7 @@ def kaggle(tmp_path: Path, monkeypatch, whole: bool) -> None:
     assert contents(inputs) == before
 
 
+@pytest.mark.slow
 def test_on_kaggle_a_notebook_continues_the_attached_output_of_an_earlier_one(
     tmp_path, monkeypatch
 ):

@@ -37,6 +37,7 @@ def test_killed_and_damaged_it_equals_the_undisturbed(tmp_path, data_home, monke
     assert "FINISHED at step 300" in said[-1]
 
 
+@pytest.mark.slow
 def test_a_session_out_of_time_is_its_own(tmp_path, data_home, monkeypatch):
     """Not its parent's, whose beginning kernels hand on; and nothing of it is kept for scoring."""
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))

@@ -37,6 +37,7 @@ TINY_GAN = [
     *("data.train=120", "data.reference=60", "data.floor=60"),
     "net.widths=[8, 12, 16]",
     *("gan.z=8", "gan.w=8", "gan.mapping=2", "gan.r1_every=3", "gan.path_every=2"),
+    *("gan.r1=null", "gan.path=null", "gan.mixing=0.9"),  # everything that there is
     "gan.ada_images=128",  # p moves at once
     *("train.length=8", "train.batch=8", "train.log_every=4", "train.device=cpu"),
     *("sample.batch=8", "sample.shard=10", "evaluate.n=[20, 60]", "evaluate.reference=60"),

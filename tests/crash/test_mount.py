@@ -133,6 +133,7 @@ def steps_for(seconds: float, folder: Path, data_home: Path) -> int:
     return int(seconds * sorted(rates)[len(rates) // 2] / 6)
 
 
+@pytest.mark.slow
 def test_training_outlives_its_mirror_which_catches_up_and_outlives_the_machine(
     tmp_path, data_home, fuse
 ):
@@ -213,6 +214,7 @@ def test_a_full_disk_stops_training_cleanly(small_disk, data_home):
     assert f"RESUMED at step {newest.step:,}" in out
 
 
+@pytest.mark.slow
 def test_a_full_mirror_does_not_stop_training(small_disk, tmp_path, data_home):
     """Room for packed images and one generation: older ones go, and training ends well."""
     process = train(tmp_path / "run", data_home, "--mirror", str(small_disk / "dreamlib"))
@@ -229,6 +231,7 @@ def test_a_full_mirror_does_not_stop_training(small_disk, tmp_path, data_home):
     assert again.returncode == 0, out
 
 
+@pytest.mark.slow
 def test_a_mirror_without_room_is_said_and_training_goes_on(small_disk, tmp_path, data_home):
     (small_disk / "ballast").write_bytes(bytes(int(2.7 * 2**20)))
     process = train(tmp_path / "run", data_home, "--mirror", str(small_disk / "dreamlib"))

@@ -105,6 +105,7 @@ def check(tmp_path: Path, count: int, kills: int, longest: float) -> dict[str, f
     return facts
 
 
+@pytest.mark.slow
 def test_packing_survives_kills(tmp_path):
     check(tmp_path, 3000, 2, 0.05)
 
