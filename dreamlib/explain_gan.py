@@ -70,7 +70,12 @@ def step_work(config: Config, net: Generator, judge: Discriminator, channels: in
         step.path_gradients(net, half, real[: GROUP // 2], one, 1.0, GROUP)
 
     total = 0.0
-    for every, call in ((1, both), (gan.r1_every, penalty), (gan.path_every, path)):
+    calls = [(1, both)]
+    if gan.r1 != 0:
+        calls.append((gan.r1_every, penalty))
+    if gan.path != 0:
+        calls.append((gan.path_every, path))
+    for every, call in calls:
         with FlopCounterMode(display=False) as counter:
             call()
         total += counter.get_total_flops() / every
@@ -80,8 +85,8 @@ def step_work(config: Config, net: Generator, judge: Discriminator, channels: in
 def steps(
     config: Config, channels: int, batch: int, device: torch.device, count: int
 ) -> Iterator[None]:
-    """Training steps of `batch` images on noise, augmented, each with both regularisers once in as
-    many steps as they come."""
+    """Training steps of `batch` images on noise, augmented, with the regularisers that the preset
+    has, each once in as many steps as it comes."""
     batch = max(GROUP, batch // GROUP * GROUP)
     net, judge = (each.to(device) for each in players(config, channels))
     ema = Averaged(net, config.train.ema)
@@ -99,12 +104,12 @@ def steps(
         maps = draw_maps(batch, channels, size, P, rng) if config.gan.ada else None
         step.judge_gradients(net, judge, real, draws, (maps, maps), batch)
         take(judge)
-        if number % config.gan.r1_every == 0:
+        if config.gan.r1 != 0 and number % config.gan.r1_every == 0:
             step.r1_gradients(judge, real, maps, 1.0, batch)
             take(judge)
         step.maker_gradients(net, judge, draws, maps, batch)
         take(net)
-        if number % config.gan.path_every == 0:
+        if config.gan.path != 0 and number % config.gan.path_every == 0:
             _path(net, draws, real)
             take(net)
         ema.update_parameters(net)

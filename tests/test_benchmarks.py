@@ -11,6 +11,7 @@ import pytest
 from dreamlib.config import load_config
 from tests.benchmarks import (
     dream_cost,
+    gan_faces,
     gan_step,
     growth,
     metric_speed,
@@ -206,6 +207,14 @@ def test_a_gans_step_has_its_regularisers_as_often_as_they_come():
     own = load_config("gan-faces16").gan
     path = 0.0 if own.path == 0 else 1.0 / own.path_every
     assert gan_step.gan_seconds("gan-faces16", seconds) == [1 + 2 / own.r1_every + path, 2.0]
+
+
+def test_the_rarest_value_is_the_one_furthest_below_its_real_share():
+    shares = {
+        "eyes": {"blue": {"real": 0.5, "generated": 0.4}, "green": {"real": 0.5, "generated": 0.6}},
+        "hair_style": {"bun": {"real": 0.2, "generated": 0.1}},
+    }
+    assert gan_faces.rarest(shares) == ("hair style: bun", 0.5)
 
 
 def test_a_gans_step_is_timed_with_and_without_its_regularisers():

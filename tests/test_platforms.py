@@ -114,11 +114,13 @@ def lose(machine: Machine, store: Path) -> None:
     path.write_text(json.dumps(owner))
 
 
-def colab(tmp_path: Path, whole: bool) -> None:
+@pytest.mark.slow
+def test_the_whole_notebook_on_colab(tmp_path):
+    """Killed, it goes on here and on the next machine."""
     store = tmp_path / "store"
     store.mkdir()
     content = tmp_path / "content"
-    machine = Machine(content, stand_ins.colab(tmp_path, content, store), whole=whole)
+    machine = Machine(content, stand_ins.colab(tmp_path, content, store), whole=True)
 
     state, text = machine.run_all(kill=lambda: mirrored(store, 0))
     assert state == "killed", text
@@ -144,20 +146,9 @@ def colab(tmp_path: Path, whole: bool) -> None:
     assert second <= resumed_at(text) < STEPS
     assert machine.run.status()["state"] == "finished"
     assert newest(store) == STEPS
-    if whole:
-        assert (machine.run.folder / "evaluation/scores.json").is_file()
-        kept = Mirror(store / "dreamlib", "demo").generations()[0].files
-        assert "evaluation/scores.json" in kept
-
-
-@pytest.mark.slow
-def test_on_colab_a_killed_notebook_goes_on_here_and_on_the_next_machine(tmp_path):
-    colab(tmp_path, whole=False)
-
-
-@pytest.mark.slow
-def test_the_whole_notebook_on_colab(tmp_path):
-    colab(tmp_path, whole=True)
+    assert (machine.run.folder / "evaluation/scores.json").is_file()
+    kept = Mirror(store / "dreamlib", "demo").generations()[0].files
+    assert "evaluation/scores.json" in kept
 
 
 def attach_earlier_version(tmp_path: Path, monkeypatch, steps: int) -> Path:

@@ -348,6 +348,17 @@ def test_explained_parameters_and_work_are_all_of_them():
     assert step_seconds(config, 8, steps=2) > 0
 
 
+def test_a_regulariser_that_is_off_is_no_work():
+    def step(*more):
+        return explain(load_config("gan-faces16", [*TINY_GAN, *more])).step
+
+    whole = step()
+    for name in ("r1", "path"):
+        never = step(f"gan.{name}_every=1000000")  # as good as none
+        assert step(f"gan.{name}=0") == pytest.approx(never, rel=1e-4)
+        assert step(f"gan.{name}=0") < 0.99 * whole
+
+
 # ------------------------------------------------------------------ scores and report
 
 
