@@ -83,14 +83,14 @@ def test_the_counted_passes_are_the_networks_own(tiny, monkeypatch):
         return forward(net, x, *rest)
 
     monkeypatch.setattr(UNet, "forward", counting)
-    steps = 80
+    steps = 40
     for arm, settings in ARMS.items():
-        run = tiny(arm, *settings, f"train.length={steps}", "loss.start=20")
+        run = tiny(arm, *settings, f"train.length={steps}", "loss.start=10")
         seen.clear()
         for _ in train(run):
             pass
         # The adapted images of `sampled` are drawn: three standard deviations of their number.
-        spread = 3 * (0.3 * 0.7 * (steps - 20) / 6) ** 0.5 if arm == "conservative" else 0
+        spread = 3 * (0.3 * 0.7 * (steps - 10) / 6) ** 0.5 if arm == "conservative" else 0
         assert sum(seen) / 6 == pytest.approx(passes(run.config, steps), abs=spread + 1e-9), arm
 
 

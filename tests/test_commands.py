@@ -224,7 +224,7 @@ def run(line: Line, patch: pytest.MonkeyPatch) -> int:
         return call([*words, *itertools.chain(*more)], inside)
 
 
-LONG = ("EVALUATION.md", "GAN.md")  # pages for the long checks
+LONG = ("EVALUATION.md", "GAN.md", "HARDWARE.md")  # pages for the long checks
 PAGES_THAT_RUN = [
     pytest.param(page, marks=pytest.mark.slow) if page in LONG else page
     for page in sorted({line.page for line in LINES if is_run(line)})

@@ -29,6 +29,7 @@ QUOTED = [block for block in PYTHON if block.startswith("# dreamlib/")]
 COMMANDS = "".join(re.findall(r"```sh\n(.*?)```", PAGE, re.S)).splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_run(command, tmp_path):
     program, *words = shlex.split(command)

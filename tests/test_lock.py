@@ -343,6 +343,7 @@ def training(tmp_path: Path, data_home: Path) -> Iterator[tuple[RunDir, Any, Any
         process.communicate()
 
 
+@pytest.mark.slow
 def test_two_commands_on_one_run(training: tuple[RunDir, Any, Any]) -> None:
     run, first, begin = training
     first.send_signal(signal.SIGSTOP)  # it holds the lock, and leaves the processor to the other

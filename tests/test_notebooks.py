@@ -247,7 +247,12 @@ def test_the_other_notebooks_know_a_gan(reader):
 
 
 @pytest.mark.parametrize(
-    "name", ["04_evaluation_500_vs_5000", "05_report_figures", "06_playground"]
+    "name",
+    [
+        pytest.param("04_evaluation_500_vs_5000", marks=pytest.mark.slow),
+        "05_report_figures",
+        pytest.param("06_playground", marks=pytest.mark.slow),
+    ],
 )
 def test_without_a_run_they_say_what_to_run_first(reader, name):
     with pytest.raises(DreamlibError, match=r"there is no run .*03_training"):
