@@ -18,7 +18,7 @@ from dreamlib.errors import RunError
 from dreamlib.files import read_json, write_json
 from dreamlib.runtime import lock as module
 from dreamlib.runtime.clock import process_start
-from dreamlib.runtime.lock import Owner, alive, locked, myself, read_owner
+from dreamlib.runtime.lock import Owner, alive, describe, locked, myself, read_owner
 from dreamlib.runtime.rundir import RunDir
 from tests.conftest import TINY
 
@@ -287,6 +287,22 @@ def test_another_owner_is_noticed_and_not_released(path: Path) -> None:
     assert owner.usurped().startswith("pid 1 on colab")
     owner.release()
     assert read_json(path)["token"] == "theirs"
+
+
+def test_a_heartbeat_that_crosses_a_takeover_does_not_undo_it(path: Path) -> None:
+    """Who is replaced looks, and then writes: a claim in between is written over."""
+    former, new = Owner(path), Owner(path)
+    former.claim(take_over=False, say=print)
+    assert former.usurped() == ""
+    new.claim(take_over=True, say=print)
+    former.beat()
+    assert read_owner(path)["token"] == former.me["token"]
+    assert new.usurped() == ""
+    new.beat()
+    assert former.usurped() == describe(new.me)
+    third = Owner(path)
+    third.claim(take_over=True, say=print)
+    assert new.usurped() == describe(third.me)
 
 
 def test_what_was_released_is_free(path: Path) -> None:

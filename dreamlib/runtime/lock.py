@@ -135,6 +135,7 @@ class Owner:
     def __init__(self, path: Path, *, stale: float = STALE, poll: float = 10.0):
         self.path, self.stale, self.poll = path, stale, poll
         self.me, self.beats = myself(), 0
+        self.ousted = ""  # token of the owner we took over from
         self.watching = False  # whether another owner's heart beats
         self.stop: Callable[[], bool] = lambda: False  # asked while watching
 
@@ -143,6 +144,7 @@ class Owner:
         other = read_owner(self.path)
         if not (take_over or other.get("token") in (None, self.me["token"]) or "released" in other):
             self._outlive(other, say)
+        self.ousted = other.get("token", "")
         self.beat()
 
     def _outlive(self, other: dict[str, Any], say: Callable[[str], None]) -> None:
@@ -185,9 +187,14 @@ class Owner:
             write_record(self.path, self.me | facts)
 
     def usurped(self) -> str:
-        """Who took the run from us since our last beat; '' when nobody did."""
+        """Who took the run from us since our last beat; '' when nobody did.
+
+        The owner that we took it from did not take it back: its heartbeat and our claim crossed.
+        Our next beat replaces it, and that tells it.
+        """
         other = read_owner(self.path)
-        return describe(other) if other.get("token") not in (None, self.me["token"]) else ""
+        ours = (None, self.me["token"], self.ousted)
+        return "" if other.get("token") in ours else describe(other)
 
     def release(self) -> None:
         if not self.usurped():
