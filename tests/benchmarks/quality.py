@@ -29,7 +29,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from dreamlib.build import make_extractor, make_sampler, make_schedule, make_stream
+from dreamlib.build import (
+    make_drawing,
+    make_extractor,
+    make_sampler,
+    make_schedule,
+    make_stream,
+)
+from dreamlib.contest import P
 from dreamlib.diffusion.draw import BoundSampler, draw_images
 from dreamlib.diffusion.dream import Batch, adapt, lam_linear, mean_square, ramp
 from dreamlib.diffusion.ema import Averaged
@@ -50,11 +57,13 @@ from dreamlib.report.plotting import fit, footer, save_figure, sheet_figure, sty
 from dreamlib.rows import Plan
 from dreamlib.run import Run
 from dreamlib.train import DiffusionTrainer
+from dreamlib.train_gan import GanTrainer
 from tests.benchmarks.peers import Lucidrains
 from tests.benchmarks.timing import interleave, machine, repeat
 
 JSON = Path(__file__).with_suffix(".json")
 PRESET, N, NFE = "fashion-cpu", 1000, 25
+GAN, GAN_PRESET = "StyleGAN2-ADA", "gan-fashion-cpu"
 PART = 125  # images drawn at a time
 SHOWN = 16  # images of an arm in the picture
 TRIAL = 125  # images that choose between the ways to draw from a model
@@ -247,6 +256,30 @@ class Original:
         return found
 
 
+class Gan:
+    """StyleGAN2-ADA of the same images, drawn in one pass by its averaged weights."""
+
+    def __init__(self, out: Path, seed: int, steps: int):
+        overrides = [f"train.seed={seed}", f"train.length={steps}"]
+        overrides += ["train.log_every=1000000", "train.device=cpu"]
+        name = f"{seed}-{steps}"
+        self.run = open_run(out / name, GAN_PRESET, overrides=overrides, say=lambda text: None)
+        self.trainer = GanTrainer(self.run)
+        self.batch, self.advance = self.trainer.batch, self.trainer.advance
+        self.net = nn.ModuleList([self.trainer.net, self.trainer.judge])
+        self.state_dict, self.load_state_dict = (
+            self.trainer.state_dict,
+            self.trainer.load_state_dict,
+        )
+
+    def ways(self) -> dict[str, Draw]:
+        run, net = self.run, self.trainer.ema.module
+        draw = make_drawing(
+            run.config, run.data, net, choose_precision("fp32", run.device), run.device
+        )
+        return {"one pass": lambda n: draw(range(n))}
+
+
 def few() -> BoundSampler:
     return partial(dpmpp_2m, steps=NFE, spacing="karras")
 
@@ -267,6 +300,8 @@ def drawn(denoiser: nn.Module, sched: Schedule, sampler: BoundSampler, n: int) -
 def make(name: str, out: Path, seed: int, steps: int) -> Any:
     if name in TRIED:
         return Ours(out / "runs" / name, TRIED[name], seed, steps)
+    if name == GAN:
+        return Gan(out / "runs" / name, seed, steps)
     run = open_run(out / "runs" / "data", PRESET, say=lambda text: None)
     return Peer(run, seed) if name == "lucidrains" else Original(run, seed, steps)
 
@@ -279,6 +314,8 @@ def rates(out: Path, names: list[str], rounds: int) -> None:
             arm.shadows, arm.step = {0.995: arm.shadows[0.995]}, arm.steps // 2
         if isinstance(arm, Ours):  # DREAM fully ramped up, as in most of a training
             arm.trainer.step, arm.beside = arm.trainer.total // 2, {}
+        if isinstance(arm, Gan):  # images augmented
+            arm.trainer.ada.p = P
     times = {name: _times(arm) for name, arm in arms.items()}
     calls: dict[str, Callable[[], None]] = {
         name: partial(repeat, arm.advance, times[name]) for name, arm in arms.items()
