@@ -89,7 +89,8 @@ def table(found: dict[str, Any]) -> str:
         cells = [seed, time_text(each["seconds"]), str(each["threads"]), f"{each['steps']:,}"]
         cells += [with_error(few, 2), with_error(many, 2), f"{untrained:.1f}"]
         cells.append(f"1/{untrained / many['value']:.0f}")
-        cells += [f"{each['scores'][m]['5000']['value']:.2f}" for m in ("recall", "coverage")]
+        names = [each["metric"].replace("FD", word) for word in ("recall", "coverage")]
+        cells += [f"{each['scores'][name]['5000']['value']:.2f}" for name in names]
         lines.append(f"| {' | '.join(cells)} | {name}, {ratio:.2f} |")
     return "\n".join(lines)
 
