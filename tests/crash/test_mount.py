@@ -194,6 +194,7 @@ def small_disk(tmp_path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(point)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_training_cleanly(small_disk, data_home):
     process = train(small_disk / "run", data_home)
     out, _ = process.communicate(timeout=200)
