@@ -1,0 +1,41 @@
+"""What docs/GAN.md says of GANs that were trained is what was measured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from dreamlib.config import load_config
+from dreamlib.train_gan import FLAT
+from tests.benchmarks import gan_faces
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = (ROOT / "docs/GAN.md").read_text("utf-8")
+FACES = json.loads((ROOT / "tests/benchmarks/gan_faces.json").read_text("utf-8"))
+SEEDS = [FACES["seeds"][str(seed)] for seed in gan_faces.SEEDS]
+
+
+def test_the_table_of_faces_is_the_measured_one():
+    assert gan_faces.table(FACES) in PAGE
+
+
+def test_a_small_gan_takes_at_most_ten_minutes_of_two_cores():
+    taken = [each["seconds"] for each in SEEDS if each["threads"] == 2]
+    assert taken
+    assert max(taken) <= 600
+
+
+def test_over_seeds_a_small_gan_is_ten_times_nearer_than_untrained():
+    found = [each["scores"][each["metric"]]["5000"]["value"] for each in SEEDS]
+    assert mean(found) <= mean(each["untrained"]["value"] for each in SEEDS) / 10
+
+
+@pytest.mark.parametrize("found", SEEDS)
+def test_no_seed_collapses(found):
+    assert found["steps"] == load_config(FACES["preset"]).train.length
+    assert gan_faces.rarest(found["shares"])[1] > 0
+    for name in ("spread", "contrast"):
+        assert min(row[name] for row in found["log"]) > 100 * FLAT, "all images are one"
