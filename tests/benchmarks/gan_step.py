@@ -1,7 +1,5 @@
 """What a GAN costs beside a diffusion model of the same images: training and drawing.
 
-Not in `suite.NAMES` yet: what stands there has been measured and stands in a page.
-
 Steps of each pair of presets in turns, on noise.  A diffusion model's with DREAM at its full
 height; a GAN's with augmentation, and with its regularisers as often as they come: steps without
 them, with R1 and with path length are timed apart, and added up in their shares.

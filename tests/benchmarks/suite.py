@@ -17,6 +17,7 @@ NAMES = (
     "save_stall",
     "growth",
     "preset_costs",
+    "gan_step",
 )
 ROUNDS, QUICK = 7, 2
 
