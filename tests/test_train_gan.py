@@ -362,6 +362,14 @@ def test_a_regulariser_that_is_off_is_no_work():
 # ------------------------------------------------------------------ scores and report
 
 
+def test_the_panel_of_a_regulariser_that_is_off_says_so(tiny_gan):
+    run = tiny_gan("told", "gan.path=0")
+    list(train(run))
+    panels = {axes.get_title(): axes for axes in figures.draw(run, "players").axes}
+    assert [title for title, axes in panels.items() if not axes.lines] == ["Path length"]
+    assert [each.get_text() for each in panels["Path length"].texts] == ["This run has none."]
+
+
 def test_a_run_is_scored_and_reported_like_any_other(tiny_gan):
     run = tiny_gan("told", "evaluate.anchors=true", "validation.every=4", "validation.n=20")
     list(train(run))

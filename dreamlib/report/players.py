@@ -7,7 +7,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dreamlib.report.kept import name_of
-from dreamlib.report.plotting import BLUE, GREEN, GREY, ORANGE, TWO, footer, new_figure, style
+from dreamlib.report.plotting import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    TWO,
+    footer,
+    new_figure,
+    say_missing,
+    style,
+)
 from dreamlib.report.training import Rows, log_of, resumptions
 from dreamlib.run import Run
 
@@ -44,6 +54,9 @@ def players(run: Run) -> Figure:
     for ax, (title, lines) in zip(axes, PANELS):
         draw_lines(ax, rows, lines)
         ax.set_title(title)
+        if not ax.lines:  # a regulariser that is off
+            say_missing(ax, "This run has none.")
+            continue
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         if title in LOG:
             ax.set_yscale("log")
