@@ -10,11 +10,12 @@ import pytest
 
 from dreamlib.config import load_config
 from dreamlib.train_gan import FLAT
-from tests.benchmarks import gan_faces
+from tests.benchmarks import gan_faces, gan_little
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs/GAN.md").read_text("utf-8")
 FACES = json.loads((ROOT / "tests/benchmarks/gan_faces.json").read_text("utf-8"))
+LITTLE = json.loads((ROOT / "tests/benchmarks/gan_little.json").read_text("utf-8"))
 SEEDS = [FACES["seeds"][str(seed)] for seed in gan_faces.SEEDS]
 
 
@@ -39,3 +40,14 @@ def test_no_seed_collapses(found):
     assert gan_faces.rarest(found["shares"])[1] > 0
     for name in ("spread", "contrast"):
         assert min(row[name] for row in found["log"]) > 100 * FLAT, "all images are one"
+
+
+def test_the_table_of_few_images_is_the_measured_one():
+    assert gan_little.table(LITTLE) in PAGE
+    assert LITTLE["images"] == 500
+    assert list(LITTLE["arms"]) == list(gan_little.ARMS)
+
+
+def test_without_augmentation_nothing_is_augmented():
+    p = {arm: max(row["p"] for row in each["log"]) for arm, each in LITTLE["arms"].items()}
+    assert p["without ADA"] == 0 < p["with ADA"]

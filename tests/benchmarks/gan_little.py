@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ from dreamlib.report.plotting import (
 from dreamlib.rows import Plan
 from dreamlib.run import Run
 from tests.benchmarks.timing import machine
-from tests.benchmarks.training_hours import train_to
+from tests.benchmarks.training_hours import train_to, with_error
 
 JSON = Path(__file__).with_suffix(".json")
 PRESET, IMAGES, N, SHARES = "gan-faces16", 500, 1000, 12
@@ -82,6 +83,22 @@ def follow(out: Path, arm: str, settings: list[str]) -> dict[str, Any]:
     return {"batch": run.config.train.batch, "scores": scores, "log": log}
 
 
+def table(found: dict[str, Any]) -> str:
+    """Each arm at half its training and at its end; the sign and p are means of the last half."""
+    lines = [
+        f"| arm | images seen | FD, N = {found['n']:,} | images seen | FD | sign of D(real) | p |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for arm, each in found["arms"].items():
+        cells = [arm]
+        for row in (each["scores"][SHARES // 2 - 1], each["scores"][-1]):
+            cells += [f"{row['step'] * each['batch']:,}", with_error(row["FD"], 1)]
+        late = each["log"][len(each["log"]) // 2 :]
+        cells += [f"{mean(row[name] for row in late):.2f}" for name in ("sign_real", "p")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 @style()
 def figure(found: dict[str, Any]) -> Figure:
     """The discriminator's sign for training images, p, and the distance, against images seen."""
@@ -104,8 +121,10 @@ def figure(found: dict[str, Any]) -> Figure:
     sign.axhline(0.6, color=GREY, lw=0.8)
     sign.set(title="Sign of D(real images)", ylim=(-0.2, 1.05))
     sign.legend(loc="lower right")
-    p.set(title="p of the augmentation", ylim=(-0.03, 1.0))
-    fd.set(title="FD[classifier]", yscale="log")
+    p.set(title="p of the augmentation")
+    fd.set(title="FD[classifier]")
+    for axes in (p, fd):
+        axes.set_ylim(bottom=0)
     for axes in (sign, p, fd):
         axes.set_xlabel("thousand images seen")
     footer(
@@ -138,6 +157,7 @@ def main() -> None:
         arms = {arm: read_json(path) for arm, path in done.items()}
         found = {**facts, "arms": arms, "machine": machine()}
         write_json(JSON, found)
+        print(table(found))
         if options.figure:
             save_figure(figure(found), options.figure, "little_data")
 
