@@ -45,7 +45,7 @@ def test_a_session_out_of_time_is_its_own(tmp_path, data_home, monkeypatch):
     monkeypatch.setenv("DREAMLIB_BEGUN", "0")  # long ago
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")  # where half an hour would be kept
     endless = Rehearsal(tmp_path / "run", "faces16", [*SETTINGS, "train.length=100000"])
-    endless.start(hours=20 / 3600).finish()
+    endless.start(hours=60 / 3600).finish()
     status = endless.dir.status()
     assert status["state"] == "paused_deadline"
     assert status["step"] > 0
