@@ -1,6 +1,6 @@
 """All benchmarks that take minutes, or those named; a JSON file and a page of tables.
 
-    make bench                       # all, about fifty minutes on an idle machine
+    make bench                       # all, about an hour on an idle machine
     make bench BENCH=dream_cost      # one
     make bench BENCH=--quick         # all, two rounds of small turns: about four minutes
 
