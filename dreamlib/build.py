@@ -94,6 +94,7 @@ def net_shape(config: Config, channels: int, labels: Sequence[int] = ()) -> dict
     net = config.net
     if config.model == "gan":
         vectors = {"z_dim": config.gan.z, "w_dim": config.gan.w, "mapping": config.gan.mapping}
+        vectors["taps"] = list(config.gan.filter)
         images = {"size": config.data.size, "channels": channels, "widths": list(net.widths)}
         return images | vectors
     return {
@@ -127,7 +128,9 @@ def make_net(config: Config, channels: int, labels: Sequence[int] = ()) -> UNet 
 def make_discriminator(config: Config, channels: int) -> Discriminator:
     """The network that judges a GAN's images, at its initial weights."""
     with seeded("discriminator", config.train.seed):
-        return Discriminator(config.data.size, channels, list(config.net.widths))
+        return Discriminator(
+            config.data.size, channels, list(config.net.widths), list(config.gan.filter)
+        )
 
 
 def make_drawing(

@@ -124,6 +124,7 @@ class Gan(Section):
     z: Int = Field(512, ge=1)  # numbers that an image is made from
     w: Int = Field(512, ge=1)  # numbers of its style
     mapping: Int = Field(8, ge=1)  # layers from z to w
+    filter: tuple[Float, ...] = (1.0, 3.0, 3.0, 1.0)  # low-pass, at every change of resolution
     r1: Float | None = Field(None, ge=0)  # gamma; None = 0.0002 pixels / batch
     r1_every: Int = Field(16, ge=1)  # steps
     path: Float | None = Field(None, ge=0)  # weight of path lengths; None = by size, 0 = none
@@ -134,6 +135,15 @@ class Gan(Section):
     half_life: Float = Field(10_000, gt=0)  # of the averaged weights, in images
     ramp: Float | None = Field(0.05, gt=0)  # ... and at most this share of the images seen
     truncation: Float = Field(1.0, ge=0)  # in generating: below 1 more typical, less varied
+
+    @model_validator(mode="after")
+    def _filter(self) -> Gan:
+        if len(self.filter) % 2 or sum(self.filter) <= 0:
+            raise ValueError(
+                "filter takes an even number of weights with a sum above 0: 1 3 3 1, or 1 1 for "
+                "images of few pixels"
+            )
+        return self
 
 
 class Sample(Section):

@@ -45,9 +45,15 @@ def discriminator():
 # ------------------------------------------------------------------ filters
 
 
+FILTERS = pytest.mark.parametrize(
+    "taps", [[1.0, 1.0], [1.0, 3.0, 3.0, 1.0], [0.5, 1, 2, 2, 1, 0.5]]
+)
+
+
+@FILTERS
 @pytest.mark.parametrize("change", [stylegan2.upsample, stylegan2.downsample])
-def test_filters_preserve_a_constant(change):
-    out = change(torch.full((2, 3, 16, 16), 0.7, dtype=torch.float64))
+def test_filters_preserve_a_constant(change, taps):
+    out = change(torch.full((2, 3, 16, 16), 0.7, dtype=torch.float64), taps)
     inner = out[:, :, 2:-2, 2:-2]  # beyond the image lie zeros
     torch.testing.assert_close(inner, torch.full_like(inner, 0.7), atol=1e-12, rtol=0)
 
@@ -62,17 +68,26 @@ def test_filters_double_and_halve_a_slope_in_place():
         torch.testing.assert_close(row[2:-2], expected[2:-2], atol=1e-12, rtol=0)
 
 
-def test_a_filtered_convolution_halves_and_an_upsampling_one_doubles():
+def test_the_shortest_filter_repeats_pixels_and_takes_their_mean():
+    x = randn(2, 3, 8, 8)
+    repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(stylegan2.upsample(x, [1, 1]), repeated)
+    torch.testing.assert_close(stylegan2.downsample(x, [1, 1]), F.avg_pool2d(x, 2))
+
+
+@FILTERS
+def test_a_filtered_convolution_halves_and_an_upsampling_one_doubles(taps):
     x = randn(2, 3, 16, 16)
-    assert Conv(3, 5, 3, down=True).double()(x).shape == (2, 5, 8, 8)
-    assert Conv(3, 5, 1, down=True).double()(x).shape == (2, 5, 8, 8)
-    up = Modulated(4, 3, 5, 3, up=True).double()
+    assert Conv(3, 5, 3, down=taps).double()(x).shape == (2, 5, 8, 8)
+    assert Conv(3, 5, 1, down=taps).double()(x).shape == (2, 5, 8, 8)
+    up = Modulated(4, 3, 5, 3, up=taps).double()
     assert up(x, randn(2, 4)).shape == (2, 5, 32, 32)
 
 
-def test_an_upsampling_convolution_keeps_the_scale():
+@FILTERS
+def test_an_upsampling_convolution_keeps_the_scale(taps):
     """With weights of one pixel it is the filter alone: a constant comes out as it was."""
-    layer = Modulated(1, 1, 1, 3, up=True, demodulate=False).double()
+    layer = Modulated(1, 1, 1, 3, up=taps, demodulate=False).double()
     with torch.no_grad():
         layer.style.weight.zero_()
         layer.weight.zero_()[0, 0, 1, 1] = 1 / layer.scale
@@ -102,7 +117,7 @@ def test_demodulated_weights_have_unit_norm():
 
 
 @pytest.mark.parametrize("demodulate", [True, False])
-@pytest.mark.parametrize(("kernel", "up"), [(1, False), (3, False), (3, True)])
+@pytest.mark.parametrize(("kernel", "up"), [(1, None), (3, None), (3, (1, 3, 3, 1)), (3, (1, 1))])
 def test_scaling_the_input_equals_weights_of_ones_own(kernel, demodulate, up):
     layer = in_double(Modulated(7, 5, 6, kernel, up=up, demodulate=demodulate))
     x, w = randn(4, 5, 8, 8), randn(4, 7, key=1)
@@ -114,7 +129,7 @@ def test_scaling_the_input_equals_weights_of_ones_own(kernel, demodulate, up):
             stride=2,
             groups=4,
         )
-        grouped = stylegan2.blur(grouped, padding=1, gain=4.0)
+        grouped = stylegan2.blur(grouped, up, grow=-1, gain=4.0)
     else:
         grouped = F.conv2d(
             x.reshape(1, 20, 8, 8),

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from dreamlib.build import make_discriminator
+from dreamlib.build import make_discriminator, make_net
 from dreamlib.config import load_config
 from dreamlib.errors import Collapsed, ConfigError
 from dreamlib.evaluate import evaluate
@@ -322,6 +322,8 @@ def test_what_only_diffusion_has_is_refused(tiny_gan):
         ("train.deterministic=true", "gan.ada null"),
         ("train.batch=30", "train.batch that is a multiple of 4"),
         ("train.micro=6", "train.micro that is a multiple of 4"),
+        ("gan.filter=[1,2,1]", "even number of weights"),
+        ("gan.filter=[1,-1]", "sum above 0"),
     ],
 )
 def test_settings_of_the_other_model_are_refused(setting, words):
@@ -329,6 +331,14 @@ def test_settings_of_the_other_model_are_refused(setting, words):
         load_config("gan-faces16", [setting])
     with pytest.raises(ConfigError, match="for model gan only"):
         load_config("faces16", ["gan.r1=2.0"])
+
+
+def test_both_networks_have_the_filter_that_is_set():
+    config = load_config("gan-faces16", ["gan.filter=[1,3,3,1]"])
+    net, judge = make_net(config, 3), make_discriminator(config, 3)
+    found = [net.synthesis.taps, *(up.conv.up for up in net.synthesis.ups)]
+    found += [conv.down for block in judge.blocks for conv in (block.down, block.short)]
+    assert found == [[1, 3, 3, 1]] * 7
 
 
 def test_widths_that_do_not_reach_four_pixels_are_refused(tiny_gan):

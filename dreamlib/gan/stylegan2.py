@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-TAPS = (1.0, 3.0, 3.0, 1.0)  # of the low-pass filter around every change of resolution
+TAPS = (1.0, 3.0, 3.0, 1.0)  # low-pass filter around every change of resolution, an even number
 GROUP = 4  # images that minibatch standard deviation compares
 SMALLEST = 4  # pixels, where generator and discriminator meet the vectors
 EPS = 1e-8
 
+Taps = Sequence[float]
 Noise = Sequence[Tensor]  # for every layer that takes some [B,1,H,W], standard normal
 
 
@@ -45,25 +46,29 @@ def leaky(x: Tensor) -> Tensor:
 # ------------------------------------------------------------------ filters
 
 
-def fir(x: Tensor, gain: float = 1.0) -> Tensor:
-    """The low-pass filter as weights for all of x's channels, [C,1,4,4]; they sum to `gain`."""
-    taps = torch.tensor(TAPS, dtype=x.dtype, device=x.device)
-    kernel = torch.outer(taps, taps)
+def fir(x: Tensor, taps: Taps, gain: float = 1.0) -> Tensor:
+    """The low-pass filter as weights for all of x's channels, [C,1,k,k]; they sum to `gain`."""
+    row = torch.tensor(taps, dtype=x.dtype, device=x.device)
+    kernel = torch.outer(row, row)
     return (kernel * (gain / kernel.sum())).expand(x.shape[1], 1, -1, -1)
 
 
-def blur(x: Tensor, padding: int, gain: float = 1.0) -> Tensor:
-    return F.conv2d(x, fir(x, gain), padding=padding, groups=x.shape[1])
+def blur(x: Tensor, taps: Taps, grow: int, gain: float = 1.0) -> Tensor:
+    """Filtered, [B,C,H,W] -> [B,C,H+grow,W+grow]; grow is 1 or -1."""
+    padding = (len(taps) - 1 + grow) // 2
+    return F.conv2d(x, fir(x, taps, gain), padding=padding, groups=x.shape[1])
 
 
-def upsample(x: Tensor) -> Tensor:
+def upsample(x: Tensor, taps: Taps = TAPS) -> Tensor:
     """[B,C,H,W] -> [B,C,2H,2W]."""
-    return F.conv_transpose2d(x, fir(x, 4.0), stride=2, padding=1, groups=x.shape[1])
+    padding, weight = len(taps) // 2 - 1, fir(x, taps, 4.0)
+    return F.conv_transpose2d(x, weight, stride=2, padding=padding, groups=x.shape[1])
 
 
-def downsample(x: Tensor) -> Tensor:
+def downsample(x: Tensor, taps: Taps = TAPS) -> Tensor:
     """[B,C,H,W] -> [B,C,H/2,W/2]."""
-    return F.conv2d(x, fir(x), stride=2, padding=1, groups=x.shape[1])
+    padding, weight = len(taps) // 2 - 1, fir(x, taps)
+    return F.conv2d(x, weight, stride=2, padding=padding, groups=x.shape[1])
 
 
 # ------------------------------------------------------------------ layers
@@ -83,10 +88,17 @@ class Linear(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution of equalised learning rate; `down` filters and halves the resolution."""
+    """A convolution of equalised learning rate; `down` is the filter when it halves the
+    resolution."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int, *, down: bool = False, bias: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        down: Taps | None = None,
+        bias: bool = True,
     ):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
@@ -95,11 +107,11 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, kernel = self.weight * self.scale, self.weight.shape[-1]
-        if not self.down:
+        if self.down is None:
             return F.conv2d(x, weight, self.bias, padding=kernel // 2)
         if kernel == 1:
-            return F.conv2d(downsample(x), weight, self.bias)
-        return F.conv2d(blur(x, padding=2), weight, self.bias, stride=2)
+            return F.conv2d(downsample(x, self.down), weight, self.bias)
+        return F.conv2d(blur(x, self.down, grow=1), weight, self.bias, stride=2)
 
 
 def demodulation(weight: Tensor, style: Tensor) -> Tensor:
@@ -114,7 +126,8 @@ class Modulated(nn.Module):
     """A convolution whose weights are scaled per image by a style: [B,I,H,W], w -> [B,O,..].
 
     Scaling the input by the style and the output by the demodulation is the same as convolving
-    every image with weights of its own (Karras 2020, Eq. 1 and 3), and needs no groups.
+    every image with weights of its own (Karras 2020, Eq. 1 and 3), and needs no groups.  `up` is
+    the filter when it doubles the resolution.
     """
 
     def __init__(
@@ -124,7 +137,7 @@ class Modulated(nn.Module):
         outputs: int,
         kernel: int,
         *,
-        up: bool = False,
+        up: Taps | None = None,
         demodulate: bool = True,
     ):
         super().__init__()
@@ -136,11 +149,11 @@ class Modulated(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style, weight = self.style(w), self.weight * self.scale
         x = x * style[:, :, None, None].to(x.dtype)
-        if self.up:
-            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-            x = blur(x, padding=1, gain=4.0)
-        else:
+        if self.up is None:
             x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        else:
+            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
+            x = blur(x, self.up, grow=-1, gain=4.0)
         if self.demodulate:
             x = x * demodulation(weight, style)[:, :, None, None].to(x.dtype)
         return x
@@ -149,7 +162,7 @@ class Modulated(nn.Module):
 class StyleLayer(nn.Module):
     """Modulated convolution, noise of a learned strength, bias, leaky ReLU."""
 
-    def __init__(self, w_dim: int, inputs: int, outputs: int, *, up: bool = False):
+    def __init__(self, w_dim: int, inputs: int, outputs: int, *, up: Taps | None = None):
         super().__init__()
         self.conv = Modulated(w_dim, inputs, outputs, 3, up=up)
         self.strength = nn.Parameter(torch.zeros(()))
@@ -195,15 +208,18 @@ class Synthesis(nn.Module):
     Every resolution adds its own colours to those of the one below (skips: Karras 2020, Fig. 7b).
     """
 
-    def __init__(self, size: int, channels: int, widths: Sequence[int], w_dim: int):
+    def __init__(
+        self, size: int, channels: int, widths: Sequence[int], w_dim: int, taps: Taps = TAPS
+    ):
         super().__init__()
+        self.taps = taps
         self.count = 2 * len(resolutions(size, widths))  # styles it takes
         rising = list(reversed(widths))
         both = [each for each in reversed(resolutions(size, widths)) for _ in range(2)]
         self.noise_sizes = both[1:]  # one layer at 4x4, two at every other resolution
         self.start = nn.Parameter(torch.randn(1, rising[0], SMALLEST, SMALLEST))
         self.first = StyleLayer(w_dim, rising[0], rising[0])
-        self.ups = nn.ModuleList(StyleLayer(w_dim, a, b, up=True) for a, b in pairwise(rising))
+        self.ups = nn.ModuleList(StyleLayer(w_dim, a, b, up=taps) for a, b in pairwise(rising))
         self.convs = nn.ModuleList(StyleLayer(w_dim, b, b) for b in rising[1:])
         self.images = nn.ModuleList(ToImage(w_dim, each, channels) for each in rising)
 
@@ -216,7 +232,7 @@ class Synthesis(nn.Module):
         for level, (up, conv) in enumerate(zip(self.ups, self.convs)):
             k = 2 * level + 1
             x = conv(up(x, w[k], noise[k]), w[k + 1], noise[k + 1])
-            image = upsample(image) + self.images[level + 1](x, w[k + 2])
+            image = upsample(image, self.taps) + self.images[level + 1](x, w[k + 2])
         return image
 
 
@@ -232,11 +248,12 @@ class Generator(nn.Module):
         z_dim: int = 512,
         w_dim: int = 512,
         mapping: int = 8,
+        taps: Taps = TAPS,
     ):
         super().__init__()
         self.size, self.z_dim = size, z_dim
         self.mapping = Mapping(z_dim, w_dim, mapping)
-        self.synthesis = Synthesis(size, channels, widths, w_dim)
+        self.synthesis = Synthesis(size, channels, widths, w_dim, taps)
         self.register_buffer("w_mean", torch.zeros(w_dim))
 
     def spread(self, w: Tensor) -> Tensor:
@@ -266,7 +283,8 @@ def minibatch_std(x: Tensor, group: int = GROUP) -> Tensor:
     if len(x) % group:
         raise ValueError(f"{len(x)} images are not whole groups of {group}")
     grouped = x.unflatten(0, (-1, group))
-    std = (grouped.var(dim=1, unbiased=False) + EPS).sqrt().mean((1, 2, 3))
+    off = grouped - grouped.mean(1, keepdim=True)  # `var` over this axis takes six times as long
+    std = (off.square().mean(1) + EPS).sqrt().mean((1, 2, 3))
     channel = std.repeat_interleave(group).view(-1, 1, 1, 1).expand(-1, 1, *x.shape[2:])
     return torch.cat([x, channel], dim=1)
 
@@ -274,11 +292,11 @@ def minibatch_std(x: Tensor, group: int = GROUP) -> Tensor:
 class Residual(nn.Module):
     """Two convolutions and a shortcut to half the resolution.  Karras 2020, Fig. 7c."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, inputs: int, outputs: int, taps: Taps):
         super().__init__()
         self.conv = Conv(inputs, inputs, 3)
-        self.down = Conv(inputs, outputs, 3, down=True)
-        self.short = Conv(inputs, outputs, 1, down=True, bias=False)
+        self.down = Conv(inputs, outputs, 3, down=taps)
+        self.short = Conv(inputs, outputs, 1, down=taps, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return (leaky(self.down(leaky(self.conv(x)))) + self.short(x)) * 0.5**0.5
@@ -287,12 +305,12 @@ class Residual(nn.Module):
 class Discriminator(nn.Module):
     """Images [B,C,size,size] -> logits [B]: above 0 for what it takes for real."""
 
-    def __init__(self, size: int, channels: int, widths: Sequence[int]):
+    def __init__(self, size: int, channels: int, widths: Sequence[int], taps: Taps = TAPS):
         super().__init__()
         resolutions(size, widths)
         last = widths[-1]
         self.first = Conv(channels, widths[0], 1)
-        self.blocks = nn.ModuleList(Residual(a, b) for a, b in pairwise(widths))
+        self.blocks = nn.ModuleList(Residual(a, b, taps) for a, b in pairwise(widths))
         self.last = Conv(last + 1, last, 3)
         self.hidden = Linear(last * SMALLEST**2, last)
         self.logit = Linear(last, 1)
