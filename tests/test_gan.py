@@ -117,7 +117,7 @@ def test_demodulated_weights_have_unit_norm():
 
 
 @pytest.mark.parametrize("demodulate", [True, False])
-@pytest.mark.parametrize(("kernel", "up"), [(1, None), (3, None), (3, (1, 3, 3, 1)), (3, (1, 1))])
+@pytest.mark.parametrize(("kernel", "up"), [(1, ()), (3, ()), (3, (1, 3, 3, 1)), (3, (1, 1))])
 def test_scaling_the_input_equals_weights_of_ones_own(kernel, demodulate, up):
     layer = in_double(Modulated(7, 5, 6, kernel, up=up, demodulate=demodulate))
     x, w = randn(4, 5, 8, 8), randn(4, 7, key=1)

@@ -88,17 +88,10 @@ class Linear(nn.Module):
 
 
 class Conv(nn.Module):
-    """A convolution of equalised learning rate; `down` is the filter when it halves the
-    resolution."""
+    """A convolution of equalised learning rate; `down`: the filter of one that halves the image."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        kernel: int,
-        *,
-        down: Taps | None = None,
-        bias: bool = True,
+        self, inputs: int, outputs: int, kernel: int, *, down: Taps = (), bias: bool = True
     ):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
@@ -107,7 +100,7 @@ class Conv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight, kernel = self.weight * self.scale, self.weight.shape[-1]
-        if self.down is None:
+        if not self.down:
             return F.conv2d(x, weight, self.bias, padding=kernel // 2)
         if kernel == 1:
             return F.conv2d(downsample(x, self.down), weight, self.bias)
@@ -126,8 +119,8 @@ class Modulated(nn.Module):
     """A convolution whose weights are scaled per image by a style: [B,I,H,W], w -> [B,O,..].
 
     Scaling the input by the style and the output by the demodulation is the same as convolving
-    every image with weights of its own (Karras 2020, Eq. 1 and 3), and needs no groups.  `up` is
-    the filter when it doubles the resolution.
+    every image with weights of its own (Karras 2020, Eq. 1 and 3), and needs no groups.  `up`: the
+    filter of one that doubles the image.
     """
 
     def __init__(
@@ -137,7 +130,7 @@ class Modulated(nn.Module):
         outputs: int,
         kernel: int,
         *,
-        up: Taps | None = None,
+        up: Taps = (),
         demodulate: bool = True,
     ):
         super().__init__()
@@ -149,11 +142,11 @@ class Modulated(nn.Module):
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         style, weight = self.style(w), self.weight * self.scale
         x = x * style[:, :, None, None].to(x.dtype)
-        if self.up is None:
-            x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
-        else:
+        if self.up:
             x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
             x = blur(x, self.up, grow=-1, gain=4.0)
+        else:
+            x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
         if self.demodulate:
             x = x * demodulation(weight, style)[:, :, None, None].to(x.dtype)
         return x
@@ -162,7 +155,7 @@ class Modulated(nn.Module):
 class StyleLayer(nn.Module):
     """Modulated convolution, noise of a learned strength, bias, leaky ReLU."""
 
-    def __init__(self, w_dim: int, inputs: int, outputs: int, *, up: Taps | None = None):
+    def __init__(self, w_dim: int, inputs: int, outputs: int, *, up: Taps = ()):
         super().__init__()
         self.conv = Modulated(w_dim, inputs, outputs, 3, up=up)
         self.strength = nn.Parameter(torch.zeros(()))

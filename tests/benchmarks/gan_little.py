@@ -4,10 +4,10 @@
 
 Trains `gan-faces16` on 500 images, with the augmentation and without, and scores the averaged
 weights on the way.  Judge and reference are those of all drawn faces: 500 images make no
-classifier, and what counts is how near the generated images are to faces that were not seen.  R1 is
-low, so that the discriminator may learn its images by heart; p is ten times as quick as usual: it is
-meant for trainings of millions of images.  What is done is kept
-in OUT; the same command goes on.  The results go into gan_little.json beside this file.
+classifier, and what counts is how near the generated images are to faces that were not seen.  R1
+is low, so that the discriminator may learn its images by heart; p is ten times as quick as usual:
+it is meant for trainings of millions of images.  What is done is kept in OUT; the same command
+goes on.  The results go into gan_little.json beside this file.
 """
 
 from __future__ import annotations
