@@ -334,11 +334,11 @@ def test_settings_of_the_other_model_are_refused(setting, words):
 
 
 def test_both_networks_have_the_filter_that_is_set():
-    config = load_config("gan-faces16", ["gan.filter=[1,3,3,1]"])
+    config = load_config("gan-faces16", ["gan.filter=[1,2,2,1]"])
     net, judge = make_net(config, 3), make_discriminator(config, 3)
     found = [net.synthesis.taps, *(up.conv.up for up in net.synthesis.ups)]
     found += [conv.down for block in judge.blocks for conv in (block.down, block.short)]
-    assert found == [[1, 3, 3, 1]] * 7
+    assert found == [[1, 2, 2, 1]] * 7
 
 
 def test_widths_that_do_not_reach_four_pixels_are_refused(tiny_gan):
