@@ -27,6 +27,7 @@ PAIRS = {
     "gan-fashion-cpu": ("fashion-cpu", 32, 8),
     "gan-cats64": ("cats64", 4, 1),
     "gan-cats128": ("cats128", 4, 1),
+    "gan-cats256": ("cats256", 4, 1),
 }
 QUICK = ("gan-faces16",)
 DRAWN = ("gan-faces16", "gan-fashion-cpu")  # the other's 50 passes take minutes
