@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.quality rates --out runs/quality
     python -m tests.benchmarks.quality train ours lucidrains original --seeds 0 1 2
-    python -m tests.benchmarks.quality train StyleGAN2-ADA
+    python -m tests.benchmarks.quality train StyleGAN2-ADA --seeds 0 1 2
     python -m tests.benchmarks.quality ways ours
     python -m tests.benchmarks.quality table
 
