@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import IO, Any
 
 import numpy as np
@@ -90,6 +90,14 @@ def check_fields(value: Any, **kinds: type) -> dict[str, Any]:
         if not isinstance(value.get(name), kind):
             raise ValueError(f"it has no {name}" if name not in value else f"its {name} is odd")
     return value
+
+
+def plain_name(name: Any) -> str:
+    """`name`, if it is one component of a path on every system; else ValueError."""
+    plain = isinstance(name, str) and name not in ("", "..") and "\0" not in name
+    if not plain or PureWindowsPath(name).name != name:  # which knows / and \\ and drives
+        raise ValueError(f"{name!r} is no plain name")
+    return name
 
 
 def sha256_file(path: Path) -> str:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dreamlib.errors import CheckpointError, RunError
-from dreamlib.files import read_json, seal, write_atomic, write_json
+from dreamlib.files import plain_name, read_json, seal, write_atomic, write_json
 from dreamlib.runtime.checkpoint import newest_checkpoint, save_checkpoint
 from dreamlib.runtime.clock import Clock, StopFlag, process_age
 from dreamlib.runtime.memory import MicroBatch
@@ -26,6 +26,29 @@ def save(folder, step):
 
 
 # ---------------------------------------------------------------------- files
+
+
+def test_a_plain_name_is_one_component_of_a_path_on_every_system():
+    for name in ("faces-16-1a2b3c4d", "a b", "$5", "...", ".brought", "ein Bär"):
+        assert plain_name(name) == name
+    for name in (
+        "",
+        ".",
+        "..",
+        "/",
+        "/etc",
+        "a/b",
+        "../b",
+        "a/",
+        "a\\b",
+        "C:",
+        "C:b",
+        "a\0",
+        3,
+        None,
+    ):
+        with pytest.raises(ValueError, match="no plain name"):
+            plain_name(name)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path):
