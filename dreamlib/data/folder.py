@@ -121,7 +121,7 @@ def load_square(file: Path | str | IO[bytes], size: int, fit: str = "crop") -> n
             raise ValueError("its pixels are not 8-bit or 16-bit; convert it to one of these")
         picture = to_rgb(ImageOps.exif_transpose(opened))
     if fit == "pad":
-        return np.array(ImageOps.pad(picture, (size, size), Image.Resampling.BICUBIC, "black"))
+        return np.array(_padded(picture, size))
     side = min(picture.size)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side))
@@ -138,6 +138,20 @@ def in_order(work: Callable[[T], R], inputs: Sequence[T]) -> Iterator[R]:
             done = ahead.popleft().result()
             ahead.extend(pool.submit(work, x) for x in islice(rest, 1))
             yield done
+
+
+def _padded(picture: Image.Image, size: int) -> Image.Image:
+    """The whole image in the middle of a black square, with the bytes of Pillow 13's ImageOps.pad.
+
+    Before 13 that refuses what is so long that its short side rounds to no pixel: black alone.
+    """
+    width, height = picture.size
+    width, height = min(size, round(width / height * size)), min(size, round(height / width * size))
+    square = Image.new("RGB", (size, size), "black")
+    if width and height:
+        small = picture.resize((width, height), Image.Resampling.BICUBIC)
+        square.paste(small, (round((size - width) / 2), round((size - height) / 2)))
+    return square
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
