@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
 import json
 import os
 import threading
 import time
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any
 
 import numpy as np
+
+# What numpy raises for files of arrays that are damaged, or none at all
+DAMAGED = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 def sync_folder(folder: Path) -> None:
@@ -54,7 +61,7 @@ def sweep(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     write_atomic(path, lambda file: file.write(data))
 
 
@@ -66,8 +73,38 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def write_npy(path: Path, array: np.ndarray) -> None:
-    write_atomic(path, lambda file: np.save(file, array, allow_pickle=False))
+def write_npy(path: Path, array: np.ndarray) -> str:
+    """Write an array -> the file's SHA-256, found before it is written.  OSError when the disk
+    gives back anything else: into a file, numpy's own writer loses the error of the last block."""
+    memory = io.BytesIO()
+    np.save(memory, array, allow_pickle=False)
+    digest = hashlib.sha256(memory.getbuffer()).hexdigest()
+    write_bytes(path, memory.getbuffer())
+    if sha256_file(path) != digest:
+        raise OSError(errno.EIO, "what was written cannot be read back", str(path))
+    return digest
+
+
+def read_npy(path: Path) -> np.ndarray | None:
+    """An array that `write_npy` wrote; None when there is none, or no whole one."""
+    return read_npz(path).get("arr_0")
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file; {} when there is none, or no whole one."""
+    try:
+        return load_arrays(path)
+    except (FileNotFoundError, *DAMAGED):
+        return {}
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, or an .npy file's as arr_0.  FileNotFoundError, or DAMAGED."""
+    found = np.load(path, allow_pickle=False)
+    if isinstance(found, np.ndarray):
+        return {"arr_0": found}
+    with found:
+        return dict(found)
 
 
 def parse_json(text: str | bytes) -> Any:

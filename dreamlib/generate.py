@@ -30,6 +30,8 @@ from dreamlib.files import (
     exclusive,
     fingerprint,
     read_json,
+    read_npy,
+    read_npz,
     sha256_array,
     sweep,
     write_atomic,
@@ -139,14 +141,8 @@ class Shards:
 
     def read(self, shard: int) -> np.ndarray | None:
         """A shard that the manifest vouches for, else None."""
-        path, sha256 = self.path(shard), self.manifest["shards"].get(str(shard))
-        if sha256 is None or not path.exists():
-            return None
-        try:
-            images = np.load(path, allow_pickle=False)
-        except (ValueError, EOFError):  # cut short; it is drawn again
-            return None
-        return images if sha256_array(images) == sha256 else None
+        images, sha256 = read_npy(self.path(shard)), self.manifest["shards"].get(str(shard))
+        return None if images is None or sha256_array(images) != sha256 else images
 
     def write(self, shard: int, images: np.ndarray) -> None:
         """The shard, then its line in the manifest, which other processes may write to as well."""
@@ -238,10 +234,8 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     store, sample = Shards(run, untrained=False), run.config.sample
     images = min(images, sample.batch)
     what = f"entering {store.fingerprint} {images} {moments}"
-    if path.exists():
-        with np.load(path) as stored:
-            if str(stored["what"]) == what:
-                return path
+    if str(read_npz(path).get("what")) == what:
+        return path
     taken = torch.tensor(spaced(make_schedule(run.config), sample.steps, sample.spacing))
     wanted = torch.linspace(float(taken[0]), float(taken[-1]), moments - 1)
     chosen = {int(taken[(taken - t).abs().argmin()]) for t in wanted}

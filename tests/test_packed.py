@@ -269,6 +269,12 @@ def test_a_short_or_missing_file_is_found_on_opening(tmp_path, name):
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
     with pytest.raises(DataError, match=name):
         open_packed(tmp_path)
+    manifest = read_json(tmp_path / "manifest.json")
+    manifest["files"][name]["bytes"] -= 1  # and vouched for
+    write_json(tmp_path / "manifest.json", manifest)
+    if name.endswith(".npy"):
+        with pytest.raises(DataError, match="cannot be used"):
+            open_packed(tmp_path)
     (tmp_path / name).unlink()
     with pytest.raises(DataError, match=name):
         open_packed(tmp_path)

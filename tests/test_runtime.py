@@ -8,11 +8,22 @@ import pickle
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 
 from dreamlib.errors import CheckpointError, RunError
-from dreamlib.files import plain_name, read_json, seal, write_atomic, write_json
+from dreamlib.files import (
+    plain_name,
+    read_json,
+    read_npy,
+    read_npz,
+    seal,
+    sha256_file,
+    write_atomic,
+    write_json,
+    write_npy,
+)
 from dreamlib.runtime.checkpoint import newest_checkpoint, save_checkpoint
 from dreamlib.runtime.clock import Clock, StopFlag, process_age
 from dreamlib.runtime.memory import MicroBatch
@@ -63,6 +74,37 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path):
         write_atomic(path, torn)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
+
+
+@pytest.fixture
+def full_disk():
+    """full_disk(n): this process can write no file beyond n bytes."""
+    resource = pytest.importorskip("resource")
+    former = resource.getrlimit(resource.RLIMIT_FSIZE)
+    heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, former)
+    signal.signal(signal.SIGXFSZ, heard)
+
+
+@pytest.mark.parametrize("size", [150, 4_500, 9_900])
+def test_an_array_that_does_not_fit_on_the_disk_is_no_file(tmp_path, full_disk, size):
+    """numpy's own writer loses the error of the last block, and the file would be vouched for."""
+    full_disk(size)
+    with pytest.raises(OSError, match="File too large"):
+        write_npy(tmp_path / "a.npy", np.arange(10_000, dtype=np.uint8))
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_arrays_hash_is_that_of_its_file(tmp_path):
+    path, array = tmp_path / "a.npy", np.arange(12.0).reshape(3, 4)[:, ::2]
+    assert write_npy(path, array) == sha256_file(path)
+    np.testing.assert_array_equal(read_npy(path), array)
+    np.testing.assert_array_equal(np.load(path), array)
+    for data in (b"", b"PK\x03\x04", path.read_bytes()[:-1], b"no array"):
+        path.write_bytes(data)
+        assert read_npy(path) is None
+    assert read_npz(path) == read_npz(tmp_path / "absent") == {}
 
 
 def test_write_order_is_write_fsync_rename_fsync_folder(tmp_path, monkeypatch):

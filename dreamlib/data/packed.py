@@ -186,9 +186,11 @@ def open_packed(folder: Path | str) -> Packed:
         path = folder / name
         if not path.is_file() or path.stat().st_size != record["bytes"]:
             raise _damaged(folder, f"{name} is missing or does not have {record['bytes']:,} bytes")
-    images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
-    labels = np.load(folder / LABELS, allow_pickle=False)
-    codes = np.load(folder / SPLIT, allow_pickle=False)
+    try:
+        images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
+        labels, codes = (np.load(folder / name, allow_pickle=False) for name in (LABELS, SPLIT))
+    except (ValueError, EOFError) as error:
+        raise _damaged(folder, f"an array is none: {error}") from error
     count, columns = manifest["count"], len(manifest["attributes"])
     found = [(a.dtype.name, a.shape) for a in (images, labels, codes)]
     images_shape = (count, *manifest["shape"])

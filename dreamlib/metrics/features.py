@@ -16,6 +16,7 @@ from torch import Tensor
 from dreamlib.errors import Interrupted
 from dreamlib.files import (
     fingerprint,
+    read_npy,
     sha256_array,
     sha256_file,
     sweep,
@@ -183,8 +184,7 @@ def _full_precision() -> Iterator[None]:
 
 def _keep(path: Path, header: dict, features: np.ndarray) -> None:
     """Features first, as float32 (nothing is lost), their header last."""
-    write_npy(path, features)
-    write_json(path.with_suffix(".json"), {**header, "sha256": sha256_file(path)})
+    write_json(path.with_suffix(".json"), {**header, "sha256": write_npy(path, features)})
 
 
 def _cached(path: Path, header: dict, shape: tuple[int, int]) -> np.ndarray | None:
@@ -193,8 +193,8 @@ def _cached(path: Path, header: dict, shape: tuple[int, int]) -> np.ndarray | No
     if not (path.is_file() and note.is_file()):
         return None
     if read_card(note) == {**header, "sha256": sha256_file(path)}:
-        features = np.load(path, allow_pickle=False)
-        if features.shape == shape:
+        features = read_npy(path)
+        if features is not None and features.shape == shape:
             return features
     log.warning("%s is not what its header says: the features are computed again", path)
     return None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,9 @@ from typing import Any
 import numpy as np
 
 from dreamlib.errors import RunError
-from dreamlib.files import check_fields, read_json, sha256_array
+from dreamlib.files import DAMAGED, check_fields, load_arrays, read_json, read_npy, sha256_array
 from dreamlib.run import Run
 from dreamlib.scores import Study
-
-DAMAGED = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -37,14 +33,10 @@ class Kept:
 
     def shard(self, number: int) -> np.ndarray | None:
         """A shard that the manifest vouches for, uint8 [N,H,W,C], else None."""
-        path = self.folder / f"shard-{number:05d}.npy"
-        if str(number) not in self.shards or not path.exists():
+        images = read_npy(self.folder / f"shard-{number:05d}.npy")
+        if images is None or sha256_array(images) != self.shards.get(str(number)):
             return None
-        try:
-            images = np.load(path, allow_pickle=False)
-        except DAMAGED:
-            return None
-        return images if sha256_array(images) == self.shards[str(number)] else None
+        return images
 
     def images(self, n: int) -> np.ndarray:
         """The first n images, or as many as there are without a gap: uint8 [N,H,W,C]."""
@@ -109,8 +101,7 @@ def stored(path: Path, command: str) -> dict[str, np.ndarray]:
     if not path.exists():
         raise RunError(f"{path.parent.name}/{path.name} is missing: run `dreamlib {command}`")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        return load_arrays(path)
     except DAMAGED as error:
         raise RunError(
             f"{path} is damaged ({error}): delete it and run `dreamlib {command}`"

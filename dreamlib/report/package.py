@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from dreamlib.data.packed import INDEX
-from dreamlib.files import fingerprint, write_atomic
+from dreamlib.files import fingerprint, read_npz, write_atomic
 from dreamlib.metrics.pixels import nearest
 from dreamlib.progress import Progress, silent
 from dreamlib.report.captions import captions_of, needs
 from dreamlib.report.embed import drawn
-from dreamlib.report.kept import DAMAGED, Kept, scored_images, way_of
+from dreamlib.report.kept import Kept, scored_images, way_of
 from dreamlib.report.page import command, headline, study_of
 from dreamlib.report.tables import NONE, TEX
 from dreamlib.run import Run
@@ -128,7 +128,7 @@ def _nearest(run: Run, kept: Kept, asked: int, progress: Progress) -> tuple[np.n
     images as far as they are here; looked up once."""
     path = run.dir.evaluation / "neighbours.npz"
     what = fingerprint([kept.fingerprint, run.data.fingerprint, asked])
-    stored = _stored(path)
+    stored = read_npz(path)  # {} when it is not there yet, or cut short: it is made again
     if str(stored.get("what")) == what:
         return stored["distances"], stored["partners"]
     images = kept.images(asked)
@@ -136,14 +136,6 @@ def _nearest(run: Run, kept: Kept, asked: int, progress: Progress) -> tuple[np.n
     arrays = {"what": np.array(what), "distances": distances, "partners": partners}
     write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
     return distances, partners
-
-
-def _stored(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, *DAMAGED):  # not there yet, or cut short: it is made again
-        return {}
 
 
 def _names(run: Run, partners: set[int]) -> dict[int, str]:
