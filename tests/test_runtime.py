@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -76,22 +77,24 @@ def test_a_failed_write_leaves_the_old_file_and_no_debris(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-@pytest.fixture
-def full_disk():
-    """full_disk(n): this process can write no file beyond n bytes."""
+@contextmanager
+def full_disk(size):
+    """This process can write no file beyond so many bytes: its own report neither, so not long."""
     resource = pytest.importorskip("resource")
     former = resource.getrlimit(resource.RLIMIT_FSIZE)
     heard = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, former)
-    signal.signal(signal.SIGXFSZ, heard)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, former[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, former)
+        signal.signal(signal.SIGXFSZ, heard)
 
 
 @pytest.mark.parametrize("size", [150, 4_500, 9_900])
-def test_an_array_that_does_not_fit_on_the_disk_is_no_file(tmp_path, full_disk, size):
+def test_an_array_that_does_not_fit_on_the_disk_is_no_file(tmp_path, size):
     """numpy's own writer loses the error of the last block, and the file would be vouched for."""
-    full_disk(size)
-    with pytest.raises(OSError, match="File too large"):
+    with full_disk(size), pytest.raises(OSError, match="File too large"):
         write_npy(tmp_path / "a.npy", np.arange(10_000, dtype=np.uint8))
     assert os.listdir(tmp_path) == []
 
