@@ -40,6 +40,7 @@ from dreamlib.scores import (
     Score,
     Study,
     read_study,
+    scores_lock,
     with_floors,
     write_study,
 )
@@ -97,9 +98,10 @@ def _study(material: Material) -> Study:
         fit=found.fit,
         memorisation=memory,
         replay=stamped(replay),
-        guests=guests_of(run),
     )
-    write_study(run.folder, study)
+    with scores_lock(run.folder):
+        study = replace(study, guests=guests_of(run))
+        write_study(run.folder, study)
     return study
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +12,18 @@ import torch
 
 from dreamlib.build import make_inception
 from dreamlib.errors import ConfigError, DataError, NotEnoughSamples
-from dreamlib.files import sha256_array, sha256_file
-from dreamlib.guests import as_channels, check_images, pipeline_images, read_images, read_statistics
+from dreamlib.files import row_hashes, sha256_array, sha256_file
+from dreamlib.guests import (
+    as_channels,
+    check_images,
+    fit_of,
+    is_statistics,
+    pipeline_images,
+    read_images,
+    read_statistics,
+)
 from dreamlib.host import choose_device
-from dreamlib.material import Material, metric_name, sizes_of
+from dreamlib.material import Material, check_sizes, metric_name, sizes_of
 from dreamlib.measure import measure_guest
 from dreamlib.measure_images import check_apart
 from dreamlib.metrics.features import Extractor, extract
@@ -24,7 +31,7 @@ from dreamlib.metrics.frechet import Moments
 from dreamlib.progress import Progress, silent
 from dreamlib.rows import REFERENCE, Plan
 from dreamlib.run import Run
-from dreamlib.scores import REAL, Origin, Score, Study, read_study, write_study
+from dreamlib.scores import REAL, Origin, Score, Study, read_study, scores_lock, write_study
 
 SIZES = (500, 5000)
 
@@ -38,6 +45,7 @@ class Judge:
     run: Run | None
     progress: Progress = silent
     should_stop: Callable[[], bool] = lambda: False
+    say: Callable[[str], None] = print
 
     def features(self, images: np.ndarray) -> np.ndarray:
         return extract(
@@ -56,37 +64,74 @@ class Judge:
     def channels(self) -> int:
         return self.run.data.channels if self.run else 3
 
+    def read(self, place: Path, size: int | None = None) -> np.ndarray:
+        """Images of a folder, a zip or an array; with a run, prepared as its own were.
+
+        ConfigError for another size than the run's, DataError for images that do not get it.
+        """
+        data = self.run.data if self.run else None
+        if data is None:
+            return read_images(place, size=size, say=self.say)
+        if size not in (None, data.size):
+            raise ConfigError(
+                f"the run's images have {data.size} pixels: leave --size out; or leave out the "
+                "run, and name --reference and --out"
+            )
+        fit = fit_of(data)
+        wanted = data.size if fit else size
+        images = read_images(
+            place, channels=data.channels, size=wanted, fit=fit or "crop", say=self.say
+        )
+        return self.fitting(images, place.name)
+
     def reference(self, place: Path | None, size: int | None) -> Real:
-        """What to compare with: a statistics file (mu and sigma, or feats), images, or the run's
-        own reference.  DataError for images that the run was trained on."""
+        """What to compare with: a statistics file (mu and sigma, or features), images, or the
+        run's own reference.  DataError for images that the run was trained on."""
         if place is None:
             if self.run is None:
                 raise ConfigError("name the real images: --reference FOLDER or STATS.npz")
-            material = Material(self.run, sizes_of(self.run, None))
-            return Real(REFERENCE, self.features(material.reference[0]))
-        if place.suffix == ".npz" and _is_statistics(place):
+            images = Material(self.run, sizes_of(self.run, None)).reference[0]
+            return Real(REFERENCE, self.features(images), frozenset(row_hashes(images)))
+        if is_statistics(place):
             found = read_statistics(place, self.extractor.name, self.extractor.dim)
-            return Real(f"{place.stem} {sha256_file(place)[:8]}", found)
-        images = self.fitting(read_images(place, channels=self.channels, size=size), place.name)
-        if self.run is not None and images.shape[1:] == self.run.data.images.shape[1:]:
+            return Real(f"{name_of(place)} {sha256_file(place)[:8]}", found)
+        images = self.read(place, size)
+        if self.run is not None:
             check_apart([images], self.run.data.rows("train"), share=0.0)
-        return Real(f"{place.stem} {sha256_array(images)[:8]}", self.features(images))
+        real = Real(
+            f"{name_of(place)} {sha256_array(images)[:8]}",
+            self.features(images),
+            frozenset(row_hashes(images)),
+        )
+        if repeats := len(images) - len(real.known):
+            self.say(f"WARNING: {repeats:,} of the {len(images):,} images of {place} are repeats")
+        return real
 
     def fitting(self, images: np.ndarray, name: str) -> np.ndarray:
-        """uint8 [N,H,W,C] as the extractor takes them; DataError for another size.
-
-        The classifier has learnt one size; it would answer for others, and mean nothing.
-        """
+        """uint8 [N,H,W,C] as the run's are; DataError for another size: an extractor would answer,
+        and mean nothing."""
         check_images(images, name)
         images = as_channels(images, self.channels, name)
-        if self.run is not None and self.extractor.identity.endswith("-native"):
-            wanted = self.run.data.images.shape[1:]
-            if images.shape[1:] != wanted:
-                raise DataError(
-                    f"{name} holds images of {images.shape[1:]}, and {self.extractor.name} knows "
-                    f"{wanted} only: say --size {wanted[0]}"
-                )
+        data = self.run.data if self.run else None
+        if data is not None and images.shape[1:3] != (data.size, data.size):
+            how = "save them as image files, which are prepared as the run's were"
+            if not fit_of(data):
+                how = f"the run's are never resized; --size {data.size} crops and resizes files"
+            raise DataError(
+                f"{name} holds images of {images.shape[1:3]}, not {data.size}x{data.size}: {how}"
+            )
         return images
+
+    def warnings(self, images: np.ndarray, known: frozenset[bytes]) -> list[str]:
+        """What makes these images look better than they are: "30 are training images"."""
+        hashes = row_hashes(images)
+        train = set(row_hashes(self.run.data.rows("train"))) if self.run else set()
+        counts = {
+            "training images": sum(each in train for each in hashes),
+            "images of the reference": sum(each in known for each in hashes),
+            "repeats": len(hashes) - len(set(hashes)),
+        }
+        return [f"{count:,} are {what}" for what, count in counts.items() if count]
 
 
 class Real(NamedTuple):
@@ -94,6 +139,13 @@ class Real(NamedTuple):
 
     name: str
     features: np.ndarray | Moments
+    known: frozenset[bytes] = frozenset()  # its images' hashes, where there are images
+
+
+def name_of(place: Path) -> str:
+    """What images are called after their place: a folder's whole name, a file's without ending."""
+    place = place.resolve()
+    return place.name if place.is_dir() else place.stem
 
 
 def judge(
@@ -106,12 +158,11 @@ def judge(
     """With a run, its extractor and folder; else Inception, and the folder `out`."""
     if run is not None:
         material = Material(run, sizes_of(run, None), progress)
-        return Judge(material.extractor, run.folder, run, progress, should_stop)
+        return Judge(material.extractor, run.folder, run, progress, should_stop, run.say)
     if out is None:
         raise ConfigError("name a run folder, or a folder for the scores: --out runs/guests")
-    return Judge(
-        make_inception(weights, choose_device(), progress), out, None, progress, should_stop
-    )
+    extractor = make_inception(weights, choose_device(), progress)
+    return Judge(extractor, out, None, progress, should_stop)
 
 
 def score_guest(
@@ -125,32 +176,44 @@ def score_guest(
     """Score uint8 images [N,H,W,C] and append the rows, under `name`, to scores.json.
 
     Sizes above N are left out; without any, N itself is scored.  Earlier rows of the same images,
-    reference and sizes are replaced.  NotEnoughSamples for fewer images than every size asked for,
-    ConfigError when the name is that of other images.
+    reference and sizes are replaced.  Images of the training set or the reference, and repeats,
+    are counted, in the rows too.  NotEnoughSamples for fewer images than every size asked for,
+    ConfigError when the name is that of other images, or for sizes below 2.
     """
     images = judge.fitting(images, name)
-    sizes = tuple(size for size in sorted(set(n or SIZES)) if size <= len(images))
+    sizes = tuple(size for size in check_sizes(n or SIZES) if size <= len(images))
     if n and not sizes:
         raise NotEnoughSamples(f"{name} has {len(images):,} images, fewer than N = {min(n):,}")
     plan = Plan(metric_name(judge.extractor), sizes or (len(images),))
     identity = judge.extractor.identity
+    which = f"{len(images):,} images {sha256_array(images)[:12]}"
+    _check_name(_study_so_far(judge, plan), name, which)
+    warnings = judge.warnings(images, reference.known)
+    if warnings:
+        judge.say(f"WARNING: of {which} of {name}, {', '.join(warnings)}: scores look too good")
     made = replace(
         origin or Origin(identity),
         extractor=identity,
         resize=identity.rpartition("-")[2],
-        seeds=f"{len(images):,} images {sha256_array(images)[:12]}",
+        seeds="; ".join([which, *warnings]),
     )
-    study = _study_so_far(judge, plan)
-    theirs = {row.origin.seeds for row in study.guests if row.images == name}
-    if theirs - {made.seeds}:
-        raise ConfigError(f"{name} is the name of other images in these scores: give --name")
     rows = measure_guest(plan, {name: judge.features(images)}, reference.features, reference.name)
-    rows = [replace(row, origin=made, floor=_floor_of(study, row)) for row in rows]
     new = {(row.images, row.real, row.metric, row.n) for row in rows}
-    kept = [r for r in study.guests if (r.images, r.real, r.metric, r.n) not in new]
-    study = replace(study, guests=[*kept, *rows])
-    write_study(judge.folder, study)
+    with scores_lock(judge.folder):  # another process may have added rows meanwhile
+        study = _study_so_far(judge, plan)
+        _check_name(study, name, which)
+        rows = [replace(row, origin=made, floor=_floor_of(study, row)) for row in rows]
+        kept = [r for r in study.guests if (r.images, r.real, r.metric, r.n) not in new]
+        study = replace(study, guests=[*kept, *rows])
+        write_study(judge.folder, study)
     return study
+
+
+def _check_name(study: Study, name: str, which: str) -> None:
+    """ConfigError when the name is that of other images; what follows a ; is said of them only."""
+    theirs = {row.origin.seeds.partition(";")[0] for row in study.guests if row.images == name}
+    if theirs - {which}:
+        raise ConfigError(f"{name} is the name of other images in these scores: give --name")
 
 
 def _floor_of(study: Study, row: Score) -> float | None:
@@ -168,17 +231,6 @@ def _study_so_far(judge: Judge, plan: Plan) -> Study:
     return Study(facts | {"extractor": judge.extractor.identity}, [])
 
 
-def _is_statistics(path: Path) -> bool:
-    """An .npz of mu and sigma, or of features; not one of images."""
-    if not path.is_file():
-        return False
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return bool({"mu", "feats"} & set(file.files))
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
-
-
 def score_folder(
     judge: Judge,
     name: str,
@@ -188,8 +240,7 @@ def score_folder(
     size: int | None = None,
 ) -> Study:
     """`score_guest` of the images in a folder, a zip, an .npy or an .npz file."""
-    images = read_images(place, channels=judge.channels, size=size)
-    return score_guest(judge, name, images, reference, n)
+    return score_guest(judge, name, judge.read(place, size), reference, n)
 
 
 def score_pipeline(

@@ -25,7 +25,11 @@ UNTRAINED, GAUSSIAN = "untrained", "gaussian"
 
 def sizes_of(run: Run, n: Sequence[int] | None) -> tuple[int, ...]:
     """The N of a study, ascending; ConfigError below 2."""
-    sizes = tuple(sorted(set(n or run.config.evaluate.n)))
+    return check_sizes(n or run.config.evaluate.n)
+
+
+def check_sizes(n: Sequence[int]) -> tuple[int, ...]:
+    sizes = tuple(sorted(set(n)))
     if sizes[0] < 2:
         raise ConfigError(f"a distance needs at least 2 images per set, got N = {sizes[0]}")
     return sizes

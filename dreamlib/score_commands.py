@@ -30,7 +30,7 @@ def evaluate(
     ] = None,
     size: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=8, help="crop and resize image files to so many pixels"),
+        typer.Option(min=8, max=4096, help="crop and resize image files to so many pixels"),
     ] = None,
     steps: Annotated[Optional[int], typer.Option(min=1, help="of the pipeline")] = None,  # noqa: UP045
     name: Annotated[Optional[str], typer.Option(help="what the rows call the images")] = None,  # noqa: UP045
@@ -45,7 +45,7 @@ def evaluate(
 ) -> None:
     """Score a run (500 within 5000, one reference, a floor at every N), or anybody's images."""
     from dreamlib.evaluate import evaluate as score
-    from dreamlib.evaluate_guests import judge, score_folder, score_pipeline
+    from dreamlib.evaluate_guests import judge, name_of, score_folder, score_pipeline
     from dreamlib.material import prepare
     from dreamlib.report.tables import markdown
 
@@ -71,9 +71,9 @@ def evaluate(
         by = judge(opened, out, weights, TextProgress(), *asked)
         real = by.reference(reference, size)
         if images:
-            study = score_folder(by, name or images.stem, images, real, n, size)
+            study = score_folder(by, name or name_of(images), images, real, n, size)
         else:
-            study = score_pipeline(by, name or place.name, place, real, n, steps)
+            study = score_pipeline(by, name or name_of(place), place, real, n, steps)
         if session:
             session.kept()
     say(markdown(study))

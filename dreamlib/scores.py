@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from dreamlib.errors import NotEnoughSamples, RunError
-from dreamlib.files import write_json
+from dreamlib.files import exclusive, write_json
 
 GENERATED, REAL = "generated", "held-out real"
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -98,6 +99,11 @@ def with_floors(rows: Iterable[Score]) -> list[Score]:
 
     floors = {place(row): row.value for row in rows if row.images == REAL}
     return [replace(row, floor=floors.get(place(row))) for row in rows]
+
+
+def scores_lock(folder: Path) -> AbstractContextManager[None]:
+    """Held by whoever reads evaluation/scores.json in order to write it."""
+    return exclusive(folder / "evaluation" / ".lock")
 
 
 def write_study(folder: Path, study: Study) -> Path:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dreamlib import evaluate_guests
+from dreamlib.data.folder import folder_source
+from dreamlib.data.packed import Packed
+from dreamlib.data.packing import pack
 from dreamlib.errors import ConfigError, DataError, NotEnoughSamples
 from dreamlib.evaluate import evaluate
-from dreamlib.evaluate_guests import judge, score_folder, score_guest
+from dreamlib.evaluate_guests import Judge, judge, name_of, score_folder, score_guest
 from dreamlib.guests import write_statistics
 from dreamlib.material import Material
 from dreamlib.metrics.frechet import Moments
@@ -81,15 +88,94 @@ def test_another_size_is_not_the_classifiers(run, tmp_path):
     np.save(tmp_path / "large.npy", large)
     by = judge(run, None)
     real = by.reference(None, None)
-    with pytest.raises(DataError, match=r"classifier knows \(16, 16, 3\) only: say --size 16"):
+    with pytest.raises(DataError, match=r"not 16x16: .*--size 16 crops"):
         score_folder(by, "large", tmp_path / "large.npy", real)
-    with pytest.raises(DataError, match="say --size 16"):
+    with pytest.raises(DataError, match="--size 16 crops"):
         by.reference(tmp_path / "large.npy", None)
     folder = tmp_path / "folder"
     folder.mkdir()
     for i, image in enumerate(large):
         Image.fromarray(image).save(folder / f"{i}.png")
     assert score_folder(by, "fitted", folder, real, size=16).guests[0].n == 30
+
+
+def of_run(packed):
+    return Judge(None, packed.folder, SimpleNamespace(data=packed))
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_files_are_prepared_as_the_runs_own_were(tmp_path, fit):
+    """Whatever the run's fit: the very files that it was made of give the very images."""
+    for i in range(6):
+        wide = np.random.default_rng(i).integers(0, 256, (20, 36, 3), dtype=np.uint8)
+        (tmp_path / "files").mkdir(exist_ok=True)
+        Image.fromarray(wide).save(tmp_path / "files" / f"{i}.png")
+    packed = pack(folder_source(tmp_path / "files", 16, fit=fit), tmp_path / "pack")
+    ours = {image.tobytes() for image in packed.images}
+    for size in (None, 16):
+        found = of_run(packed).read(tmp_path / "files", size)
+        assert {image.tobytes() for image in found} == ours
+    with pytest.raises(ConfigError, match="have 16 pixels: leave --size out; or leave out the run"):
+        of_run(packed).read(tmp_path / "files", 32)
+    np.save(tmp_path / "wide.npy", np.zeros((3, 20, 36, 3), np.uint8))
+    with pytest.raises(DataError, match="save them as image files"):
+        of_run(packed).read(tmp_path / "wide.npy")
+    with pytest.raises(DataError, match="prepared as the run's were"):
+        of_run(packed).fitting(np.zeros((3, 20, 20, 3), np.uint8), "pipeline")
+
+
+def test_a_border_is_a_border(tmp_path):
+    """MNIST's kind has 28 pixels, and a border where the run has 32."""
+    image = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
+    Image.fromarray(image).save(tmp_path / "28.png")
+    manifest = {"description": {"size": 32, "border": 2}}
+    packed = Packed(tmp_path, manifest, np.empty((0, 32, 32, 1), np.uint8), None, None)
+    (found,) = of_run(packed).read(tmp_path)
+    np.testing.assert_array_equal(found[..., 0], np.pad(image, 2))
+
+
+def test_training_images_and_repeats_are_said_and_kept(run, images):
+    said, train = [], run.data.take("train", 10)[0]
+    reference = run.data.take("reference", 5)[0]
+    by = replace(judge(run, None), say=said.append)
+    mixed = np.concatenate([images[:15], train, train[:7], reference])
+    found = score_guest(by, "mixed", mixed, by.reference(None, None), n=(20,))
+    words = "17 are training images, 5 are images of the reference, 7 are repeats"
+    (line,) = said
+    assert line.startswith("WARNING: of 37 images ")
+    assert words in line
+    assert {row.origin.seeds.partition("; ")[2] for row in found.guests} == {
+        words.replace(",", ";")
+    }
+    assert words.replace(",", ";") in markdown(found)
+    score_guest(by, "mixed", mixed, by.reference(None, None), n=(30,))  # still its own name
+    score_guest(by, "clean", images[:20], by.reference(None, None), n=(20,))
+    assert len(said) == 2
+
+
+def test_rows_of_two_processes_at_once_are_all_kept(run, images, monkeypatch):
+    by = judge(run, None)
+    real = by.reference(None, None)
+    measure = evaluate_guests.measure_guest
+
+    def meanwhile(*args):
+        monkeypatch.setattr(evaluate_guests, "measure_guest", measure)
+        score_guest(by, "b", images[20:40], real, n=(20,))  # begins later, ends first
+        return measure(*args)
+
+    monkeypatch.setattr(evaluate_guests, "measure_guest", meanwhile)
+    score_guest(by, "a", images[:20], real, n=(20,))
+    assert {row.images for row in read_study(run.folder).guests} == {"a", "b"}
+
+
+def test_names_keep_their_dots(tmp_path, monkeypatch):
+    for name in ("samples_w1.0", "samples_w1.5"):
+        (tmp_path / name).mkdir()
+        assert name_of(tmp_path / name) == name
+    (tmp_path / "samples.zip").write_bytes(b"")
+    assert name_of(tmp_path / "samples.zip") == "samples"
+    monkeypatch.chdir(tmp_path / "samples_w1.0")
+    assert name_of(Path(".")) == "samples_w1.0"
 
 
 def test_a_reference_that_was_trained_on_is_refused(run, tmp_path):
@@ -115,6 +201,8 @@ def test_fewer_images_than_n(run, images):
     with pytest.raises(NotEnoughSamples, match="a has 10 images, fewer than N = 20"):
         score_guest(by, "a", images[:10], real, n=(20, 60))
     assert {row.n for row in score_guest(by, "b", images[:30], real, n=(20, 60)).guests} == {20}
+    with pytest.raises(ConfigError, match="at least 2 images per set, got N = 1"):
+        score_guest(by, "d", images, real, n=(1,))
     found = score_guest(by, "c", images[:30], real).guests
     assert {row.n for row in found if row.images == "c"} == {30}
 

@@ -6,10 +6,12 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from dreamlib.errors import DataError, Interrupted
+from dreamlib.errors import ConfigError, DataError, Interrupted
 from dreamlib.guests import (
+    is_statistics,
     pipeline_images,
     read_images,
     read_statistics,
@@ -173,13 +175,65 @@ def test_files_of_other_packages(tmp_path):
         ({"mu": np.zeros(5), "sigma": np.eye(5)}, "do not fit 6 features"),
         ({"mu": np.zeros(6), "sigma": np.full((6, 6), np.nan)}, "must be finite"),
         ({"mu": np.zeros(6), "sigma": np.triu(np.ones((6, 6)))}, "sigma symmetric"),
-        ({"feats": np.zeros((4, 5))}, r"finite numbers \[n,6\]"),
+        ({"mu": np.zeros(6), "sigma": np.eye(6) * 1j}, "must be finite real"),
+        ({"m2": np.zeros(6), "s2": np.eye(6), "n": np.ones(2)}, "holds no covariance"),
+        ({"feats": np.zeros((4, 6), complex)}, "finite real numbers"),
+        ({"feats": np.zeros((4, 5))}, r"finite real numbers \[n,6\]"),
     ],
 )
 def test_wrong_statistics_are_refused(tmp_path, arrays, message):
     np.savez(tmp_path / "s.npz", **arrays)
     with pytest.raises(DataError, match=message):
         read_statistics(tmp_path / "s.npz", "inception", 6)
+
+
+def test_lucidrains_moments(tmp_path):
+    x = np.random.default_rng(1).normal(size=(50, 6))
+    np.savez_compressed(tmp_path / "d.npz", m2=x.mean(0), s2=np.cov(x, rowvar=False))
+    found = read_statistics(tmp_path / "d.npz", "inception", 6)
+    np.testing.assert_array_equal(found.mean, x.mean(0))
+
+
+def test_torch_fidelitys_cache(tmp_path):
+    """Its features are a tensor; its moments are a pickle of numpy arrays, and are not opened."""
+    x = np.random.default_rng(1).normal(size=(50, 6)).astype(np.float32)
+    torch.save(torch.from_numpy(x), tmp_path / "features-2048.pt")
+    assert is_statistics(tmp_path / "features-2048.pt")
+    np.testing.assert_array_equal(read_statistics(tmp_path / "features-2048.pt", "i", 6), x)
+    with pytest.raises(DataError, match=r"\[n,7\]"):
+        read_statistics(tmp_path / "features-2048.pt", "i", 7)
+    torch.save({"mu": x.mean(0), "sigma": np.cov(x.T)}, tmp_path / "stat-fid-2048.pt")
+    for damaged in (False, True):
+        if damaged:
+            (tmp_path / "stat-fid-2048.pt").write_bytes(b"no zip")
+        with pytest.raises(DataError, match=r"is not read.*-features-2048\.pt"):
+            read_statistics(tmp_path / "stat-fid-2048.pt", "i", 6)
+
+
+def test_images_beside_moments_are_the_ones_used(tmp_path):
+    """ADM's reference batches hold both."""
+    said, images = [], pictures(4)
+    np.savez(tmp_path / "adm.npz", arr_0=images, mu=np.zeros(6), sigma=np.eye(6), mu_s=np.zeros(3))
+    assert not is_statistics(tmp_path / "adm.npz")
+    assert as_set(read_images(tmp_path / "adm.npz", say=said.append)) == as_set(images)
+    assert said == [f"{tmp_path / 'adm.npz'}: its images (arr_0) are used, not its mu, sigma"]
+
+
+def test_arrays_that_unpack_to_far_more_than_they_are(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("images.npy", bytes(220_000_000))
+    with pytest.raises(DataError, match=r"is refused: its [\d,]+ bytes would unpack to 220,"):
+        read_images(tmp_path / "x.npz")
+    with pytest.raises(DataError, match="is refused"):
+        read_statistics(tmp_path / "x.npz", "inception", 6)
+    np.save(tmp_path / "y.npy", pictures(2))
+    (tmp_path / "y.npy").rename(tmp_path / "y.npz")  # the ending is not believed
+    assert len(read_images(tmp_path / "y.npz")) == 2
+    np.savez(tmp_path / "z.npz", images=pictures(2))
+    (tmp_path / "z.npz").rename(tmp_path / "z.npy")
+    assert len(read_images(tmp_path / "z.npy")) == 2
+    with pytest.raises(ConfigError, match="at most 4,096 pixels"):
+        read_images(tmp_path, size=99_999_999)
 
 
 def test_damaged_statistics_are_refused(tmp_path):
@@ -250,8 +304,6 @@ def test_what_is_no_pipeline_is_refused(pipeline, tmp_path):
 def test_pickled_weights_are_not_read(pipeline, tmp_path):
     """A .bin file is a pickle, which may run anything."""
     import shutil
-
-    import torch
 
     folder = shutil.copytree(pipeline, tmp_path / "pickled")
     (weights,) = folder.rglob("*.safetensors")

@@ -76,16 +76,21 @@ def zip_files(path: Path) -> Files:
     for info in members:
         if reason := _refusal(info):
             raise DataError(f"{path} is refused: its member {info.filename!r} {reason}")
-    packed, unpacked = (sum(getattr(i, k) for i in members) for k in ("compress_size", "file_size"))
-    if unpacked > LARGEST_ARCHIVE or unpacked > LARGEST_RATIO * max(packed, 2**20):
-        raise DataError(
-            f"{path} is refused: its {packed:,} bytes would unpack to {unpacked:,}; if you trust "
-            "it, unpack it yourself and name the folder"
-        )
+    check_unpacked(path, members)
     names = [info.filename for info in members]
     if len(set(names)) != len(names):
         raise DataError(f"{path} is refused: it holds two members of one name")
     return Files(str(path), _visible(names), archive.read)
+
+
+def check_unpacked(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Raises DataError for members that would unpack to far more than they are."""
+    packed, unpacked = (sum(getattr(i, k) for i in members) for k in ("compress_size", "file_size"))
+    if unpacked > LARGEST_ARCHIVE or unpacked > LARGEST_RATIO * max(packed, 2**20):
+        raise DataError(
+            f"{path} is refused: its {packed:,} bytes would unpack to {unpacked:,}; if you trust "
+            "it, unpack it yourself and name what is in it"
+        )
 
 
 def _refusal(info: zipfile.ZipInfo) -> str:

@@ -116,12 +116,15 @@ def digits_source(size: int = 16) -> Source:
     return Source("digits", description, lambda: contents)
 
 
-def _items(arrays: dict[str, np.ndarray], size: int, start: int) -> Iterator[Item]:
+def with_border(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [28,28,C] with a black border -> [size,size,C]."""
     border = (size - NATIVE) // 2
-    margin = ((border, border), (border, border), (0, 0))
+    return np.pad(image, ((border, border), (border, border), (0, 0)))
 
+
+def _items(arrays: dict[str, np.ndarray], size: int, start: int) -> Iterator[Item]:
     def item(part: str, i: int, split: str) -> Item:
-        image = np.pad(arrays[f"{part} images"][i][..., None], margin)
+        image = with_border(arrays[f"{part} images"][i][..., None], size)
         return Item(f"{part}/{i:05d}", image, (int(arrays[f"{part} labels"][i]),), split)
 
     train = len(arrays["train images"])
