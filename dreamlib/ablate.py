@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from dreamlib.config import load_config
 from dreamlib.difference import differences_of
-from dreamlib.errors import ConfigError, Interrupted, RunError
+from dreamlib.errors import ConfigError, Interrupted, NotThere, OutOfTime, RunError
 from dreamlib.files import write_json
 from dreamlib.material import Material
 from dreamlib.metrics.frechet import frechet
@@ -145,7 +145,7 @@ def read_ablation(folder: Path | str) -> Ablation:
     """What `ablate` wrote.  RunError when there is nothing, or it does not hold."""
     path = Path(folder) / "ablation.json"
     if not path.exists():
-        raise RunError(
+        raise NotThere(
             f"{folder} holds no ablation: run notebook 07_dream_ablation, or "
             f"`dreamlib ablate PRESET --steps N --out {folder}`"
         )
@@ -199,8 +199,10 @@ class _Job:
     def train(self, arm: str, budget: str, seed: int) -> None:
         run = self.open(arm, budget, seed)
         self.watch(run, train(run))
-        if run.dir.status()["state"] != "finished":
-            raise Interrupted(f"{run.folder} was paused: the same command goes on")
+        state = run.dir.status()["state"]
+        if state != "finished":
+            kind = OutOfTime if state == "paused_deadline" else Interrupted
+            raise kind(f"{run.folder} was paused: the same command goes on")
 
     def features(
         self, arm: str, budget: str, seed: int, sampler: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Optional
@@ -13,7 +14,7 @@ import typer
 from dreamlib import host
 from dreamlib.config import load_config
 from dreamlib.data_commands import data_app
-from dreamlib.errors import ConfigError, DreamlibError, Interrupted
+from dreamlib.errors import ConfigError, DreamlibError, Interrupted, OutOfTime
 from dreamlib.images import enlarge, grid, save_png
 from dreamlib.notebook_commands import notebooks
 from dreamlib.opening import open_run
@@ -147,7 +148,8 @@ def train(
     )
     if init_from is not None:
         begin_with(opened, init_from)
-    watch(opened, train_run(opened))
+    with suppress(OutOfTime):  # the last line says it, and the exit code
+        watch(opened, train_run(opened))
     _end(opened.dir)
 
 

@@ -27,6 +27,10 @@ class CheckpointError(DreamlibError):
     """A file of saved state does not hold what its manifest promises."""
 
 
+class NotThere(RunError):
+    """A run does not hold yet what is asked for, and the message says what makes it."""
+
+
 class Collapsed(RunError):
     """A GAN makes one image only, or learns no more."""
 
@@ -49,3 +53,7 @@ class NotEnoughSamples(DreamlibError):
 
 class Interrupted(DreamlibError):
     """A long job was asked to stop between two units of work; what is done is kept."""
+
+
+class OutOfTime(Interrupted):
+    """The session's time budget is used up."""

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from dreamlib.runtime.clock import BEGUN, process_age
 
+PAUSED = "PAUSED: "  # begins a line of a notebook whose time budget ended before its work
 GRACE = 30.0  # seconds between a request to stop and the end of a kernel that does not heed it
 
 
@@ -25,8 +26,8 @@ class Ending:
 
     state   done      every cell ran
             failed    a cell raised `ename`: `evalue`
-            stopped   it ended politely by sys.exit(), or was asked to stop; `evalue` is the last
-                      line that it printed
+            stopped   its time budget ended before its work, it left by sys.exit(), or it was asked
+                      to stop; `evalue` is the line that says so
             timeout   its time was up
             killed    its process died
     """
@@ -196,18 +197,21 @@ def _manager(
 
 
 def _last(cells: list[Any]) -> Ending:
-    """Where the last cell that began stands: done, unless it left by sys.exit."""
+    """Where the last cell that began stands: done, unless it left by sys.exit or was paused."""
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     ran = [cell for cell in code if cell["metadata"].get("papermill", {}).get("start_time")]
-    number = 0
+    number, paused = 0, None
     for cell in ran:  # a kernel may die before it has told the number of its last cell
         number = cell["execution_count"] or number + 1
-    outputs = ran[-1]["outputs"] if ran else []
-    if not any(out.get("ename") == "SystemExit" for out in outputs):
-        return Ending("done", number or None)
-    texts = [out["text"] for out in outputs if out.get("name") == "stdout"]
-    printed = "".join(texts).splitlines()
-    return Ending("stopped", number, "", _short(printed[-1] if printed else ""))
+        said = next((line for line in _printed(cell) if line.startswith(PAUSED)), None)
+        paused = paused or (said and Ending("stopped", number, "", _short(said)))
+    if ran and any(out.get("ename") == "SystemExit" for out in ran[-1]["outputs"]):
+        return Ending("stopped", number, "", _short((_printed(ran[-1]) or [""])[-1]))
+    return paused or Ending("done", number or None)
+
+
+def _printed(cell: Any) -> list[str]:
+    return "".join(o["text"] for o in cell["outputs"] if o.get("name") == "stdout").splitlines()
 
 
 def _cells(output: Path) -> list[Any]:

@@ -99,9 +99,9 @@ def run_notebook(
 ) -> Path:
     """Execute a notebook into `output` and write its HTML beside it -> the HTML's path.
 
-    A failing cell raises DreamlibError with the cell's own message; a notebook that ended politely
-    (`politely`), that was asked to (SIGINT, SIGTERM), or that took more than `timeout` seconds
-    raises Interrupted.  The executed notebook, up to that cell, and its page are kept.
+    A failing cell raises DreamlibError with the cell's own message; a notebook whose time budget
+    ended before its work (`politely`), that was asked to stop (SIGINT, SIGTERM), or that took more
+    than `timeout` seconds raises Interrupted.  The executed notebook and its page are kept.
     """
     check_parameters(path, parameters)
     with StopFlag().listening() as stop:
@@ -118,7 +118,10 @@ def run_notebook(
             f"command again to continue (what ran is in {output})"
         )
     if ending.state != "done":
-        raise Interrupted(f"{path.name} was stopped before its end; what ran is in {page}")
+        raise Interrupted(
+            f"{path.name} was stopped before its end {ending.text()}".rstrip()
+            + f" (what ran is in {page}; run the same command again to continue)"
+        )
     return page
 
 

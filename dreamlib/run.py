@@ -16,7 +16,7 @@ from dreamlib.boards import Boards, open_boards
 from dreamlib.build import net_shape
 from dreamlib.config import differences, identity, make_config
 from dreamlib.data.packed import MANIFEST, Packed
-from dreamlib.errors import ConfigError, Interrupted, MirrorError, RunError
+from dreamlib.errors import ConfigError, Interrupted, MirrorError, OutOfTime, RunError
 from dreamlib.files import fingerprint
 from dreamlib.host import Precision, choose_device, choose_precision, session_limits
 from dreamlib.images import enlarge, grid, save_png
@@ -202,12 +202,13 @@ class Run:
             try:
                 yield Session(lambda: bool(flag) or spare(hours) <= MARGIN or should_stop(), kept)
             except Interrupted as error:
-                reason = f"asked to stop ({flag.reason})" if flag else ""
+                kind, reason = Interrupted, f"asked to stop ({flag.reason})" if flag else ""
                 if spare(hours) <= MARGIN:
+                    kind = OutOfTime
                     reason = f"the time budget of {hours:g} h since this process began is used up"
                 if not reason or reason in str(error):
                     raise
-                raise Interrupted(
+                raise kind(
                     f"{error}: {reason}; what is done is kept, the same command or cell goes on"
                 ) from error
 

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from dreamlib.errors import RunError
+from dreamlib.errors import NotThere, RunError
 from dreamlib.files import check_fields, read_json, sha256_file, write_bytes, write_json
 
 
@@ -36,7 +36,7 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights and their card.  Raises RunError when they are missing or not the card's."""
     path, card_path = folder / "ema.safetensors", folder / "card.json"
     if not card_path.exists():
-        raise RunError(f"{folder.parent} has no weights yet: train it first (dreamlib train)")
+        raise NotThere(f"{folder.parent} has no weights yet: train it first (dreamlib train)")
     try:
         card = check_fields(read_json(card_path), step=int, sha256=str)
     except ValueError as error:

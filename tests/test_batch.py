@@ -22,7 +22,7 @@ from dreamlib.batch_page import index, table
 from dreamlib.batch_plan import Spec, plan_batch, plan_run, read_batch
 from dreamlib.errors import ConfigError, DreamlibError, Interrupted, RunError
 from dreamlib.files import read_json, try_lock, write_json
-from dreamlib.kernels import Ending, Leash, _last, execute
+from dreamlib.kernels import PAUSED, Ending, Leash, _last, execute
 from dreamlib.notebooks import find_notebook, parameters_of, run_notebook, title, to_html
 from dreamlib.opening import find_run, open_run
 from tests.conftest import TINY
@@ -199,6 +199,17 @@ def test_the_cell_that_killed_its_kernel_has_no_number_yet():
         {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []},
     ]
     assert _last(cells) == Ending("done", 2)
+
+
+def test_a_notebook_whose_time_ended_reaches_its_end_and_is_not_done():
+    def cell(number, *texts):
+        outputs = [{"output_type": "stream", "name": "stdout", "text": text} for text in texts]
+        facts = {"cell_type": "code", "metadata": {"papermill": {"start_time": "now"}}}
+        return {**facts, "execution_count": number, "outputs": outputs}
+
+    cells = [cell(1), cell(2, "PAUSED at step 3\n", f"{PAUSED}the budget\n"), cell(3, "saved\n")]
+    assert _last(cells) == Ending("stopped", 2, "", "PAUSED: the budget")
+    assert _last([cells[0], cells[2]]) == Ending("done", 3)
 
 
 @pytest.mark.parametrize(

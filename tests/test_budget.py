@@ -563,10 +563,11 @@ def test_a_notebook_pauses_inside_its_budget_and_goes_on_to_its_end(tmp_path, da
         assert reached < status["step"] == status["saved"] < LENGTH
         reached = status["step"]
         assert f"PAUSED at step {reached:,} of {LENGTH:,}; everything is saved" in text
-        assert "STOPPED: " in text
+        assert text.count("\nPAUSED: ") > 2  # of training, and of what needs its time
         assert "is used up; what is done is kept, the same command or cell goes on" in text
         assert not (run.evaluation / "scores.json").exists()
-        assert seconds < BUDGET + launch()
+        assert (run.folder / "figures/report.html").exists()  # what there is is told
+        assert seconds < BUDGET + launch() + 60  # figures are drawn after it
     for begin, code in ((papermill, 0), (demo, 0)):
         process = begin(run, 1, settings, data_home)
         _, _, err = timed(process, start)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from dreamlib import host, progress
-from dreamlib.errors import RunError
+from dreamlib.errors import Interrupted, NotEnoughSamples, NotThere, OutOfTime, RunError
 from dreamlib.progress import TextProgress
 from dreamlib.report import dashboard, live
 from dreamlib.report.live import LiveProgress, begin, is_live, live_progress, politely, standing
@@ -173,9 +173,35 @@ def test_whether_the_page_may_be_closed_depends_on_the_place(trained, monkeypatc
 
 
 def test_asked_to_stop_ends_a_notebook_without_an_error(capsys):
-    from dreamlib.errors import Interrupted
-
     with pytest.raises(SystemExit) as end, politely():
         raise Interrupted("asked to")
     assert end.value.code == 0
+    assert end.value.__suppress_context__  # IPython 7 cannot format an exit with a context
     assert capsys.readouterr().out == "STOPPED: asked to\n"
+
+
+def test_out_of_time_later_cells_go_on_and_say_what_is_not_there(monkeypatch, capsys):
+    monkeypatch.setattr(live, "_paused", False)
+    with pytest.raises(NotThere), politely():
+        raise NotThere("no weights: a fault, while there is time")
+    with politely():
+        raise OutOfTime("the budget is used up")
+    for kind in (NotThere, NotEnoughSamples):
+        with politely():
+            raise kind("nothing to show yet")
+    with pytest.raises(RunError), politely():
+        raise RunError("a full disk is no pause")
+    assert capsys.readouterr().out == (
+        "PAUSED: the budget is used up\n" + 2 * "PAUSED: nothing to show yet\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "kind"), [("paused_deadline", OutOfTime), ("interrupted", Interrupted)]
+)
+def test_a_training_that_is_watched_says_why_it_paused(tiny, state, kind):
+    run = tiny()
+    run.dir.set_status(state, step=3)
+    with pytest.raises(Interrupted, match="was paused at step 3") as caught:
+        dashboard.watch(run, [])
+    assert type(caught.value) is kind

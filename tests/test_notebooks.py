@@ -14,7 +14,9 @@ import pytest
 
 from dreamlib.errors import DreamlibError
 from dreamlib.notebooks import HOME, find_notebook, numbered, run_notebook
+from dreamlib.report import live
 from dreamlib.runtime.rundir import RunDir
+from tests.conftest import TINY
 
 NAMES = [
     *["00_complete", "01_setup", "02_crash_recovery", "03_training"],
@@ -105,6 +107,23 @@ def test_the_setup_cell_is_the_same_everywhere():
     assert len({sources(path, "code")[0] for path in NOTEBOOKS}) == 1
 
 
+# ---------------------------------------------------------------------- out of time
+
+
+def test_out_of_time_every_cell_goes_through(tmp_path, data_home, monkeypatch, capsys):
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    monkeypatch.setattr(live, "_paused", False)
+    monkeypatch.setattr("dreamlib.report.deliver.save_report", lambda run: [])
+    given = {"PRESET": "faces16", "RUN": str(tmp_path / "run"), "HOURS": 1e-6, "MIRROR": "none"}
+    cells, names = sources(find_notebook("00_complete"), "code"), {"display": print}
+    for source in cells[1:]:  # without the set-up
+        exec(source, names)
+        names |= given | {"OVERRIDES": TINY}
+    told = capsys.readouterr().out
+    assert told.count("PAUSED: ") == 6  # training, images, process, scores, and their two tables
+    assert RunDir(tmp_path / "run").status()["state"] == "paused_deadline"
+
+
 # ---------------------------------------------------------------------- every one, twice
 
 
@@ -122,7 +141,9 @@ def cells_without_their_picture(path):
         cell["source"]
         for cell in nbformat.read(path, 4).cells
         if re.search(
-            r"^(figures|score_figures|overview|beside)\.\w+\(.*\);$|^Image\.", cell.source, re.M
+            r"^(figures|score_figures)\.\w+\(.*\)$|display\((?!Markdown)|^Image\.",
+            cell.source,
+            re.M,
         )
         and not any("image/png" in output.get("data", {}) for output in cell["outputs"])
     ]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.figure import Figure
 
-from dreamlib.errors import ConfigError, RunError
+from dreamlib.errors import ConfigError, NotThere
 from dreamlib.images import to_rgb
 from dreamlib.report.kept import extractor_of, folder_name, scored_images, way_of
 from dreamlib.report.plotting import TWO, fit, footer, sheet_figure, style
@@ -114,7 +114,7 @@ def images_beside(runs: Sequence[Run]) -> Figure:
     for run, study in zip(runs, studies):
         kept = scored_images(run, study)
         if kept is None or len(images := kept.images(count)) < count:
-            raise RunError(f"{run.folder} keeps no {count} images: run `dreamlib evaluate RUN`")
+            raise NotThere(f"{run.folder} keeps no {count} images: run `dreamlib evaluate RUN`")
         row = study.of(GENERATED)[-1]
         error = "" if row.se is None else f" ± {row.se:.2g}"
         blocks.append(_block(images))

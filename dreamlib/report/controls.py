@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from textwrap import fill
 
 import ipywidgets as widgets
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -24,7 +23,7 @@ from dreamlib.errors import DreamlibError
 from dreamlib.images import enlarge, to_rgb
 from dreamlib.progress import Advance, Progress, TextProgress, duration, silent
 from dreamlib.report.live import headless
-from dreamlib.report.plotting import STYLE
+from dreamlib.report.plotting import style
 
 SIDE = 96  # pixels of the page that a small image takes
 SHARP = 2  # pixels of the picture to one of the page, for fine screens
@@ -205,7 +204,7 @@ def still_png(view: View) -> bytes:
     text = fill(view.text, int(width / LETTER))
     bottom = LINE * len(text.splitlines()) + GAP
     height = sum(map(max, highs)) + sum(below) + bottom
-    with matplotlib.rc_context(STYLE):
+    with style():
         fig = Figure(figsize=(width / 100, height / 100))
         top = height
         for row, texts, tall, down in zip(rows, words, highs, below):

@@ -7,14 +7,11 @@ import time
 from collections.abc import Generator, Iterable
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
-
-from dreamlib.errors import Interrupted
+from dreamlib.errors import Interrupted, OutOfTime
 from dreamlib.host import memory_in_use, platform
 from dreamlib.progress import duration
 from dreamlib.report.live import Panel, is_live
-from dreamlib.report.plotting import BLUE, STYLE
+from dreamlib.report.plotting import BLUE, log_scale, new_figure, style
 from dreamlib.run import Run
 from dreamlib.runtime.courier import describe
 from dreamlib.runtime.driver import Tick
@@ -25,9 +22,7 @@ def watch(run: Run, ticks: Iterable[Tick], every: float | None = None) -> None:
 
     In a live notebook one panel is replaced in place, with the loss curve and the newest previews;
     elsewhere (a terminal, papermill) the same facts are a line of text every `every` seconds.
-    Raises Interrupted when training was asked to stop, so that what stands behind it does not
-    begin; a deadline is no reason to: what is left of the session's time is for looking at the
-    model as it is, once there is one.
+    Raises Interrupted when training was asked to stop, OutOfTime when the budget paused it.
     """
     view = _Live(run) if is_live() else _Lines(run)
     every = view.every if every is None else every
@@ -47,9 +42,11 @@ def watch(run: Run, ticks: Iterable[Tick], every: float | None = None) -> None:
             ticks.close()
         view.close()
     status = run.dir.status()
-    early = status["state"] == "paused_deadline" and not (run.dir.read_log() and run.dir.stages())
-    if early or status["state"] == "interrupted":
-        raise Interrupted(f"{run.folder} was paused at step {status['step']:,}")
+    where = f"{run.folder} was paused at step {status['step']:,}"
+    if status["state"] == "paused_deadline":
+        raise OutOfTime(f"{where}; what follows shows the model as it is")
+    if status["state"] == "interrupted":
+        raise Interrupted(where)
 
 
 class _Lines:
@@ -105,13 +102,13 @@ class _Live:
             print(" · ".join(self.told[:3]))  # noqa: T201  to a reader
 
 
+@style()
 def loss_png(rows: list[dict[str, Any]]) -> bytes:
     """The loss so far, as a small PNG picture."""
-    with matplotlib.rc_context(STYLE):  # not by pyplot, whose figures a notebook would show
-        fig = Figure(figsize=(3.6, 2.4), layout="constrained")
-        axes = fig.add_subplot()
+    fig, (axes,) = new_figure(3.6, 2.4)
     axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], color=BLUE)
-    axes.set(xlabel="optimizer step", title="training loss", yscale="log")
+    axes.set(xlabel="optimizer step", title="training loss")
+    log_scale(axes)
     file = io.BytesIO()
     fig.savefig(file, format="png", dpi=100)
     return file.getvalue()

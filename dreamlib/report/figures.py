@@ -28,6 +28,7 @@ from dreamlib.report.plotting import (
     TWO,
     attempt,
     footer,
+    log_scale,
     missing,
     new_figure,
     save_figure,
@@ -77,7 +78,8 @@ def schedule(config: Config, run: str = "") -> Figure:
     taken = spaced(sched, sample.steps, sample.spacing)
     right.plot(t, s / a, color=GREY, lw=1)
     right.plot(taken, (s / a)[taken], "|", color=BLUE, ms=9)
-    right.set(xlabel="t", ylabel="noise / signal", yscale="log", title="Where the sampler stops")
+    right.set(xlabel="t", ylabel="noise / signal", title="Where the sampler stops")
+    log_scale(right)
     footer(
         fig,
         f"{run} · {config.preset} · {config.diffusion.schedule}, {len(sched)} steps · "

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from dreamlib.errors import Interrupted, RunError
+from dreamlib.errors import Interrupted, NotEnoughSamples, NotThere, OutOfTime, RunError
 from dreamlib.host import mount_drive, working_folder
+from dreamlib.kernels import PAUSED
 from dreamlib.opening import find_run, open_run
 from dreamlib.progress import Advance, Progress, TextProgress, duration
 from dreamlib.run import Run
@@ -21,6 +22,8 @@ FIRST = (
     "run notebook 03_training (or 00_complete) first, with the same RUN; on Colab say yes to the "
     "Drive it was mirrored to, on Kaggle attach the output of the notebook that trained it"
 )
+
+_paused = False  # the time budget ended work of this notebook
 
 
 def begin(
@@ -51,16 +54,26 @@ def begin(
 
 @contextmanager
 def politely() -> Iterator[None]:
-    """In a notebook: end it cleanly, with one sentence, when long work was asked to stop.
+    """In a notebook: long work, and what shows its result; whatever stops it is one sentence.
 
-    Hosted runners take SystemExit(0) for an end and any other exception for a failure, with which
-    some of them throw the outputs away.
+    When the session's time budget ends, the cells that follow go on: they show what there is, and
+    those that lack it say so.  Work that was asked to stop (the stop button, SIGTERM) ends the
+    notebook: hosted runners take SystemExit(0) for an end, and any other exception for a failure,
+    with which some of them throw the outputs away.
     """
+    global _paused
     try:
         yield
+    except OutOfTime as error:
+        _paused = True
+        print(f"{PAUSED}{error}")  # noqa: T201  to a reader
     except Interrupted as error:
-        print(f"STOPPED: {error}")  # noqa: T201  to a reader
-        sys.exit(0)
+        print(f"STOPPED: {error}")  # noqa: T201
+        raise SystemExit(0) from None  # IPython 7 fails on one that has a context
+    except (NotThere, NotEnoughSamples) as error:
+        if not _paused:
+            raise
+        print(f"{PAUSED}{error}")  # noqa: T201
 
 
 def headless() -> bool:

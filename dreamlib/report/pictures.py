@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib import image
 from matplotlib.figure import Figure
 
 from dreamlib.errors import RunError
@@ -63,7 +63,7 @@ def stages(run: Run) -> Figure:
         if kind == rows[0]:
             ax.set_title(f"{100 * share:g} %, step {steps[share]:,}", fontsize=7.5)
         if found[share][kind].exists():
-            ax.imshow(plt.imread(found[share][kind]), interpolation="nearest")
+            ax.imshow(image.imread(found[share][kind]), interpolation="nearest")
         else:
             ax.text(0.5, 0.5, "not kept\nat this step", ha="center", va="center", color=GREY)
     # The sampler is left out: its settings may have changed between sessions, and no preview

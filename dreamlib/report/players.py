@@ -14,6 +14,7 @@ from dreamlib.report.plotting import (
     ORANGE,
     TWO,
     footer,
+    log_scale,
     new_figure,
     say_missing,
     style,
@@ -59,7 +60,7 @@ def players(run: Run) -> Figure:
             continue
         ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         if title in LOG:
-            ax.set_yscale("log")
+            log_scale(ax)
         if len(lines) > 1:
             ax.legend()
         for step in resumed:

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as widgets
-import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -20,7 +19,7 @@ from dreamlib.report.closeups import held_out_distance, lambdas
 from dreamlib.report.closeups import neighbours as nearest_images
 from dreamlib.report.closeups import rectified as rectify_image
 from dreamlib.report.controls import SIDE, Tile, View, board, paint
-from dreamlib.report.plotting import BLUE, GREEN, GREY, ORANGE, STYLE
+from dreamlib.report.plotting import BLUE, GREEN, GREY, ORANGE, style
 from dreamlib.report.studio import studio_of
 from dreamlib.run import Run
 from dreamlib.sections import Sample
@@ -215,7 +214,7 @@ def _in_words(run: Run, sample: Sample) -> str:
 def _lambda_plot(lam: dict[str, torch.Tensor], t: int) -> np.ndarray:
     """lambda against t for every loss, and where t is: uint8 [H,W,3], twice the page's pixels."""
     colours = {"standard": GREY, "conservative": GREEN, "paper": ORANGE}
-    with matplotlib.rc_context(STYLE):
+    with style():
         fig = Figure(figsize=(4.8, 2.0))
         axes = fig.add_axes((0.1, 0.2, 0.88, 0.78))
         for name, values in lam.items():

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import fill
 from typing import Any, TypeVar
 
-import matplotlib.pyplot as plt
+import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from dreamlib.errors import DataError, NotEnoughSamples, RunError
 from dreamlib.files import write_atomic
@@ -27,6 +29,7 @@ PURPLE, PALE = "#A63A79", "#A8A8A8"  # what to look at, and what not
 QUARTILES = ("#0D0887", "#9C179E", "#E16462", "#F9A126")
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "text.parse_math": False,  # names that users give stand in figures, '$' and all
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 7.5,
@@ -56,17 +59,22 @@ Drawn = TypeVar("Drawn")
 
 @contextmanager
 def style(settings: dict[str, Any] = STYLE) -> Iterator[None]:
-    """Matplotlib's settings while a figure is drawn; `@style()` stands on functions that draw one.
-
-    Not rc_context: it would also put back what the first figure of a notebook switches on
-    (interactive), and no later figure would be shown.
-    """
-    before = {name: plt.rcParams[name] for name in settings}
-    plt.rcParams.update(settings)
-    try:
+    """Matplotlib's own defaults and these while a figure is drawn, whatever its user's matplotlibrc
+    says; `@style()` stands on functions that draw one."""
+    with matplotlib.style.context(["default", settings]):
         yield
-    finally:
-        plt.rcParams.update(before)
+
+
+class Picture(Figure):
+    """A figure that a notebook shows as PNG, whatever matplotlib's backend is there."""
+
+    def _ipython_display_(self) -> None:
+        from IPython.display import Image, display
+
+        file = io.BytesIO()
+        with style():
+            self.savefig(file, format="png", metadata={"Software": None})
+        display(Image(file.getvalue(), format="png"))
 
 
 @style()
@@ -77,9 +85,8 @@ def new_figure(
 
     `layout`: width_ratios or height_ratios, as matplotlib's subplots has them.
     """
-    size = width, height
-    fig, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **layout)
-    return fig, list(np.atleast_1d(axes).flat)
+    fig = Picture(figsize=(width, height), layout="constrained")
+    return fig, list(fig.subplots(rows, columns, squeeze=False, **layout).flat)
 
 
 def footer(fig: Figure, text: str) -> None:
@@ -103,9 +110,8 @@ def save_figure(fig: Figure, folder: Path, name: str) -> list[Path]:
             fig.savefig(file, format=kind, dpi=DPI, metadata=plain)
 
         paths.append(folder / f"{name}.{kind}")
-        with style(TRUETYPE):
+        with style(STYLE | TRUETYPE):
             write_atomic(paths[-1], write)
-    plt.close(fig)
     return paths
 
 
@@ -162,6 +168,18 @@ def show_sheet(
     axes.set_xticks(places[: len(columns)], columns)
     axes.xaxis.tick_top()
     plain(axes)
+
+
+def log_scale(axes: Axes) -> None:
+    """Logarithmic in y where the values span enough, with ticks that can be read."""
+    low, high = axes.dataLim.y0, axes.dataLim.y1
+    if not 0 < 4 * low < high:
+        return
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own is mathematics, which is not read
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if high / low < 100:
+        axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
 
 
 def gap_of(size: int) -> int:

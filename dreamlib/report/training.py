@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from dreamlib.build import total_steps
 from dreamlib.errors import RunError
@@ -21,6 +21,7 @@ from dreamlib.report.plotting import (
     QUARTILES,
     TWO,
     footer,
+    log_scale,
     new_figure,
     say_missing,
     style,
@@ -119,21 +120,9 @@ def _marks(rows: Rows) -> dict[str, Any]:
     return {"marker": "o", "ms": 2} if len(rows) <= FEW else {}
 
 
-def _log_scale(axes: Axes) -> None:
-    """Logarithmic where the values span enough, with ticks that can be read."""
-    low, high = axes.dataLim.y0, axes.dataLim.y1
-    if not 0 < 4 * low < high:
-        return
-    axes.set_yscale("log")
-    if high / low < 100:
-        axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter(NullFormatter())
-
-
 def draw_loss(axes: Axes, rows: Rows) -> None:
     axes.plot(_steps(rows), [row["loss"] for row in rows], color=BLUE, **_marks(rows))
-    _log_scale(axes)
+    log_scale(axes)
 
 
 def draw_quartiles(axes: Axes, rows: Rows, key: str, title: str, log: bool = True) -> None:
@@ -143,7 +132,7 @@ def draw_quartiles(axes: Axes, rows: Rows, key: str, title: str, log: bool = Tru
         axes.plot(_steps(rows), values, color=colour, lw=1, **_marks(rows))
     axes.set_title(title)
     if log:
-        _log_scale(axes)
+        log_scale(axes)
     else:
         axes.set_ylim(bottom=0)
 
@@ -182,4 +171,4 @@ def draw_branches(axes: Axes, run: Run, rows: Rows) -> None:
 def draw_row(axes: Axes, rows: Rows, key: str, title: str, colour: str) -> None:
     axes.plot(_steps(rows), [row[key] for row in rows], color=colour, **_marks(rows))
     axes.set_title(title)
-    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
+    axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))

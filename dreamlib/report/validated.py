@@ -7,7 +7,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dreamlib.errors import RunError
 from dreamlib.report.kept import name_of
-from dreamlib.report.plotting import BLUE, ONE, ORANGE, footer, new_figure, style
+from dreamlib.report.plotting import BLUE, ONE, ORANGE, footer, log_scale, new_figure, style
 from dreamlib.run import Run
 
 
@@ -24,7 +24,8 @@ def validation(run: Run) -> Figure:
     fig, (axes,) = new_figure(ONE, 2.4)
     axes.plot([r["step"] for r in rows], [r["score"] for r in rows], "o-", color=BLUE, ms=3)
     axes.plot(best["step"], best["score"], "o", color=ORANGE, label=f"best, step {best['step']:,}")
-    axes.set(xlabel="optimizer step", ylabel=best["metric"], title="Validation", yscale="log")
+    axes.set(xlabel="optimizer step", ylabel=best["metric"], title="Validation")
+    log_scale(axes)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axes.legend()
     footer(
