@@ -18,7 +18,6 @@ from dreamlib.guests import (
     check_images,
     fit_of,
     is_statistics,
-    pipeline_images,
     read_images,
     read_statistics,
 )
@@ -28,6 +27,7 @@ from dreamlib.measure import measure_guest
 from dreamlib.measure_images import check_apart
 from dreamlib.metrics.features import Extractor, extract
 from dreamlib.metrics.frechet import Moments
+from dreamlib.pipelines import pipeline_images
 from dreamlib.progress import Progress, silent
 from dreamlib.rows import REFERENCE, Plan
 from dreamlib.run import Run
@@ -262,6 +262,7 @@ def score_pipeline(
         device=judge.device,
         progress=judge.progress,
         should_stop=judge.should_stop,
+        say=judge.say,
     )
     made = Origin("", sampler=f"diffusers pipeline {folder.name}", steps=steps, nfe=None, seed=seed)
     return score_guest(judge, name, images, reference, n, made)

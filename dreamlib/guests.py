@@ -1,4 +1,4 @@
-"""Images and statistics that others made: folders, arrays, diffusers pipelines, mu and sigma."""
+"""Images and statistics that others made: folders, arrays, mu and sigma."""
 
 from __future__ import annotations
 
@@ -18,14 +18,12 @@ from dreamlib.data.archive import EXTENSIONS, Files, check_unpacked, open_files
 from dreamlib.data.folder import FITS, UNREADABLE, in_order, load_square, to_rgb
 from dreamlib.data.idx import NATIVE, with_border
 from dreamlib.data.packed import Packed
-from dreamlib.errors import ConfigError, DataError, Interrupted
-from dreamlib.files import DAMAGED, fingerprint, read_npy, write_atomic, write_npy
+from dreamlib.errors import ConfigError, DataError
+from dreamlib.files import DAMAGED, write_atomic
 from dreamlib.metrics.frechet import Moments
-from dreamlib.progress import Progress, silent
 
 # What numpy and zipfile raise for a file that holds no arrays, or pretends to hold huge ones
 NO_ARRAYS = (*DAMAGED, OSError, MemoryError, RuntimeError)
-SHARD = 100  # images of a pipeline that are kept in one file
 LARGEST_SIDE = 4096  # pixels to which images can be resized
 Say = Callable[[str], None]
 
@@ -242,75 +240,3 @@ def write_statistics(path: Path, moments: Moments, facts: Mapping[str, Any]) -> 
     """mu and sigma, as pytorch-fid and clean-fid read them, with n and `facts` beside them."""
     arrays = {"mu": moments.mean, "sigma": moments.cov, "n": moments.n, **facts}
     write_atomic(path, lambda file: np.savez(file, **arrays))
-
-
-# --------------------------------------------------------------------------- diffusers
-
-
-def pipeline_images(
-    folder: Path,
-    n: int,
-    keep: Path,
-    *,
-    seed: int = 0,
-    steps: int | None = None,
-    batch: int = 25,
-    device: torch.device | str = "cpu",
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> np.ndarray:
-    """n images of a local diffusers pipeline -> uint8 [n,H,W,3]; image i is drawn by seed + i.
-
-    Weights are read from safetensors only, code from the installed package only.  Shards are kept
-    in `keep`, so that interrupted work goes on.  DataError for a folder that holds no pipeline.
-    """
-    pipeline = _pipeline(folder).to(device)
-    pipeline.set_progress_bar_config(disable=True)
-    more = {} if steps is None else {"num_inference_steps": steps}
-    made_by = fingerprint([_content(folder), seed, steps, batch, str(device)])[:8]
-    advance = progress(f"images of {folder.name}", n)
-    shards = []
-    for start in range(0, n, SHARD):
-        path = keep / f"pipeline-{made_by}-{start:07d}.npy"
-        wanted = min(SHARD, n - start)
-        images = read_npy(path)
-        if images is None or len(images) < wanted:
-            drawn = []
-            for first in range(start, start + wanted, batch):
-                if should_stop():
-                    raise Interrupted(f"stopped after {first:,} of {n:,} images of {folder}")
-                seeds = range(first, min(first + batch, start + wanted))
-                rngs = [torch.Generator().manual_seed(seed + i) for i in seeds]
-                answer = pipeline(batch_size=len(rngs), generator=rngs, output_type="pil", **more)
-                drawn += [np.array(to_rgb(image)) for image in answer.images]
-            images = np.stack(drawn)
-            write_npy(path, images)
-        shards.append(images[:wanted])
-        advance(wanted)
-    return np.concatenate(shards)
-
-
-def _pipeline(folder: Path) -> Any:
-    if not (folder / "model_index.json").is_file():
-        raise DataError(f"{folder} holds no diffusers pipeline: it has no model_index.json")
-    try:
-        from diffusers import DiffusionPipeline
-    except ImportError as error:
-        raise ConfigError(
-            "--diffusers needs the diffusers package: pip install diffusers"
-        ) from error
-    try:
-        return DiffusionPipeline.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError) as error:
-        raise DataError(f"diffusers cannot load {folder}: {error}") from error
-
-
-def _content(folder: Path) -> list[list[Any]]:
-    """Names, sizes and times: cheap, and different for another pipeline in the same place."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        [path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
-        for path in files
-    ]

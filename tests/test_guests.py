@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dreamlib.errors import ConfigError, DataError, Interrupted
 from dreamlib.guests import (
     is_statistics,
-    pipeline_images,
     read_images,
     read_statistics,
     write_statistics,
 )
 from dreamlib.metrics.frechet import Moments, frechet
+from dreamlib.pipelines import pipeline_images
 
 
 def pictures(n, size=12, channels=3, key=0):
@@ -278,7 +282,7 @@ def test_a_local_pipeline_draws_images_by_seed(pipeline, tmp_path):
 
 
 def test_an_interrupted_pipeline_goes_on(pipeline, tmp_path, monkeypatch):
-    monkeypatch.setattr("dreamlib.guests.SHARD", 4)
+    monkeypatch.setattr("dreamlib.pipelines.SHARD", 4)
     ask = {"steps": 2, "batch": 2}
     whole = pipeline_images(pipeline, 10, tmp_path / "whole", **ask)
     calls = iter([False] * 3 + [True] * 9)
@@ -297,14 +301,80 @@ def test_what_is_no_pipeline_is_refused(pipeline, tmp_path):
     (tmp_path / "model_index.json").write_text(
         '{"_class_name": "DDPMPipeline", "unet": ["x", "y"]}'
     )
-    with pytest.raises(DataError, match="diffusers cannot load"):
+    with pytest.raises(DataError, match=r"unet may run code .*--images"):
         pipeline_images(tmp_path, 2, tmp_path)
+
+
+def altered(pipeline, folder, **index):
+    """A copy with changed entries of its index."""
+    folder = shutil.copytree(pipeline, folder)
+    path = folder / "model_index.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | index))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ({"unet": ["my_module", "Net"]}, "its unet may run code"),
+        ({"unet": ["../up", "Net"]}, "its unet may run code"),
+        (
+            {"_class_name": ["pipeline_mine", "Mine"]},
+            "no plain diffusers pipeline: its _class_name",
+        ),
+        ({}, r"its net\.py may run code"),
+        ({}, r"its config\.json may run code"),
+    ],
+)
+def test_a_folder_with_code_of_its_own_is_refused_unseen(
+    pipeline, tmp_path, monkeypatch, index, words
+):
+    """Before diffusers is even imported: older versions run what lies there."""
+    folder = altered(pipeline, tmp_path / "own", **index)
+    if "net" in words.partition("may")[0] and not index:
+        (folder / "unet" / "net.py").write_text("")
+    if "config" in words:
+        (folder / "unet" / "config.json").write_text('{"auto_map": {"AutoModel": "net.Net"}}')
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(DataError, match=words):
+        pipeline_images(folder, 2, tmp_path)
+    with pytest.raises(ConfigError, match="pip install diffusers"):
+        pipeline_images(pipeline, 2, tmp_path)  # a plain one comes as far as the import
+
+
+def test_parts_that_were_lost_on_saving_are_said(pipeline, tmp_path):
+    own = altered(pipeline, tmp_path / "own", _class_name="Mine")
+    plain = altered(pipeline, tmp_path / "plain", unet=[None, None])  # as diffusers saves a module
+    for folder in (own, plain):
+        with pytest.raises(DataError, match=r"cannot load .*draw images yourself"):
+            pipeline_images(folder, 2, tmp_path)
+    torn = altered(pipeline, tmp_path / "torn")
+    (path,) = torn.rglob("*.safetensors")
+    weights = load_file(path)
+    del weights["conv_in.weight"]  # diffusers would take what lies in memory
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(DataError, match=r"lacks 1 weights of its unet \(conv_in\.weight"):
+        pipeline_images(torn, 2, tmp_path)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+def test_steps_that_do_not_divide_those_of_training_are_said(pipeline, tmp_path, spacing):
+    folder, said = altered(pipeline, tmp_path / "spaced"), []
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text()) | {"timestep_spacing": spacing}
+    path.write_text(json.dumps(config))
+    for steps in (5, 6):  # of 20
+        pipeline_images(folder, 1, tmp_path / "kept", steps=steps, say=said.append)
+    if spacing == "linspace":
+        assert said == []
+    else:
+        (line,) = said
+        assert f"6 steps of '{spacing}' spacing do not divide the scheduler's 20" in line
+        assert line.endswith("take --steps 5")
 
 
 def test_pickled_weights_are_not_read(pipeline, tmp_path):
     """A .bin file is a pickle, which may run anything."""
-    import shutil
-
     folder = shutil.copytree(pipeline, tmp_path / "pickled")
     (weights,) = folder.rglob("*.safetensors")
     weights.unlink()
