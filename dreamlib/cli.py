@@ -14,7 +14,7 @@ import typer
 from dreamlib import host
 from dreamlib.config import load_config
 from dreamlib.data_commands import data_app
-from dreamlib.errors import ConfigError, DreamlibError, Interrupted, OutOfTime
+from dreamlib.errors import ConfigError, DreamlibError, Interrupted, OutOfTime, what_failed
 from dreamlib.images import enlarge, grid, save_png
 from dreamlib.notebook_commands import notebooks
 from dreamlib.opening import open_run
@@ -214,5 +214,6 @@ def main() -> None:
         typer.echo(str(error), err=True)
         sys.exit(UNFINISHED)
     except (DreamlibError, OSError) as error:  # a disk or a mount can fail anybody
-        typer.echo(f"error: {error}", err=True)
+        text = what_failed(error) if isinstance(error, OSError) else error
+        typer.echo(f"error: {text}", err=True)
         sys.exit(2)

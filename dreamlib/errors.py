@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class DreamlibError(Exception):
     """Something the user can put right; the message says how.  The CLI prints it and exits 2."""
@@ -57,3 +59,23 @@ class Interrupted(DreamlibError):
 
 class OutOfTime(Interrupted):
     """The session's time budget is used up."""
+
+
+ROOM, RIGHTS = "free some space there", "change its permissions, or use another place"
+REMEDIES = {  # of calls that the system refuses
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), RIGHTS),
+    errno.EIO: "check that disk or mount",
+    errno.ENOTCONN: "mount it again",
+    errno.EMFILE: "close some files, or raise the limit (ulimit -n)",
+    errno.EEXIST: "move that away",
+}
+
+
+def what_failed(error: OSError) -> str:
+    """A call that the system refused, as one sentence with its remedy."""
+    remedy = REMEDIES.get(error.errno or 0, "put that right")
+    return (
+        f"{error.filename2 or error.filename or 'a file'} cannot be used "
+        f"({error.strerror or error}): {remedy}, then give the same command again"
+    )

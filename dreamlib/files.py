@@ -22,6 +22,16 @@ import numpy as np
 DAMAGED = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of an open file's read, write or close knows its file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` durable (POSIX asks for this; Windows has no such call)."""
     if os.name == "nt":
@@ -42,7 +52,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     writer = f"{threading.get_native_id()}.{os.getpid()}"  # two threads may write the same file
     temporary = path.with_name(f".{path.name}.{writer}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with naming(path), open(temporary, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -116,7 +126,8 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    return parse_json(path.read_text(encoding="utf-8"))
+    with naming(path):
+        return parse_json(path.read_text(encoding="utf-8"))
 
 
 def check_fields(value: Any, **kinds: type) -> dict[str, Any]:
@@ -138,7 +149,7 @@ def plain_name(name: Any) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    with open(path, "rb") as file:
+    with naming(path), open(path, "rb") as file:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)

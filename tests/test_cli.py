@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from dreamlib.build import make_extractor
 from dreamlib.cli import main
 from dreamlib.config import load_config
 from dreamlib.data.packed import open_packed
+from dreamlib.files import write_atomic
 from dreamlib.metrics.features import extract
 from dreamlib.scores import read_study
 from tests.conftest import TINY
@@ -228,6 +230,41 @@ def test_bad_input_is_one_clear_sentence(dreamlib, tmp_path, copy, name):
     made = {p for p in after.keys() - before.keys() if copy not in p.parents}
     assert not made, "a refused command must not begin a run"
     assert not [p for p in before if after.get(p) != before[p]], "nor change one"
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EACCES, "change its permissions, or use another place"),
+        (errno.EDQUOT, "free some space there"),
+        (errno.EIO, "check that disk or mount"),
+        (errno.EMFILE, r"close some files, or raise the limit \(ulimit -n\)"),
+        (errno.ENOTCONN, "mount it again"),
+    ],
+)
+def test_a_call_that_the_system_refuses_is_one_sentence_with_a_remedy(
+    dreamlib, copy, monkeypatch, number, remedy
+):
+    """Also of an open file's read, whose error names no file."""
+
+    def read(path, **words):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("pathlib.Path.read_text", read)
+    code, _, err = dreamlib("sample", "trained")
+    assert code == 2
+    again = "then give the same command again"
+    assert re.fullmatch(rf"error: .+ cannot be used \([\w /]+\): {remedy}, {again}\n", err)
+
+
+def test_the_error_of_a_write_names_its_file(tmp_path):
+    def write(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError) as error:
+        write_atomic(tmp_path / "scores.json", write)
+    assert error.value.filename == str(tmp_path / "scores.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_module_is_the_command(tmp_path):

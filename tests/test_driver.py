@@ -297,7 +297,7 @@ def test_after_a_step_half_taken_the_last_whole_one_goes_on(tiny, trained):
     ("number", "words"),
     [
         (errno.ENOSPC, "the disk of .* is full; step 3 is saved and whole: free some space"),
-        (errno.EIO, r"log\.jsonl cannot be written .*; step 3 is saved and whole: put that right"),
+        (errno.EIO, r"log\.jsonl cannot be used .*; step 3 is saved and whole: check that disk"),
     ],
 )
 @pytest.mark.usefixtures("every_step")

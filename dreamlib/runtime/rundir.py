@@ -11,8 +11,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from dreamlib.errors import RunError
-from dreamlib.files import check_fields, parse_json, read_json, write_bytes, write_json
+from dreamlib.errors import REMEDIES, RunError
+from dreamlib.files import check_fields, naming, parse_json, read_json, write_bytes, write_json
 
 ESSENTIAL = ("run.json", "data.json", "config.yaml")  # a folder with the last one holds a run
 
@@ -151,7 +151,7 @@ class RunDir:
 
 def _append(path: Path, row: dict[str, Any]) -> None:
     """One line, behind a torn one if a crash left such (a log is cut before it is continued)."""
-    with open(path, "a+b") as file:
+    with naming(path), open(path, "a+b") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             file.write(b"" if file.read(1) == b"\n" else b"\n")
@@ -186,7 +186,8 @@ def disk_error(error: OSError, folder: Path, saved: int | None) -> RunError:
             f"the disk of {folder} is full; {last}: free some space, then run the same command "
             "or cell again"
         )
+    remedy = REMEDIES.get(error.errno or 0, "put that right")
     return RunError(
-        f"{error.filename or folder} cannot be written ({error.strerror or error}); {last}: put "
-        "that right, then run the same command or cell again"
+        f"{error.filename or folder} cannot be used ({error.strerror or error}); {last}: {remedy}, "
+        "then run the same command or cell again"
     )

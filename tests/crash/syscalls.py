@@ -71,7 +71,7 @@ NOTIFICATION, ANSWER = struct.Struct("QIIiIQ6Q"), struct.Struct("QqiI")
 RECEIVE, SEND = 0xC0502100, 0xC0182101  # ioctls of a filter's listener
 CONTINUE = 1
 LIBC: Any = ctypes.CDLL(None, use_errno=True)
-TEMPORARY = re.compile(r"^\.(.+)\.\d+\.\d+\.tmp$")
+TEMPORARY = re.compile(r"^\.(.+?)(\.[0-9a-f]{8})?\.\d+\.\d+\.tmp$")
 
 # Which failure may befall which call.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
