@@ -13,12 +13,12 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from dreamlib.config import load_config, parse_value
+from dreamlib.config import load_config, parse_value, shown
 from dreamlib.errors import ConfigError
 from dreamlib.notebooks import check_parameters, find_notebook, numbered, parameters_of
-from dreamlib.sections import Float, Int
+from dreamlib.sections import Float, Int, Name
 
-TIME = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(s|min|m|h)\s*$")
+TIME = re.compile(r"^\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(s|min|m|h)\s*$")
 UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 TAKEN = ("index.html", "status.json", "data")
@@ -43,10 +43,10 @@ class Choice(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     notebooks: tuple[str, ...] = ()  # none: all of the project's, in order
-    preset: str | None = None
+    preset: Name | None = None
     set: tuple[str, ...] = ()
     hours: Float | None = None
-    run: str | None = None
+    run: Name | None = None
     parameters: dict[str, Any] = {}
 
     def values(self) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Choice(BaseModel):
 
 
 class Spec(Choice):
-    name: str
+    name: Name
 
     @field_validator("name")
     @classmethod
@@ -114,7 +114,7 @@ def _explain(path: Path, error: Any) -> str:
         return f"{path}: {place} is missing: add it"
     allowed = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     at = f"{place} is" if place else "it holds"
-    return f"{path}: {at} {error['input']!r}, but should be {allowed}"
+    return f"{path}: {at} {shown(error['input'])}, but should be {allowed}"
 
 
 # --------------------------------------------------------------------------- plan

@@ -288,6 +288,8 @@ def check(config: Config, data: Packed) -> None:
     """Build what training will build, on no device, so that a wrong setting is said at once."""
     with torch.device("meta"):
         make_net(config, data.channels, data.label_counts)
+        if config.model == "gan":
+            make_discriminator(config, data.channels)
     if config.net.conditional and not data.attributes:
         raise ConfigError(
             "net.conditional is true, but these images have no labels: sort them into class "

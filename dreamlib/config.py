@@ -9,16 +9,19 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import ValidationError
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from dreamlib.errors import ConfigError
 from dreamlib.files import write_text
 from dreamlib.sections import Config
 
 PRESETS = Path(__file__).parent / "presets"
+LONGEST = 200_000  # letters of a file of settings
 
 # Fields that leave a run the same run: where and how fast it goes, and what is asked of it later.
 MAY_CHANGE = {
@@ -71,21 +74,50 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: 2e-4 is a number (YAML 1.1 wants 2.0e-4)."""
+    """YAML 1.2's plain values, each key once, and nothing that grows: 2e-4 is a number, and no,
+    010, 1:30 and 2026-01-01 are texts."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str | None, list[Any]]] = {}
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise ComposerError(None, None, "aliases (*) are not taken: write the value out", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        found = super().construct_mapping(node, deep=True)
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [repr(key) for key in found if keys.count(key) > 1]
+        if twice:
+            raise ConstructorError(None, None, f"{twice[0]} is there twice", node.start_mark)
+        return found
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either version of YAML would take for something other than a text."""
+
+
+_FLOAT = re.compile(
+    r"^([-+]?([0-9][0-9_]*\.[0-9]*|\.[0-9]+|[0-9]+(?=e))(e[-+]?[0-9]+)?|[-+]?\.inf|\.nan)$", re.I
 )
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, None)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, None)
+for _kind, _texts in {
+    "null": r"^(~|null|Null|NULL|)$",
+    "bool": r"^(true|True|TRUE|false|False|FALSE)$",
+    "int": r"^([-+]?(0|[1-9][0-9_]*)|0x[0-9a-fA-F]+)$",
+}.items():
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(_texts), None)
 
 
 def parse_value(text: str, source: str) -> Any:
     """A YAML value; ConfigError names `source` when it is not one."""
+    if len(text) > LONGEST:
+        raise ConfigError(f"{source} has {len(text):,} letters: settings take {LONGEST:,} at most")
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # `!!int x` as well
         where = " ".join(str(error).split())
         raise ConfigError(f"{source} is not valid YAML: {where}") from error
     except RecursionError as error:
@@ -164,7 +196,13 @@ def _explain(source: str, error: Any) -> str:
     allowed = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if not field:
         return f"{source}: {allowed}"
-    return f"{source}: {field} is {error['input']!r}, but should be {allowed}"
+    return f"{source}: {field} is {shown(error['input'])}, but should be {allowed}"
+
+
+def shown(value: Any) -> str:
+    """A value in a message, of a bounded length."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
 def _known(path: list[str]) -> list[str]:
@@ -175,7 +213,7 @@ def _known(path: list[str]) -> list[str]:
 
 
 def dump_config(config: Config) -> str:
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -22,6 +22,7 @@ from dreamlib.runtime.checkpoint import (
     save_checkpoint,
     whole_checkpoints,
 )
+from dreamlib.runtime.lock import alive, read_owner
 from dreamlib.runtime.mirror import Mirror
 from dreamlib.runtime.recover import bring_output, bring_run
 from dreamlib.runtime.rundir import RunDir
@@ -42,7 +43,8 @@ def open_run(
 ) -> Run:
     """Open a run folder, or make one from a preset; opening it again continues it.
 
-    Packs the images on first use.  On an existing run, overrides hold for this opening only.
+    Packs the images on first use.  On an existing run, overrides hold for this opening only; one
+    in which nothing was saved yet takes the settings of a preset that is named again.
     `mirror` is a folder that keeps copies ("none" for none; else DREAMLIB_MIRROR, or a mounted
     Drive): a run that is there and not here is brought.  `take_over` takes the run from a process
     or machine that seems to train it.  `hours` is the session's time budget, from the start
@@ -55,13 +57,15 @@ def open_run(
     kept = Mirror(home, run_dir.folder.absolute().name) if home else None
     if not run_dir.config.exists():
         bring_back(run_dir, kept, say)
-    config = _settle_config(run_dir, preset, tuple(overrides))
-    data = _settle_data(run_dir, config, home, progress, say)
+    fresh = not run_dir.config.exists() or (preset is not None and _untried(run_dir))
+    config = _settle_config(run_dir, preset, tuple(overrides), fresh)
+    recorded = None if fresh else _recorded_data(run_dir)
+    data = _settle_data(run_dir, config, recorded, home, progress, say)
     check(config, data)
     run_dir.create()
-    if not run_dir.config.exists():
+    if fresh:
         save_config(config, run_dir.config)
-    if not run_dir.data.exists():
+    if fresh or not run_dir.data.exists():
         write_json(run_dir.data, {"packed": data.folder.name, "fingerprint": data.fingerprint})
     return Run(run_dir, config, data, say, kept, take_over, hours)
 
@@ -84,11 +88,18 @@ def bring_back(run_dir: RunDir, mirror: Mirror | None, say: Callable[[str], None
     return mirror is not None and bring_run(mirror, run_dir, say)
 
 
+def _untried(run_dir: RunDir) -> bool:
+    """Whether nothing was saved under a run's settings, and nobody is at it: they may be wrong."""
+    owner = read_owner(run_dir.lock)
+    busy = bool(owner) and alive(owner) is not False
+    return not (any(run_dir.checkpoints.glob("step-*")) or busy or run_dir.last_saved())
+
+
 def _settle_config(
-    run_dir: RunDir, preset: str | Path | None, overrides: tuple[str, ...]
+    run_dir: RunDir, preset: str | Path | None, overrides: tuple[str, ...], fresh: bool
 ) -> Config:
     """The config asked for, if it is the run's own up to fields that may change."""
-    if not run_dir.config.exists():
+    if fresh:
         if preset is None:
             raise RunError(f"{run_dir.folder} holds no run yet: name a preset to begin one")
         return load_config(preset, overrides)
@@ -97,8 +108,9 @@ def _settle_config(
     changed = differences(identity(saved), identity(wanted))
     if changed:
         raise RunError(
-            f"{run_dir.folder} holds a run with other settings ({'; '.join(changed)}): "
-            "use another folder, or the run's own settings"
+            f"{run_dir.folder} holds a run with other settings ({'; '.join(changed)}): use another "
+            "folder, or the run's own settings; or go on from its weights under these settings: "
+            f"dreamlib run fork {run_dir.folder} NEW --set {changed[0].partition(':')[0]}=..."
         )
     return wanted
 
@@ -137,13 +149,13 @@ def _bring_pack(folder: Path, mirror: Path | None, say: Callable[[str], None]) -
 def _settle_data(
     run_dir: RunDir,
     config: Config,
+    recorded: dict[str, str] | None,
     mirror: Path | None,
     progress: Progress,
     say: Callable[[str], None],
 ) -> Packed:
     """The run's packed images: those it began with, else packed from their source."""
     home = data_home(run_dir)
-    recorded = _recorded_data(run_dir)
     if recorded:
         _bring_pack(home / recorded["packed"], mirror, say)
     if recorded and (home / recorded["packed"]).exists():

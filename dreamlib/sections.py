@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from dreamlib.errors import ConfigError
 
-SPAN = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(%|epochs?|steps?)\s*$")
+SPAN = re.compile(r"^\s*([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(%|epochs?|steps?)\s*$")
 
 
 def _span(value: Any) -> Any:
@@ -20,10 +20,25 @@ def _span(value: Any) -> Any:
     raise ValueError('steps (2000), epochs ("3 epochs") or a share of the run ("10 %")')
 
 
+def _bool(value: Any) -> Any:
+    """YAML 1.1's words for it are taken where nothing else can be meant."""
+    words = {"yes": True, "on": True, "no": False, "off": False}
+    return words.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _name(value: Any) -> Any:
+    """A class, or a folder, may be called 1 or true."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, (int, float)) else value
+
+
 Span = Annotated[int | str, BeforeValidator(_span)]
-Int = Annotated[int, Field(strict=True)]
-Float = Annotated[float, Field(strict=True)]
-Bool = Annotated[bool, Field(strict=True)]
+Int = Annotated[int, Field(strict=True, le=10**9)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Float = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Bool = Annotated[bool, BeforeValidator(_bool), Field(strict=True)]
+Name = Annotated[str, BeforeValidator(_name)]
 
 
 def span_steps(span: Span, *, epoch: float, total: int | None = None) -> int:
@@ -46,7 +61,7 @@ class Section(BaseModel):
 
 class Data(Section):
     name: Literal["faces", "digits", "fashion", "mnist", "cifar10", "celeba", "folder"]
-    path: str | None = None  # the images' folder; None = generated, installed or downloaded
+    path: Name | None = None  # the images' folder; None = generated, installed or downloaded
     size: Int = Field(ge=8, le=1024)  # pixels per side
     flip: Bool = False  # mirror half of the training images
     shift: Int = Field(0, ge=0)  # move training images by up to so many pixels
@@ -54,15 +69,15 @@ class Data(Section):
     fit: Literal["crop", "pad"] = "crop"  # folder: centre square, or all of it on black
     held_out: Float = Field(0.1, gt=0, le=0.4)  # folder: share of reference, and of floor
     first: Int | None = Field(None, ge=1)  # celeba: train on images up to this number only
-    train: Int | None = Field(None, ge=1)  # images to draw (faces only)
-    reference: Int | None = Field(None, ge=1)
-    floor: Int | None = Field(None, ge=1)
-    seed: Int = Field(0, ge=0)  # of the faces
+    train: Int | None = Field(None, ge=1, le=10**7)  # images to draw (faces only)
+    reference: Int | None = Field(None, ge=1, le=10**7)
+    floor: Int | None = Field(None, ge=1, le=10**7)
+    seed: Seed = 0  # of the faces
 
 
 class Net(Section):
     widths: tuple[Int, ...]
-    blocks: Int = Field(2, ge=1)
+    blocks: Int = Field(2, ge=1, le=64)
     attention: tuple[Int, ...] = ()  # resolutions; the middle block always attends
     heads: Int = Field(4, ge=1)
     dropout: Float = Field(0.0, ge=0, lt=1)
@@ -71,7 +86,7 @@ class Net(Section):
 
 
 class Diffusion(Section):
-    steps: Int = Field(1000, ge=2)
+    steps: Int = Field(1000, ge=2, le=10**6)
     schedule: Literal["linear", "cosine"] = "cosine"
     beta_start: Float = Field(1e-4, gt=0, lt=1)  # linear only
     beta_end: Float = Field(0.02, gt=0, lt=1)  # linear only
@@ -92,7 +107,7 @@ class Loss(Section):
 
 class Train(Section):
     length: Span = "100 epochs"
-    batch: Int = Field(128, ge=1)  # images per optimizer step, on any machine
+    batch: Int = Field(128, ge=1, le=10**6)  # images per optimizer step, on any machine
     micro: Int | None = Field(None, ge=1)  # images per forward pass; None = chosen, halved if OOM
     optimizer: Literal["adam", "adamw"] = "adamw"
     lr: Float = Field(2e-4, gt=0)
@@ -102,7 +117,7 @@ class Train(Section):
     label_dropout: Float = Field(0.1, ge=0, le=1)  # conditional: share of images told nothing
     clip: Float = Field(1.0, gt=0)  # largest gradient norm
     ema: Float = Field(0.9999, ge=0, lt=1)
-    seed: Int = Field(0, ge=0)
+    seed: Seed = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     channels_last: Bool = False  # CUDA: the layout that tensor cores prefer
@@ -155,9 +170,9 @@ class Sample(Section):
     temperature: Float = Field(1.0, ge=0)  # ddpm
     variance: Literal["posterior", "fixed_large"] = "posterior"  # ddpm
     guidance: Float = Field(1.0, ge=0)  # conditional: above 1 follows the labels more closely
-    labels: dict[str, str] = {}  # conditional: {class: sneaker}; others as often as in the data
+    labels: dict[Name, Name] = {}  # conditional: {class: sneaker}; others as often as in the data
     batch: Int = Field(64, ge=1)  # the network's one fixed batch size
-    seed: Int = Field(0, ge=0)
+    seed: Seed = 0
     shard: Int = Field(250, ge=1)  # images per file
 
 
@@ -165,7 +180,7 @@ class Evaluate(Section):
     extractor: Literal["classifier", "inception"] = "inception"
     n: tuple[Annotated[Int, Field(ge=2)], ...] = (500, 5000)
     reference: Int = Field(5000, ge=2)  # held-out real images, the same for every column
-    weights: str | None = None  # the Inception file, or a folder that holds it
+    weights: Name | None = None  # the Inception file, or a folder that holds it
     anchors: Bool = False  # score the untrained network and Gaussian images as well
     cells: Int = Field(100, ge=2)  # of the mode study, at most; fewer for few training images
     jackknife: Bool = True  # a second standard error of the corrected distance: 20 more of it
@@ -185,7 +200,7 @@ GROUP = 4  # images that a GAN's discriminator compares: batches are whole group
 
 
 class Config(Section):
-    preset: str
+    preset: Name
     model: Literal["diffusion", "gan"] = "diffusion"
     data: Data
     net: Net

@@ -39,6 +39,8 @@ class Validation:
         """Read what was found before; rows beyond the trainer's step have been cut off."""
         sweep(self.folder)
         self.rows = self.run.dir.read_validation() if self.steps else []
+        if any(step > self.trainer.step for step in self.steps):
+            self.extractor  # noqa: B018  what it lacks is said now, and not at the first validation
 
     @property
     def best(self) -> dict[str, Any] | None:
@@ -55,6 +57,7 @@ class Validation:
 
     def check(self) -> None:
         """Score the averaged weights of this step; keep them where they are the best so far."""
+        self.trainer.check_finite()  # NaN has no distance: the driver rolls back
         step, begun = self.trainer.step, time.monotonic()
         features = extract(self.images(), self.extractor)
         row = {

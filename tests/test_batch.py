@@ -645,6 +645,11 @@ WRONG = {
     "empty runs": ("runs: []", ["runs is []", "at least 1 item"]),
     "not a mapping": ("[1]", ["it holds [1]"]),
     "no YAML": ("runs: [", ["batch.yaml is not valid YAML"]),
+    "a key that is there twice": (
+        RUN + "}]\n" + RUN + "}]",
+        ["batch.yaml is not valid YAML", "'runs' is there twice"],
+    ),
+    "hours that are none": (RUN + ", hours: .nan}]", ["runs.1.hours is nan", "finite"]),
     "same names": (
         "runs: [{name: a, notebooks: [NB]}, {name: A, notebooks: [NB]}]",
         ["every run needs its own name"],

@@ -42,6 +42,18 @@ def test_scientific_notation_is_a_number():
         ("batch=3", ["section.field=value"]),
         ("train.batch", ["section.field=value"]),
         ("data.size=[", ["not valid YAML"]),
+        ("train.lr=.inf", ["train.lr", "finite"]),
+        ("train.lr=.nan", ["train.lr"]),
+        ("train.hours=1e400", ["train.hours", "finite"]),
+        ("train.batch=0x_", ["train.batch", "'0x_'", "integer"]),
+        ("train.batch=010", ["train.batch", "'010'", "integer"]),
+        ("train.length=1:30", ["train.length", "'1:30'", "epochs"]),
+        ("train.length=2026-13-45", ["train.length", "'2026-13-45'", "epochs"]),
+        ("train.length=!!int x", ["--set train.length", "not valid YAML"]),
+        ("train.seed=" + "9" * 5000, ["--set train.seed", "not valid YAML"]),
+        ("train={batch: 1, batch: 2}", ["section.field=value"]),
+        ("sample.labels={class: a, class: b}", ["'class' is there twice"]),
+        ("net.widths=[&w 8, *w]", ["aliases", "write the value out"]),
     ],
 )
 def test_bad_overrides_name_field_value_and_what_is_allowed(override, words):
@@ -49,6 +61,26 @@ def test_bad_overrides_name_field_value_and_what_is_allowed(override, words):
         load_config("faces16", [override])
     for word in words:
         assert word in str(error.value)
+
+
+def test_messages_and_files_of_settings_are_bounded(tmp_path):
+    with pytest.raises(ConfigError) as error:
+        load_config("faces16", [f"train.batch=[{'1, ' * 5000}]"])
+    assert len(str(error.value)) < 400
+    (tmp_path / "long.yaml").write_text("# " + "x" * 300_000)
+    with pytest.raises(ConfigError, match="letters: settings take 200,000 at most"):
+        load_config(tmp_path / "long.yaml")
+
+
+def test_a_name_may_look_like_a_number(tmp_path):
+    """Class folders are called 1, no or 1e3; what is saved is read as it was meant."""
+    overrides = ["sample.labels={class: 1, no: on, x: 1e3, y: '1e3'}", "data.path=2026"]
+    config = load_config("fashion-cpu-classes", overrides)
+    assert config.sample.labels == {"class": "1", "no": "on", "x": "1000.0", "y": "1e3"}
+    assert config.data.path == "2026"
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+    assert load_config("faces16", ["data.flip=yes", "train.wandb=off"]).data.flip is True
 
 
 def test_settings_that_exclude_each_other():

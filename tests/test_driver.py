@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamlib.errors import NotFinite, RunError
+from dreamlib.errors import NotFinite, RunError, WeightsUnavailable
 from dreamlib.files import read_json
 from dreamlib.opening import open_run
 from dreamlib.report.dashboard import watch
@@ -28,6 +28,7 @@ from dreamlib.runtime.rundir import RunDir
 from dreamlib.runtime.saver import Saver, Snapshot
 from dreamlib.runtime.trainer import check_finite
 from dreamlib.train import DiffusionTrainer, train
+from dreamlib.validation import Validation
 from tests.conftest import TINY
 from tests.test_train import assert_same_state, final_state, rows
 
@@ -124,6 +125,24 @@ def test_nan_rolls_back_to_the_last_good_checkpoint(tiny, trained, spoil, at):
     assert "became NaN or infinite" in text
     assert_as_undisturbed(run, trained)
     assert_all_finite(run)
+
+
+@pytest.mark.usefixtures("every_step", "no_previews")
+def test_nan_first_seen_by_validation_rolls_back(tiny, trained):
+    run = tiny("run", "validation.every=5", "validation.n=20")
+    trainer = Spoilt(run, spoil_ema, 5)
+    list(run.drive(trainer, validation=Validation(run, trainer)))
+    (text,) = said(run, "ROLLED BACK")
+    assert "to step 4 (1 of 2)" in text
+    assert [row["step"] for row in run.dir.read_validation()] == [5]
+    assert_as_undisturbed(run, trained)
+
+
+def test_what_validation_lacks_is_said_before_the_first_step(tiny):
+    run = tiny("run", "validation.every=5", "evaluate.extractor=inception")
+    with pytest.raises(WeightsUnavailable, match="DREAMLIB_WEIGHTS"):
+        next(train(run))
+    assert tiny("run", "validation.every=0").config.validation.every == 0
 
 
 @pytest.mark.usefixtures("every_step")

@@ -17,6 +17,7 @@ from dreamlib.build import make_source
 from dreamlib.config import load_config
 from dreamlib.data.packed import SPLITS
 from dreamlib.errors import ConfigError, DataError, RunError
+from dreamlib.files import read_json
 from dreamlib.images import save_png
 from dreamlib.opening import open_run
 from dreamlib.runtime.checkpoint import newest_checkpoint
@@ -291,17 +292,22 @@ def test_the_deadline_pauses_and_says_so(tiny):
     assert any(text.startswith("RESUMED at step 0 of 8 from") for text in said)
 
 
-def test_weights_that_are_not_numbers_stop_loudly_and_are_not_saved(tiny):
-    run = tiny("run", "train.lr=1e39")
+def test_wrong_settings_stop_loudly_and_can_be_put_right(tiny):
+    """What was never saved under is replaced; what was, or is about to be, is refused by field."""
+    run = tiny("run", "train.lr=1e39", "data.train=100")
     with pytest.raises(RunError, match=r"became NaN or infinite.*smaller train.lr"):
         list(train(run))
     assert run.dir.status()["state"] == "failed"
     assert newest_checkpoint(run.dir.checkpoints) is None
-
-
-def test_other_settings_are_refused_by_field(tiny):
-    tiny("run")
-    with pytest.raises(RunError, match=r"train.lr: 0.002 -> 0.003"):
+    run = tiny("run")
+    assert load_config(run.dir.config) == run.config
+    assert read_json(run.dir.data)["fingerprint"] == run.data.fingerprint
+    ticks, other = train(run), r"train.lr: 0.002 -> 0.003.*dreamlib run fork .* --set train.lr="
+    next(ticks)
+    with pytest.raises(RunError, match=other):  # it trains, and has saved nothing yet
+        tiny("run", "train.lr=3e-3")
+    ticks.close()
+    with pytest.raises(RunError, match=other):
         tiny("run", "train.lr=3e-3")
     assert tiny("run", "train.save_minutes=3.0").config.train.save_minutes == 3.0
 

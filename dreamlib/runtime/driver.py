@@ -165,9 +165,7 @@ class Driver:
 
     def _check_fresh(self) -> None:
         """RunError when this run had saved before: beginning anew must be the user's will."""
-        told = (e.get("step", 0) for e in self.dir.read_events() if e["event"] == "saved")
-        saved = max(self.saved or 0, *told, 0)
-        if saved:
+        if saved := self.dir.last_saved():
             raise RunError(
                 f"{self.dir.folder} had a checkpoint of step {saved:,}, and none is left: restore "
                 "its checkpoints/ from a copy (dreamlib run pull), or delete the folder to begin "

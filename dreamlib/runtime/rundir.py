@@ -124,6 +124,11 @@ class RunDir:
         """Lines torn by a crash are left out: later ones were written behind them."""
         return _rows(self.events, skip_damaged=True, time=(int, float), event=str)
 
+    def last_saved(self) -> int:
+        """The largest step that was ever saved, whether or not its checkpoint is still here."""
+        told = (e.get("step") or 0 for e in self.read_events() if e["event"] == "saved")
+        return max(self.status().get("saved") or 0, *told, 0)
+
     # ------------------------------------------------------------------ log
 
     def append_log(self, row: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ class Trainer(Protocol):
     def advance(self) -> dict[str, Any] | None: ...  # a log row, when one is due
     def state_dict(self) -> dict[str, Any]: ...
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def check_finite(self) -> None: ...  # NotFinite when weights are no longer numbers
     def calm(self) -> str: ...  # after NaN: lower the loss scale, and say what was done
     def averaged(self, state: dict[str, Any]) -> dict[str, Tensor]: ...  # weights to generate with
     def preview(self) -> dict[str, np.ndarray]: ...  # name -> uint8 images
