@@ -138,7 +138,7 @@ class TensorBoard:
         for path in self.run.stages():
             step = int(path.stem.removeprefix("step-"))
             if self.shown < step <= self.row["step"]:
-                sheet = np.asarray(Image.open(path).convert("RGB"))
+                sheet = np.asarray(Image.open(path, formats=["PNG"]).convert("RGB"))
                 when = {"walltime": self.row["time"], "dataformats": "HWC"}
                 self.writer.add_image("preview", sheet, step, **when)
                 self.shown = step

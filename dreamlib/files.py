@@ -216,10 +216,14 @@ def try_lock(file: Any) -> bool:
 
 
 @contextmanager
-def exclusive(path: Path, every: float = 0.05) -> Iterator[None]:
-    """Hold the lock file `path`, waiting for whoever holds it."""
+def exclusive(
+    path: Path, every: float = 0.05, waiting: Callable[[], Any] = lambda: None
+) -> Iterator[None]:
+    """Hold the lock file `path`, waiting for whoever holds it; `waiting` is called once then."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
-        while not try_lock(file):
-            time.sleep(every)
+        if not try_lock(file):
+            waiting()
+            while not try_lock(file):
+                time.sleep(every)
         yield

@@ -7,15 +7,16 @@ import io
 import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import ImageFile, ImageOps
 
-from dreamlib.data.archive import EXTENSIONS, Files, check_unpacked, open_files
+from dreamlib.data.archive import check_unpacked, open_files
 from dreamlib.data.folder import FITS, UNREADABLE, in_order, load_square, to_rgb
+from dreamlib.data.formats import Files, images_among, open_image
 from dreamlib.data.idx import NATIVE, with_border
 from dreamlib.data.packed import Packed
 from dreamlib.errors import ConfigError, DataError
@@ -112,7 +113,9 @@ def check_images(images: np.ndarray, what: str) -> np.ndarray:
 
 def _files(place: Path, size: int | None, fit: str, say: Say) -> np.ndarray:
     files = open_files(place)
-    names = [name for name in files.names if PurePosixPath(name).suffix[1:].lower() in EXTENSIONS]
+    names, others = images_among(files)
+    if others:
+        say(f"{place}: {others}")
     if not names:
         raise DataError(f"{place} holds no images; name a folder, a zip, an .npy or an .npz file")
     images = list(in_order(lambda name: _picture(files, name, size, fit), names))
@@ -132,7 +135,7 @@ def _picture(files: Files, name: str, size: int | None, fit: str) -> np.ndarray:
         file = io.BytesIO(files.read(name))
         if size and fit != "border":
             return load_square(file, size, fit)
-        with Image.open(file) as opened:
+        with open_image(file) as opened:
             opened.load()
             image = np.array(to_rgb(ImageOps.exif_transpose(opened)))
         if size and image.shape[:2] == (NATIVE, NATIVE):

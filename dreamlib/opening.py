@@ -134,7 +134,7 @@ def pack_data(
     source = make_source(config, home / "downloads", say)
     name = f"{source.name}-{config.data.size}-{fingerprint(source.description)[:8]}"
     _bring_pack(home / name, mirror, say)
-    return pack(source, home / name, progress)
+    return pack(source, home / name, progress, say)
 
 
 def _bring_pack(folder: Path, mirror: Path | None, say: Callable[[str], None]) -> None:

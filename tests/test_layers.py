@@ -41,7 +41,7 @@ ORDER = {
     "diffusion": ["schedule", "process", "prediction", "dream", "samplers", "draw", "unet", "ema"],
     "gan": ["stylegan2", "ada", "step", "draw"],
     "data": [
-        *["archive", "download", "packed", "packing", "stream"],
+        *["formats", "parquet", "archive", "download", "packed", "packing", "stream"],
         *["drawing", "faces", "idx", "cifar", "folder", "celeba"],
     ],
     "runtime": [

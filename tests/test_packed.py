@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +13,7 @@ from dreamlib.data import packing
 from dreamlib.data.packed import Contents, Item, Source, open_packed
 from dreamlib.data.packing import bring, pack
 from dreamlib.errors import DataError, NotEnoughSamples
-from dreamlib.files import read_json, sha256_file, try_lock, write_json
+from dreamlib.files import read_json, sha256_file, write_json
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 5, 3), dtype=np.uint8)
 PIXELS[7] = PIXELS[1]  # one duplicate
@@ -164,11 +166,25 @@ def test_begun_with_another_description_it_begins_anew(tmp_path, monkeypatch):
     np.testing.assert_array_equal(pack(source_of(ITEMS), tmp_path).images, PIXELS)
 
 
-def test_two_processes_do_not_pack_one_folder(tmp_path):
-    with open(tmp_path / "lock", "a") as lock:
-        assert try_lock(lock)
-        with pytest.raises(DataError, match="being packed by another process"):
-            pack(source_of(ITEMS), tmp_path)
+def test_what_another_process_packs_is_waited_for_and_taken_as_it_is(tmp_path):
+    """As two runs of a batch that share their images find it at their first contact."""
+    said, opened, go_on = [], threading.Event(), threading.Event()
+
+    def slowly(start):
+        opened.set()
+        go_on.wait()
+        yield from ITEMS[start:]
+
+    def second():
+        say = lambda text: said.append(text) or go_on.set()  # noqa: E731
+        return pack(source_of(ITEMS, open=must_not_be_read), tmp_path, say=say)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(pack, source_of(ITEMS, items=slowly), tmp_path)
+        assert opened.wait(60)
+        found = pool.submit(second).result(60)
+        assert found.manifest == first.result(60).manifest
+    assert said == [f"waiting for another process, which packs {tmp_path}"]
 
 
 def test_a_pack_is_brought_from_elsewhere_whole_or_not_at_all(tmp_path):
@@ -191,7 +207,53 @@ def test_a_pack_is_brought_from_elsewhere_whole_or_not_at_all(tmp_path):
     (there / "labels.npy").unlink()
     bring(there, tmp_path / "elsewhere", said.append)
     assert "labels.npy" in said[-1]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["here", "there"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "here", "there"]
+    assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["lock"]
+
+
+def test_what_was_half_packed_gives_way_to_what_is_brought(tmp_path, monkeypatch):
+    monkeypatch.setattr(packing, "SAFE_EVERY", 1)
+    packed = pack(source_of(ITEMS), tmp_path / "there")
+
+    def stopped(start):
+        yield from ITEMS[:4]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(source_of(ITEMS, items=stopped), tmp_path / "here")
+    bring(tmp_path / "there", tmp_path / "here", str)
+    assert open_packed(tmp_path / "here").manifest == packed.manifest
+    names = {path.name for path in (tmp_path / "here").iterdir()}
+    assert names == {*packed.manifest["files"], "manifest.json", "lock"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"files": {"../images.npy": {"bytes": 1, "sha256": ""}}},
+        {"files": {"images.npy": 3}},
+        {"files": {}},
+        {"attributes": {"kind": 3}},
+        {"attributes": ["kind"]},
+        {"rejects": [3]},
+        {"count": "12"},
+        {"splits": None},
+        {"description": 1},
+    ],
+)
+def test_a_manifest_with_odd_fields_is_refused_and_leads_nowhere(tmp_path, change):
+    """Its names are those of files in its own folder, whoever wrote it."""
+    there = tmp_path / "there"
+    manifest = pack(source_of(ITEMS), there).manifest
+    write_json(there / "manifest.json", manifest | change)
+    (tmp_path / "images.npy").write_bytes(b"x")
+    said = []
+    with pytest.raises(DataError, match=r"is not what was written.*delete that folder"):
+        open_packed(there)
+    bring(there, tmp_path / "here", said.append)
+    assert "passed over" in said[0]
+    assert [path.name for path in (tmp_path / "here").iterdir()] == ["lock"]
+    assert (tmp_path / "images.npy").read_bytes() == b"x"
 
 
 def test_an_older_pack_stays_until_its_source_is_there(tmp_path):
@@ -293,7 +355,7 @@ def test_a_manifest_that_is_missing_torn_or_of_another_format_is_refused(tmp_pat
     pack(source_of(ITEMS), tmp_path)  # another format is packed again
     assert read_json(tmp_path / "manifest.json") == manifest
     (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(DataError, match="not JSON"):
+    with pytest.raises(DataError, match="is not what was written: Expecting"):
         open_packed(tmp_path)
 
 

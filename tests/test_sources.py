@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import json
 import os
 import struct
 from pathlib import Path
@@ -338,6 +339,51 @@ def test_subfolders_are_classes_only_when_all_images_lie_in_them(tmp_path):
     assert named["dog/small/000.png"] == (1,)
     many_pictures(tmp_path, 6, 7)
     assert folder_source(tmp_path, 8).open().attributes == {}
+
+
+def class_of(folder):
+    """(classes, {file: class}, what the description says of them)"""
+    source = folder_source(folder, 8)
+    contents = source.open()
+    names = contents.attributes.get("class", ())
+    labels = {i.name: names[i.labels[0]] for i in contents.items(0) if i.labels}
+    return names, labels, source.description.get("classes", "").partition(":")[0]
+
+
+def test_split_folders_are_no_classes_but_what_lies_below_them_may_be(tmp_path):
+    for k, name in enumerate(["train/cat", "Test/dog", "Test/cat", "val/cat"]):
+        many_pictures(tmp_path / "nested" / name, k, k + 1)
+    names, labels, where = class_of(tmp_path / "nested")
+    assert (names, where) == (("cat", "dog"), "below the split folders")
+    assert labels["Test/dog/001.png"] == "dog"
+    many_pictures(tmp_path / "flat/train", 0, 3)
+    many_pictures(tmp_path / "flat/test", 3, 6)
+    assert class_of(tmp_path / "flat") == ((), {}, "below the split folders")
+    many_pictures(tmp_path / "named/train", 0, 3)
+    many_pictures(tmp_path / "named/bicycle", 3, 6)
+    assert class_of(tmp_path / "named")[::2] == (("bicycle", "train"), "")  # as it always was
+
+
+def test_numbered_heaps_are_no_classes_and_nvidias_list_is_read(tmp_path):
+    labels = []
+    for k in range(6):
+        many_pictures(tmp_path / f"heaps/{k // 2:05d}", k, k + 1)
+        labels.append([f"{k // 2:05d}/{k:03d}.png", (10, 9, 10)[k % 3]])
+    heaps = ((), {}, "numbered folders are none")
+    assert class_of(tmp_path / "heaps") == heaps
+    listed = tmp_path / "heaps/dataset.json"
+    for other in ({"labels": None}, {"labels": labels[1:]}, {"labels": ["cat"]}, {"images": []}, 3):
+        listed.write_text(json.dumps(other))
+        assert class_of(tmp_path / "heaps") == heaps
+    listed.write_text(json.dumps({"labels": labels}))
+    assert class_of(tmp_path / "heaps") == (
+        ("9", "10"),
+        {n: str(k) for n, k in labels},
+        listed.name,
+    )
+    before = folder_source(tmp_path / "heaps", 8).description
+    listed.write_text(json.dumps({"labels": [*labels[1:], [labels[0][0], 9]]}))
+    assert folder_source(tmp_path / "heaps", 8).description != before
 
 
 def test_the_first_images_of_a_split_are_a_mixture_of_classes(tmp_path):

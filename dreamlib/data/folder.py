@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import struct
 import zipfile
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
@@ -23,10 +24,11 @@ from typing import IO, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from dreamlib.data.archive import EXTENSIONS, Files, open_files
+from dreamlib.data.archive import open_files
+from dreamlib.data.formats import Files, images_among, open_image
 from dreamlib.data.packed import Contents, Item, Source
 from dreamlib.errors import DataError
-from dreamlib.files import fingerprint
+from dreamlib.files import fingerprint, parse_json
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -45,6 +47,11 @@ FITS = {
 }
 
 
+SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+HEAP = re.compile(r"\d{5}")  # 00000/img00000000.png, as NVIDIA's tools write
+MOST_CLASSES = np.iinfo(np.int16).max
+
+
 class _Picture(NamedTuple):
     digest: str  # sha256 of the file
     name: str  # path relative to the folder, with forward slashes
@@ -58,18 +65,17 @@ def folder_source(
     Split by content: shares of `held_out` each for reference and floor, the rest to train on; so
     adding a file moves no other and equal pictures never straddle splits.  Images come in the order
     of their files' hashes: the first n of a split are a fair sample of it, whatever the names.
-    Sub-folders become the attribute "class" if there are at least two and all images lie in them.
-    DataError if there are no images.
+    The attribute "class" is what a label column or NVIDIA's dataset.json says, or the sub-folders:
+    if there are at least two, all images lie in them, and they are no splits and no numbered heaps.
+    DataError if there are no images, or when they cannot be read.
     """
     files = open_files(place)
-    names = [name for name in files.names if PurePosixPath(name).suffix[1:].lower() in EXTENSIONS]
+    names, others = images_among(files)
     if not names:
-        known = ", ".join(sorted(EXTENSIONS))
-        raise DataError(f"{place} holds no images; put some there ({known})")
+        raise DataError(f"{place} holds no images; put some there" + (others and f" ({others})"))
     digests = in_order(partial(_digest, files), names)
     pictures = sorted(_Picture(digest, name) for digest, name in zip(digests, names))
-    class_of = _classes([name for _, name in pictures])
-    classes = tuple(sorted(set(class_of.values())))
+    classes = _classes(files, [name for _, name in pictures])
     description = {
         "size": size,
         "crop": FITS[fit],
@@ -79,6 +85,8 @@ def folder_source(
         "files": fingerprint(pictures),
         "count": len(pictures),
     }
+    if classes.where:
+        description["classes"] = f"{classes.where}: {fingerprint(dict(classes.of))[:16]}"
 
     def items(start: int) -> Iterator[Item]:
         def item(picture: _Picture) -> Item:
@@ -86,13 +94,13 @@ def folder_source(
             image, reject = decoded(files.read, name, size, fit)
             if image is None:
                 return Item(name, None, reject=reject)
-            labels = (classes.index(class_of[name]),) if classes else ()
+            labels = (classes.names.index(classes.of[name]),) if classes.of else ()
             return Item(name, image, labels, split_of(image, held_out))
 
         return in_order(item, pictures[start:])
 
-    attributes = {"class": classes} if classes else {}
-    contents = Contents(attributes, len(pictures), items)
+    attributes = {"class": tuple(classes.names)} if classes.of else {}
+    contents = Contents(attributes, len(pictures), items, others=others)
     return Source("folder", description, lambda: contents, place=str(place))
 
 
@@ -115,7 +123,7 @@ def decoded(
 
 def load_square(file: Path | str | IO[bytes], size: int, fit: str = "crop") -> np.ndarray:
     """One image as uint8 [size,size,3].  Raises one of UNREADABLE if it is damaged."""
-    with Image.open(file) as opened:
+    with open_image(file) as opened:
         opened.load()
         if opened.mode == "I" and opened.format != "PNG":  # older Pillow's 16-bit PNG is an I
             raise ValueError("its pixels are not 8-bit or 16-bit; convert it to one of these")
@@ -185,16 +193,49 @@ def split_of(image: np.ndarray, held_out: float = 0.1) -> str:
     return "reference" if place >= 10_000 - 2 * shares else "train"
 
 
-def _classes(names: Sequence[str]) -> dict[str, str]:
-    """Name -> its sub-folder, below the folders that all share; {} unless there are at least two
-    and all images lie in them."""
-    parents = [PurePosixPath(name).parent.parts for name in names]
-    shared = 0
-    while all(len(p) > shared for p in parents) and len({p[shared] for p in parents}) == 1:
+class _Classes(NamedTuple):
+    of: Mapping[str, str]  # name -> class; {} unless every image has one
+    names: Sequence[str]  # the classes, in order
+    where: str  # they are told, or why there are none; "" for plain sub-folders
+
+
+def _classes(files: Files, names: Sequence[str]) -> _Classes:
+    if files.classes:
+        return _Classes(files.class_of, files.classes, "the label column")
+    if listed := _listed(files, names):
+        return _Classes(listed, sorted(set(listed.values()), key=int), "dataset.json")
+    of, where = _by_folder(names)
+    return _Classes(of, sorted(set(of.values())), where)
+
+
+def _listed(files: Files, names: Sequence[str]) -> dict[str, str]:
+    """As NVIDIA's dataset.json lists them; {} where it does not for every image."""
+    for note in map(PurePosixPath, files.names):
+        if note.name == "dataset.json":
+            try:
+                labels = parse_json(files.read(str(note)))["labels"]
+                found = {str(note.parent / name): f"{label:d}" for name, label in labels}
+            except (ValueError, LookupError, TypeError):  # somebody else's, or it has no labels
+                continue
+            if found.keys() >= set(names):
+                return {name: found[name] for name in names}
+    return {}
+
+
+def _by_folder(names: Sequence[str]) -> tuple[dict[str, str], str]:
+    """The sub-folders below those that all share, or that are splits; {} unless there are at least
+    two, all images lie in them, and they are no numbered heaps."""
+    parents, where, shared = [PurePosixPath(name).parent.parts for name in names], "", 0
+    while all(len(p) > shared for p in parents):
+        level = {p[shared] for p in parents}
+        if len(level) > 1 and {part.lower() for part in level} <= SPLIT_FOLDERS:
+            where = "below the split folders"
+        elif len(level) > 1:
+            heaps = len(level) > MOST_CLASSES or all(HEAP.fullmatch(part) for part in level)
+            found = {} if heaps else {name: p[shared] for name, p in zip(names, parents)}
+            return found, "numbered folders are none" if heaps else where
         shared += 1
-    if any(len(p) <= shared for p in parents):
-        return {}
-    return {name: p[shared] for name, p in zip(names, parents)}
+    return {}, where
 
 
 def _digest(files: Files, name: str) -> str:

@@ -6,7 +6,6 @@ that folder.  Decoding, cropping and resizing happen then, and never during trai
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamlib.errors import DataError, NotEnoughSamples
-from dreamlib.files import fingerprint, read_json, sha256_file
+from dreamlib.files import check_fields, fingerprint, plain_name, read_json, sha256_file
 
 FORMAT = 2
 SPLITS = ("train", "reference", "floor")  # split.npy holds positions in this tuple
 IMAGES, LABELS, SPLIT = "images.npy", "labels.npy", "split.npy"
 INDEX = "index.jsonl"  # a line per item: name, split, labels, hash of its pixels, or why rejected
 MANIFEST = "manifest.json"
+FIELDS = {
+    **dict.fromkeys(["description", "splits", "attributes", "files"], dict),
+    **dict.fromkeys(["shape", "rejects"], list),
+    **dict.fromkeys(["source", "fingerprint"], str),
+    **dict.fromkeys(["count", "duplicates"], int),
+}
 
 
 class Item(NamedTuple):
@@ -41,6 +46,7 @@ class Contents(NamedTuple):
     count: int  # how many items will come, rejects included
     items: Callable[[int], Iterator[Item]]  # those from this position on, always in one order
     origin: str = ""  # which items these are, where the description does not say it
+    others: str = ""  # what was not looked at, for people
 
 
 @dataclass(frozen=True)
@@ -200,10 +206,23 @@ def open_packed(folder: Path | str) -> Packed:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
+    """What `pack` wrote of a folder's files; of another format, whatever it is."""
     try:
-        return read_json(folder / MANIFEST)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise _damaged(folder, f"{MANIFEST} is not JSON") from error
+        manifest = check_fields(read_json(folder / MANIFEST))
+        if manifest.get("format") == FORMAT:
+            check_fields(manifest, **FIELDS)
+            for name, record in manifest["files"].items():
+                check_fields(record, bytes=int, sha256=str)
+                plain_name(name)
+            for reject in manifest["rejects"]:
+                check_fields(reject, name=str, reason=str)
+            if not all(isinstance(values, list) for values in manifest["attributes"].values()):
+                raise ValueError("its attributes are odd")
+            if not {IMAGES, LABELS, SPLIT} <= set(manifest["files"]):
+                raise ValueError("it lacks a file")
+    except ValueError as error:
+        raise _damaged(folder, f"{MANIFEST} is not what was written: {error}") from error
+    return manifest
 
 
 def _damaged(folder: Path, what: str) -> DataError:

@@ -14,6 +14,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,11 +40,11 @@ from dreamlib.data.packed import (
 )
 from dreamlib.errors import DataError
 from dreamlib.files import (
+    exclusive,
     fingerprint,
     sha256_file,
     sweep,
     sync_folder,
-    try_lock,
     write_atomic,
     write_json,
     write_npy,
@@ -54,19 +55,22 @@ PART, LOCK = f"{IMAGES}.part", "lock"
 SAFE_EVERY = 500  # images between two waits for the disk; at most as many are decoded twice
 
 
-def pack(source: Source, folder: Path | str, progress: Progress = silent) -> Packed:
+def pack(
+    source: Source,
+    folder: Path | str,
+    progress: Progress = silent,
+    say: Callable[[str], None] = print,
+) -> Packed:
     """Stream a source into `folder`, unless that was done already, and open it.
 
-    Interrupted packing goes on where it was.  A folder packed from another description is packed
-    again in place.  DataError when no image is usable.
+    Interrupted packing goes on where it was; what another process packs is waited for.  A folder
+    packed from another description is packed again in place.  DataError when no image is usable,
+    or when the source fails.
     """
     folder = Path(folder)
     if _holds(folder, source):
         return open_packed(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a") as lock:
-        if not try_lock(lock):
-            raise DataError(f"{folder} is being packed by another process: wait for it")
+    with _alone(folder, say):
         if _holds(folder, source):  # it was packed while we looked
             return open_packed(folder)
         sweep(folder)
@@ -87,29 +91,43 @@ def pack(source: Source, folder: Path | str, progress: Progress = silent) -> Pac
     return open_packed(folder)
 
 
+def _alone(folder: Path, say: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Nobody else packs this folder, or brings it, meanwhile."""
+    return exclusive(
+        folder / LOCK, waiting=lambda: say(f"waiting for another process, which packs {folder}")
+    )
+
+
 def bring(there: Path, folder: Path, say: Callable[[str], None] = print) -> None:
     """Copy a pack from another place, unless one is here already or none is there.
 
     It is verified beside its place before it takes it; a damaged one is said and passed over.
     """
-    if (folder / MANIFEST).is_file():
-        return
+    try:
+        if (folder / MANIFEST).is_file() or not (there / MANIFEST).is_file():
+            return
+        with _alone(folder, say):
+            if not (folder / MANIFEST).is_file():  # nor since we looked
+                _copy(there, folder)
+                say(f"brought the packed images from {there}")
+    except (OSError, DataError) as error:
+        say(f"the packed images in {there} are passed over: {error}")
+
+
+def _copy(there: Path, folder: Path) -> None:
     beside = folder.with_name(f".{folder.name}.brought")
     shutil.rmtree(beside, ignore_errors=True)
+    names = (*read_manifest(there)["files"], MANIFEST)
     try:
-        if not (there / MANIFEST).is_file():
-            return
-        for name in (*read_manifest(there)["files"], MANIFEST):
+        for name in names:
             with open(there / name, "rb") as source:
                 write_atomic(beside / name, partial(shutil.copyfileobj, source))
         open_packed(beside).verify()
-    except (OSError, DataError) as error:
+        (folder / PART).unlink(missing_ok=True)
+        for name in names:  # the manifest last
+            os.replace(beside / name, folder / name)
+    finally:
         shutil.rmtree(beside, ignore_errors=True)
-        say(f"the packed images in {there} are passed over: {error}")
-        return
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(beside, folder)
-    say(f"brought the packed images from {there}")
 
 
 def _holds(folder: Path, source: Source) -> bool:
@@ -137,6 +155,7 @@ class _Writer:
 
     def __init__(self, source: Source, contents: Contents, folder: Path):
         self.source, self.attributes, self.folder = source, contents.attributes, folder
+        self.others = contents.others
         self.head = {
             "wanted": _wanted(source),
             "origin": fingerprint([contents.origin, contents.count, contents.attributes]),
@@ -267,6 +286,7 @@ class _Writer:
             "splits": {name: held[code] for code, name in enumerate(SPLITS)},
             "attributes": attributes,
             "rejects": self.rejects,
+            "others": self.others,
             "duplicates": len(self.codes) - len(self.digests),
             "files": files,
             "fingerprint": pack_fingerprint(files, attributes),

@@ -16,7 +16,7 @@ SCREEN = 115  # pixels of a screen that an inch of paper gets
 
 def drawn(path: Path) -> bool:
     """Whether a PNG file is a figure, and not words in the place of one."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=["PNG"]) as image:
         return image.info.get("Comment") != NOT_DRAWN
 
 
@@ -33,7 +33,7 @@ def _picture(path: Path, most: int) -> tuple[bytes, tuple[int, int], int]:
     """A PNG file as it is, or shrunk to `most` pixels where that makes it lighter: mixed colours
     can weigh more than fewer pixels spare."""
     data = path.read_bytes()
-    with Image.open(path) as image:
+    with Image.open(path, formats=["PNG"]) as image:
         size, wide = image.size, round(image.width / image.info.get("dpi", (SCREEN,))[0] * SCREEN)
         if image.width <= most:
             return data, size, wide
