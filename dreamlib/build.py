@@ -241,7 +241,12 @@ def make_labels(config: Config, data: Packed) -> LabelsOf | None:
     return labels_of
 
 
-def make_classifier(data: Packed, seed: int, progress: Progress = silent) -> Classifier:
+def make_classifier(
+    data: Packed,
+    seed: int,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Classifier:
     """The classifier of a packed set's labels, trained once and kept beside the images."""
     if not data.attributes:
         raise DataError(
@@ -258,14 +263,19 @@ def make_classifier(data: Packed, seed: int, progress: Progress = silent) -> Cla
         (data.images[held_out], data.labels[held_out]),
         seed=seed,
         progress=progress,
+        should_stop=should_stop,
     )
 
 
 def make_extractor(
-    config: Config, data: Packed, device: torch.device, progress: Progress = silent
+    config: Config,
+    data: Packed,
+    device: torch.device,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Extractor:
     if config.evaluate.extractor == "classifier":
-        return ClassifierExtractor(make_classifier(data, 0, progress))
+        return ClassifierExtractor(make_classifier(data, 0, progress, should_stop))
     return make_inception(config.evaluate.weights, device, progress)
 
 

@@ -157,7 +157,7 @@ def judge(
 ) -> Judge:
     """With a run, its extractor and folder; else Inception, and the folder `out`."""
     if run is not None:
-        material = Material(run, sizes_of(run, None), progress)
+        material = Material(run, sizes_of(run, None), progress, should_stop)
         return Judge(material.extractor, run.folder, run, progress, should_stop, run.say)
     if out is None:
         raise ConfigError("name a run folder, or a folder for the scores: --out runs/guests")

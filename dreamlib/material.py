@@ -50,7 +50,8 @@ class Material:
 
     @cached_property
     def extractor(self) -> Extractor:
-        return make_extractor(self.run.config, self.run.data, self.run.device, self.progress)
+        run = self.run
+        return make_extractor(run.config, run.data, run.device, self.progress, self.should_stop)
 
     @cached_property
     def plan(self) -> Plan:

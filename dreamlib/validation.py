@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,16 @@ class Validation:
         every = span_steps(self.settings.every, epoch=trainer.epoch, total=trainer.total)
         self.steps = set(range(every, trainer.total + 1, every)) if every else set()
         self.rows: list[dict[str, Any]] = []
+        self.should_stop: Callable[[], bool] = lambda: False
 
-    def begin(self) -> None:
-        """Read what was found before; rows beyond the trainer's step have been cut off."""
+    def begin(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+        """Read what was found before; rows beyond the trainer's step have been cut off.
+
+        The extractor is made ready: no step is lost where that is interrupted.
+        """
         sweep(self.folder)
         self.rows = self.run.dir.read_validation() if self.steps else []
+        self.should_stop = should_stop
         if any(step > self.trainer.step for step in self.steps):
             self.extractor  # noqa: B018  what it lacks is said now, and not at the first validation
 
@@ -98,7 +104,8 @@ class Validation:
 
     @cached_property
     def extractor(self) -> Extractor:
-        return make_extractor(self.run.config, self.run.data, self.run.device)
+        run = self.run
+        return make_extractor(run.config, run.data, run.device, should_stop=self.should_stop)
 
     @cached_property
     def reference(self) -> np.ndarray:

@@ -1,12 +1,15 @@
 """The small classifier: deterministic, it learns, and its files are trusted only when true."""
 
+import itertools
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
+from dreamlib.errors import Interrupted
 from dreamlib.metrics.classifier import (
     Classifier,
     _batches,
@@ -153,11 +156,11 @@ def load(toy, tmp_path, monkeypatch):
 
     monkeypatch.setattr("dreamlib.metrics.classifier.train_classifier", short)
 
-    def load(key=None, seed=0):
+    def load(key=None, seed=0, **more):
         held_out = squares(64, 2)
         where = tmp_path / "kept"
         return load_or_train_classifier(
-            where, key or {"data": "a"}, images, labels, VALUES, held_out, seed=seed
+            where, key or {"data": "a"}, images, labels, VALUES, held_out, seed=seed, **more
         )
 
     load.folder = tmp_path / "kept"
@@ -206,6 +209,40 @@ def test_a_damaged_file_is_trained_again(load, caplog, suffix):
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert path.name in caplog.text
     assert weights_bytes(again) == weights_bytes(first) == path.read_bytes()
+
+
+def test_interrupted_training_goes_on_and_ends_in_the_same_weights(load, tmp_path, monkeypatch):
+    """Asked to stop, or killed behind a kept state; never from a state that is not whole."""
+    want = weights_bytes(load())
+    shutil.rmtree(load.folder)
+    calls = itertools.count()
+    with pytest.raises(Interrupted, match="stopped after 1 of 2 batches of the classifier"):
+        load(should_stop=lambda: next(calls) == 1)
+    (part,) = load.folder.iterdir()
+    kept, steps = part.read_bytes(), []
+    assert weights_bytes(load(progress=lambda what, total: steps.append)) == want
+    assert steps == [1, 1]  # what was done, and the rest
+    assert sorted(path.suffix for path in load.folder.iterdir()) == [".json", ".safetensors"]
+    for damaged in (kept[:-1], kept[:40], b""):
+        shutil.rmtree(load.folder)
+        load.folder.mkdir()
+        part.write_bytes(damaged)
+        assert weights_bytes(load()) == want
+    monkeypatch.setattr("dreamlib.metrics.classifier.KEEP_EVERY", -1.0)
+    shutil.rmtree(load.folder)
+    calls = itertools.count()
+
+    def killed():
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        load(should_stop=killed)
+    monkeypatch.setattr("dreamlib.metrics.classifier.torch.__version__", "another")
+    steps.clear()
+    assert weights_bytes(load(progress=lambda what, total: steps.append)) == want
+    assert steps == [0, 1, 1]  # another torch begins anew
 
 
 def test_a_file_without_card_is_trained_again(load):

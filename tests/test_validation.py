@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from dreamlib.errors import Interrupted
 from dreamlib.generate import generate
 from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import frechet
@@ -94,6 +97,23 @@ def test_left_anywhere_and_resumed_it_finds_the_same(opened):
         assert found(run) == found(whole)
         for name, value in load_file(whole.dir.weights / "best" / "ema.safetensors").items():
             assert torch.equal(value, load_file(run.dir.weights / "best" / "ema.safetensors")[name])
+
+
+def test_stopped_while_its_classifier_is_trained_it_goes_on_there(opened, monkeypatch):
+    """The classifier comes before the first step, so that no step is lost with it."""
+
+    def stopping(*args, should_stop, **more):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert should_stop()
+        raise Interrupted("stopped after 3 of 9 batches of the classifier")
+
+    run = opened("run", *EVERY, "train.length=2")
+    with monkeypatch.context() as patch:
+        patch.setattr("dreamlib.validation.make_extractor", stopping)
+        assert list(train(run)) == []
+    assert run.dir.status()["state"] == "interrupted"
+    list(train(run))
+    assert len(found(run)) == 1
 
 
 def test_rows_beyond_the_checkpoint_are_forgotten(opened):

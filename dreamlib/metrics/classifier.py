@@ -7,10 +7,12 @@ from the set's own labels, in a minute on one core.  Its distances never compare
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamlib.errors import Interrupted
 from dreamlib.files import fingerprint, read_json, sweep, write_bytes, write_json
 from dreamlib.images import dequantise
 from dreamlib.progress import Progress, silent
@@ -32,6 +35,7 @@ FEATURES = 64
 BATCH = 128
 IMAGES_SEEN = 240_000  # sets the default number of epochs
 PEAK_LR = 3e-3
+KEEP_EVERY = 20.0  # seconds of training that a kill may take
 
 
 def _block(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -100,12 +104,16 @@ def train_classifier(
     seed: int = 0,
     epochs: int | None = None,
     progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+    part: Path | None = None,
 ) -> Classifier:
     """Fit a classifier; the same seed, data and library versions give the same weights.
 
     images uint8 [N,H,W,C] (a memmap is read by batch), labels int [N,A], values K per attribute.
     The sum over attributes of cross-entropy with label smoothing 0.1, AdamW, one-cycle rate.
-    TypeError for float images, ValueError for labels that do not fit.
+    In the file `part` its state is kept, now and then and when asked to stop; the same call goes
+    on from there, and ends in the same weights.  TypeError for float images, ValueError for labels
+    that do not fit, Interrupted when `should_stop` asks for it between two batches.
     """
     _check_labels(images, labels, values)
     if epochs is None:
@@ -115,9 +123,20 @@ def train_classifier(
     batches = max(1, len(images) // BATCH)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=epochs * batches)
-    advance = progress("classifier", epochs * batches)
+    begun = _go_on(part, epochs * batches, net, optimizer, rate)
+    advance, kept = progress("classifier", epochs * batches), time.monotonic()
+    advance(begun)
     with _one_thread():
-        for picked in _batches(len(images), epochs, batches, seed):
+        order = enumerate(_batches(len(images), epochs, batches, seed))
+        for done, picked in islice(order, begun, None):
+            asked = should_stop()
+            if part and (asked or time.monotonic() - kept > KEEP_EVERY):
+                _keep(part, done, epochs * batches, net, optimizer, rate)
+                kept = time.monotonic()
+            if asked:
+                raise Interrupted(
+                    f"stopped after {done:,} of {epochs * batches:,} batches of the classifier"
+                )
             logits = net(_to_network(images[picked], net.channels))
             targets = torch.as_tensor(labels[picked].T).long()
             loss = sum(F.cross_entropy(*pair, label_smoothing=0.1) for pair in zip(logits, targets))
@@ -127,6 +146,30 @@ def train_classifier(
             rate.step()
             advance(1)
     return net.eval()
+
+
+def _keep(part: Path, done: int, total: int, *parts: Any) -> None:
+    """The state behind `done` batches, behind a hash of itself."""
+    memory = io.BytesIO()
+    torch.save(
+        [str(torch.__version__), total, done, *(each.state_dict() for each in parts)], memory
+    )
+    data = memory.getvalue()
+    write_bytes(part, hashlib.sha256(data).digest() + data)
+
+
+def _go_on(part: Path | None, total: int, *parts: Any) -> int:
+    """Load what `_keep` kept -> the batches done; 0 where that is nothing, damaged, or another
+    torch's, whose weights would be others."""
+    data = part.read_bytes() if part and part.is_file() else b""
+    if hashlib.sha256(data[32:]).digest() != data[:32]:
+        return 0
+    version, wanted, done, *states = torch.load(io.BytesIO(data[32:]), weights_only=True)
+    if (version, wanted) != (str(torch.__version__), total):
+        return 0
+    for each, state in zip(parts, states):
+        each.load_state_dict(state)
+    return done
 
 
 @contextmanager
@@ -185,21 +228,26 @@ def load_or_train_classifier(
     *,
     seed: int = 0,
     progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Classifier:
     """The classifier of this data, from `folder` where it was trained before, bit for bit.
 
     `key` says what the data is (a fingerprint of images and labels).  The card holds the accuracy
-    per attribute on `held_out`, an (images, labels) pair.  Damaged files are trained anew.
+    per attribute on `held_out`, an (images, labels) pair.  Damaged files are trained anew, and
+    training that was interrupted goes on.
     """
     settings = {"architecture": ARCHITECTURE, "values": [*values], "seed": seed}
     full_key = {**key, **settings, "shape": [*images.shape[1:]]}
     with seeded("classifier weights", seed):
         classifier = Classifier(images.shape[-1], values)
-    if _load_into(classifier, _path(folder, full_key)):
+    path = _path(folder, full_key)
+    if _load_into(classifier, path):
         return classifier
     sweep(folder)
     start = time.monotonic()
-    classifier = train_classifier(images, labels, values, seed=seed, progress=progress)
+    part = path.with_suffix(".part")
+    asked = {"progress": progress, "should_stop": should_stop}
+    classifier = train_classifier(images, labels, values, seed=seed, part=part, **asked)
     card = {
         "key": full_key,
         "accuracy": accuracy(classifier, *held_out),
@@ -208,6 +256,7 @@ def load_or_train_classifier(
         "seconds": round(time.monotonic() - start, 1),
     }
     save_classifier(classifier, folder, card)
+    part.unlink(missing_ok=True)
     return classifier
 
 

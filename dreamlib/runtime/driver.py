@@ -159,7 +159,8 @@ class Driver:
             if differs := moved(newest.manifest, self.where):
                 self._tell(f"this session differs ({differs}): it goes on, not bit for bit")
         self.done = self.trainer.step
-        self.validation.begin()
+        with suppress(Interrupted):  # the loop asks the same, and ends as it does there
+            self.validation.begin(lambda: bool(stop) or self.clock.over())
         self._set_status("running")
         self.trainer.probe()
 
@@ -236,7 +237,7 @@ class Driver:
         self.rollbacks += 1
         self._load(good)
         done = self.trainer.calm()
-        self.validation.begin()
+        self.validation.begin(lambda: False)
         self.done = self.trainer.step
         self._tell(
             f"ROLLED BACK to step {good.step:,} ({self.rollbacks} of {ROLLBACKS}), {done}: {error}"

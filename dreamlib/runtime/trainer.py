@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -38,7 +38,7 @@ class Check(Protocol):
 
     steps: Set[int]  # after which it is asked
 
-    def begin(self) -> None: ...  # a state was loaded, or there is none yet
+    def begin(self, should_stop: Callable[[], bool]) -> None: ...  # a state was loaded, or none is
     def check(self) -> None: ...
     @property
     def over(self) -> bool: ...  # training should end: nothing becomes better
@@ -50,7 +50,7 @@ class Unchecked:
     steps: Set[int] = frozenset()
     over = False
 
-    def begin(self) -> None: ...
+    def begin(self, should_stop: Callable[[], bool]) -> None: ...
     def check(self) -> None: ...
 
 
