@@ -6,11 +6,10 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-import torch
 
 from dreamlib.errors import Interrupted
 from dreamlib.metrics import pixels as px
-from dreamlib.metrics.pixels import memorisation, nearest, paired_psnr, paired_ssim, pixel_stats
+from dreamlib.metrics.pixels import memorisation, nearest, pixel_stats
 
 
 def pictures(n, size=16, channels=3, key=0):
@@ -312,78 +311,3 @@ def test_memorisation_refuses_what_it_cannot_compare():
         memorisation(law(20, 2), train, train[:20])
     with pytest.raises(ValueError, match="nothing to compare"):
         memorisation(train[:0], train, train[:0])
-
-
-# ---------------------------------------------------------------------- paired images
-
-
-def noisy(images, sd, key=0):
-    noise = np.random.default_rng(key).normal(0, sd, images.shape)
-    return (images + noise).clip(0, 255).round().astype(np.uint8)
-
-
-def test_psnr_of_a_known_error():
-    a = np.full((2, 4, 4, 3), 100, np.uint8)
-    b = a.copy()
-    b[0] += 5
-    np.testing.assert_allclose(paired_psnr(a, b), [20 * math.log10(255 / 5), np.inf])
-    np.testing.assert_array_equal(paired_psnr(a, b), paired_psnr(b, a))
-
-
-def test_psnr_and_ssim_do_not_depend_on_blocks(monkeypatch):
-    a, b = pictures(7), noisy(pictures(7), 10)
-    whole = paired_psnr(a, b), paired_ssim(a, b)
-    monkeypatch.setattr(px, "PIXELS", 1)
-    np.testing.assert_allclose(paired_psnr(a, b), whole[0], rtol=1e-12)
-    np.testing.assert_allclose(paired_ssim(a, b), whole[1], rtol=1e-12)
-    assert paired_psnr(a[:0], b[:0]).shape == (0,)
-
-
-def test_ssim_of_known_pairs():
-    a = pictures(3, 32)
-    np.testing.assert_allclose(paired_ssim(a, a), 1, rtol=1e-12)
-    assert (np.diff([paired_ssim(a, noisy(a, sd))[0] for sd in (2, 10, 40)]) < 0).all()
-    flat = [np.full((1, 11, 11, 1), level, np.uint8) for level in (100, 150)]
-    c = (0.01 * 255) ** 2  # flat images differ in light alone
-    want = (2 * 100 * 150 + c) / (100**2 + 150**2 + c)
-    np.testing.assert_allclose(paired_ssim(*flat), want, rtol=1e-9)
-
-
-def test_ssim_is_torchmetrics_up_to_the_border():
-    ssim = pytest.importorskip("torchmetrics.functional.image")
-    a = pictures(4, 64)
-    b = noisy(a, 20)
-    x, y = (torch.from_numpy(v).permute(0, 3, 1, 2).double() for v in (a, b))
-    kinds = {"gaussian_kernel": True, "sigma": 1.5, "data_range": 255.0, "reduction": "none"}
-    padded, full = ssim.structural_similarity_index_measure(x, y, return_full_image=True, **kinds)
-    found = paired_ssim(a, b)
-    assert found.max() < 0.9
-    # Where the window fits the two are one formula; torchmetrics mirrors the rest of the image.
-    inside = full[..., 5:-5, 5:-5].mean(dim=(1, 2, 3)).numpy()
-    np.testing.assert_allclose(found, inside, rtol=1e-9)
-    assert found.mean() == pytest.approx(padded.mean().item(), abs=2e-3)
-
-
-def test_wrong_pairs_are_refused():
-    good = pictures(3)
-    for metric in (paired_psnr, paired_ssim):
-        with pytest.raises(TypeError, match="uint8"):
-            metric(good.astype(np.float32), good)
-        with pytest.raises(ValueError, match="3 and 2 images"):
-            metric(good, good[:2])
-        with pytest.raises(ValueError, match="sizes differ"):
-            metric(good, good[..., :1])
-    with pytest.raises(ValueError, match="11 pixels"):
-        paired_ssim(good[:, :10], good[:, :10])
-
-
-def test_why_there_is_no_unpaired_psnr():
-    """Against unrelated digits the constant mean image beats real digits."""
-    data = pytest.importorskip("sklearn.datasets").load_digits().images
-    images = np.round(data * 255 / 16).astype(np.uint8)[..., None]
-    half = len(images) // 2
-    order = np.random.default_rng(0).permutation(len(images))
-    real, other = images[order[:half]], images[order[half : 2 * half]]
-    mean = np.repeat(images.mean(axis=0, keepdims=True).round().astype(np.uint8), half, axis=0)
-    assert paired_psnr(real, other).mean() == pytest.approx(8.6, abs=0.2)
-    assert paired_psnr(mean, other).mean() == pytest.approx(11.4, abs=0.2)

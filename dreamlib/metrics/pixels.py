@@ -1,4 +1,4 @@
-"""What plain pixels say: statistics of whole sets, nearest neighbours, and paired comparisons.
+"""What plain pixels say: statistics of whole sets, and nearest neighbours.
 
 Features are trained to overlook brightness, contrast and grain; these numbers are not.  They are
 descriptions, each read beside that of held-out real images at the same n, and never a score.
@@ -11,16 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from dreamlib.errors import Interrupted
 from dreamlib.metrics.distances import blocks
 from dreamlib.metrics.estimate import Estimate
 from dreamlib.progress import Progress, silent
 
-Measure = Callable[[Tensor, Tensor], Tensor]  # float64 [B,C,H,W] twice -> [B]
 PIXELS = 1 << 20  # of a block of images: 8 MB in float64
 ROWS = 1000  # of a block of a gallery or of queries, fewer of large images
 FLOATS = 1 << 26  # of a block, at most: 256 MB
@@ -241,60 +237,6 @@ def _smaller(a: np.ndarray, b: np.ndarray) -> float:
     n, m = len(a), len(b)  # u: pairs in which a is the larger, a tie being half of one
     z = (u + 0.5 - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
     return 0.5 * math.erfc(-z / math.sqrt(2))
-
-
-def paired_psnr(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of each pair of uint8 images [N,H,W,C], in dB: float64 [N].
-
-    10 log10(255^2 / MSE); infinite for equal images.  `truth` is what `image` should be, as in
-    denoising.  Between unrelated images it rewards collapse: the constant mean image beats every
-    real one.  TypeError for other images, ValueError for unequal shapes.
-    """
-    return _by_pairs(image, truth, _psnr)
-
-
-def paired_ssim(image: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Structural similarity of each pair of uint8 images [N,H,W,C]: float64 [N], at most 1.
-
-    Wang et al. 2004: Gaussian window of 11 pixels and sigma 1.5, K = 0.01 and 0.03, L = 255, mean
-    over channels and all places where the window fits; nothing is padded.  For pairs, and with the
-    errors, of `paired_psnr`, and ValueError below 11 pixels.
-    """
-    if min(image.shape[1:3]) < 11:
-        raise ValueError(f"SSIM's window needs 11 pixels, got images of {image.shape[1:3]}")
-    return _by_pairs(image, truth, _ssim)
-
-
-def _by_pairs(image: np.ndarray, truth: np.ndarray, measure: Measure) -> np.ndarray:
-    _check_images(image, truth)
-    if len(image) != len(truth):
-        raise ValueError(f"{len(image)} and {len(truth)} images do not make pairs")
-    found = np.empty(len(image))
-    for part in blocks(len(image), _block(image)):
-        x, y = (torch.from_numpy(each[part].astype(np.float64)) for each in (image, truth))
-        found[part] = measure(x.permute(0, 3, 1, 2), y.permute(0, 3, 1, 2)).numpy()
-    return found
-
-
-def _psnr(x: Tensor, y: Tensor) -> Tensor:
-    return 10 * torch.log10(255**2 / (x - y).square().mean(dim=(1, 2, 3)))
-
-
-def _ssim(x: Tensor, y: Tensor) -> Tensor:
-    mean_x, mean_y = _window(x), _window(y)
-    var_x, var_y = _window(x * x) - mean_x**2, _window(y * y) - mean_y**2
-    both = _window(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    light = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return (light * (2 * both + c2) / (var_x + var_y + c2)).mean(dim=(1, 2, 3))
-
-
-def _window(x: Tensor) -> Tensor:
-    """Gaussian means over 11 x 11 pixels, where they fit: [B,C,H,W] -> [B,C,H-10,W-10]."""
-    weights = torch.exp(-(torch.arange(-5, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
-    weights = (weights / weights.sum()).expand(x.shape[1], 1, 1, 11)
-    rows = F.conv2d(x, weights, groups=x.shape[1])
-    return F.conv2d(rows, weights.transpose(2, 3), groups=x.shape[1])
 
 
 def _check_images(*sets: np.ndarray) -> None:
