@@ -24,12 +24,12 @@ INPUTS = Path("/kaggle/input")
 # and exchanging them under a kernel that has imported numpy already breaks it.
 NEVER = ("torch", "torchvision", "numpy")
 REQUIRED = {
-    "PIL": "pillow>=10",
-    "matplotlib": "matplotlib>=3.8",
+    "PIL": "pillow>=10.1",
+    "matplotlib": "matplotlib>=3.9",
     "pydantic": "pydantic>=2.7",
     "yaml": "pyyaml>=6",
     "safetensors": "safetensors>=0.4.3",
-    "typer": "typer>=0.12",
+    "typer": "typer>=0.16",
 }
 OPTIONAL = {
     "ipywidgets": ("ipywidgets>=7.7", "widgets"),
