@@ -18,7 +18,8 @@ from dreamlib.progress import Progress, silent
 
 SHARD = 100  # images that are kept in one file
 LIBRARIES = (None, "diffusers", "transformers")  # that parts may come from; None is no part
-UNFIT = (OSError, ValueError, AttributeError, ImportError)  # diffusers' words for a bad folder
+# diffusers' words for a bad folder; they change with its version
+UNFIT = (OSError, ValueError, TypeError, RuntimeError, AttributeError, ImportError)
 
 
 def pipeline_images(

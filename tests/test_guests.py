@@ -342,6 +342,25 @@ def test_a_folder_with_code_of_its_own_is_refused_unseen(
         pipeline_images(pipeline, 2, tmp_path)  # a plain one comes as far as the import
 
 
+@pytest.mark.parametrize(
+    ("file", "entry"),
+    [
+        ("model_index.json", {"unet": ["diffusers", "NoSuchNet"]}),
+        ("model_index.json", {"unet": ["transformers", "NoSuchNet"]}),  # here or not here
+        ("model_index.json", {"unet": 3}),
+        ("unet/config.json", {"block_out_channels": [16, 32]}),  # the weights have other shapes
+        ("unet/config.json", {"down_block_types": ["NoSuch", "Block"]}),
+    ],
+)
+def test_a_pipeline_that_does_not_fit_is_one_sentence_with_every_diffusers(
+    pipeline, tmp_path, file, entry
+):
+    path = shutil.copytree(pipeline, tmp_path / "odd") / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | entry))
+    with pytest.raises(DataError, match="diffusers cannot load"):
+        pipeline_images(tmp_path / "odd", 2, tmp_path)
+
+
 def test_parts_that_were_lost_on_saving_are_said(pipeline, tmp_path):
     own = altered(pipeline, tmp_path / "own", _class_name="Mine")
     plain = altered(pipeline, tmp_path / "plain", unet=[None, None])  # as diffusers saves a module
