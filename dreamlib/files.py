@@ -28,7 +28,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno is not None:  # else it has words of its own, and no room for a name
+            error.filename = error.filename or str(path)
         raise
 
 

@@ -371,8 +371,9 @@ def test_kagglehub_and_the_hub_are_asked_for_their_data_sets(tmp_path, monkeypat
         "huggingface_hub",
         snapshot_download=lambda name, **k: asked.append((name, k)) or tmp_path,
     )
-    assert from_kagglehub("a/b") == from_hub("c/d") == tmp_path
-    assert asked == ["a/b", ("c/d", {"repo_type": "dataset", "allow_patterns": "*.parquet"})]
+    assert from_kagglehub("a/b") == from_hub("c/d", "abc") == tmp_path
+    wanted = {"repo_type": "dataset", "revision": "abc", "allow_patterns": "*.parquet"}
+    assert asked == ["a/b", ("c/d", wanted)]
 
 
 @pytest.mark.parametrize("error", [OSError("no route"), ValueError("bad"), RuntimeError("x")])
@@ -390,7 +391,7 @@ def test_a_failing_network_is_unavailable(monkeypatch, error):
     [
         ("gdown", "download", {"id", "output", "resume"}),
         ("kagglehub", "dataset_download", {"handle"}),
-        ("huggingface_hub", "snapshot_download", {"repo_id", "repo_type", "allow_patterns"}),
+        ("huggingface_hub", "snapshot_download", {"repo_id", "repo_type", "revision"}),
     ],
 )
 def test_the_installed_libraries_take_our_arguments(monkeypatch, library, function, arguments):

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,12 +18,13 @@ from dreamlib.metrics import pretrained
 from dreamlib.metrics.pretrained import ALEXNET, INCEPTION, Pretrained, find_weights, obtain
 
 BODY = bytes(range(256)) * 9000  # 2.3 MB: three blocks, of which the last is not full
-DIGITS = hashlib.sha256(BODY).hexdigest()[:8]
+SHA256 = hashlib.sha256(BODY).hexdigest()
+DIGITS = SHA256[:8]
 NAME = f"network-{DIGITS}.pth"
 
 
 def known(*urls, name=NAME):
-    return Pretrained(name, urls, "a test network", "Without it there is no test")
+    return Pretrained(name, SHA256, urls, "a test network", "Without it there is no test")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -102,8 +104,8 @@ def test_the_file_of_another_network_is_not_meant_for_this_one(tmp_path):
 
 def test_a_file_with_another_hash_is_refused_not_passed_over(tmp_path, server):
     path, good = put(tmp_path / "a", BODY[:-1]), put(tmp_path / "b")
-    found = hashlib.sha256(BODY[:-1]).hexdigest()[:8]
-    words = rf"{path}.*{found}.*{DIGITS}.*delete it"
+    found = hashlib.sha256(BODY[:-1]).hexdigest()
+    words = rf"{path}.*{found}.*{SHA256}: name another place, or put"
     for place in (path, path.parent):
         with pytest.raises(WeightsUnavailable, match=words):
             find_weights([place, good.parent], known())
@@ -117,7 +119,7 @@ def test_a_missing_file_names_the_remedy(tmp_path, file):
     with pytest.raises(WeightsUnavailable) as error:
         find_weights([tmp_path, tmp_path / "other"], file)
     text = str(error.value)
-    for part in (file.filename, file.prefix, str(tmp_path / "other"), *file.urls, file.without):
+    for part in (file.filename, file.sha256, str(tmp_path / "other"), *file.urls, file.without):
         assert part in text
     for part in ("DREAMLIB_WEIGHTS", "evaluate.weights"):
         assert part in text
@@ -125,15 +127,19 @@ def test_a_missing_file_names_the_remedy(tmp_path, file):
         find_weights([], file)
 
 
-def test_a_name_without_hash_cannot_be_checked(tmp_path):
-    with pytest.raises(ValueError, match="8 hex digits"):
-        find_weights([tmp_path], known(name="inception.pth"))
+def test_every_bit_of_the_hash_counts(tmp_path, monkeypatch):
+    """A file whose hash only begins like the known one is another file."""
+    path = put(tmp_path / "a")
+    alike = replace(known(), sha256=SHA256[:8] + "0" * 56)
+    with pytest.raises(WeightsUnavailable, match="another file"):
+        find_weights([path], alike)
 
 
 def test_the_known_files_are_named_by_their_hashes():
-    assert (INCEPTION.prefix, ALEXNET.prefix) == ("6726825d", "7be5be79")
+    assert pretrained._digits(INCEPTION.filename) == INCEPTION.sha256[:8]
+    assert pretrained._digits(ALEXNET.filename) == ALEXNET.sha256[:8]
     for file in (INCEPTION, ALEXNET):
-        assert all(url.startswith("https://") and file.prefix in url for url in file.urls)
+        assert all(url.startswith("https://") and file.sha256[:8] in url for url in file.urls)
     assert "evaluate.extractor=classifier" in INCEPTION.without
 
 

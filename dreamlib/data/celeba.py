@@ -24,6 +24,7 @@ LAST_TRAIN, LAST_VALID = 162_770, 182_637
 SPLIT_OF = {0: "train", 1: "floor", 2: "reference"}  # of the official train, valid and test
 IMAGE = re.compile(r"^(\d{6})\.(?:jpg|jpeg|png)$", re.I)
 ATTRIBUTES, PARTITION = "list_attr_celeba", "list_eval_partition"
+HUB_COMMIT = "2d738f56e0e7f925ea36ae7c808ea925264aacec"
 NAMED = "the path that was named"
 KAGGLE_INPUTS = Path("/kaggle/input")
 LICENCE = "CelebA is for non-commercial research: mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
@@ -88,7 +89,7 @@ def celeba_places(path: Path | None, downloads: Path, inputs: Path) -> list[Plac
         Place("earlier downloads", lambda: attached(downloads)),
         Place("attached inputs", lambda: attached(inputs)),
         Place("kagglehub", lambda: open_files(from_kagglehub("jessicali9530/celeba-dataset"))),
-        Place("Hugging Face", lambda: open_files(from_hub("flwrlabs/celeba"))),
+        Place("Hugging Face", lambda: open_files(from_hub("flwrlabs/celeba", HUB_COMMIT))),
         Place("Google Drive", lambda: open_files(from_drive(downloads))),
     ]
 

@@ -25,12 +25,14 @@ def from_kagglehub(dataset: str) -> Path:
     return _try(lambda: Path(kagglehub.dataset_download(dataset)), kagglehub)
 
 
-def from_hub(dataset: str) -> Path:
-    """The parquet files of a data set on the Hugging Face hub.  Resumes by itself."""
+def from_hub(dataset: str, revision: str) -> Path:
+    """The parquet files of a data set on the Hugging Face hub, as they were at a commit, whose hash
+    names their content.  Resumes by itself."""
     hub = _library("huggingface_hub")
+    wanted = {"repo_type": "dataset", "revision": revision, "allow_patterns": "*.parquet"}
 
     def fetch() -> Path:
-        return Path(hub.snapshot_download(dataset, repo_type="dataset", allow_patterns="*.parquet"))
+        return Path(hub.snapshot_download(dataset, **wanted))
 
     return _try(fetch, hub)
 

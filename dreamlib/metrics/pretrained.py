@@ -1,7 +1,7 @@
 """Weights that others have trained: found on disk, or downloaded, and checked either way.
 
-A file counts only if its SHA-256 begins with the 8 hex digits that end its name.  A wrong file is
-refused, never passed over, and nothing takes the place of weights that cannot be had.
+A file counts only if its SHA-256 is the one that is known.  A wrong file is refused, never passed
+over, and nothing takes the place of weights that cannot be had.
 """
 
 from __future__ import annotations
@@ -30,21 +30,15 @@ class Pretrained:
     """A file of weights: its name, where it can be had, what it is, what to do without it."""
 
     filename: str
+    sha256: str
     urls: tuple[str, ...]  # tried in turn; each must give the very same file
     what: str
     without: str
 
-    @property
-    def prefix(self) -> str:
-        """The first 8 hex digits of its SHA-256.  ValueError where its name does not hold them."""
-        digits = _digits(self.filename)
-        if digits is None:
-            raise ValueError(f"{self.filename} does not end in 8 hex digits of its SHA-256")
-        return digits
-
 
 INCEPTION = Pretrained(
     "pt_inception-2015-12-05-6726825d.pth",
+    "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
     (
         "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
         "pt_inception-2015-12-05-6726825d.pth",
@@ -56,6 +50,7 @@ INCEPTION = Pretrained(
 )
 ALEXNET = Pretrained(
     "alexnet-owt-7be5be79.pth",
+    "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
     ("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth",),
     "AlexNet, the trunk of LPIPS",
     "Without it there is no LPIPS",
@@ -112,16 +107,15 @@ def obtain(
 
 
 def _locate(search: Sequence[Path], file: Pretrained) -> Path | None:
-    prefix = file.prefix
     for place in map(Path, search):
         path = place / file.filename if place.is_dir() else place
-        if not path.is_file() or _digits(path.name) not in (None, prefix):
+        if not path.is_file() or _digits(path.name) not in (None, file.sha256[:8]):
             continue
-        found = sha256_file(path)[:8]
-        if found != prefix:
+        found = sha256_file(path)
+        if found != file.sha256:
             raise WeightsUnavailable(
-                f"{path} is damaged or another file: its SHA-256 begins with {found}, not with "
-                f"{prefix}; delete it, or put {file.filename} there"
+                f"{path} is damaged or another file, with SHA-256 {found}, not {file.sha256}: name "
+                f"another place, or put {file.filename} there"
             )
         return path
     return None
@@ -134,9 +128,7 @@ def _digits(filename: str) -> str | None:
 
 def _missing(search: Sequence[Path], file: Pretrained) -> str:
     places = ", ".join(dict.fromkeys(map(str, search))) or "no folder at all"
-    return (
-        f"{file.filename} ({file.what}; SHA-256 {file.prefix}...) was not found; searched: {places}"
-    )
+    return f"{file.filename} ({file.what}; SHA-256 {file.sha256}) was not found; searched: {places}"
 
 
 def _remedy(file: Pretrained) -> str:
@@ -164,9 +156,9 @@ def _download(url: str, target: Path, file: Pretrained, progress: Progress) -> N
                 digest.update(block)
                 count += len(block)
                 advance(1)
-        found = digest.hexdigest()[:8]
-        if found != file.prefix:
+        found = digest.hexdigest()
+        if found != file.sha256:
             size = f"{count:,} of {total:,} bytes" if total else f"{count:,} bytes"
-            raise ValueError(f"{size} came, whose SHA-256 begins with {found}")
+            raise ValueError(f"{size} came, whose SHA-256 is {found}")
 
     write_atomic(target, write)
