@@ -19,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 INPUTS = Path("/kaggle/input")
+COLAB = Path("/var/colab/hostname")  # on Colab's machines; a command there has no shell of Colab's
 
 # By import name.  The first are never installed from a notebook: the platform's own fit its GPU,
 # and exchanging them under a kernel that has imported numpy already breaks it.
@@ -49,7 +50,7 @@ def platform() -> str:
         return "kaggle"
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
-    if "google.colab" in str(shell) or Path("/var/colab/hostname").exists():
+    if "google.colab" in str(shell) or COLAB.exists():
         return "colab"
     return "local"
 

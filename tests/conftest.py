@@ -54,6 +54,12 @@ def _no_mirror(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
+def _not_on_colab(monkeypatch, tmp_path):
+    """The tests' machine is nobody's platform; those of a platform pretend to be on one."""
+    monkeypatch.setattr("dreamlib.install.COLAB", tmp_path / "no-colab")
+
+
+@pytest.fixture(autouse=True)
 def _no_network(monkeypatch):
     """Downloads fail at once, wherever the tests run; servers of the tests' own are reached."""
     for name in ("http_proxy", "https_proxy"):

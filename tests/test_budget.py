@@ -252,6 +252,8 @@ def pretend(monkeypatch, kind: str) -> None:
     """The marks by which each platform is known."""
     for name in [n for n in os.environ if n.startswith(("KAGGLE_", "TPU_", "DREAMLIB_MIRROR"))]:
         monkeypatch.delenv(name)
+    if kind == "colab-command":  # !python -m dreamlib: in a process without Colab's shell
+        monkeypatch.setattr("dreamlib.install.COLAB", Path(__file__))
     shell = "google.colab._shell.Shell" if kind in ("colab", "kaggle") else "a shell"
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     if kind.startswith("kaggle"):
@@ -264,6 +266,7 @@ def pretend(monkeypatch, kind: str) -> None:
     ("kind", "limits"),
     [
         ("colab", (11.0, 30.0)),
+        ("colab-command", (11.0, 30.0)),
         ("kaggle", (11.0, 30.0)),
         ("kaggle-tpu", (8.0, 30.0)),
         ("local", (None, 0.0)),
@@ -271,7 +274,7 @@ def pretend(monkeypatch, kind: str) -> None:
 )
 def test_each_platform_ends_its_sessions(monkeypatch, kind, limits):
     pretend(monkeypatch, kind)
-    assert host.platform() == kind.removesuffix("-tpu")
+    assert host.platform() == kind.partition("-")[0]
     assert host.session_limits() == limits
 
 

@@ -21,6 +21,7 @@ from dreamlib import __version__, install
 from dreamlib.notebooks import HOME
 
 ROOT = HOME.parent
+COLAB = install.COLAB
 SETUP = "from importlib.util import find_spec"  # in the setup cell of every notebook
 PROJECT = (ROOT / "pyproject.toml").read_text()
 
@@ -115,9 +116,9 @@ def clone(folder: Path, inputs: Path | None = None) -> Path:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "dreamlib", folder / "dreamlib", ignore=ignored)
     (folder / "notebooks").mkdir()
-    if inputs:
-        path = folder / "dreamlib/install.py"
-        path.write_text(path.read_text().replace("/kaggle/input", str(inputs)))
+    path = folder / "dreamlib/install.py"
+    text = path.read_text().replace(str(COLAB), str(folder / "no-colab"))
+    path.write_text(text.replace("/kaggle/input", str(inputs)) if inputs else text)
     return folder
 
 
@@ -215,7 +216,7 @@ def test_otherwise_the_tag_is_fetched_without_its_dependencies(environment, tmp_
         (cwd / "dreamlib/runs").mkdir(parents=True)
     repository = re.search('^Repository = "(.+)"$', PROJECT, re.MULTILINE)[1]
     source = f"git+{repository}@v{__version__}"
-    gives = {source: ["dreamlib", str(ROOT / "dreamlib")]}
+    gives = {source: ["dreamlib", str(clone(tmp_path / "tag") / "dreamlib")]}
     code = cell + AGAIN + cell + WHERE + "\nassert sys.path == before"
     assert_ready(env.run(code, cwd, gives=gives), env.site)
     (call,) = env.calls

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from dreamlib.config import load_config
 from dreamlib.explain import explain
@@ -34,6 +35,25 @@ def test_only_lower_bounds():
     for part in ["dependencies", "eval", "data", "notebooks", "dev"]:
         for requirement in requirements(part):
             assert re.fullmatch(r"[A-Za-z0-9_.-]+>=[0-9.]+", requirement), requirement
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("diffusers", "0.35.2"),  # what its modules miss comes as a ModuleNotFoundError
+        ("matplotlib", "3.8.4"),  # a notebook's first figure is missing
+        ("nbconvert", "7.0.0"),  # a page with a table: NameError
+        ("pillow", "10.0.1"),
+        ("setuptools", "76.1.0"),  # reads no `license = "MIT"`: no wheel
+        ("tensorboard", "2.16.0"),  # brings all of TensorFlow
+        ("torchmetrics", "1.6.3"),
+        ("typer", "0.15.4"),  # every command: TypeError, beside the click of today
+    ],
+)
+def test_versions_that_were_seen_to_fail_are_not_allowed(name, broken):
+    needs = set().union(*map(requirements, ["dependencies", "notebooks", "dev"]))
+    (need,) = (Requirement(need) for need in needs if Requirement(need).name == name)
+    assert not need.specifier.contains(broken)
 
 
 def test_celeba64_has_exactly_the_promised_parameters():
