@@ -25,7 +25,7 @@ from dreamlib.material import Material
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.kernel import kid
 from dreamlib.opening import open_run
-from dreamlib.progress import Progress, silent
+from dreamlib.progress import Progress, silent, tell
 from dreamlib.run import Run
 from dreamlib.scores import STRICT, why_invalid
 from dreamlib.sections import Config, span_steps
@@ -108,7 +108,7 @@ def ablate(
     samplers: Sequence[str] = SAMPLERS,
     overrides: Sequence[str] = (),
     progress: Progress = silent,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
     watch: Callable[[Run, Iterator[Any]], None] | None = None,
 ) -> Ablation:
     """Train every loss at `steps` optimizer steps, and at as many forward passes, for every seed;

@@ -18,7 +18,7 @@ from dreamlib.errors import DreamlibError, RunError
 from dreamlib.files import read_json, seal, sealed, sha256_file, try_lock, write_json, write_text
 from dreamlib.kernels import GRACE, Ending, Leash, execute
 from dreamlib.notebooks import to_html
-from dreamlib.progress import duration
+from dreamlib.progress import duration, tell
 from dreamlib.runtime.clock import StopFlag
 
 UNFINISHED = 75  # exit code: stopped politely or out of time; the same command goes on
@@ -40,7 +40,7 @@ class Batch:
     jobs: int = 1
     timeout: float | None = None  # seconds for each notebook
     again: bool = False
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = tell
     grace: float = GRACE
     status: dict[str, Any] = field(default_factory=dict, init=False)
     _mutex: Any = field(default_factory=threading.RLock, init=False)

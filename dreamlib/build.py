@@ -33,12 +33,12 @@ from dreamlib.metrics.classifier import Classifier, load_or_train_classifier
 from dreamlib.metrics.diversity import Lpips
 from dreamlib.metrics.features import ClassifierExtractor, Extractor, InceptionExtractor
 from dreamlib.metrics.pretrained import ALEXNET, INCEPTION, obtain
-from dreamlib.progress import Progress, silent
+from dreamlib.progress import Progress, silent, tell
 from dreamlib.rng import numpy_rng, seeded
 from dreamlib.sections import Config, span_steps
 
 
-def make_source(config: Config, cache: Path, say: Callable[[str], None] = print) -> Source:
+def make_source(config: Config, cache: Path, say: Callable[[str], None] = tell) -> Source:
     """Where the images come from; downloads, if any, go to `cache`."""
     data = config.data
     if data.name == "faces":

@@ -29,13 +29,13 @@ from dreamlib.options import (
     existing,
     overrides_of,
 )
-from dreamlib.progress import TextProgress
+from dreamlib.progress import TextProgress, tell
 from dreamlib.run_commands import run_app
 from dreamlib.runtime.rundir import RunDir
 from dreamlib.score_commands import ablate, compare, evaluate, figures
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-say = typer.echo
+say = tell
 
 app.add_typer(data_app, name="data")
 app.add_typer(run_app, name="run")
@@ -211,9 +211,9 @@ def main() -> None:
     try:
         app()
     except Interrupted as error:
-        typer.echo(str(error), err=True)
+        tell(error, "stderr")
         sys.exit(UNFINISHED)
     except (DreamlibError, OSError) as error:  # a disk or a mount can fail anybody
         text = what_failed(error) if isinstance(error, OSError) else error
-        typer.echo(f"error: {text}", err=True)
+        tell(f"error: {text}", "stderr")
         sys.exit(2)

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from dreamlib.errors import ConfigError, RunError
 from dreamlib.files import write_json
 from dreamlib.opening import find_run, open_run
-from dreamlib.progress import Progress, silent
+from dreamlib.progress import Progress, silent, tell
 from dreamlib.run import Run
 from dreamlib.scores import STRICT, why_invalid
 from dreamlib.train import DiffusionTrainer, trainer_of
@@ -69,7 +69,7 @@ def contest(
     mirror: str | Path | None = None,
     hours: float | None = None,
     progress: Progress = silent,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> list[Run]:
     """A run of every preset in `folder`, each as long as `minutes` of training take here.
 

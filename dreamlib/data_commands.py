@@ -18,11 +18,11 @@ from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import Moments
 from dreamlib.opening import pack_data
 from dreamlib.options import Data, Set, overrides_of
-from dreamlib.progress import TextProgress
+from dreamlib.progress import TextProgress, tell
 from dreamlib.sections import Config
 
 data_app = typer.Typer(no_args_is_help=True, help="Pack images once; look at them; check them.")
-say = typer.echo
+say = tell
 
 PresetName = Annotated[str, typer.Argument(help="a preset's name or a YAML file")]
 Home = Annotated[Path, typer.Option(envvar="DREAMLIB_DATA", help="where packed images are kept")]

@@ -28,7 +28,7 @@ from dreamlib.measure_images import check_apart
 from dreamlib.metrics.features import Extractor, extract
 from dreamlib.metrics.frechet import Moments
 from dreamlib.pipelines import pipeline_images
-from dreamlib.progress import Progress, silent
+from dreamlib.progress import Progress, silent, tell
 from dreamlib.rows import REFERENCE, Plan
 from dreamlib.run import Run
 from dreamlib.scores import REAL, Origin, Score, Study, read_study, scores_lock, write_study
@@ -45,7 +45,7 @@ class Judge:
     run: Run | None
     progress: Progress = silent
     should_stop: Callable[[], bool] = lambda: False
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = tell
 
     def features(self, images: np.ndarray) -> np.ndarray:
         return extract(

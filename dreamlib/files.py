@@ -28,8 +28,10 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is not None:  # else it has words of its own, and no room for a name
-            error.filename = error.filename or str(path)
+        if error.errno is None:  # numpy's "38400 requested and 8064 written"
+            text = f"not written whole: {error}"
+            raise OSError(errno.ENOSPC, text, str(path)) from error
+        error.filename = error.filename or str(path)
         raise
 
 

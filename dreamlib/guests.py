@@ -22,6 +22,7 @@ from dreamlib.data.packed import Packed
 from dreamlib.errors import ConfigError, DataError
 from dreamlib.files import DAMAGED, write_atomic
 from dreamlib.metrics.frechet import Moments
+from dreamlib.progress import tell
 
 # What numpy and zipfile raise for a file that holds no arrays, or pretends to hold huge ones
 NO_ARRAYS = (*DAMAGED, OSError, MemoryError, RuntimeError)
@@ -42,7 +43,7 @@ def fit_of(data: Packed) -> str:
 
 
 def read_images(
-    place: Path, *, channels: int = 3, size: int | None = None, fit: str = "crop", say: Say = print
+    place: Path, *, channels: int = 3, size: int | None = None, fit: str = "crop", say: Say = tell
 ) -> np.ndarray:
     """All images of a folder, a zip, an .npy or an .npz file -> uint8 [N,H,W,channels].
 

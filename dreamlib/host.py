@@ -13,6 +13,7 @@ import torch
 
 from dreamlib.errors import ConfigError, RunError
 from dreamlib.install import INPUTS, platform
+from dreamlib.progress import tell
 
 # Hours that a session may take, with room below what the platform grants, and the minutes of them
 # kept for sampling and scoring after training.  Free Colab and Kaggle's GPUs end after 12 hours,
@@ -59,7 +60,7 @@ def _drive_mounted() -> bool:
         return True
 
 
-def mount_drive(say: Callable[[str], None] = print) -> None:
+def mount_drive(say: Callable[[str], None] = tell) -> None:
     """On Colab, ask for the user's Drive, once; elsewhere nothing."""
     if platform() != "colab" or _drive_mounted():
         return

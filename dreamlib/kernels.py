@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
+from dreamlib.progress import Screen
 from dreamlib.runtime.clock import BEGUN, process_age
 
 PAUSED = "PAUSED: "  # begins a line of a notebook whose time budget ended before its work
@@ -150,7 +150,7 @@ def execute(
                 language="python",
                 kernel_manager_class=_manager(leash, env or {}, out, begun),
                 progress_bar=False,
-                stdout_file=out or sys.stdout,
+                stdout_file=out or Screen(),
                 stderr_file=out,  # else only the notebook has it
                 iopub_timeout=60,  # the default of 4 s fails on a busy machine
             )

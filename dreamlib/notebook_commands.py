@@ -14,8 +14,9 @@ from dreamlib.config import parse_value
 from dreamlib.errors import ConfigError
 from dreamlib.notebooks import find_notebook, numbered, parameters_of, title
 from dreamlib.options import Hours, Preset, Set
+from dreamlib.progress import tell
 
-say = typer.echo
+say = tell
 
 Words = Optional[list[str]]  # noqa: UP045
 Place = Optional[Path]  # noqa: UP045

@@ -14,7 +14,7 @@ from dreamlib.data.packing import bring, pack
 from dreamlib.errors import DataError, RunError
 from dreamlib.files import check_fields, fingerprint, read_json, write_json
 from dreamlib.host import attached, earlier_outputs, mirror_home
-from dreamlib.progress import Progress, silent
+from dreamlib.progress import Progress, silent, tell
 from dreamlib.run import Run
 from dreamlib.runtime.checkpoint import (
     Checkpoint,
@@ -39,7 +39,7 @@ def open_run(
     take_over: bool = False,
     hours: float | None = None,
     progress: Progress = silent,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> Run:
     """Open a run folder, or make one from a preset; opening it again continues it.
 
@@ -73,7 +73,7 @@ def open_run(
 def find_run(
     folder: str | Path,
     mirror: str | Path | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> bool:
     """Whether there is a run: here, or brought back now.  No folder is made for a wrong name."""
     run_dir, home = RunDir(folder), mirror_home(mirror)
@@ -124,7 +124,7 @@ def pack_data(
     config: Config,
     home: Path,
     progress: Progress = silent,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
     mirror: Path | None = None,
 ) -> Packed:
     """The config's images, packed once under a name that says which ones they are.
@@ -189,7 +189,7 @@ def fork_run(
     step: int | None = None,
     overrides: Iterable[str] = (),
     progress: Progress = silent,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> Run:
     """A new run that goes on from a checkpoint of another one, under changed settings.
 

@@ -10,10 +10,10 @@ import typer
 
 from dreamlib.errors import RunError
 from dreamlib.opening import find_run, open_run
-from dreamlib.progress import TextProgress
+from dreamlib.progress import TextProgress, tell
 from dreamlib.run import Run
 
-say = typer.echo
+say = tell
 
 Preset = Annotated[Optional[str], typer.Option(help="a preset's name or a YAML file")]  # noqa: UP045
 Data = Annotated[Optional[Path], typer.Option(help="the folder that holds the images")]  # noqa: UP045

@@ -14,7 +14,7 @@ import torch
 from dreamlib.data.folder import to_rgb
 from dreamlib.errors import ConfigError, DataError, Interrupted
 from dreamlib.files import check_fields, fingerprint, read_json, read_npy, write_npy
-from dreamlib.progress import Progress, silent
+from dreamlib.progress import Progress, silent, tell
 
 SHARD = 100  # images that are kept in one file
 LIBRARIES = (None, "diffusers", "transformers")  # that parts may come from; None is no part
@@ -33,7 +33,7 @@ def pipeline_images(
     device: torch.device | str = "cpu",
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> np.ndarray:
     """n images of a local diffusers pipeline -> uint8 [n,H,W,3]; image i is drawn by seed + i.
 

@@ -6,12 +6,52 @@ Jobs take a `progress` argument of type `Progress`, a function that opens a bar 
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 Advance = Callable[[int], None]
 Progress = Callable[[str, int], Advance]
+
+
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|\r(?!\n)")
+
+
+class Screen:
+    """Standard output, or `name`, for lines that people read and that never end the work.
+
+    What it cannot show is escaped, as are control characters, which names and files of others may
+    hold.  Once nobody reads it (a closed pipe or terminal, a full disk), the rest goes nowhere.
+    """
+
+    def __init__(self, name: str = "stdout"):
+        self.name = name
+
+    def write(self, text: str) -> None:
+        code = getattr(getattr(sys, self.name), "encoding", None) or "utf-8"
+        shown = CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+        self._try("write", shown.encode(code, "backslashreplace").decode(code))
+
+    def flush(self) -> None:
+        self._try("flush")
+
+    def _try(self, method: str, *values: str) -> None:
+        stream: Any = getattr(sys, self.name)
+        try:
+            if stream is not None:  # a process may have been given none
+                getattr(stream, method)(*values)
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if self.name != "stderr":
+                tell(f"nobody can read the output any more ({error.strerror}): going on", "stderr")
+
+
+def tell(text: object, name: str = "stdout") -> None:
+    """Print a line to `Screen(name)`."""
+    print(text, file=Screen(name), flush=True)
 
 
 def silent(label: str, total: int) -> Advance:
@@ -53,7 +93,7 @@ class TextProgress:
             rate = done / seconds if seconds else 0.0
             left = "done" if finished else f"ETA {duration((total - done) / rate)}" if rate else ""
             text = f"{label}: {done:,}/{total:,} ({done / total:.0%}) · {rate:.3g}/s · {left}"
-            print(text, file=self.file or sys.stdout, flush=True)
+            print(text, file=self.file or Screen(), flush=True)
             due, seen = now + self.every, True
 
         return advance

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dreamlib.errors import RunError
+from dreamlib.progress import tell
 from dreamlib.runtime.checkpoint import Checkpoint, whole_checkpoints
 from dreamlib.runtime.clock import BEGUN
 from dreamlib.runtime.rundir import RunDir
@@ -27,7 +28,7 @@ class Rehearsal:
     preset: str
     overrides: Sequence[str] = ()
     mirror: str | Path = "none"
-    say: Callable[[str], None] = print
+    say: Callable[[str], None] = tell
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     before: int = field(default=-1, init=False)  # newest step on disk when it was started
 

@@ -12,7 +12,7 @@ from dreamlib.errors import RunError
 from dreamlib.host import mirror_home
 from dreamlib.opening import bring_back, fork_run, open_run
 from dreamlib.options import MirrorFolder, RunFolder, Set
-from dreamlib.progress import TextProgress, duration
+from dreamlib.progress import TextProgress, duration, tell
 from dreamlib.runtime.checkpoint import look, whole_checkpoints
 from dreamlib.runtime.courier import describe
 from dreamlib.runtime.lock import alive, locked, read_owner
@@ -21,7 +21,7 @@ from dreamlib.runtime.recover import fetch_newer
 from dreamlib.runtime.rundir import RunDir
 
 run_app = typer.Typer(no_args_is_help=True, help="Look at runs; copy, bring back and fork them.")
-say = typer.echo
+say = tell
 EVENTS = 8  # lines of the story that `status` tells
 
 

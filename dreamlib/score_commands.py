@@ -10,9 +10,9 @@ import typer
 
 from dreamlib.errors import ConfigError
 from dreamlib.options import Data, MirrorFolder, RunFolder, Set, existing, overrides_of
-from dreamlib.progress import TextProgress
+from dreamlib.progress import TextProgress, tell
 
-say = typer.echo
+say = tell
 
 SetSizes = Annotated[Optional[list[int]], typer.Option(help="set sizes: --n 500 --n 5000")]  # noqa: UP045
 Place = Optional[Path]  # noqa: UP045

@@ -41,7 +41,8 @@ def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
     """Train a run from where it stands: yields a Tick per optimizer step.
 
     Stops at the end, at the deadline (`hours`, counted from the start of this process), or on
-    SIGINT or SIGTERM; each time, and when the caller leaves the loop, everything is saved first.
+    a signal that asks to (runtime/clock.py); each time, and when the caller leaves the loop,
+    everything is saved first.
     A finished run yields nothing.  Raises RunError when another process trains this run.
     """
     status = run.dir.status()

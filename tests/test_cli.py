@@ -18,6 +18,7 @@ from dreamlib.build import make_extractor
 from dreamlib.cli import main
 from dreamlib.config import load_config
 from dreamlib.data.packed import open_packed
+from dreamlib.errors import what_failed
 from dreamlib.files import write_atomic
 from dreamlib.metrics.features import extract
 from dreamlib.scores import read_study
@@ -265,6 +266,14 @@ def test_the_error_of_a_write_names_its_file(tmp_path):
         write_atomic(tmp_path / "scores.json", write)
     assert error.value.filename == str(tmp_path / "scores.json")
     assert list(tmp_path.iterdir()) == []
+
+    def cut_short(file):
+        raise OSError("38400 requested and 8064 written")  # as numpy says it
+
+    with pytest.raises(OSError) as error:
+        write_atomic(tmp_path / "a.npy", cut_short)
+    assert "a.npy cannot be used (not written whole: 3" in what_failed(error.value)
+    assert "free some space there" in what_failed(error.value)
 
 
 def test_the_module_is_the_command(tmp_path):

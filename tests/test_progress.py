@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from dreamlib import progress
 from dreamlib.files import sweep
 from dreamlib.images import enlarge, grid
-from dreamlib.progress import TextProgress, duration
+from dreamlib.progress import TextProgress, duration, tell
 from dreamlib.report import dashboard
 from dreamlib.report.tables import shares_markdown
 from dreamlib.runtime.driver import Tick
@@ -34,6 +37,36 @@ def clock(monkeypatch):
 )
 def test_durations_read_well(seconds, text):
     assert duration(seconds) == text
+
+
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch):
+    lambdas = {"cp1252": "\\u03bb ± 1", "ascii": "\\u03bb \\xb1 1", "utf-8": "λ ± 1"}
+    for code, text in lambdas.items():
+        raw = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=code, newline="\n"))
+        tell("λ ± 1\t\udcff\x1b[2J\r\u009b")
+        shown = text + "\t\\udcff\\x1b[2J\\r\\x9b\n"
+        assert raw.getvalue().decode(code) == shown
+
+
+def test_a_closed_pipe_does_not_end_the_work(monkeypatch, capsys):
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as nobody:
+        monkeypatch.setattr("sys.stdout", nobody)
+        tell("one")
+        TextProgress(first=0)("two", 1)(1)
+    assert capsys.readouterr().err == (
+        "nobody can read the output any more (Broken pipe): going on\n"
+    )
+    monkeypatch.setattr("sys.stdout", None)
+    tell("three")
+
+
+def test_every_line_of_the_library_goes_that_way():
+    home, other = Path(progress.__file__).parent, r"typer\.echo|= print\b|sys\.stdout\b|\bprint\("
+    found = {path.name for path in home.rglob("*.py") if re.search(other, path.read_text("utf-8"))}
+    assert found == {"progress.py", "install.py"}  # the latter runs alone
 
 
 def test_lines_are_few_and_say_rate_and_time_left(clock):

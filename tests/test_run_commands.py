@@ -246,6 +246,7 @@ def test_fork_on_the_command_line(dreamlib: Command) -> None:
 
 def test_status_tells_state_step_checkpoints_and_events(dreamlib: Command, parent: Path) -> None:
     (parent / "checkpoints/step-00000004.pt").write_bytes(b"")
+    RunDir(parent).note("said", text="a name of \x1b[2J others")
     code, out, _ = dreamlib("status", "ours")
     first, *lines = out.splitlines()
     assert code == 0
@@ -254,7 +255,8 @@ def test_status_tells_state_step_checkpoints_and_events(dreamlib: Command, paren
     assert found == ["  checkpoint of step 6", "  checkpoint of step 2"]
     assert any("RESUMED at step 4 of 8" in line for line in lines)
     assert any("saved step 6 sha256" in line for line in lines)
-    assert "PAUSED at step 6 of 8" in lines[-1]
+    assert "PAUSED at step 6 of 8" in lines[-2]
+    assert lines[-1].endswith(r"a name of \x1b[2J others")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from dreamlib.files import (
     write_npy,
 )
 from dreamlib.runtime.checkpoint import newest_checkpoint, save_checkpoint
-from dreamlib.runtime.clock import Clock, StopFlag, process_age
+from dreamlib.runtime.clock import NAMES, Clock, StopFlag, process_age
 from dreamlib.runtime.memory import MicroBatch
 from dreamlib.runtime.rundir import RunDir
 
@@ -292,16 +292,28 @@ def test_process_age_counts_from_the_process_start():
     assert process_age() - first == pytest.approx(0.05, abs=0.04)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_set_a_flag_and_the_old_handler_comes_back(number):
+@pytest.mark.parametrize("name", NAMES)
+def test_signals_set_a_flag_and_the_old_handler_comes_back(name):
+    """A closed terminal and a batch system's warning are as polite as SIGTERM."""
+    number = getattr(signal, name)
     before = signal.getsignal(number)
     with StopFlag().listening() as stop:
         assert not stop
-        os.kill(os.getpid(), number)
-        time.sleep(0.01)
-        assert stop
-        assert stop.reason == signal.Signals(number).name
+        signal.raise_signal(number)
+        assert stop.reason == name
     assert signal.getsignal(number) is before
+
+
+def test_a_signal_that_is_ignored_stays_ignored(monkeypatch):
+    """Under nohup a closed terminal is no reason to stop."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopFlag().listening() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # ---------------------------------------------------------------------- memory

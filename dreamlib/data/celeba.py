@@ -18,6 +18,7 @@ from dreamlib.data.folder import decoded, in_order
 from dreamlib.data.packed import Contents, Item, Source
 from dreamlib.errors import DataError
 from dreamlib.files import fingerprint
+from dreamlib.progress import tell
 
 COUNT = 202_599
 LAST_TRAIN, LAST_VALID = 162_770, 182_637
@@ -48,7 +49,7 @@ def celeba_source(
     downloads: Path,
     inputs: Path = KAGGLE_INPUTS,
     first: int | None = None,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> Source:
     """CelebA at size x size; `first` keeps only training images up to that number.
 
@@ -94,7 +95,7 @@ def celeba_places(path: Path | None, downloads: Path, inputs: Path) -> list[Plac
     ]
 
 
-def find_celeba(places: Sequence[Place], say: Callable[[str], None] = print) -> Files:
+def find_celeba(places: Sequence[Place], say: Callable[[str], None] = tell) -> Files:
     """The first place that holds the images.  DataError with all that was tried, and what to do."""
     tried = []
     for title, find in places:

@@ -49,7 +49,7 @@ from dreamlib.files import (
     write_json,
     write_npy,
 )
-from dreamlib.progress import Progress, silent
+from dreamlib.progress import Progress, silent, tell
 
 PART, LOCK = f"{IMAGES}.part", "lock"
 SAFE_EVERY = 500  # images between two waits for the disk; at most as many are decoded twice
@@ -59,7 +59,7 @@ def pack(
     source: Source,
     folder: Path | str,
     progress: Progress = silent,
-    say: Callable[[str], None] = print,
+    say: Callable[[str], None] = tell,
 ) -> Packed:
     """Stream a source into `folder`, unless that was done already, and open it.
 
@@ -98,7 +98,7 @@ def _alone(folder: Path, say: Callable[[str], None]) -> AbstractContextManager[N
     )
 
 
-def bring(there: Path, folder: Path, say: Callable[[str], None] = print) -> None:
+def bring(there: Path, folder: Path, say: Callable[[str], None] = tell) -> None:
     """Copy a pack from another place, unless one is here already or none is there.
 
     It is verified beside its place before it takes it; a damaged one is said and passed over.

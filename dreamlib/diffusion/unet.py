@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dreamlib.errors import CheckpointError
 from dreamlib.files import read_json, sha256_file
+from dreamlib.progress import tell
 from dreamlib.weights import read_weights
 
 GROUPS = 8
@@ -203,7 +204,7 @@ class UNet(nn.Module):
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
 
     @classmethod
-    def from_run(cls, folder: str | Path, say: Callable[[str], None] = print) -> UNet:
+    def from_run(cls, folder: str | Path, say: Callable[[str], None] = tell) -> UNet:
         """A run's network with its averaged weights, in eval mode.  Raises RunError without."""
         weights, card = read_weights(Path(folder) / "weights")
         say(f"loaded the averaged weights of step {card['step']:,} from {folder}")
@@ -211,7 +212,7 @@ class UNet(nn.Module):
 
     @classmethod
     def from_checkpoint(
-        cls, path: str | Path, *, averaged: bool = True, say: Callable[[str], None] = print
+        cls, path: str | Path, *, averaged: bool = True, say: Callable[[str], None] = tell
     ) -> UNet:
         """The network in a checkpoint file: its averaged weights, or those being trained."""
         path = Path(path)

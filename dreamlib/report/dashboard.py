@@ -9,7 +9,7 @@ from typing import Any
 
 from dreamlib.errors import Interrupted, OutOfTime
 from dreamlib.host import memory_in_use, platform
-from dreamlib.progress import duration
+from dreamlib.progress import duration, tell
 from dreamlib.report.live import Panel, is_live
 from dreamlib.report.plotting import BLUE, log_scale, new_figure, style
 from dreamlib.run import Run
@@ -99,7 +99,7 @@ class _Live:
     def close(self) -> None:
         if self.panel is not None:
             self.panel.close()
-            print(" · ".join(self.told[:3]))  # noqa: T201  to a reader
+            tell(" · ".join(self.told[:3]))
 
 
 @style()

@@ -15,7 +15,7 @@ from dreamlib.errors import Interrupted, NotEnoughSamples, NotThere, OutOfTime, 
 from dreamlib.host import mount_drive, working_folder
 from dreamlib.kernels import PAUSED
 from dreamlib.opening import find_run, open_run
-from dreamlib.progress import Advance, Progress, TextProgress, duration
+from dreamlib.progress import Advance, Progress, TextProgress, duration, tell
 from dreamlib.run import Run
 
 FIRST = (
@@ -66,14 +66,14 @@ def politely() -> Iterator[None]:
         yield
     except OutOfTime as error:
         _paused = True
-        print(f"{PAUSED}{error}")  # noqa: T201  to a reader
+        tell(f"{PAUSED}{error}")
     except Interrupted as error:
-        print(f"STOPPED: {error}")  # noqa: T201
+        tell(f"STOPPED: {error}")
         raise SystemExit(0) from None  # IPython 7 fails on one that has a context
     except (NotThere, NotEnoughSamples) as error:
         if not _paused:
             raise
-        print(f"{PAUSED}{error}")  # noqa: T201
+        tell(f"{PAUSED}{error}")
 
 
 def headless() -> bool:
@@ -156,7 +156,7 @@ class LiveProgress:
             now = time.monotonic()
             if done >= total and self.panel is not None:
                 self._close()
-                print(f"{label}: {total:,} in {duration(now - begun)}")  # noqa: T201  to a reader
+                tell(f"{label}: {total:,} in {duration(now - begun)}")
             elif done < total and now >= due:
                 due = now + self.every
                 rate = done / (now - begun)

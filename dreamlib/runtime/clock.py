@@ -73,8 +73,14 @@ def spare(hours: float | None) -> float:
     return float("inf") if hours is None else hours * 3600 - process_age()
 
 
+# The notebook's stop button; a system that shuts down; a closed terminal; what batch systems send
+# before a job's time is up.  One that the parent had this process ignore (nohup) stays ignored.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+POLITE = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+
+
 class StopFlag:
-    """Set by SIGTERM or SIGINT (the notebook's stop button); polled between units of work.
+    """Set by a signal that asks to stop; polled between units of work.
 
     A handler that only sets a flag cannot tear a file.  The former handlers come back on exit;
     a second SIGINT interrupts at once.
@@ -96,8 +102,11 @@ class StopFlag:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        former = {n: signal.signal(n, self._set) for n in (signal.SIGINT, signal.SIGTERM)}
+        former = {n: signal.getsignal(n) for n in POLITE}
+        former = {n: old for n, old in former.items() if old not in (signal.SIG_IGN, None)}
         try:
+            for number in former:
+                signal.signal(number, self._set)
             yield self
         finally:
             for number, handler in former.items():

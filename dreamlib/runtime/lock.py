@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from dreamlib.errors import RunError
 from dreamlib.files import read_json, try_lock, write_json
+from dreamlib.progress import tell
 from dreamlib.runtime.clock import process_age, process_start
 from dreamlib.runtime.mount import UNSUPPORTED, write_record
 
@@ -81,7 +82,7 @@ class Lock:
 
 @contextmanager
 def locked(
-    path: Path, *, take_over: bool = False, say: Callable[[str], None] = print
+    path: Path, *, take_over: bool = False, say: Callable[[str], None] = tell
 ) -> Iterator[Lock]:
     """Keep a second process off the folder of `path`.  RunError while another one lives there.
 
