@@ -41,6 +41,11 @@ from dreamlib.sections import Config, span_steps
 def make_source(config: Config, cache: Path, say: Callable[[str], None] = tell) -> Source:
     """Where the images come from; downloads, if any, go to `cache`."""
     data = config.data
+    if data.path and data.name in ("faces", "digits"):
+        raise ConfigError(
+            f"data.name={data.name} needs no images, but data.path names {data.path}: leave --data "
+            "out, or use the images with a preset for folders, such as cats64"
+        )
     if data.name == "faces":
         counts = data.train or 20_000, data.reference or 5_000, data.floor or 5_000
         return faces_source(data.size, *counts, seed=data.seed)

@@ -28,7 +28,7 @@ PresetName = Annotated[str, typer.Argument(help="a preset's name or a YAML file"
 Home = Annotated[Path, typer.Option(envvar="DREAMLIB_DATA", help="where packed images are kept")]
 Size = Annotated[Optional[int], typer.Option(help="pixels per side, in the place of the preset's")]  # noqa: UP045
 PresetOption = Annotated[str, typer.Option("--preset", help="a preset's name or a YAML file")]
-Count = Annotated[Optional[int], typer.Option("--n", help="so many; else all")]  # noqa: UP045
+Count = Annotated[Optional[int], typer.Option("--n", min=1, help="so many; else all")]  # noqa: UP045
 Split = Annotated[str, typer.Option(help=f"one of {', '.join(SPLITS)}")]
 HOME = Path("runs/data")
 SHEET = 64  # images on a contact sheet
@@ -132,12 +132,10 @@ def export(
 
 def _report(packed: Packed) -> None:
     manifest = packed.manifest
-    splits = ", ".join(f"{name} {count:,}" for name, count in manifest["splits"].items())
-    say(f"{manifest['count']:,} images in {packed.folder}: {splits}")
+    say(packed.summary())
     for name, value in manifest["description"].items():
         if isinstance(value, (str, int)) and name not in ("files", "count"):
             say(f"  {name}: {value}")
-    say(f"attributes: {', '.join(packed.attributes) or 'none'}")
     if manifest["duplicates"]:
         say(f"{manifest['duplicates']:,} images are there more than once")
     for reject in manifest["rejects"]:

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from dreamlib.build import check, make_source
 from dreamlib.config import differences, identity, load_config, save_config
+from dreamlib.data.folder import touched
 from dreamlib.data.packed import MANIFEST, Packed, open_packed
 from dreamlib.data.packing import bring, pack
 from dreamlib.errors import DataError, RunError
-from dreamlib.files import check_fields, fingerprint, read_json, write_json
+from dreamlib.files import check_fields, fingerprint, plain_name, read_json, write_json
 from dreamlib.host import attached, earlier_outputs, mirror_home
 from dreamlib.progress import Progress, silent, tell
 from dreamlib.run import Run
@@ -66,6 +67,7 @@ def open_run(
     if fresh:
         save_config(config, run_dir.config)
     if fresh or not run_dir.data.exists():
+        say(data.summary())
         write_json(run_dir.data, {"packed": data.folder.name, "fingerprint": data.fingerprint})
     return Run(run_dir, config, data, say, kept, take_over, hours)
 
@@ -158,8 +160,9 @@ def _settle_data(
     home = data_home(run_dir)
     if recorded:
         _bring_pack(home / recorded["packed"], mirror, say)
-    if recorded and (home / recorded["packed"]).exists():
+    if recorded and (home / recorded["packed"] / MANIFEST).is_file():
         data = open_packed(home / recorded["packed"])
+        _heed(config, load_config(run_dir.config).data.path, data, say)
     else:
         data = pack_data(config, home, progress, say, mirror)
     if recorded and data.fingerprint != recorded["fingerprint"]:
@@ -170,11 +173,40 @@ def _settle_data(
     return data
 
 
+def _heed(config: Config, path: str | None, data: Packed, say: Callable[[str], None]) -> None:
+    """Images named otherwise than by the run's own `path` must be those it was begun with; that
+    some have changed since is said."""
+    named = config.data.path
+    anew = named != path
+    if not named or not (anew or (config.data.name == "folder" and touched(Path(named), data))):
+        return
+    try:
+        found = make_source(config, data.folder.parent / "downloads", say).description
+    except DataError:
+        if anew:
+            raise
+        return  # there no more: what is packed is enough
+    told = data.manifest["description"]
+    if all(found.get(key) == value for key, value in told.items()):
+        return
+    if anew:
+        raise DataError(
+            f"{named} does not hold the images that this run was begun with ({data.folder}): leave "
+            "--data out to go on with those, or begin a new run folder"
+        )
+    say(
+        f"the images in {named} have changed since they were packed: this run goes on with those "
+        "that it was begun with; a new run folder takes the new ones"
+    )
+
+
 def _recorded_data(run_dir: RunDir) -> dict[str, str] | None:
     if not run_dir.data.exists():
         return None
     try:
-        return check_fields(read_json(run_dir.data), packed=str, fingerprint=str)
+        recorded = check_fields(read_json(run_dir.data), packed=str, fingerprint=str)
+        plain_name(recorded["packed"])
+        return recorded
     except ValueError as error:
         raise RunError(
             f"{run_dir.data} is damaged ({error}): restore it from a copy; or delete it, and the "
@@ -206,7 +238,9 @@ def fork_run(
     # Made beside its place, so that a fork cut short is never taken for a run that begins anew.
     beside = new.with_name(f".{new.name}.fork")
     shutil.rmtree(beside, ignore_errors=True)
-    run = open_run(beside, there.config, overrides=overrides, mirror="none", progress=progress)
+    run = open_run(
+        beside, there.config, overrides=overrides, mirror="none", progress=progress, say=say
+    )
     misfit = differences({key: origin.manifest.get(key) for key in run.network}, dict(run.network))
     if misfit:
         shutil.rmtree(beside)

@@ -156,6 +156,7 @@ class Run:
             validation=validation,
             courier=self._courier() if self.mirror else None,
             fetch=self._fetch,
+            intact=self.data.watch(),
         )
 
     def budget(self, hours: float | None = None) -> float | None:

@@ -24,9 +24,9 @@ from typing import IO, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from dreamlib.data.archive import open_files
+from dreamlib.data.archive import folder_files, open_files
 from dreamlib.data.formats import Files, images_among, open_image
-from dreamlib.data.packed import Contents, Item, Source
+from dreamlib.data.packed import MANIFEST, Contents, Item, Packed, Source
 from dreamlib.errors import DataError
 from dreamlib.files import fingerprint, parse_json
 
@@ -102,6 +102,18 @@ def folder_source(
     attributes = {"class": tuple(classes.names)} if classes.of else {}
     contents = Contents(attributes, len(pictures), items, others=others)
     return Source("folder", description, lambda: contents, place=str(place))
+
+
+def touched(place: Path, packed: Packed) -> bool:
+    """Whether a folder or archive seems to hold others than were packed: by number and times."""
+    try:
+        names, _ = images_among(open_files(place))
+        lie = [place / n for n in folder_files(place).names] if place.is_dir() else [place]
+        newest = max((path.stat().st_mtime for path in lie), default=0.0)
+    except (DataError, OSError):  # there no more
+        return False
+    packed_at = (packed.folder / MANIFEST).stat().st_mtime
+    return newest > packed_at or len(names) != packed.manifest["description"]["count"]
 
 
 def decoded(

@@ -6,6 +6,7 @@ that folder.  Decoding, cropping and resizing happen then, and never during trai
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ SPLITS = ("train", "reference", "floor")  # split.npy holds positions in this tu
 IMAGES, LABELS, SPLIT = "images.npy", "labels.npy", "split.npy"
 INDEX = "index.jsonl"  # a line per item: name, split, labels, hash of its pixels, or why rejected
 MANIFEST = "manifest.json"
+SOON = 1.0  # seconds in which what is small is hashed
+SHOWN = 12  # classes in a line for people
 FIELDS = {
     **dict.fromkeys(["description", "splits", "attributes", "files"], dict),
     **dict.fromkeys(["shape", "rejects"], list),
@@ -137,6 +140,19 @@ class Packed:
             found[attribute] = dict(zip(values, (counts / len(rows)).tolist()))
         return found
 
+    def summary(self) -> str:
+        """What this holds, what its labels are and what is not used, for people: one line."""
+        manifest = self.manifest
+        splits = ", ".join(f"{name} {count:,}" for name, count in manifest["splits"].items())
+        named = "classes" if list(self.attributes) == ["class"] else "labels"
+        names = self.attributes.get("class", tuple(self.attributes)) or ("none",)
+        shown = [name if name.isprintable() else ascii(name)[1:-1] for name in names[:SHOWN]]
+        shown += [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+        parts = [f"{manifest['count']:,} images in {self.folder}: {splits}"]
+        parts += [f"{named}: {', '.join(shown)}"]
+        parts += [f"rejected: {len(manifest['rejects']):,}"] if manifest["rejects"] else []
+        return "; ".join([*parts, manifest.get("others") or ""]).removesuffix("; ")
+
     def rows(self, split: str) -> Rows:
         """All images of a split, not yet read.  DataError if it is unknown or empty."""
         return Rows(self.images, self.indices(split))
@@ -161,12 +177,44 @@ class Packed:
         """Hash every file again.  DataError if one is not what the manifest says."""
         files = self.manifest["files"]
         for name, record in files.items():
-            if sha256_file(self.folder / name) != record["sha256"]:
+            try:
+                same = sha256_file(self.folder / name) == record["sha256"]
+            except OSError as error:
+                raise DataError(
+                    f"{self.folder / name} cannot be read ({error.strerror or error}): put that "
+                    "right, then run the same command or cell again"
+                ) from error
+            if not same:
                 raise _damaged(self.folder, f"{name} has changed since it was packed")
         counts = np.bincount(self.split_codes, minlength=len(SPLITS)).tolist()
         ours = pack_fingerprint(files, self.manifest["attributes"]), dict(zip(SPLITS, counts))
         if ours != (self.fingerprint, self.manifest["splits"]):
             raise _damaged(self.folder, f"{MANIFEST} does not describe its files")
+
+    def watch(self) -> Callable[..., None]:
+        """Verify in the background, or at once what is small.
+
+        -> what raises DataError once a file is known to differ; with wait=True it waits to know.
+        """
+        found: list[DataError] = []
+
+        def work() -> None:
+            try:
+                self.verify()
+            except DataError as error:
+                found.append(error)
+
+        thread = threading.Thread(target=work, name="verify", daemon=True)
+        thread.start()
+        thread.join(SOON)
+
+        def check(wait: bool = False) -> None:
+            if wait:
+                thread.join()
+            if found:
+                raise found[0]
+
+        return check
 
 
 def pack_fingerprint(

@@ -46,6 +46,7 @@ class Driver:
     validation: Check
     courier: Courier | None
     fetch: Callable[[int, Callable[[], bool]], None]  # what is newer on the mirror
+    intact: Callable[..., None] = lambda wait=False: None  # DataError once the images are not
     saver: Saver = field(default_factory=Saver, init=False)
     saved: int | None = field(default=None, init=False)  # step of the newest checkpoint
     saved_at: float = field(default=0.0, init=False)
@@ -198,7 +199,8 @@ class Driver:
     # ------------------------------------------------------------------ saving
 
     def _check_ours(self) -> None:
-        """RunError once another process took the run over: from then on nothing is written."""
+        """RunError or DataError once the run or its images are another's: nothing is written."""
+        self.intact(wait=self.trainer.step >= self.trainer.total)
         if self.lock and not self.lock.held():
             self.lost = True
             raise RunError(f"another process took {self.dir.folder} over: this one saves no more")
