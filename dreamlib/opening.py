@@ -180,6 +180,8 @@ def _heed(config: Config, path: str | None, data: Packed, say: Callable[[str], N
     anew = named != path
     if not named or not (anew or (config.data.name == "folder" and touched(Path(named), data))):
         return
+    if anew and not Path(named).exists():
+        raise DataError(f"there is no {named}: check --data, or leave it out")
     try:
         found = make_source(config, data.folder.parent / "downloads", say).description
     except DataError:

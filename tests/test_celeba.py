@@ -136,6 +136,27 @@ def test_a_pack_of_a_part_is_not_taken_for_another(tmp_path):
         packed(None, tmp_path, say=quiet)
 
 
+def test_other_images_of_the_same_numbers_are_another_set(tmp_path, whole):
+    """The images in the wild have the names of the aligned ones; a part may be anybody's."""
+    aligned = celeba._which(fill(tmp_path / "celeba"))
+    wild = fill(tmp_path / "wild")
+    Image.new("RGB", (300, 400)).save(wild / "000001.jpg")
+    found = celeba._which(wild)
+    assert aligned == "all 9"
+    assert found.startswith("9: ")
+    (wild / "202599.jpg").unlink()
+    part = celeba._which(wild)
+    assert part.startswith("8: ")
+    (wild / "000002.jpg").write_bytes(JPEGS["000003.jpg"])
+    assert len({aligned, found, part, celeba._which(wild)}) == 4
+
+
+def test_it_is_found_through_links(tmp_path, whole):
+    (tmp_path / "i").mkdir()
+    (tmp_path / "i/linked").symlink_to(fill(tmp_path / "celeba/img_align_celeba").parent)
+    assert numbered(attached(tmp_path / "i"))[1] == "000001.jpg"
+
+
 def test_unnamed_places_must_hold_all_of_it(tmp_path, whole):
     anime = tmp_path / "i/anime"
     anime.mkdir(parents=True)

@@ -60,7 +60,7 @@ def test_the_classes_are_said_when_a_run_begins(cats):
 def test_images_named_anew_must_be_the_runs_own(cats, tmp_path):
     shutil.copytree(tmp_path / "cats", tmp_path / "copy")
     assert cats(tmp_path / "copy") == []
-    with pytest.raises(DataError, match=r"no folder or archive .*nowhere"):
+    with pytest.raises(DataError, match=r"there is no .*nowhere: check --data"):
         cats(tmp_path / "nowhere")
     fill(tmp_path / "copy/manx", 50, 51)
     with pytest.raises(DataError, match=r"copy does not hold the images .*leave --data out"):

@@ -79,7 +79,7 @@ def test_damaged_idx_files_are_refused(tmp_path, data, message):
 
 
 def test_a_missing_idx_file_is_a_data_error(tmp_path):
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"cannot be read .*No such file"):
         read_idx(tmp_path / "absent")
 
 
@@ -114,6 +114,34 @@ def test_gzip_and_torchvisions_folder_change_nothing(small_set, tmp_path):
     for name in FILES.values():
         (raw / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
     assert idx_source("mnist", tmp_path / "other", 28).description == plain.description
+
+
+@pytest.mark.parametrize("form", ["{0}", "{0}.gz", "{1}", "{0}/{0}"])
+def test_kaggles_names_of_the_four_files_are_known(small_set, tmp_path, form):
+    folder, _ = small_set
+    there = tmp_path / "kaggle"
+    for name in FILES.values():
+        path = there / form.format(name, name.replace("-idx", ".idx"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = (folder / name).read_bytes()
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    plain = idx_source("mnist", folder, 28).description
+    assert idx_source("mnist", there, 28).description == plain
+
+
+def test_an_idx_file_has_a_bound_and_a_disk_that_fails_is_not_blamed_on_it(tmp_path, monkeypatch):
+    (tmp_path / "x.gz").write_bytes(gzip.compress(bytes(5000)))
+    monkeypatch.setattr(idx, "LARGEST", 4999)
+    with pytest.raises(DataError, match=r"unpacks to more than 4,999 bytes; delete"):
+        read_idx(tmp_path / "x.gz")
+
+    def failing(path):
+        raise OSError(5, "Input/output error", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    with pytest.raises(DataError, match=r"Input/output error") as raised:
+        read_idx(tmp_path / "x.gz")
+    assert "delete" not in str(raised.value)
 
 
 def test_idx_sets_that_do_not_fit_together_are_refused(small_set):

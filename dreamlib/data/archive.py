@@ -54,6 +54,14 @@ def _read(files: Files, name: str) -> bytes:
         raise _failing(f"{name} in {files.place}", error) from error
 
 
+def read_file(path: Path) -> bytes:
+    """The bytes of a file that is no archive's.  DataError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _failing(str(path), error) from error
+
+
 def _failing(what: str, error: OSError) -> DataError:
     return DataError(
         f"{what} cannot be read ({error.strerror or error}): see that it is there and may be read "

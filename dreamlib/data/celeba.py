@@ -6,21 +6,25 @@ official partition is by number.
 
 from __future__ import annotations
 
-import os
+import hashlib
+import io
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from dreamlib.data.archive import Files, open_files
+from dreamlib.data.archive import folder_files, open_files
 from dreamlib.data.download import Unavailable, from_drive, from_hub, from_kagglehub
-from dreamlib.data.folder import decoded, in_order
+from dreamlib.data.folder import UNREADABLE, decoded, in_order
+from dreamlib.data.formats import Files, open_image
 from dreamlib.data.packed import Contents, Item, Source
 from dreamlib.errors import DataError
 from dreamlib.files import fingerprint
 from dreamlib.progress import tell
 
 COUNT = 202_599
+ALIGNED = (178, 218)  # pixels; those "in the wild" have the same names, and sizes of their own
+FEW = 16  # images that are looked at to tell one set from another
 LAST_TRAIN, LAST_VALID = 162_770, 182_637
 SPLIT_OF = {0: "train", 1: "floor", 2: "reference"}  # of the official train, valid and test
 IMAGE = re.compile(r"^(\d{6})\.(?:jpg|jpeg|png)$", re.I)
@@ -74,12 +78,23 @@ def celeba_source(
 
 
 def _which(path: Path | None) -> str:
-    """Which images a pack holds: all of CelebA, wherever they lay, or a part, by its numbers."""
+    """Which images a pack holds: all of CelebA's aligned ones, wherever they lay; else others, by
+    their numbers and what a few of them are."""
     if path and path.exists():
-        numbers = list(numbered(open_files(path)))
-        if len(numbers) < COUNT:
-            return f"{len(numbers):,}: {fingerprint(numbers)[:16]}"
+        files = open_files(path)
+        images = numbered(files)
+        few = [files.read(name) for name in list(images.values())[:: max(1, len(images) // FEW)]]
+        if len(images) < COUNT or not all(map(_aligned, few)):
+            content = [list(images), *(hashlib.sha256(data).hexdigest() for data in few)]
+            return f"{len(images):,}: {fingerprint(content)[:16]}"
     return f"all {COUNT:,}"
+
+
+def _aligned(data: bytes) -> bool:
+    try:
+        return open_image(io.BytesIO(data)).size == ALIGNED
+    except UNREADABLE:
+        return True  # it will be rejected
 
 
 def celeba_places(path: Path | None, downloads: Path, inputs: Path) -> list[Place]:
@@ -116,11 +131,13 @@ def find_celeba(places: Sequence[Place], say: Callable[[str], None] = tell) -> F
 def attached(folder: Path) -> Files:
     """CelebA somewhere below a folder, known by its first image or its zip, whatever the path."""
     passed_over = []
-    for place, folders, names in os.walk(folder):
-        folders.sort()
-        marked = [Path(place)] if "000001.jpg" in names else []
-        marked += [Path(place) / "img_align_celeba.zip"] if "img_align_celeba.zip" in names else []
-        for candidate in marked:
+    try:
+        names = folder_files(folder).names if folder.is_dir() else ()
+    except OSError as error:
+        raise Unavailable(f"{folder} cannot be read ({error})") from error
+    for mark in (folder / name for name in names):
+        if mark.name in ("000001.jpg", "img_align_celeba.zip"):
+            candidate = mark if mark.suffix == ".zip" else mark.parent
             try:
                 files = open_files(candidate)
                 found = len(numbered(files))
@@ -217,11 +234,11 @@ def _table(files: Files, stem: str) -> _Table | None:
     text = None
     for name in files.names:
         if PurePosixPath(name).stem == stem and name.endswith((".txt", ".csv")):
-            text = files.read(name).decode("utf-8")
+            text = files.read(name).decode("utf-8", "replace")
     above = Path(files.place).absolute().parents[:2]
     for path in [folder / f"{stem}{end}" for folder in above for end in (".txt", ".csv")]:
         if text is None and path.is_file():
-            text = path.read_text("utf-8")
+            text = path.read_text("utf-8", "replace")
     if text is None:
         return None
     header: list[str] = []

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from dreamlib.data.archive import open_files
 from dreamlib.data.packed import Contents, Item, Source
 from dreamlib.errors import DataError
 from dreamlib.files import sha256_array
@@ -90,9 +91,8 @@ def _records(place: Path) -> dict[str, np.ndarray]:
 
 def _parts(place: Path) -> Iterator[tuple[str, bytes]]:
     if place.is_dir():
-        for path in sorted(place.rglob("*.bin")):
-            if path.name in PARTS:
-                yield path.name, path.read_bytes()
+        files = open_files(place)
+        yield from ((Path(n).name, files.read(n)) for n in files.names if Path(n).name in PARTS)
         return
     try:
         with gzip.open(place) as packed:  # to its end, where its checksum is

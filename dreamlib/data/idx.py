@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import http.client
+import io
 import math
 import zlib
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dreamlib.data.archive import read_file
 from dreamlib.data.packed import Contents, Item, Source
 from dreamlib.errors import DataError
 from dreamlib.files import sha256_array
@@ -35,6 +37,7 @@ CLASSES = {
 TORCHVISION = {"fashion": "FashionMNIST", "mnist": "MNIST"}  # its class, and its folder
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 NATIVE = 28  # pixels
+LARGEST = 256 * 2**20  # bytes of a file, unpacked; the largest of these sets has 47 million
 DIGITS_HELD_OUT = 300  # digits in the reference split, and as many in the floor split
 
 
@@ -42,12 +45,14 @@ def read_idx(path: Path | str) -> np.ndarray:
     """The uint8 array in an IDX file, gzipped or plain.  DataError if it is not a whole one."""
     path = Path(path)
     remedy = f"delete {path} and fetch it again"
+    data = read_file(path)
     try:
-        data = path.read_bytes()
         if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+            data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}); {remedy}") from error
+    if len(data) > LARGEST:
+        raise DataError(f"{path} unpacks to more than {LARGEST:,} bytes; {remedy}")
     if len(data) < 4 or data[:3] != b"\0\0\x08":  # two zeros, then the code of unsigned bytes
         raise DataError(f"{path} is not an IDX file of bytes; {remedy}")
     dimensions = data[3]
@@ -170,11 +175,17 @@ def _locate(name: str, folder: Path | str | None, cache: Path | str | None) -> d
 def _find(name: str, folder: Path) -> dict[str, Path] | None:
     """The four files in one folder, or None if any is missing."""
     for place in (folder, folder / TORCHVISION[name] / "raw"):
-        for ending in ("", ".gz"):
-            found = {part: place / f"{file}{ending}" for part, file in FILES.items()}
-            if all(path.is_file() for path in found.values()):
-                return found
+        found = {part: _variant(place, file) for part, file in FILES.items()}
+        if all(found.values()):
+            return found
     return None
+
+
+def _variant(place: Path, file: str) -> Path | None:
+    """A file by its own name, or as Kaggle's copies have it; gzipped or not."""
+    names = (file, file.replace("-idx", ".idx"), f"{file}/{file}")
+    paths = (place / f"{name}{ending}" for name in names for ending in ("", ".gz"))
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _download(name: str, cache: Path) -> None:

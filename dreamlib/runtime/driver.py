@@ -272,8 +272,7 @@ class Driver:
         """Save if the state is good and whole; then the error goes on its way."""
         if self.lost:
             return
-        asked = isinstance(error, (KeyboardInterrupt, Interrupted))
-        state = "interrupted" if asked else "failed"
+        state = "interrupted" if isinstance(error, (KeyboardInterrupt, Interrupted)) else "failed"
         whole = self.trainer.whole and self.done == self.trainer.step > 0
         try:
             if whole and not isinstance(error, NotFinite):
