@@ -21,6 +21,7 @@ from dreamlib.data.idx import NATIVE, with_border
 from dreamlib.data.packed import Packed
 from dreamlib.errors import ConfigError, DataError
 from dreamlib.files import DAMAGED, write_atomic
+from dreamlib.images import range_told
 from dreamlib.metrics.frechet import Moments
 from dreamlib.progress import tell
 
@@ -64,6 +65,8 @@ def read_images(
     else:
         images = _files(place, size, fit, say)
     images = as_channels(images, channels, str(place))
+    if told := range_told(images):
+        say(f"{place}: {told}")
     order = sorted(range(len(images)), key=lambda i: hashlib.sha256(images[i].tobytes()).digest())
     return images[order]
 

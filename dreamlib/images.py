@@ -12,6 +12,8 @@ from torch import Tensor
 
 from dreamlib.files import write_atomic
 
+DIM = 64  # of 255; 14 bits in a 16-bit file reach it
+
 
 def quantise(x: Tensor) -> np.ndarray:
     """float [B,C,H,W] in [-1, 1] -> uint8 [B,H,W,C]: floor(clip(127.5 x + 128, 0, 255)).
@@ -38,6 +40,17 @@ def dequantise(images: np.ndarray | Tensor) -> Tensor:
 def to_rgb(images: np.ndarray) -> np.ndarray:
     """uint8 [N,H,W,1 or 3] -> uint8 [N,H,W,3]."""
     return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+
+
+def range_told(images: np.ndarray) -> str:
+    """What is to be said of uint8 images whose range is far below their type's; "" for others."""
+    brightest = int(images.max(initial=0))
+    if brightest > DIM:
+        return ""
+    return (
+        f"the brightest pixel is {brightest} of 255: if these are 12-bit images, masks or values "
+        "from 0 to 1, scale them to their type's range first"
+    )
 
 
 def enlarge(images: np.ndarray, size: int) -> np.ndarray:

@@ -134,8 +134,10 @@ def test_packed_images_are_shown_exported_and_described(dreamlib, tmp_path, data
     np.testing.assert_allclose(stats["mu"], features.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(stats["sigma"], np.cov(features.T), rtol=1e-3, atol=1e-5)
     assert str(stats["data"]) == packed.fingerprint
-    code, out, _ = dreamlib("data", "export", "png2", "--n", "5000", *tiny_words())
-    assert code != 0
+    for wrong in ("5000", "0", "-1"):
+        code, out, _ = dreamlib("data", "export", "png2", "--n", wrong, *tiny_words())
+        assert code == 2
+        assert not (tmp_path / "png2").exists()
 
 
 def test_unused_images_are_listed(dreamlib, tmp_path):

@@ -57,6 +57,17 @@ def test_the_same_images_from_every_kind_of_place(tmp_path):
         np.testing.assert_array_equal(read_images(tmp_path / name), first)
 
 
+def test_linked_folders_are_read_and_what_is_not_looked_at_is_said(tmp_path):
+    """Half of a set must not be scored as if it were all of it."""
+    save(pictures(3), tmp_path / "set/a")
+    (tmp_path / "set/b").symlink_to(save(pictures(4, key=1), tmp_path / "elsewhere"))
+    for k, end in enumerate(("jfif", "jpe", "heic", "heic")):
+        (tmp_path / f"set/{k}.{end}").write_bytes((tmp_path / "set/a/000.png").read_bytes())
+    said = []
+    assert len(read_images(tmp_path / "set", say=said.append)) == 9
+    assert said == [f"{tmp_path / 'set'}: files not looked at: 2 (2 .heic)"]
+
+
 def test_the_order_does_not_follow_the_names(tmp_path):
     """Files sorted by class would make the first 500 a sample of a few classes."""
     images = np.sort(pictures(40, size=8), axis=0)  # dark to light

@@ -11,8 +11,11 @@ import pytest
 from PIL import Image
 
 from dreamlib.data import packed
+from dreamlib.data.folder import folder_source
+from dreamlib.data.packing import pack
 from dreamlib.errors import ConfigError, DataError, RunError
 from dreamlib.files import read_json, write_json
+from dreamlib.guests import read_images
 from dreamlib.opening import open_run
 from dreamlib.train import train
 
@@ -55,6 +58,20 @@ def test_the_classes_are_said_when_a_run_begins(cats):
     assert line.startswith("40 images in ")
     assert "; classes: manx, tabby; files not looked at: 1 (1 .txt)" in line
     assert cats() == []  # not again
+
+
+@pytest.mark.parametrize(("bits", "brightest"), [(16, None), (12, 16), (1, 0)])
+def test_a_range_far_below_the_types_is_said_once(tmp_path, bits, brightest):
+    """As of 12-bit pictures in 16-bit files."""
+    for k in range(30):
+        values = np.random.default_rng(k).integers(0, 2**bits, (16, 16), dtype=np.uint16)
+        Image.fromarray(values).save(tmp_path / f"{k}.png")
+    summary = pack(folder_source(tmp_path, 16), tmp_path / ".pack").summary()
+    assert ("the brightest pixel" in summary) == (brightest is not None)
+    assert brightest is None or f"the brightest pixel is {brightest} of 255" in summary
+    said = []
+    read_images(tmp_path, say=said.append)
+    assert [("the brightest pixel" in text) for text in said] == [True] * (brightest is not None)
 
 
 def test_images_named_anew_must_be_the_runs_own(cats, tmp_path):

@@ -16,6 +16,7 @@ import numpy as np
 
 from dreamlib.errors import DataError, NotEnoughSamples
 from dreamlib.files import check_fields, fingerprint, plain_name, read_json, sha256_file
+from dreamlib.images import range_told
 
 FORMAT = 2
 SPLITS = ("train", "reference", "floor")  # split.npy holds positions in this tuple
@@ -23,6 +24,7 @@ IMAGES, LABELS, SPLIT = "images.npy", "labels.npy", "split.npy"
 INDEX = "index.jsonl"  # a line per item: name, split, labels, hash of its pixels, or why rejected
 MANIFEST = "manifest.json"
 SOON = 1.0  # seconds in which what is small is hashed
+SOME = 500  # images by which their range is judged: of a folder in the order of hashes
 SHOWN = 12  # classes in a line for people
 FIELDS = {
     **dict.fromkeys(["description", "splits", "attributes", "files"], dict),
@@ -151,7 +153,8 @@ class Packed:
         parts = [f"{manifest['count']:,} images in {self.folder}: {splits}"]
         parts += [f"{named}: {', '.join(shown)}"]
         parts += [f"rejected: {len(manifest['rejects']):,}"] if manifest["rejects"] else []
-        return "; ".join([*parts, manifest.get("others") or ""]).removesuffix("; ")
+        parts += [manifest.get("others"), range_told(self.images[:SOME])]
+        return "; ".join(filter(None, parts))
 
     def rows(self, split: str) -> Rows:
         """All images of a split, not yet read.  DataError if it is unknown or empty."""
