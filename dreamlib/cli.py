@@ -180,7 +180,7 @@ def sample(
     """Generate images with the averaged weights."""
     from dreamlib.generate import export_png, generate, interpolation, process
 
-    opened = existing(run, mirror, settings)
+    opened = existing(run, mirror, settings, images=False)
     if interpolate:
         images = interpolation(opened, *ends, frames)
         sheet = opened.dir.samples / f"interpolation-{ends[0]}-{ends[1]}.png"

@@ -24,7 +24,7 @@ from dreamlib.build import (
 )
 from dreamlib.diffusion.draw import interpolate
 from dreamlib.diffusion.samplers import Step, spaced
-from dreamlib.errors import ConfigError
+from dreamlib.errors import ConfigError, RunError
 from dreamlib.files import (
     check_fields,
     exclusive,
@@ -79,6 +79,7 @@ def generate(
             else:
                 found |= {i: images[i - shard * store.size] for i in wanted}
             advance(len(wanted))
+    store.check_versions(seeds)
     return np.stack([found[i] for i in seeds])
 
 
@@ -121,10 +122,12 @@ class Shards:
         path = self.folder / "manifest.json"
         if path.exists():
             try:
-                return check_fields(read_json(path), shards=dict)
+                manifest = check_fields(read_json(path), shards=dict)
+                return check_fields({"torch": {}} | manifest, torch=dict)
             except ValueError:
                 log.warning("%s is damaged: the images are generated again", path)
-        return {"identity": self.identity(), "fingerprint": self.fingerprint, "shards": {}}
+        made_by = {"identity": self.identity(), "fingerprint": self.fingerprint}
+        return made_by | {"shards": {}, "torch": {}}  # shard number -> hash, -> version
 
     def plan(self, seeds: Sequence[int]) -> list[tuple[int, list[int]]]:
         """Shard numbers, each with the images wanted of it."""
@@ -150,7 +153,18 @@ class Shards:
         with exclusive(self.folder / ".lock"):
             self.manifest = self._open()
             self.manifest["shards"][str(shard)] = sha256_array(images)
+            self.manifest["torch"][str(shard)] = torch.__version__
             write_json(self.folder / "manifest.json", self.manifest)
+
+    def check_versions(self, seeds: Sequence[int]) -> None:
+        """Say when the images' shards were drawn by several versions of torch: bits may differ."""
+        numbers = {str(shard) for shard, _ in self.plan(seeds)} & self.manifest["shards"].keys()
+        versions = {self.manifest["torch"].get(number, "an older one") for number in numbers}
+        if len(versions) > 1:
+            self.run.say(
+                f"WARNING: images in {self.folder} were drawn by torch {', '.join(versions)}: "
+                "delete that folder to have all drawn by one"
+            )
 
     @cached_property
     def net(self) -> torch.nn.Module:
@@ -158,7 +172,13 @@ class Shards:
         run = self.run
         net = make_net(run.config, run.data.channels, run.data.label_counts)
         if not self.untrained:
-            net.load_state_dict(self.weights[0])
+            try:
+                net.load_state_dict(self.weights[0])
+            except RuntimeError as error:  # torch's word for names or shapes that do not fit
+                raise RunError(
+                    f"the weights in {run.dir.weights} are those of another network: put the run's "
+                    "own back there, or run training again, which writes them"
+                ) from error
         return net.to(run.device).eval()
 
     @property

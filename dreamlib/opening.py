@@ -10,7 +10,7 @@ from pathlib import Path
 from dreamlib.build import check, make_source
 from dreamlib.config import differences, identity, load_config, save_config
 from dreamlib.data.folder import touched
-from dreamlib.data.packed import MANIFEST, Packed, open_packed
+from dreamlib.data.packed import MANIFEST, Packed, empty_pack, open_packed
 from dreamlib.data.packing import bring, pack
 from dreamlib.errors import DataError, RunError
 from dreamlib.files import check_fields, fingerprint, plain_name, read_json, write_json
@@ -28,7 +28,7 @@ from dreamlib.runtime.mirror import Mirror
 from dreamlib.runtime.recover import bring_output, bring_run
 from dreamlib.runtime.rundir import RunDir
 from dreamlib.sections import Config
-from dreamlib.weights import averaged_of
+from dreamlib.weights import averaged_of, read_weights
 
 
 def open_run(
@@ -39,6 +39,7 @@ def open_run(
     mirror: str | Path | None = None,
     take_over: bool = False,
     hours: float | None = None,
+    images: bool = True,
     progress: Progress = silent,
     say: Callable[[str], None] = tell,
 ) -> Run:
@@ -49,8 +50,9 @@ def open_run(
     `mirror` is a folder that keeps copies ("none" for none; else DREAMLIB_MIRROR, or a mounted
     Drive): a run that is there and not here is brought.  `take_over` takes the run from a process
     or machine that seems to train it.  `hours` is the session's time budget, from the start
-    of this process, for training and what follows it.  Raises ConfigError, DataError, or RunError
-    when the folder holds a run with other settings (naming the fields).
+    of this process, for training and what follows it.  Without `images` (to sample, say), those
+    that are not here are not missed where the network knows no labels.  Raises ConfigError,
+    DataError, or RunError when the folder holds a run with other settings (naming the fields).
     """
     run_dir = RunDir(folder)
     run_dir.check_writable()
@@ -61,8 +63,10 @@ def open_run(
     fresh = not run_dir.config.exists() or (preset is not None and _untried(run_dir))
     config = _settle_config(run_dir, preset, tuple(overrides), fresh)
     recorded = None if fresh else _recorded_data(run_dir)
-    data = _settle_data(run_dir, config, recorded, home, progress, say)
-    check(config, data)
+    data = None if images or recorded is None else _unseen(run_dir, config, recorded)
+    if data is None:
+        data = _settle_data(run_dir, config, recorded, home, progress, say)
+        check(config, data)
     run_dir.create()
     if fresh:
         save_config(config, run_dir.config)
@@ -200,6 +204,15 @@ def _heed(config: Config, path: str | None, data: Packed, say: Callable[[str], N
         f"the images in {named} have changed since they were packed: this run goes on with those "
         "that it was begun with; a new run folder takes the new ones"
     )
+
+
+def _unseen(run_dir: RunDir, config: Config, recorded: dict[str, str]) -> Packed | None:
+    """No images, in the place of those that are not here; None where they are, or are needed."""
+    folder = data_home(run_dir) / recorded["packed"]
+    if folder.exists() or config.net.conditional or not run_dir.weights.exists():
+        return None
+    channels = check_fields(read_weights(run_dir.weights)[1], net=dict)["net"]["channels"]
+    return empty_pack(folder, recorded["fingerprint"], (config.data.size,) * 2 + (channels,))
 
 
 def _recorded_data(run_dir: RunDir) -> dict[str, str] | None:

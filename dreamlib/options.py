@@ -37,8 +37,11 @@ def overrides_of(settings: list[str] | None, data: Path | None) -> list[str]:
     return [*(settings or []), *named]
 
 
-def existing(run: Path, mirror: str | None, settings: list[str] | None = None) -> Run:
+def existing(
+    run: Path, mirror: str | None, settings: list[str] | None = None, images: bool = True
+) -> Run:
     """Open a run that is here or on the mirror, without making a folder for a misspelt name."""
     if not find_run(run, mirror, say):
         raise RunError(f"{run} holds no run: check the path, or begin one with `dreamlib train`")
-    return open_run(run, overrides=settings or [], mirror=mirror, progress=TextProgress(), say=say)
+    asked = {"overrides": settings or [], "mirror": mirror, "images": images}
+    return open_run(run, **asked, progress=TextProgress(), say=say)

@@ -232,8 +232,11 @@ class Run:
         job = Job(
             self.dir,
             {"run": self.dir.identity()},
-            lambda mirror: copy_pack(
-                folder, mirror.home / "data" / folder.name, files, MANIFEST, mirror.beating
+            lambda mirror: (
+                bool(files)
+                and copy_pack(
+                    folder, mirror.home / "data" / folder.name, files, MANIFEST, mirror.beating
+                )
             ),
         )
         return Courier(

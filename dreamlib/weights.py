@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -43,4 +44,7 @@ def read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"{card_path} is damaged ({error}): run training again") from error
     if not path.exists() or sha256_file(path) != card["sha256"]:
         raise RunError(f"{path} is not the file its card describes: run training again")
-    return load_file(path), card
+    try:
+        return load_file(path), card
+    except SafetensorError as error:
+        raise RunError(f"{path} holds no weights ({error}): run training again") from error

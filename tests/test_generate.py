@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from dreamlib.build import make_labels
 from dreamlib.diffusion.draw import image_noise
 from dreamlib.errors import ConfigError, Interrupted, RunError
+from dreamlib.files import sha256_file, write_json
 from dreamlib.generate import Shards, export_png, generate, interpolation, process
 from dreamlib.images import quantise
 from dreamlib.opening import open_run
@@ -20,8 +23,6 @@ from tests.conftest import TINY
 @pytest.fixture
 def run(trained, tmp_path, data_home, monkeypatch):
     """A copy of the trained run without its generated images."""
-    import shutil
-
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
     shutil.copytree(trained.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("generated"))
     return open_run(tmp_path / "copy", say=lambda text: None)
@@ -59,6 +60,57 @@ def test_a_damaged_shard_is_drawn_again(run):
     assert np.array_equal(generate(run, range(20)), whole)
     path.write_bytes(path.read_bytes()[:-9])
     assert np.array_equal(generate(run, range(20)), whole)
+
+
+def test_a_moved_run_draws_without_its_images(run, tmp_path, monkeypatch):
+    """Whoever draws by weights alone is not asked for what they were trained on."""
+    want = generate(run, range(10))
+    monkeypatch.setenv("DREAMLIB_DATA", str(tmp_path / "elsewhere"))
+    shutil.copytree(run.folder, tmp_path / "moved", ignore=shutil.ignore_patterns("generated"))
+    monkeypatch.setattr("dreamlib.opening.pack_data", None)
+    moved = open_run(tmp_path / "moved", images=False, say=lambda text: None)
+    assert np.array_equal(generate(moved, range(10)), want)
+    assert not (tmp_path / "elsewhere").exists()
+    assert interpolation(moved, 0, 1, 3).shape == (3, 16, 16, 3)
+    with pytest.raises(TypeError):  # it would be packed
+        open_run(tmp_path / "moved", say=lambda text: None)
+
+
+def test_shards_of_several_versions_of_torch_are_said(run, monkeypatch):
+    said = []
+    run = replace(run, say=said.append)
+    generate(run, range(10))
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.__version__", "9.9.0")
+        generate(run, range(20))
+    (line,) = said
+    assert line.startswith("WARNING: images in ")
+    assert "9.9" in line
+    assert torch.__version__ in line
+    generate(run, range(10))
+    assert len(said) == 1
+    path = next(run.dir.generated.glob("*/manifest.json"))
+    manifest = json.loads(path.read_text())
+    del manifest["torch"]  # of an older version of ours
+    path.write_text(json.dumps(manifest))
+    whole = generate(run, range(20))
+    assert len(said) == 1
+    path.write_text(json.dumps(manifest | {"torch": []}))
+    assert np.array_equal(generate(run, range(20)), whole)
+
+
+@pytest.mark.parametrize("fitting", [True, False])
+def test_weights_that_do_not_fit(run, fitting):
+    card = run.weights()[1]
+    path = run.dir.weights / "ema.safetensors"
+    if fitting:
+        run.export_weights(8, {"conv.weight": torch.zeros(3)})
+    else:
+        path.write_bytes(b"no weights")
+        card |= {"sha256": sha256_file(path)}
+        write_json(run.dir.weights / "card.json", card)
+    with pytest.raises(RunError, match="another network" if fitting else "holds no weights"):
+        generate(run, range(2))
 
 
 def test_other_settings_have_other_images(run):

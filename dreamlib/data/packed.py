@@ -256,6 +256,13 @@ def open_packed(folder: Path | str) -> Packed:
     return Packed(folder, manifest, images, labels, codes)
 
 
+def empty_pack(folder: Path, fingerprint: str, shape: tuple[int, int, int]) -> Packed:
+    """What is known of images [H,W,C] that are not here."""
+    manifest = {"fingerprint": fingerprint, "attributes": {}, "splits": {}, "files": {}}
+    none = np.empty((0, *shape), np.uint8)
+    return Packed(folder, manifest, none, np.empty((0, 0), np.int16), np.empty(0, np.uint8))
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What `pack` wrote of a folder's files; of another format, whatever it is."""
     try:
