@@ -37,7 +37,7 @@ Span = Annotated[int | str, BeforeValidator(_span)]
 Int = Annotated[int, Field(strict=True, lt=10**9)]  # not `le`, which fields have of their own
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Float = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Bool = Annotated[bool, BeforeValidator(_bool), Field(strict=True)]
+Bool = Annotated[bool, Field(strict=True), BeforeValidator(_bool)]  # pydantic 2.7: in this order
 Name = Annotated[str, BeforeValidator(_name)]
 
 
