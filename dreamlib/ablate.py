@@ -62,6 +62,7 @@ class Cell:
     minus_standard: float | None
     minus_standard_se: float | None
     weights: str  # SHA-256
+    minus_metric: str = ""  # what that is a difference of; "" in older files: the raw distance
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Ablation:
 
     facts: dict[str, Any]
     cells: list[Cell]
+
+    @property
+    def minus_metric(self) -> str:
+        """What the differences are of."""
+        return self.cells[-1].minus_metric or f"raw {self.facts['metric']}"
 
     def of(self, arm: str, budget: str, sampler: str) -> list[Cell]:
         """One cell per seed."""
@@ -214,17 +220,17 @@ class _Job:
         material, features = self.features(arm, budget, seed, sampler)
         reference = material.features(material.reference[0])
         found = kid(features, reference)
-        minus, error = None, None
+        minus, error, judge = None, None, ""
         if arm != STANDARD:
             _, plain = self.features(STANDARD, budget, seed, sampler)
             name = material.plan.metric
-            minus = differences_of(name, (features, plain), reference, True, {})[0]
-            minus, error = minus.value, minus.se
+            less = differences_of(name, (features, plain), reference, True, {})[1]
+            minus, error, judge = less.value, less.se, less.metric
         _, total, count = self.settings(arm, budget, seed)
         weights = material.run.weights()[1]["sha256"]
         fd = frechet(features, reference)
         known = arm, budget, seed, total, count, sampler
-        return Cell(*known, fd, found.value, found.se, minus, error, weights)
+        return Cell(*known, fd, found.value, found.se, minus, error, weights, judge)
 
     def facts(self, seeds: Sequence[int], samplers: Sequence[str]) -> dict[str, Any]:
         """What all cells share; the floor is what other held-out images score at the same n."""

@@ -1,7 +1,8 @@
 """Two runs at the same N, against the same reference, with the same seeds: who is nearer?
 
-This is the comparison that one may make.  The Fréchet distance's bias differs between generators,
-so the corrected difference stands beside the raw one wherever there are enough images.
+This is the comparison that one may make.  The Fréchet distance's bias differs between generators
+(the less varied one has less), so the raw difference decides nothing: the corrected one does, or
+KID where there are too few images for it.
 """
 
 from __future__ import annotations
@@ -28,21 +29,44 @@ class Comparison:
     absent: dict[str, str]
 
     def sentence(self) -> str:
-        """What may be said, and its limits."""
-        row = self.rows[0]
-        a, b = self.facts["a"], self.facts["b"]
-        size = f"{abs(row.value):.3g}" + (f" ± {row.se:.2g}" if row.se is not None else "")
+        """What may be said at the largest N, and its limits."""
+        raw, *judges = self._first
         seeds = "the same seeds" if self.facts["paired"] else "different seeds"
-        if row.se is None:
-            nearer = f"{a} and {b} differ by {size}, and {row.n:,} images allow no error of that"
-        elif row.clear:
-            nearer = f"{a if row.value < 0 else b} is nearer to the real images by {size}"
+        text = f"At N = {raw.n:,}, one reference, {seeds}: {'; '.join(map(self._finds, judges))}. "
+        if self.nearer is not None:
+            text += f"{self.nearer} is nearer to the real images. "
+        elif any(row.clear for row in judges):
+            text += "The measures disagree, so neither is called nearer. "
         else:
-            nearer = f"{a} and {b} differ by {size}, which is within two standard errors"
-        return (
-            f"{row.metric} at N = {row.n:,}, one reference, {seeds}: {nearer}. The error is "
-            "that of sampling: training again with another seed moves both."
-        )
+            text += "They cannot be told apart. "
+        if raw.clear and self._lower(raw) != self.nearer:
+            text += f"Raw, {self._finds(raw)}: its bias is smaller for images that vary less. "
+        return text + "The error is that of sampling: training again with another seed moves both."
+
+    @property
+    def nearer(self) -> str | None:
+        """The run that may be called nearer at the largest N; None where nobody can tell.
+
+        The corrected distance must say so beyond two standard errors, and KID not the opposite;
+        where there are too few images to correct, KID decides alone.
+        """
+        judge, *others = self._first[1:]
+        sides = {row.value < 0 for row in (judge, *others) if row.clear}
+        return self._lower(judge) if judge.clear and len(sides) == 1 else None
+
+    @property
+    def _first(self) -> list[Difference]:
+        """Of the largest N: raw distance, corrected distance where it was computed, KID."""
+        return [row for row in self.rows if row.n == self.rows[0].n]
+
+    def _lower(self, row: Difference) -> str:
+        return self.facts["a" if row.value < 0 else "b"]
+
+    def _finds(self, row: Difference) -> str:
+        size = f"{abs(row.value):.3g} ± {row.se:.2g}"
+        if row.clear:
+            return f"{row.metric} is lower for {self._lower(row)} by {size}"
+        return f"{row.metric} differs by {size}, which is within two standard errors"
 
 
 def compare(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,14 +20,16 @@ from dreamlib.metrics.frechet import Few, Moments, frechet, summary
 from dreamlib.metrics.frechet_error import (
     SAMPLES_PER_FEATURE,
     corrected_se,
+    fourth_moments,
     frechet_corrected,
     frechet_fit,
     frechet_floor,
     frechet_jackknife,
+    frechet_reference_se,
     frechet_se,
 )
 from dreamlib.metrics.inception_score import inception_score
-from dreamlib.metrics.kernel import kernel_sums, kid
+from dreamlib.metrics.kernel import error_of_means, kernel_sums, kid_and_pull
 from dreamlib.metrics.kmeans import assign, kmeans
 from dreamlib.metrics.manifold import DENSITY_NULL, coverage_null, prdc
 from dreamlib.metrics.modes import ModeStudy, study_of_cells
@@ -37,6 +40,8 @@ log = logging.getLogger(__name__)
 
 GROUPS = 20  # of a jackknife
 NEIGHBOURS = 5
+OWN_FOURTH = "fourth moments of the reference's features"
+GAUSSIAN = "of Gaussian features, as a file of moments holds no more"
 PAIRS = "disjoint pairs of generated and real sets"
 PER_CELL = 20  # images that a mode's cell should hold on average, at least
 BATCHES = (32, 64, 128)  # training batches that a careless comparison takes for the real images
@@ -49,45 +54,60 @@ def distance_rows(
 ) -> list[Score]:
     """The Fréchet distance of every set at every size that it is large enough for."""
     kept = reference if isinstance(reference, Moments) else summary(reference)
+    floors = _floors(plan.sizes, reference, kept)
+    how = GAUSSIAN if isinstance(reference, Moments) else OWN_FOURTH
     rows = []
     for size in plan.sizes:
-        null = _floor(kept, size)
         for images, features in sets.items():
             parts = parts_of(features, size)
             if not parts:
                 continue
             sides = [summary(part) for part in parts]
             values = [frechet(side, kept) for side in sides]
-            first = parts[0], sides[0]
-            found = of_parts(values, lambda f=first: _distance_error(plan, *f, reference, kept))
-            rows.append(row_of(plan.metric, images, found, size, kept.n, values, real, null))
+            error = partial(_distance_error, plan, parts[0], sides, reference, kept)
+            found = of_parts(values, error, partial(error, shared=True))
+            row = row_of(plan.metric, images, found, size, kept.n, values, real, floors.get(size))
+            rows.append(replace(row, null_method=how if size in floors else ""))
     return rows
 
 
-def _floor(reference: Few | Moments, n: int) -> float | None:
-    """The closed form, where n and the reference are large enough for it."""
-    least = SAMPLES_PER_FEATURE * len(reference.mean)
-    if isinstance(reference, Few) or reference.n is None or min(n, reference.n) < least:
-        return None
-    return frechet_floor(reference.eigenvalues, n, reference.n)
+def _floors(
+    sizes: Sequence[int], reference: np.ndarray | Moments, kept: Few | Moments
+) -> dict[int, float]:
+    """What a perfect generator is expected to score, for the N that are large enough for that."""
+    known = 0 if isinstance(kept, Few) or kept.n is None else kept.n
+    sizes = [n for n in sizes if min(n, known) >= SAMPLES_PER_FEATURE * len(kept.mean)]
+    if not sizes or isinstance(reference, Moments):
+        return {n: frechet_floor(kept.eigenvalues, n, known) for n in sizes}
+    values, fourth = fourth_moments(reference, kept)
+    return {n: frechet_floor(values, n, known, fourth) for n in sizes}
 
 
 def _distance_error(
     plan: Plan,
     gen: np.ndarray,
-    side: Few | Moments,
+    sides: Sequence[Few | Moments],
     real: np.ndarray | Moments,
     kept: Few | Moments,
+    shared: bool = False,
 ) -> tuple[float | None, str]:
-    """Of one set: `side` sums up gen, `kept` the real images."""
+    """Of one set, gen; `shared`: what the real images add to the error of the mean of all sets.
+
+    `sides` sum up the sets, gen the first of them, and `kept` the real images.
+    """
     if isinstance(real, Moments):
-        return None, "none: a file of moments does not say how they vary"
+        why = "a file of moments does not say how they vary"
+        return (0.0, f"left out, as {why}") if shared else (None, f"none: {why}")
+    if shared and isinstance(kept, Moments) and len(real) > kept.width:
+        return frechet_reference_se(sides, real, kept), "delta method"
     few = min(len(gen), len(real))
-    if few > gen.shape[1] and isinstance(side, Moments) and isinstance(kept, Moments):
-        return frechet_se(gen, real, (side, kept)), "delta method, both sides"
+    if not shared and few > gen.shape[1]:
+        return frechet_se(gen, real, (sides[0], kept)), "delta method, both sides"
     if few < 2 * GROUPS:
         return None, f"none: a jackknife needs {2 * GROUPS} images"
-    return frechet_jackknife(gen, real, plan.seed, GROUPS), f"jackknife of {GROUPS} groups"
+    pair = (real, gen) if shared else (gen, real)
+    error = frechet_jackknife(*pair, plan.seed, GROUPS, both=not shared)
+    return error, f"jackknife of {GROUPS} groups"
 
 
 def corrected_rows(
@@ -114,8 +134,6 @@ def corrected_rows(
 def _corrected_error(
     plan: Plan, gen: np.ndarray, real: np.ndarray, raw: Score
 ) -> tuple[float | None, str]:
-    if raw.null is None:  # sets that may be corrected are large enough for the closed form
-        return None, "none: the raw value has no floor"
     delta = raw.se if raw.se is not None and not raw.parts else frechet_se(gen, real)
     jackknife = frechet_jackknife(gen, real, plan.seed, GROUPS) if plan.jackknife else None
     se = corrected_se(raw.value, raw.null, delta, jackknife)
@@ -131,9 +149,14 @@ def kernel_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score
         for images, features in sets.items():
             if len(features) < size:
                 continue
-            found = [kid(part, reference, real_sums=sums) for part in parts_of(features, size)]
+            parts = parts_of(features, size)
+            found, pulls = zip(*(kid_and_pull(part, reference, sums) for part in parts))
             values = [each.value for each in found]
-            total = of_parts(values, lambda first=found[0]: (first.se, first.method))
+            total = of_parts(
+                values,
+                lambda first=found[0]: (first.se, first.method),
+                lambda p=pulls: (error_of_means(np.mean(p, axis=0)), "first-order projections"),
+            )
             name = plan.named("KID")
             rows.append(row_of(name, images, total, size, len(reference), values, null=0.0))
     return rows
@@ -152,7 +175,8 @@ def manifold_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Sco
             found = [prdc(gen, real, k=NEIGHBOURS) for gen, real in pairs]
             for metric in ("precision", "recall", "density", "coverage") if found else ():
                 values = [getattr(each, metric).value for each in found]
-                total = of_parts(values, lambda m=metric, f=found[0]: getattr(f, m)[1:], PAIRS)
+                one = getattr(found[0], metric)
+                total = of_parts(values, lambda e=one: (e.se, e.method), what=PAIRS)
                 row = row_of(plan.named(metric), images, total, size, size, values)
                 rows.append(replace(row, null=nulls.get(metric)))
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,6 @@ from dreamlib.scores import Score
 REFERENCE = "reference"
 PARTS = 10  # disjoint sets of the smaller N that are cut from the largest
 ENOUGH = 5  # disjoint sets for an error from their spread
-FIXED = "disjoint sets; the reference is held fixed"
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,21 @@ def parts_of(features: np.ndarray, size: int) -> list[np.ndarray]:
 def of_parts(
     values: Sequence[float],
     error_of_one: Callable[[], tuple[float | None, str]],
-    what: str = FIXED,
+    error_of_real: Callable[[], tuple[float | None, str]] | None = None,
+    what: str = "disjoint sets",
 ) -> Estimate:
     """The mean of disjoint sets' values, with its error from their spread; `what` they are.
 
-    Fewer than ENOUGH say too little about a spread: then that of one set stands, which is too wide.
+    `error_of_real` is what the reference adds, which all sets share.  Fewer than ENOUGH sets say
+    too little about a spread: then the error of one stands, which is too wide.
     """
     if len(values) >= ENOUGH:
-        return mean_estimate(np.array(values), what)
+        found = mean_estimate(np.array(values), what)
+        if error_of_real is None:
+            return found
+        shared, how = error_of_real()
+        se = None if shared is None else math.hypot(found.se, shared)
+        return Estimate(found.value, se, f"{found.method}; reference: {how}")
     se, method = error_of_one()
     if len(values) > 1:
         method += f"; of one of {len(values)} sets"

@@ -53,6 +53,7 @@ class Score:
     null: FiniteFloat | None = (
         None  # what a perfect generator is expected to score, where a formula says
     )
+    null_method: str = ""  # how a distance's null was found; "" in older files: Gaussian features
     floor: FiniteFloat | None = None  # what held-out real images score in this place
     parts: list[FiniteFloat] = field(default_factory=list)  # each disjoint set's own value
     origin: Origin = Origin("")

@@ -8,8 +8,8 @@ import shutil
 import numpy as np
 import pytest
 
-from dreamlib.compare import compare, comparison_path
-from dreamlib.difference import differences_of
+from dreamlib.compare import Comparison, compare, comparison_path
+from dreamlib.difference import Difference, differences_of
 from dreamlib.errors import ConfigError
 from dreamlib.generate import generate
 from dreamlib.material import Material
@@ -79,13 +79,62 @@ def test_a_run_does_not_differ_from_itself(pair):
         assert row.value == pytest.approx(0, abs=1e-9)
         assert not row.clear
     assert "within two standard errors" in found.sentence()
+    assert "They cannot be told apart" in found.sentence()
 
 
-def test_without_an_error_nothing_is_said_of_one(pair):
+def test_few_images_are_judged_by_kid_alone(pair):
+    """No error of the raw distance and no corrected one: neither is needed."""
     a, b = pair
-    text = compare(a, b, n=(30,)).sentence()
-    assert "30 images allow no error of that" in text
-    assert "within" not in text
+    found = compare(a, b, n=(30,))
+    assert found.rows[0].se is None
+    assert "30, one reference, the same seeds: KID[classifier]" in found.sentence()
+    assert "FD[classifier]" not in found.sentence()
+
+
+def verdict(*rows):
+    """A comparison of these (metric, value, se): below 0 narrow has the lower value."""
+    found = [Difference(metric, value, se, "", 500, 5000) for metric, value, se in rows]
+    return Comparison({"a": "narrow", "b": "wide", "paired": True}, found, {})
+
+
+@pytest.mark.parametrize(
+    ("corrected", "kid", "nearer", "said"),
+    [
+        (-0.5, -0.5, "narrow", "narrow is nearer to the real images"),
+        (0.5, 0.5, "wide", "Raw, FD is lower for narrow"),  # the raw one says otherwise
+        (0.5, 0.1, "wide", "KID differs by 0.1 ± 0.1, which is within two standard errors"),
+        (-0.5, 0.5, None, "The measures disagree, so neither is called nearer"),
+        (0.1, -0.5, None, "The measures disagree, so neither is called nearer"),
+        (0.1, 0.1, None, "They cannot be told apart"),
+        (None, -0.5, "narrow", "narrow is nearer"),
+        (None, 0.1, None, "Raw, FD is lower for narrow"),
+    ],
+)
+def test_the_raw_distance_decides_nothing(corrected, kid, nearer, said):
+    rows = [("FD", -0.6, 0.1), ("FD corrected", corrected, 0.1), ("KID", kid, 0.1)]
+    found = verdict(*(row for row in rows if row[1] is not None))
+    assert found.nearer == nearer
+    assert said in found.sentence()
+    named = f"{nearer} is nearer" if nearer else " is nearer"
+    assert (named in found.sentence()) == (nearer is not None)
+    assert ("Raw" in found.sentence()) == (nearer != "narrow")
+
+
+def test_of_two_generators_that_are_equally_far_the_narrow_one_is_not_preferred():
+    """Its bias is smaller: the raw distance is lower for it nearly always."""
+    real_sd, narrow, raw = np.arange(1, 65) ** -0.6 * 5, 0, 0
+    for i in range(12):
+        rng = np.random.default_rng(i)
+        real, *pair = (
+            rng.standard_normal((n, 64)) * real_sd * scale
+            for n, scale in ((2000, 1.0), (300, 0.8), (300, 1.2))
+        )
+        rows = differences_of("FD", tuple(pair), real, False, {})
+        found = Comparison({"a": "narrow", "b": "wide", "paired": False}, rows, {})
+        narrow += found.nearer is not None
+        raw += rows[0].value < 0
+    assert narrow <= 1
+    assert raw >= 10
 
 
 def test_other_seeds_are_not_called_the_same(pair):

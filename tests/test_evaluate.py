@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import multiprocessing
 import shutil
+from dataclasses import replace
 
 import matplotlib as mpl
 import numpy as np
@@ -25,9 +27,10 @@ from dreamlib.errors import (
 from dreamlib.evaluate import evaluate
 from dreamlib.generate import Shards
 from dreamlib.material import Material, prepare
-from dreamlib.measure import corrected_rows, distance_rows
+from dreamlib.measure import GAUSSIAN, OWN_FOURTH, corrected_rows, distance_rows, kernel_rows
 from dreamlib.measure_images import check_apart, gaussian_images
-from dreamlib.metrics.frechet_error import frechet_se
+from dreamlib.metrics.frechet import Moments
+from dreamlib.metrics.frechet_error import frechet_floor, frechet_reference_se, frechet_se
 from dreamlib.opening import open_run
 from dreamlib.report import figures, score_figures, tables
 from dreamlib.rows import Plan
@@ -54,13 +57,16 @@ def test_every_column_has_its_floor_and_the_same_reference(study):
 
 
 def test_errors_of_several_sets():
-    """Ten sets: their spread; two: the error of one set, too wide rather than too small."""
+    """Ten sets: their spread and the reference's part; two: the error of one set, too wide."""
     rng = np.random.default_rng(0)
     gen, real = rng.normal(size=(1000, 4)), rng.normal(size=(500, 4))
     plan = Plan("FID", (100, 500))
     ten, two = distance_rows(plan, {"generated": gen}, real)
     assert len(ten.parts) == 10
-    assert ten.se == pytest.approx(np.std(ten.parts, ddof=1) / 10**0.5)
+    sets = [Moments.of(gen[i : i + 100]) for i in range(0, 1000, 100)]
+    alone = frechet_reference_se(sets, real, Moments.of(real))
+    assert ten.se == pytest.approx(math.hypot(np.std(ten.parts, ddof=1) / 10**0.5, alone))
+    assert ten.se_method == "sd over 10 disjoint sets / sqrt(n); reference: delta method"
     assert len(two.parts) == 2
     assert two.value == pytest.approx(np.mean(two.parts))
     assert two.se == pytest.approx(frechet_se(gen[:500], real))
@@ -74,6 +80,70 @@ def test_errors_of_several_sets():
     )[0][0]
     assert fixed.value == pytest.approx(alone.value)
     assert fixed.se == pytest.approx(alone.se)
+
+
+@pytest.mark.parametrize(("d", "size"), [(8, 60), (40, 30)])
+def test_errors_of_several_sets_hold_fresh_images_and_a_fresh_reference(d, size):
+    """Below and above one image per feature; of the images alone it would be too small."""
+    plan, found = Plan("FID", (size,)), []
+    for i in range(120):
+        rng = np.random.default_rng((d, i))
+        real, gen = rng.normal(size=(300, d)), 0.7 * rng.normal(size=(10 * size, d)) + 0.5
+        sets = {"generated": gen}
+        rows = [*distance_rows(plan, sets, real), *kernel_rows(plan, sets, real)]
+        found.append([(r.value, r.se, np.std(r.parts, ddof=1) / 10**0.5) for r in rows])
+    values, errors, images = np.moveaxis(np.array(found), 2, 0)
+    spread = values.std(axis=0, ddof=1)  # known to 7 %
+    assert (np.sqrt(np.square(errors).mean(axis=0)) / spread > 0.85).all()
+    assert (np.sqrt(np.square(errors).mean(axis=0)) / spread < 1.25).all()
+    assert (np.sqrt(np.square(images).mean(axis=0)) / spread < 0.85).all()
+
+
+def test_a_small_reference_has_a_jackknife_and_a_file_of_moments_is_left_out():
+    rng = np.random.default_rng(0)
+    gen, real = {"generated": rng.normal(size=(500, 60)) + 1}, rng.normal(size=(50, 60))
+    (few,) = distance_rows(Plan("FID", (50,)), gen, real)
+    assert few.se_method.endswith("reference: jackknife of 20 groups")
+    assert few.se > np.std(few.parts, ddof=1) / 10**0.5
+    (none,) = distance_rows(Plan("FID", (30,)), gen, real[:30])
+    assert none.se is None
+    kept = Moments.from_stats(np.zeros(60), np.eye(60))
+    (held,) = distance_rows(Plan("FID", (50,)), gen, kept)
+    assert held.se == pytest.approx(np.std(held.parts, ddof=1) / 10**0.5)
+    assert "reference: left out, as a file of moments" in held.se_method
+
+
+def test_the_null_is_of_the_features_own_law():
+    """ReLU features, which are not Gaussian: a perfect generator scores more than those would."""
+    plan, d, rows = Plan("FID", (500,)), 12, []
+    for i in range(20):
+        rng = np.random.default_rng(i)
+        gen, real = (np.maximum(rng.normal(size=(n, d)), 0.5) for n in (5000, 1500))
+        rows += distance_rows(plan, {"generated": gen}, real)
+    kept = Moments.of(real)
+    scored, null = (np.mean([getattr(row, name) for row in rows]) for name in ("value", "null"))
+    assert null == pytest.approx(scored, rel=0.1)
+    assert frechet_floor(kept.eigenvalues, 500, 1500) < 0.85 * scored
+    assert {row.null_method for row in rows} == {OWN_FOURTH}
+    stored = Moments.from_stats(kept.mean, kept.cov, 1500)
+    (row,) = distance_rows(plan, {"generated": gen}, stored)
+    assert row.null == frechet_floor(stored.eigenvalues, 500, 1500)
+    assert row.null_method == GAUSSIAN
+
+
+def test_tables_say_what_their_own_rows_hold(study):
+    """Of null and ±, by the methods in the file: an older version's are not called ours."""
+    text = tables.how_to_read(study)
+    assert "fresh images and a fresh reference" in text
+    assert "older version" not in text
+    old = replace(study.rows[0], se_method="sd over 10 disjoint sets; the reference is held fixed")
+    old = replace(old, null=1.0)
+    assert "left the reference out" in tables.how_to_read(replace(study, rows=[old]))
+    assert "that of Gaussian features" in tables.how_to_read(replace(study, rows=[old]))
+    new = replace(old, null_method=OWN_FOURTH)
+    assert f"Null of {old.metric}: {OWN_FOURTH}." in tables.how_to_read(replace(study, rows=[new]))
+    file = replace(study.rows[0], se_method="reference: left out, as a file of moments")
+    assert "leaves the reference out" in tables.how_to_read(replace(study, guests=[file]))
 
 
 def test_an_untrained_run_is_far_above_the_floor(study):

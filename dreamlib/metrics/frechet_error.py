@@ -9,7 +9,7 @@ repeat their samples, and their FD lies above the one that they should surround.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise, repeat
 from typing import NamedTuple
 
@@ -30,24 +30,39 @@ FEWEST_POINTS = 4
 NEAR_NULL = 2.0
 
 
-def frechet_floor(eigenvalues: np.ndarray, n: float, m: float) -> float:
-    """What a perfect generator scores: E[FD] of n against m samples of one Gaussian law.
+def frechet_floor(
+    eigenvalues: np.ndarray, n: float, m: float, fourth: np.ndarray | None = None
+) -> float:
+    """What a perfect generator scores: E[FD] of n against m samples of one law.
 
-    c (1/n + 1/m) with c = Tr S + [Tr S + sum_{i!=j} l_i l_j / (l_i + l_j)] / 2, second-order
-    expansion at S_1 = S_2, l the eigenvalues [d] of the covariance.  Valid for n, m well above d;
-    `math.inf` stands for a population.  ValueError for negative eigenvalues or n, m < 2.
+    c (1/n + 1/m) with c = Tr S + sum_ij Var(z_i z_j) / (l_i + l_j) / 2, second-order expansion at
+    S_1 = S_2, l the eigenvalues [d] of the covariance and z what is centred, along its
+    eigenvectors.  `fourth` [d,d] holds E[z_i^2 z_j^2] (`fourth_moments`); without it those of a
+    Gaussian law are taken.  Valid for n, m well above d; `math.inf` stands for a population.
+    ValueError for negative eigenvalues or n, m < 2.
     """
     values = np.asarray(eigenvalues, np.float64)
     if values.ndim != 1 or not np.isfinite(values).all() or (values < 0).any():
         raise ValueError("eigenvalues must be a vector of finite numbers, none below zero")
     if n < 2 or m < 2:
         raise ValueError(f"a floor needs at least 2 samples on each side, got {n} and {m}")
+    if fourth is None:
+        fourth = np.outer(values, values) + 2 * np.diag(values**2)
     sums = values[:, None] + values
-    # Two dead features have no covariance to estimate: 0 * 0 / (0 + 0) counts as 0.
-    pairs = np.outer(values, values) / np.where(sums > 0, sums, 1.0)
-    np.fill_diagonal(pairs, 0.0)
-    trace = values.sum()
-    return float((trace + (trace + pairs.sum()) / 2) * (1 / n + 1 / m))
+    # Two dead features have no covariance to estimate: 0 / (0 + 0) counts as 0.
+    spread = (fourth - np.diag(values**2)) / np.where(sums > 0, sums, 1.0)
+    return float((values.sum() + spread.sum() / 2) * (1 / n + 1 / m))
+
+
+def fourth_moments(features: np.ndarray, own: Moments) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues [d] of the covariance of features [n,d], and E[z_i^2 z_j^2] [d,d] along its
+    eigenvectors, for `frechet_floor`; `own` are the features' moments."""
+    values, vectors = np.linalg.eigh(own.cov)
+    fourth = np.zeros_like(vectors)
+    for part in blocks(len(features)):
+        squares = np.square((features[part] - own.mean) @ vectors)
+        fourth += squares.T @ squares
+    return np.maximum(values, 0.0), fourth / len(features)
 
 
 def frechet_se(
@@ -69,6 +84,16 @@ def frechet_se(
         )
     influences = _influences(gen, real, *(moments or (Moments.of(gen), Moments.of(real))))
     return _root_sum(map(_mean_variance, influences))
+
+
+def frechet_reference_se(sets: Sequence[Few | Moments], real: np.ndarray, kept: Moments) -> float:
+    """Standard error of the mean of `frechet(gen, real)` over `sets` by sampling of real alone.
+
+    Delta method; `kept` are the moments of real [m,d], m > d.  The sets may be smaller than d: the
+    distance has a derivative by the reference's covariance wherever that one has full rank.
+    """
+    found = [_influence(real, kept, gen, _transports(kept, gen)[0]) for gen in sets]
+    return math.sqrt(_mean_variance(np.mean(found, axis=0)))
 
 
 def frechet_jackknife(
@@ -212,20 +237,30 @@ def _influences(
     """Influence [n] and [m] of each sample on FD, up to a constant; a, b the moments of gen, real.
 
     IF(y) = 2 (mu - mu') . (y - mu) + (y - mu)^T (I - A) (y - mu), A the optimal transport map from
-    the sample's own Gaussian to the other.  With S = F^T F and the singular values U s V^T of
-    F_b F_a^T it is A = H H^T with H = F_b^T U s^-.5 for gen, and H = F_a^T V s^-.5 for real.
+    the sample's own Gaussian to the other.
+    """
+    half_a, half_b = _transports(a, b)
+    return _influence(gen, a, b, half_a), _influence(real, b, a, half_b)
+
+
+def _transports(a: Moments, b: Few | Moments) -> tuple[np.ndarray, np.ndarray]:
+    """H [d,k] with H H^T the map from a's Gaussian to b's, and the same of the map back.
+
+    With S = F^T F and the singular values U s V^T of F_b F_a^T they are F_b^T U s^-.5 and
+    F_a^T V s^-.5.
     """
     product = b.factor @ a.factor.T
     values, left = np.linalg.eigh((product @ product.T).T)
     # Directions without variance on either side are left out of the inverse.
     alive = values > len(a.mean) * np.finfo(np.float64).eps * values.max(initial=0)
     left, root = left[:, alive], np.sqrt(values[alive])
-    half_a = b.factor.T @ (left * root**-0.5)
     half_b = a.factor.T @ (product.T @ (left * root**-1.5))
-    return _influence(gen, a, b, half_a), _influence(real, b, a, half_b)
+    return b.factor.T @ (left * root**-0.5), half_b
 
 
-def _influence(features: np.ndarray, own: Moments, other: Moments, half: np.ndarray) -> np.ndarray:
+def _influence(
+    features: np.ndarray, own: Moments, other: Few | Moments, half: np.ndarray
+) -> np.ndarray:
     found = np.empty(len(features))
     for part in blocks(len(features)):
         centred = features[part] - own.mean

@@ -48,10 +48,17 @@ def kid(gen: np.ndarray, real: np.ndarray, *, real_sums: KernelSums | None = Non
 
     SE^2 = 4 Var(a_i - c_i) / n + 4 Var(b_j - c_j) / m, where a, b are the mean kernels of a row
     with the others of its set and c those with the other set.  It covers sampling of both sides.
-    The spread over random subsets that other packages print is not this error.
     `real_sums` is `kernel_sums(real)`.  ValueError for NaN, for other shapes or widths that
     differ, for n or m < 2, and for sums of another reference.
     """
+    return kid_and_pull(gen, real, real_sums)[0]
+
+
+def kid_and_pull(
+    gen: np.ndarray, real: np.ndarray, real_sums: KernelSums | None = None
+) -> tuple[Estimate, np.ndarray]:
+    """`kid`, and how each real image [m] moves it: the part of its error that every set of
+    generated images shares."""
     gen, real = seen(gen), seen(real)
     check_same_width(gen, real)
     if real_sums is None:
@@ -64,8 +71,9 @@ def kid(gen: np.ndarray, real: np.ndarray, *, real_sums: KernelSums | None = Non
     within_real = real_rows / (len(real) - 1)
     gen_to_real, real_to_gen = _cross_means(gen, real)
     value = within_gen.mean() + within_real.mean() - 2 * gen_to_real.mean()
-    se = _error_of_means(2 * (within_gen - gen_to_real), 2 * (within_real - real_to_gen))
-    return Estimate(float(value), se, METHOD)
+    pull = 2 * (within_real - real_to_gen)
+    se = error_of_means(2 * (within_gen - gen_to_real), pull)
+    return Estimate(float(value), se, METHOD), pull
 
 
 def kid_difference(
@@ -93,13 +101,13 @@ def kid_difference(
     pull_a, pull_b = 2 * (within_a - a_to_real), 2 * (within_b - b_to_real)
     pull_real = 2 * (real_to_b - real_to_a)
     if paired:
-        se, how = _error_of_means(pull_a - pull_b, pull_real), "paired image by image"
+        se, how = error_of_means(pull_a - pull_b, pull_real), "paired image by image"
     else:
-        se, how = _error_of_means(pull_a, pull_b, pull_real), "of independent generated sets"
+        se, how = error_of_means(pull_a, pull_b, pull_real), "of independent generated sets"
     return Estimate(float(value), se, f"first-order projections {how}, one shared reference")
 
 
-def _error_of_means(*projections: np.ndarray) -> float:
+def error_of_means(*projections: np.ndarray) -> float:
     """Standard error of a sum of means of independent samples."""
     return float(np.sqrt(sum(values.var(ddof=1) / len(values) for values in projections)))
 

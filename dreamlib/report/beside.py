@@ -13,7 +13,7 @@ from dreamlib.images import to_rgb
 from dreamlib.report.kept import extractor_of, folder_name, scored_images, way_of
 from dreamlib.report.plotting import TWO, fit, footer, sheet_figure, style
 from dreamlib.report.score_figures import scored
-from dreamlib.report.tables import MADE, NONE, as_table, rows_table
+from dreamlib.report.tables import ERRORS, MADE, NONE, as_table, rows_table
 from dreamlib.report.training import log_of
 from dreamlib.run import Run
 from dreamlib.scores import GENERATED, REAL, Study
@@ -63,8 +63,9 @@ def scores_beside(runs: Sequence[Run]) -> str:
     made = "; ".join(f"{name} by {way_of(s.facts)}" for name, s in zip(names, studies))
     note = (
         f"Images by {made}; seen by {studies[0].facts['extractor']}. {REAL}: the floor, other "
-        "held-out images in the same place. ±: standard error of sampling; another training seed "
-        "comes on top of it. Minutes are those that the steps took, as the log has them."
+        f"held-out images in the same place. {ERRORS} Raw distances of different models have "
+        "different biases: the corrected one and KID compare them. Minutes are those that the "
+        "steps took, as the log has them."
     )
     return as_table(head[:cut], [*facts, *(row[:cut] for row in cells)]) + f"\n\n{note}"
 

@@ -47,14 +47,15 @@ CAPTIONS = {  # in the order of a report
         "Each panel is a small copy of a figure of its own; generated images are blue, held-out "
         "real images in the same place orange.  A grey line is what a perfect model is expected "
         "to score.  In panel b crosses are the floor by the formula, stars the distance with its "
-        "bias taken off.",
+        "bias taken off and one standard error; other bars are two.  They are of fresh images and "
+        "a fresh reference, where scores.json does not say otherwise.",
     ),
     "fd_against_n": Caption(
         "The distance depends on the number of images",
         "The Fréchet distance of one model against 1/N, with the floor that held-out real images "
         "score at the same N.",
         "The slope is the bias of small sets, not the model; the distance to the floor at the "
-        "same N, and the corrected value at 1/N = 0, are about the model.",
+        "same N, and the corrected value at 1/N = 0 with its standard error, are about the model.",
     ),
     "parts": Caption(
         "How far one small evaluation can be off",
@@ -107,7 +108,8 @@ CAPTIONS = {  # in the order of a report
         "Validation",
         "The distance of held-out images to images of the averaged weights, during training.",
         "The point in colour is the least: those weights are kept in weights/best.  Near it the "
-        "points differ by chance as much as by training.",
+        "points differ by chance as much as by training.  The distance is raw: its bias is nearly "
+        "the same at every step, but somewhat smaller where images vary less.",
     ),
     "curves": Caption(
         "Training curves",
@@ -138,8 +140,9 @@ CAPTIONS = {  # in the order of a report
         "Losses compared",
         "The distance of every loss, at equal steps and at equal network passes, from the real "
         "trainings of an ablation.",
-        "Dots of one row are training seeds.  A difference that is no larger than that between "
-        "seeds is no difference.",
+        "Dots of one row are training seeds, of the raw distance; bars below are two standard "
+        "errors over fresh images and a fresh reference.  A difference that is no larger than that "
+        "between seeds is no difference.",
     ),
     "architecture": Caption(
         "The network",

@@ -21,7 +21,7 @@ from dreamlib.report.captions import ABLATE, CAPTIONS, FIGURES, Caption, caption
 from dreamlib.report.embed import drawn, embedded
 from dreamlib.report.kept import sampler_of
 from dreamlib.report.markup import document, fold, paragraph, table
-from dreamlib.report.tables import HOW_TO_READ, MADE, meaning, memorisation_sentence, rows_table
+from dreamlib.report.tables import MADE, how_to_read, meaning, memorisation_sentence, rows_table
 from dreamlib.run import Run
 from dreamlib.scores import GENERATED, REAL, Study, read_study
 from dreamlib.sections import Config
@@ -118,7 +118,7 @@ def _scores(run: Run, study: Study | None) -> str:
         [
             table(*headline(study)),
             *map(paragraph, [*_stale(run, study), meaning(study), memorisation_sentence(study)]),
-            *map(paragraph, [HOW_TO_READ, made, *absent]),
+            *map(paragraph, [how_to_read(study), made, *absent]),
             fold("Every score", table(*rows_table(study.rows))),
         ]
     )

@@ -208,7 +208,7 @@ def _distances(axis: Axes, found: Ablation, arms: list[str], sampler: str) -> No
             axis.plot(np.mean(values), height + shift, "|", color=colour, ms=11, mew=1.5)
     axis.axvline(found.facts["floor"], color=ORANGE, lw=1)
     axis.set_yticks(range(len(arms)), arms)
-    axis.set(xlim=(0, None), ylim=(-0.5, len(arms) - 0.5), xlabel=found.facts["metric"])
+    axis.set(xlim=(0, None), ylim=(-0.5, len(arms) - 0.5), xlabel=f"raw {found.facts['metric']}")
 
 
 def _differences(axis: Axes, found: Ablation, arms: list[str], sampler: str) -> None:
@@ -222,7 +222,7 @@ def _differences(axis: Axes, found: Ablation, arms: list[str], sampler: str) -> 
                 axis.errorbar(*where, xerr=error, fmt="o", ms=3, color=colour, lw=0.9)
     axis.axvline(0, color=GREY, lw=0.8)
     axis.set_yticks(range(len(arms)), arms)
-    axis.set(ylim=(-0.5, max(len(arms), 1) - 0.5), xlabel=f"{found.facts['metric']} − standard's")
+    axis.set(ylim=(-0.5, max(len(arms), 1) - 0.5), xlabel=f"{found.minus_metric} − standard's")
 
 
 def ablation_footer(found: Ablation) -> str:

@@ -88,7 +88,7 @@ def markdown(study: Study) -> str:
     lines = [as_table(*rows_table(_main(study)))] if study.rows else []
     lines += [f"\n{metric}: not computed, because {why}" for metric, why in study.absent.items()]
     if study.rows:
-        lines += ["", meaning(study), "", memorisation_sentence(study), "", HOW_TO_READ, ""]
+        lines += ["", meaning(study), "", memorisation_sentence(study), "", how_to_read(study), ""]
         way = f"{facts['sampler']} ({facts['spacing']} spacing), {facts['steps']} steps"
         way = way_of(facts) if facts["sampler"] == "gan" else way
         lines += [
@@ -124,11 +124,25 @@ def pixels_markdown(study: Study) -> str:
     return rows_markdown(row for row in study.rows if row.metric.startswith(PIXELS))
 
 
+ERRORS = "±: standard error over fresh images and a fresh reference; not bias, nor training seeds."
 HOW_TO_READ = (
     f"{REAL}: the floor, other held-out images in the same place. Null: what a perfect generator "
-    "is expected to score, where a formula says. ±: standard error, of sampling and not of bias. "
-    "Lines of different N are not compared with each other, KID's excepted, which has no bias."
+    f"is expected to score, where a formula says. {ERRORS} Lines of different N are not compared "
+    "with each other, KID's excepted, which has no bias."
 )
+NOTES = {  # of what stands in an error's method
+    "held fixed": "Of several sets, an older version left the reference out of ±: it is too small.",
+    "left out": "Of several sets beside a file of moments ± leaves the reference out.",
+}
+
+
+def how_to_read(study: Study) -> str:
+    """What floor, null and ± are, by what the rows themselves say."""
+    metric, rows = study.facts["metric"], study.of(GENERATED)
+    ways = {row.null_method or "that of Gaussian features" for row in rows if row.null is not None}
+    methods = " ".join(row.se_method for row in [*study.rows, *study.guests])
+    notes = [f"Null of {metric}: {way}." for way in sorted(ways)]
+    return " ".join([HOW_TO_READ, *notes, *(NOTES[sign] for sign in NOTES if sign in methods)])
 
 
 def meaning(study: Study) -> str:
@@ -278,7 +292,8 @@ def ablation_markdown(found: Ablation) -> str:
     note = (
         f"{facts['metric']} of {facts['n']:,} images against {facts['n_real']:,} held-out real "
         f"({facts['preset']}, {facts['images']}); floor {facts['floor']:.3f}. The SE of a "
-        "difference is that of sampling; 'each seed' shows what training seeds add."
+        "difference is that of sampling; 'each seed' shows what training seeds add. Differences "
+        f"are of {found.minus_metric}; single distances are raw, with a bias that differs."
     )
     return "\n".join([as_table(ABLATION_HEAD, ablation_rows(found)), "", note])
 
