@@ -135,10 +135,10 @@ def test_tables_say_what_their_own_rows_hold(study):
     """Of null and ±, by the methods in the file: an older version's are not called ours."""
     text = tables.how_to_read(study)
     assert "fresh images and a fresh reference" in text
-    assert "older version" not in text
+    assert "leaves the reference out" not in text
     old = replace(study.rows[0], se_method="sd over 10 disjoint sets; the reference is held fixed")
     old = replace(old, null=1.0)
-    assert "left the reference out" in tables.how_to_read(replace(study, rows=[old]))
+    assert "leaves the reference out" in tables.how_to_read(replace(study, rows=[old]))
     assert "that of Gaussian features" in tables.how_to_read(replace(study, rows=[old]))
     new = replace(old, null_method=OWN_FOURTH)
     assert f"Null of {old.metric}: {OWN_FOURTH}." in tables.how_to_read(replace(study, rows=[new]))

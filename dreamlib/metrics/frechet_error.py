@@ -9,7 +9,7 @@ repeat their samples, and their FD lies above the one that they should surround.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise, repeat
 from typing import NamedTuple
 
@@ -55,8 +55,7 @@ def frechet_floor(
 
 
 def fourth_moments(features: np.ndarray, own: Moments) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues [d] of the covariance of features [n,d], and E[z_i^2 z_j^2] [d,d] along its
-    eigenvectors, for `frechet_floor`; `own` are the features' moments."""
+    """Eigenvalues [d] and E[z_i^2 z_j^2] [d,d] for `frechet_floor`; `own` sums up features."""
     values, vectors = np.linalg.eigh(own.cov)
     fourth = np.zeros_like(vectors)
     for part in blocks(len(features)):
@@ -83,14 +82,14 @@ def frechet_se(
             f"`frechet_jackknife`, or the spread over seeds"
         )
     influences = _influences(gen, real, *(moments or (Moments.of(gen), Moments.of(real))))
-    return _root_sum(map(_mean_variance, influences))
+    return math.sqrt(sum(map(_mean_variance, influences)))
 
 
 def frechet_reference_se(sets: Sequence[Few | Moments], real: np.ndarray, kept: Moments) -> float:
-    """Standard error of the mean of `frechet(gen, real)` over `sets` by sampling of real alone.
+    """Delta standard error of the mean of FD(set, real) by sampling of real [m,d] alone.
 
-    Delta method; `kept` are the moments of real [m,d], m > d.  The sets may be smaller than d: the
-    distance has a derivative by the reference's covariance wherever that one has full rank.
+    `kept` are real's moments, m > d.  Sets may be smaller: FD has a derivative by a covariance of
+    full rank, whatever the other one's.
     """
     found = [_influence(real, kept, gen, _transports(kept, gen)[0]) for gen in sets]
     return math.sqrt(_mean_variance(np.mean(found, axis=0)))
@@ -223,7 +222,7 @@ def frechet_difference(
     own_a, real_a = _influences(gen_a, real, sides[0], sides[2])
     own_b, real_b = _influences(gen_b, real, sides[1], sides[2])
     own = [own_a - own_b] if paired else [own_a, own_b]
-    se = _root_sum(map(_mean_variance, [*own, real_a - real_b]))
+    se = math.sqrt(sum(map(_mean_variance, [*own, real_a - real_b])))
     return Estimate(value, se, f"delta method, {how}, one reference")
 
 
@@ -244,11 +243,8 @@ def _influences(
 
 
 def _transports(a: Moments, b: Few | Moments) -> tuple[np.ndarray, np.ndarray]:
-    """H [d,k] with H H^T the map from a's Gaussian to b's, and the same of the map back.
-
-    With S = F^T F and the singular values U s V^T of F_b F_a^T they are F_b^T U s^-.5 and
-    F_a^T V s^-.5.
-    """
+    """H [d,k] with H H^T the map from a's Gaussian to b's, and the same of the map back: with
+    S = F^T F and the singular values U s V^T of F_b F_a^T, F_b^T U s^-.5 and F_a^T V s^-.5."""
     product = b.factor @ a.factor.T
     values, left = np.linalg.eigh((product @ product.T).T)
     # Directions without variance on either side are left out of the inverse.
@@ -300,10 +296,6 @@ def _jackknife_error(values: list[float]) -> float:
 def _mean_variance(values: np.ndarray) -> float:
     """Variance of the mean of independent values."""
     return float(values.var(ddof=1) / len(values))
-
-
-def _root_sum(variances: Iterable[float]) -> float:
-    return math.sqrt(sum(variances))
 
 
 def _halves(features: np.ndarray, rng: np.random.Generator) -> tuple[Moments, Moments]:

@@ -15,8 +15,7 @@ from dreamlib.files import write_text
 from dreamlib.report.kept import way_of
 from dreamlib.scores import GENERATED, REAL, Score, Study
 
-NONE = "–"
-PIXELS = "pixels: "
+NONE, PIXELS = "–", "pixels: "
 
 
 def _number(value: float | None) -> str:
@@ -51,7 +50,8 @@ def rows_table(rows: Iterable[Score]) -> tuple[list[str], list[list[str]]]:
             [
                 metric,
                 f"{first.n:,}" + (f" ({sets} sets)" if sets else ""),
-                " ".join([NONE if n_real is None else f"{n_real:,}", *_unusual(real)]),
+                (NONE if n_real is None else f"{n_real:,}")
+                + ("" if real in ("", "reference") else f" ({real})"),
                 *(_with_error(found.get(kind)) for kind in kinds),
                 *([_number(first.null)] if nulls else []),
                 *_made(first),
@@ -67,10 +67,6 @@ def _made(row: Score) -> list[str]:
     origin = row.origin
     numbers = (NONE if x is None else str(x) for x in (origin.steps, origin.nfe))
     return [origin.seeds or NONE, *numbers, origin.resize]
-
-
-def _unusual(real: str) -> list[str]:
-    return [] if real in ("", "reference") else [f"({real})"]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -130,19 +126,16 @@ HOW_TO_READ = (
     f"is expected to score, where a formula says. {ERRORS} Lines of different N are not compared "
     "with each other, KID's excepted, which has no bias."
 )
-NOTES = {  # of what stands in an error's method
-    "held fixed": "Of several sets, an older version left the reference out of ±: it is too small.",
-    "left out": "Of several sets beside a file of moments ± leaves the reference out.",
-}
+FIXED = "± of several sets leaves the reference out, and is too small, where se_method says so."
 
 
 def how_to_read(study: Study) -> str:
     """What floor, null and ± are, by what the rows themselves say."""
-    metric, rows = study.facts["metric"], study.of(GENERATED)
+    rows, methods = study.of(GENERATED), [row.se_method for row in [*study.rows, *study.guests]]
     ways = {row.null_method or "that of Gaussian features" for row in rows if row.null is not None}
-    methods = " ".join(row.se_method for row in [*study.rows, *study.guests])
-    notes = [f"Null of {metric}: {way}." for way in sorted(ways)]
-    return " ".join([HOW_TO_READ, *notes, *(NOTES[sign] for sign in NOTES if sign in methods)])
+    notes = [f"Null of {study.facts['metric']}: {way}." for way in sorted(ways)]
+    out = any("held fixed" in how or "left out" in how for how in methods)
+    return " ".join([HOW_TO_READ, *notes, FIXED if out else ""]).strip()
 
 
 def meaning(study: Study) -> str:
@@ -266,12 +259,10 @@ def ablation_rows(found: Ablation) -> list[tuple[str, ...]]:
         for budget in BUDGETS:
             for arm in arms:
                 cells = found.of(arm, budget, sampler)
-                minus = [cell.minus_standard for cell in cells if cell.minus_standard is not None]
-                each = [
-                    f"{cell.minus_standard:+.3f} ± {cell.minus_standard_se:.3f}"
-                    for cell in cells
-                    if cell.minus_standard is not None and cell.minus_standard_se is not None
-                ]
+                others = [cell for cell in cells if cell.minus_standard is not None]
+                minus = [cell.minus_standard for cell in others]
+                known = [c for c in others if c.minus_standard_se is not None]
+                each = [f"{c.minus_standard:+.3f} ± {c.minus_standard_se:.3f}" for c in known]
                 rows.append(
                     (
                         *(arm, budget, f"{cells[0].steps:,}", f"{cells[0].passes:,}"),
