@@ -7,12 +7,13 @@ import hashlib
 import io
 import json
 import os
+import re
 import threading
 import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 from typing import IO, Any
 
@@ -20,6 +21,20 @@ import numpy as np
 
 # What numpy raises for files of arrays that are damaged, or none at all
 DAMAGED = (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+TEMPORARY = re.compile(r"^\..+\.([0-9a-f]{8})\.\d+\.(\d+)\.tmp$")
+
+
+def boot_id() -> str:
+    """Which start of which machine, and which of its containers, process numbers are of; '' where
+    the system does not say."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return ""
+
+
+PLACE = hashlib.sha256(boot_id().encode()).hexdigest()[:8]
 
 
 @contextmanager
@@ -52,7 +67,8 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     Order: write, flush, fsync(file), rename, fsync(folder).  A failed write leaves no debris.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = f"{threading.get_native_id()}.{os.getpid()}"  # two threads may write the same file
+    # Two threads may write the same file, and two containers whose processes have one number.
+    writer = f"{PLACE}.{threading.get_native_id()}.{os.getpid()}"
     temporary = path.with_name(f".{path.name}.{writer}.tmp")
     try:
         with naming(path), open(temporary, "wb") as file:
@@ -66,12 +82,15 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove temporary files that killed processes left in `folder`."""
-    for path in folder.glob(".*.tmp"):
-        owner = path.name.split(".")[-2]
-        alive = owner.isdigit() and os.name != "nt" and Path(f"/proc/{owner}").exists()
-        if not alive or int(owner) == os.getpid():
-            path.unlink(missing_ok=True)
+    """Remove temporary files of `write_atomic` that killed processes left in and below `folder`."""
+    for path in folder.rglob(".*.tmp"):
+        if found := TEMPORARY.match(path.name):
+            with suppress(OSError):  # it is gone, or not ours to remove
+                # Of this process and of what runs elsewhere, a day's rest tells that it is left.
+                rest = time.time() - path.stat().st_mtime
+                seen = boot_id() and found[1] == PLACE and found[2] != str(os.getpid())
+                if rest > 86400 or (seen and not Path(f"/proc/{found[2]}").exists()):
+                    path.unlink()
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> None:
@@ -133,13 +152,16 @@ def read_json(path: Path) -> Any:
         return parse_json(path.read_text(encoding="utf-8"))
 
 
-def check_fields(value: Any, **kinds: type) -> dict[str, Any]:
-    """`value`, if it is a JSON object with at least these fields; else ValueError."""
+def check_fields(value: Any, **kinds: type | tuple[type, ...]) -> dict[str, Any]:
+    """`value`, if it is a JSON object with at least these fields (those that may be None may be
+    absent) and numbers in reason; else ValueError."""
     if not isinstance(value, dict):
         raise ValueError("it is no JSON object")
     for name, kind in kinds.items():
-        if not isinstance(value.get(name), kind):
-            raise ValueError(f"it has no {name}" if name not in value else f"its {name} is odd")
+        found = value.get(name)
+        wild = isinstance(found, (int, float)) and not abs(found) < 1e15  # NaN is, too
+        if wild or not isinstance(found, kind):
+            raise ValueError(f"its {name} is odd" if name in value else f"it has no {name}")
     return value
 
 
@@ -197,6 +219,17 @@ def sealed(record: Any) -> bool:
         return False
 
 
+def no_link(path: str, flags: int) -> int:
+    """For `open(..., opener=no_link)`: OSError when a symbolic link stands there.  A folder that
+    one was given may hold some, and they lead anywhere."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+def is_own(path: Path) -> bool:
+    """A file that lies here itself: neither it nor the folder it is in is a symbolic link."""
+    return path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
+
+
 def try_lock(file: Any) -> bool:
     """Lock an open file for this process; False when another holds it.  Closing it frees it, as
     does the system when its owner dies."""
@@ -224,7 +257,7 @@ def exclusive(
 ) -> Iterator[None]:
     """Hold the lock file `path`, waiting for whoever holds it; `waiting` is called once then."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as file:
+    with open(path, "a+b", opener=no_link) as file:
         if not try_lock(file):
             waiting()
             while not try_lock(file):

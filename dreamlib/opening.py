@@ -13,7 +13,7 @@ from dreamlib.data.folder import touched
 from dreamlib.data.packed import MANIFEST, Packed, empty_pack, open_packed
 from dreamlib.data.packing import bring, pack
 from dreamlib.errors import DataError, RunError
-from dreamlib.files import check_fields, fingerprint, plain_name, read_json, write_json
+from dreamlib.files import check_fields, fingerprint, plain_name, read_json, sweep, write_json
 from dreamlib.host import attached, earlier_outputs, mirror_home
 from dreamlib.progress import Progress, silent, tell
 from dreamlib.run import Run
@@ -56,13 +56,14 @@ def open_run(
     """
     run_dir = RunDir(folder)
     run_dir.check_writable()
-    home = mirror_home(mirror)
-    kept = Mirror(home, run_dir.folder.absolute().name) if home else None
+    sweep(run_dir.folder)
+    kept = mirror_of(run_dir, mirror, say)
     if not run_dir.config.exists():
         bring_back(run_dir, kept, say)
     fresh = not run_dir.config.exists() or (preset is not None and _untried(run_dir))
     config = _settle_config(run_dir, preset, tuple(overrides), fresh)
     recorded = None if fresh else _recorded_data(run_dir)
+    home = kept.home if kept else None
     data = None if images or recorded is None else _unseen(run_dir, config, recorded)
     if data is None:
         data = _settle_data(run_dir, config, recorded, home, progress, say)
@@ -82,14 +83,32 @@ def find_run(
     say: Callable[[str], None] = tell,
 ) -> bool:
     """Whether there is a run: here, or brought back now.  No folder is made for a wrong name."""
-    run_dir, home = RunDir(folder), mirror_home(mirror)
-    kept = Mirror(home, run_dir.folder.absolute().name) if home else None
-    return run_dir.config.is_file() or bring_back(run_dir, kept, say)
+    run_dir = RunDir(folder)
+    return run_dir.config.is_file() or bring_back(run_dir, mirror_of(run_dir, mirror, say), say)
+
+
+def mirror_of(
+    run_dir: RunDir, named: str | Path | None, say: Callable[[str], None]
+) -> Mirror | None:
+    """A run's place on its mirror, if it has one.  RunError when one of them lies in the other:
+    copies would be copied, or nothing would be.  A Drive that nobody named is then done without."""
+    name, home = run_dir.name, mirror_home(named)
+    if home is None:
+        return None
+    run, there = run_dir.folder.resolve(), Path(os.path.abspath(home))
+    there = there.parent.resolve() / there.name  # itself it may be a mount that hangs
+    if not (run.is_relative_to(there) or there.is_relative_to(run)):
+        return Mirror(home, name)
+    lies = f"the run {run} and its mirror {there} lie one in the other"
+    if named or os.environ.get("DREAMLIB_MIRROR"):
+        raise RunError(f"{lies}: name another folder, on another disk, or none (--mirror none)")
+    say(f"{lies}: no copies are made, the run is on the Drive alone")
+    return None
 
 
 def bring_back(run_dir: RunDir, mirror: Mirror | None, say: Callable[[str], None]) -> bool:
     """A run that is not here, from an attached output or its mirror -> whether there was one."""
-    if bring_output(earlier_outputs(run_dir.folder.absolute().name), run_dir, say):
+    if bring_output(earlier_outputs(run_dir.name), run_dir, say):
         return True
     return mirror is not None and bring_run(mirror, run_dir, say)
 

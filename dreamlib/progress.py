@@ -60,7 +60,7 @@ def silent(label: str, total: int) -> Advance:
 
 def duration(seconds: float) -> str:
     """3725 -> '1 h 02 min'; 65 -> '1 min 05 s'; 8.2 -> '8 s'."""
-    whole = round(seconds)
+    whole = max(0, round(seconds))  # a clock may have been set back
     if whole >= 3600:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
     if whole >= 60:

@@ -9,14 +9,12 @@ from typing import Annotated, Any, Optional
 import typer
 
 from dreamlib.errors import RunError
-from dreamlib.host import mirror_home
-from dreamlib.opening import bring_back, fork_run, open_run
+from dreamlib.opening import bring_back, fork_run, mirror_of, open_run
 from dreamlib.options import MirrorFolder, RunFolder, Set
 from dreamlib.progress import TextProgress, duration, tell
 from dreamlib.runtime.checkpoint import look, whole_checkpoints
 from dreamlib.runtime.courier import describe
 from dreamlib.runtime.lock import alive, locked, read_owner
-from dreamlib.runtime.mirror import Mirror
 from dreamlib.runtime.recover import fetch_newer
 from dreamlib.runtime.rundir import RunDir
 
@@ -41,7 +39,7 @@ def status(run: RunFolder) -> None:
         say(f"  it failed: {report['error']}")
     for event in ours.read_events()[-EVENTS:]:
         when = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time"]))
-        told = {k: v[:8] if k == "sha256" else v for k, v in event.items()}
+        told = {k: str(v)[:8] if k == "sha256" else v for k, v in event.items()}
         facts = (f"{k} {v}" for k, v in told.items() if k not in ("time", "event", "text"))
         say(f"  {when}  {event.get('text') or ' '.join((event['event'], *facts))}")
 
@@ -56,8 +54,12 @@ def list_runs(
         raise RunError(f"{home} holds no runs: begin one with `dreamlib train {home}/NAME`")
     for folder in found:
         ours = RunDir(folder)
-        report = ours.status()
-        age = f", {duration(time.time() - report['time'])} ago" if "time" in report else ""
+        try:
+            report = ours.status()
+        except RunError as error:
+            say(f"{folder.name:<24} {error}")
+            continue
+        age = f", {duration(time.time() - report['time'])} ago" if report.get("time") else ""
         say(f"{folder.name:<24} {_state(ours, report):<16} {report['step']:,}{_share(report)}{age}")
 
 
@@ -76,17 +78,17 @@ def fork(
 @run_app.command()
 def pull(run: RunFolder, mirror: MirrorFolder = None) -> None:
     """Bring a run from its mirror: all of it, or what is newer there."""
-    ours, home = RunDir(run), mirror_home(mirror)
-    if home is None:
+    ours = RunDir(run)
+    mirror_of_run = mirror_of(ours, mirror, say)
+    if mirror_of_run is None:
         raise RunError("there is no mirror: name a folder (--mirror, or DREAMLIB_MIRROR)")
     ours.check_writable()
-    mirror_of_run = Mirror(home, run.absolute().name)
     if ours.config.exists():
         with locked(ours.lock, say=say):
             newest, _ = look(ours.checkpoints)
             fetch_newer(mirror_of_run, ours, newest.step if newest else -1, say)
     elif not bring_back(ours, mirror_of_run, say):
-        raise RunError(f"{home} holds no run of the name {run.absolute().name}")
+        raise RunError(f"{mirror_of_run.home} holds no run of the name {ours.name}")
 
 
 @run_app.command()

@@ -148,8 +148,8 @@ def test_the_manifest_comes_last_and_dropping_after_it(run, mirror, monkeypatch)
     push(mirror, run)
     manifest = order.index("manifest-00000002.json")
     written, dropped = order[:manifest], order[manifest + 1 :]
-    assert len(written) == 3  # checkpoint, its manifest, log
-    assert len(dropped) == 4
+    assert len(written) == 6  # checkpoint, its manifest, log; and what no two generations share
+    assert len(dropped) == 7
     assert all(name.startswith("drop ") for name in dropped)
     assert dropped[0] == "drop manifest-00000001.json"
 
@@ -164,7 +164,7 @@ def test_dropped_files_are_emptied_first(run, mirror, monkeypatch):
     mirror.keep = 1
     advance(run, 2)
     push(mirror, run)
-    assert len(sizes) == 4
+    assert len(sizes) == 7
     assert not any(sizes)
 
 
@@ -231,6 +231,100 @@ def test_no_whole_generation_is_an_error_and_not_a_fresh_start(run, mirror, tmp_
     assert not back.config.exists()
 
 
+def test_files_without_which_nothing_goes_are_not_shared(run, mirror, tmp_path):
+    """One emptied config~ had made every generation useless."""
+    push(mirror, run)
+    advance(run, 2)
+    newest = push(mirror, run)
+    assert newest.files["config.yaml"]["name"].startswith("config~00000002~")
+    for name in ("config.yaml", "run.json", "data.json"):
+        (mirror.root / newest.files[name]["name"]).write_bytes(b"")
+    said: list[str] = []
+    assert bring_run(Mirror(mirror.home, "run"), RunDir(tmp_path / "back"), said.append)
+    assert said[-1] == f"BROUGHT step 1 from generation 1 of {mirror.root}"
+
+
+def test_a_mirror_of_shared_files_is_still_read(run, mirror, tmp_path):
+    """As earlier versions wrote them: config~1a2b3c4d5e6f.yaml."""
+    generation = push(mirror, run)
+    record = read_json(mirror.root / "manifest-00000001.json")
+    del record["seal"]
+    for name, entry in record["files"].items():
+        former, plain = mirror.root / entry["name"], entry["name"].replace("~00000001~", "~")
+        former.rename(mirror.root / plain)
+        record["files"][name] = entry | {"name": plain}
+    (mirror.root / "manifest-00000001.json").write_text(json.dumps(seal(record)))
+    back = RunDir(tmp_path / "back")
+    assert bring_run(Mirror(mirror.home, "run"), back, lambda text: None)
+    assert contents(back.folder, generation.files) == contents(run.folder, generation.files)
+
+
+@pytest.mark.parametrize("damage", ["torn", "gone"])
+def test_an_older_generation_is_not_taken_without_a_word(run, mirror, tmp_path, damage):
+    push(mirror, run)
+    advance(run, 2)
+    push(mirror, run)
+    manifest = mirror.root / "manifest-00000002.json"
+    manifest.write_bytes(b"{") if damage == "torn" else manifest.unlink()
+    for bring in (bring_run, lambda *more: fetch_newer(*more[:2], 0, more[2])):
+        said: list[str] = []
+        bring(Mirror(mirror.home, "run"), RunDir(tmp_path / str(id(said))), said.append)
+        assert said[-1] == f"BROUGHT step 1 from generation 1 of {mirror.root}"
+        told = [f"passing over what is newest in {mirror.root}: its manifest 2 is not whole"]
+        told = told if damage == "torn" else []
+        told += [f"passing over what is newest in {mirror.root}: no whole manifest lists step 2"]
+        assert said[:-1] == told
+
+
+ODD = {
+    "facts": [None, [], {}, {"run": 1, "time": 1.0}, {"run": "a", "time": "now"}],
+    "files": [None, [], {"log.jsonl": None}, {"log.jsonl": {"name": 1, "size": 1, "sha256": ""}}],
+    "format": [None, 99],
+    "number": [None, 7],
+}
+
+
+@pytest.mark.parametrize(("field", "value"), [(f, v) for f, values in ODD.items() for v in values])
+def test_odd_fields_of_a_manifest_are_no_generation(run, mirror, tmp_path, field, value):
+    push(mirror, run)
+    advance(run, 2)
+    push(mirror, run)
+    record = read_json(mirror.root / "manifest-00000002.json") | {field: value}
+    del record["seal"]
+    (mirror.root / "manifest-00000002.json").write_text(json.dumps(seal(record)))
+    again = Mirror(mirror.home, "run")
+    assert [generation.number for generation in again.generations()] == [1]
+    assert bring_run(again, RunDir(tmp_path / "back"), lambda text: None)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "/", "a/b", "/etc", "a\\b", "a\0b"])
+def test_a_mirror_knows_runs_by_plain_names_only(tmp_path, name):
+    with pytest.raises(ValueError, match="is no plain name"):
+        Mirror(tmp_path, name)
+
+
+def test_what_is_dropped_is_never_what_a_link_leads_to(run, mirror, tmp_path):
+    push(mirror, run)
+    kept = tmp_path / "thesis.txt"
+    kept.write_text("years of work")
+    link = mirror.root / "x~0123456789ab.txt"
+    link.symlink_to(kept)
+    push(mirror, run)
+    assert not link.is_symlink()
+    assert kept.read_text() == "years of work"
+
+
+def test_links_carry_nothing_away(run, mirror, tmp_path):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "key.png").write_text("key")
+    (run.samples / "key.png").symlink_to(tmp_path / "secret" / "key.png")
+    (run.folder / "key.html").symlink_to(tmp_path / "secret" / "key.png")
+    (run.samples / "all").symlink_to(tmp_path / "secret")
+    shutil.rmtree(run.figures)
+    run.figures.symlink_to(tmp_path / "secret")
+    assert not [name for name in push(mirror, run).files if "key" in name]
+
+
 def test_a_forged_manifest_leads_nowhere_else(run, mirror, tmp_path):
     generation = push(mirror, run)
     path = mirror.root / "manifest-00000001.json"
@@ -268,6 +362,65 @@ def test_a_mount_point_without_its_mount_is_not_the_mirror(run, mirror):
     assert not list(mirror.home.iterdir())
     with pytest.raises(OSError, match="the folder it lies in is not there"):
         Mirror(mirror.home / "no" / "where", "run").attach()
+
+
+@pytest.mark.parametrize("text", ["", '{"id": "1a', "[1]", '{"id": 1}'])
+def test_a_torn_marker_is_written_again(run, mirror, tmp_path, text):
+    """Its writer was killed behind `open`, or a cloud folder emptied it: all else is whole."""
+    push(mirror, run)
+    marker = mirror.home / "dreamlib-mirror.json"
+    for again in (mirror, Mirror(mirror.home, "run")):
+        marker.write_text(text)
+        again.attach()
+        assert read_json(marker)["id"] == again.id != ""
+    assert bring_run(Mirror(mirror.home, "run"), RunDir(tmp_path / "back"), lambda text: None)
+
+
+def test_another_mirror_in_its_place_is_not_said_to_be_unmounted(run, mirror):
+    push(mirror, run)
+    shutil.move(mirror.home, mirror.home.with_name("away"))
+    Mirror(mirror.home, "run").attach()
+    with pytest.raises(OSError, match="another mirror is mounted there") as caught:
+        push(mirror, run)
+    assert caught.value.errno != errno.ENOTCONN
+
+
+def test_of_two_machines_that_begin_a_mirror_at_once_one_goes_on(run, tmp_path):
+    """Each sees the other's files half a minute late: markers, manifests and owners cross."""
+    machines = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        facts = FACTS | {"run": name}
+        place = Mirror(tmp_path / name / "dreamlib", "run", settle=0.0)
+        machines.append(courier(place, run, [], facts=facts, beat=0.0))
+    for ours in machines:
+        ours._pulse()
+        ours._push()
+
+    def late():
+        """What each wrote replaces what the other has, as it would some time later."""
+        before = [
+            {path: path.read_bytes() for path in (tmp_path / name).rglob("*") if path.is_file()}
+            for name in "ab"
+        ]
+        for (here, there), files in zip(("ab", "ba"), before):
+            for path, data in files.items():
+                other = tmp_path / there / path.relative_to(tmp_path / here)
+                other.parent.mkdir(parents=True, exist_ok=True)
+                other.write_bytes(data)
+
+    for _ in range(3):
+        late()
+        for ours in machines:
+            ours._pulse()
+            if not ours.usurped:
+                ours._push()
+    (told,) = (ours.usurped for ours in machines if ours.usurped)
+    assert told.startswith("another session took this run over (pid ")
+    (winner,) = (ours for ours in machines if not ours.usurped)
+    late()
+    winner._pulse()
+    assert winner.mirror.generations()[0].facts["run"] == winner.job.facts["run"]
 
 
 def test_a_full_mirror_loses_old_generations_before_it_gives_up(run, mirror, monkeypatch):
@@ -372,7 +525,7 @@ def test_what_a_failed_mount_lost_is_copied_again(run, mirror, weather):
     """Files that were accepted and read back may still never have reached the store."""
     with carrying(courier(mirror, run, [])) as ours:
         assert ours.flush(20)
-        lost = mirror.root / mirror.generations()[0].files["config.yaml"]["name"]
+        lost = mirror.root / mirror.generations()[0].files["samples/x.png"]["name"]
         size = lost.stat().st_size
         weather.number = errno.ENOTCONN
         ours.request()
@@ -380,7 +533,7 @@ def test_what_a_failed_mount_lost_is_copied_again(run, mirror, weather):
         lost.write_bytes(b"\0" * size)
         weather.number = 0
         wait_for(lambda: not ours.failing)
-        assert lost.read_bytes() == run.config.read_bytes()
+        assert lost.read_bytes() == (run.samples / "x.png").read_bytes()
 
 
 def test_asking_never_waits_and_a_hung_mirror_does_not_keep_the_process(run, mirror, monkeypatch):
@@ -474,7 +627,7 @@ def test_somebody_who_takes_over_ends_the_copies(run, mirror):
         assert ours.flush(20)
         usurper = Owner(mirror.root / "owner.json")
         usurper.claim(take_over=True, say=lambda text: None)
-        wait_for(lambda: bool(ours.usurped))
+        wait_for(lambda: usurper.beat() or bool(ours.usurped))  # heartbeats may cross its claim
         before = len(mirror.generations())
         advance(run, 2)
         assert not ours.flush(1)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import os
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dreamlib import progress
-from dreamlib.files import sweep
+from dreamlib.files import PLACE, sweep
 from dreamlib.images import enlarge, grid
 from dreamlib.progress import TextProgress, duration, tell
 from dreamlib.report import dashboard
@@ -137,8 +138,21 @@ def test_shares_are_a_table_of_ratios():
     assert no == "| hat | no | 0.000 | 1.000 | – |"
 
 
+def test_a_clock_that_was_set_back_gives_no_negative_age():
+    assert duration(-90) == "0 s"
+
+
 def test_sweeping_spares_what_a_living_process_writes(tmp_path):
-    for name in (".a.1.tmp", ".b.99999999.tmp", ".c.words.tmp", "d.tmp"):
+    """And files of the user's own, and what other machines' processes write: a day's rest tells
+    that they do not."""
+    ours, thread = os.getpid(), threading.get_native_id()
+    kept = [f".a.{PLACE}.1.1.tmp", f".b.{PLACE}.{thread}.{ours}.tmp", ".c.0123abcd.1.99999999.tmp"]
+    kept += [".x.tmp", ".x.1.tmp", "d.tmp"]
+    gone = [f".e.{PLACE}.1.99999999.tmp"]
+    old = ".below/.g.0123abcd.1.1.tmp"
+    (tmp_path / ".below").mkdir()
+    for name in (*kept, *gone, old):
         (tmp_path / name).touch()
+    os.utime(tmp_path / old, (0, 0))
     sweep(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.1.tmp", "d.tmp"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(kept)

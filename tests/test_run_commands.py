@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import sys
 import time
@@ -15,7 +16,7 @@ import torch
 
 from dreamlib.cli import main
 from dreamlib.errors import CheckpointError, ConfigError, DreamlibError, RunError
-from dreamlib.files import read_json, write_json
+from dreamlib.files import PLACE, read_json, write_json
 from dreamlib.opening import fork_run, open_run
 from dreamlib.run import Run
 from dreamlib.runtime.checkpoint import whole_checkpoints
@@ -390,6 +391,104 @@ def test_push_carries_the_packed_images_too(dreamlib: Command, parent: Path) -> 
     assert (Path("drive/data") / name / "manifest.json").is_file()
     (generation,) = Mirror(Path("drive"), "ours").generations()
     assert generation.step == 6
+
+
+def test_a_run_by_another_path_is_the_same_run_and_harms_no_other(
+    dreamlib: Command, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`..` had been taken for its name, and everything on the mirror for its files."""
+    others = [Path("drive/runs/two/log~0123456789ab.jsonl"), Path("drive/x~0123456789ab")]
+    for path in others:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("another run's")
+    absolute = [path.absolute() for path in others]
+    drive = Path("drive").absolute()
+    monkeypatch.chdir(parent / "samples")
+    assert dreamlib("push", "..", "--mirror", str(drive))[0] == 0
+    assert [path.read_text() for path in absolute] == ["another run's"] * 2
+    assert Mirror(drive, "ours").generations()[0].step == 6
+    code, _, err = dreamlib("pull", "/", "--mirror", str(drive))
+    assert (code, err) == (
+        2,
+        "error: / cannot be a run folder ('' is no plain name): name another one\n",
+    )
+
+
+@pytest.mark.parametrize("mirror", [".", "ours", "ours/copies", "ours/../../{}"])
+def test_a_mirror_and_its_run_lie_apart(
+    dreamlib: Command, parent: Path, tmp_path: Path, mirror: str
+) -> None:
+    before = contents(parent)
+    code, _, err = dreamlib("push", "ours", "--mirror", mirror.format(tmp_path.name))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "lie one in the other: name another folder, on another disk, or none" in err
+    assert contents(parent) == before
+
+
+def test_a_run_on_the_drive_itself_is_done_without_copies(
+    parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dreamlib.host as host
+
+    monkeypatch.setattr(host, "platform", lambda: "colab")
+    monkeypatch.setattr(host, "DRIVE", tmp_path.parent)
+    tmp_path.rename(tmp_path.parent / "dreamlib")
+    said: list[str] = []
+    try:
+        run = open_run(tmp_path.parent / "dreamlib" / "ours", say=said.append)
+    finally:
+        (tmp_path.parent / "dreamlib").rename(tmp_path)
+    assert run.mirror is None
+    assert said[-1].endswith(
+        "lie one in the other: no copies are made, the run is on the Drive alone"
+    )
+
+
+def test_a_mirror_on_the_runs_own_disk_is_said(parent: Path) -> None:
+    said: list[str] = []
+    open_run(parent, mirror="drive", say=said.append).push()
+    assert any(text.endswith("; THE SAME DISK as the run's: it is lost with it") for text in said)
+
+
+def test_a_pack_that_is_a_path_leads_nowhere(parent: Path, tmp_path: Path) -> None:
+    home = Path(read_json(parent / "data.json")["packed"])
+    write_json(parent / "data.json", {"packed": f"../{home}", "fingerprint": "a"})
+    with pytest.raises(RunError, match=r"data.json is damaged .*is no plain name"):
+        open_run(parent, mirror="drive", say=quiet)
+
+
+def test_one_damaged_status_does_not_hide_the_other_runs(dreamlib: Command, parent: Path) -> None:
+    fork_run(parent, "new", step=2, say=quiet)
+    write_json(Path("new/status.json"), {"state": "forked", "step": [1]})
+    code, out, _ = dreamlib("list", ".")
+    new, ours = out.splitlines()
+    assert code == 0
+    assert new.startswith("new ")
+    assert "status.json is damaged (its step is odd): delete it" in new
+    assert ours.split()[:3] == ["ours", "interrupted", "6"]
+
+
+ODD_EVENTS = [{"time": 1e300}, {"time": -1e14}, {"sha256": 5}, {"step": "six"}]
+
+
+@pytest.mark.parametrize("odd", ODD_EVENTS)
+def test_odd_events_are_no_crash(dreamlib: Command, parent: Path, odd: dict[str, Any]) -> None:
+    with open(parent / "events.jsonl", "a") as file:
+        file.write(json.dumps({"time": 1.0, "event": "saved", "step": 6} | odd) + "\n")
+    assert dreamlib("status", "ours")[0] == 0
+    shutil.rmtree(parent / "checkpoints")
+    with pytest.raises(RunError, match="had a checkpoint of step 6, and none is left"):
+        next(iter(train(open_run(parent, mirror="none", say=quiet))))
+
+
+def test_what_kills_left_half_written_is_swept(parent: Path) -> None:
+    left = [parent / "evaluation", parent / "figures", parent / "generated" / "a", parent]
+    left = [folder / f".x.json.{PLACE}.1.99999999.tmp" for folder in left]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    open_run(parent, mirror="none", say=quiet)
+    assert not [path for path in left if path.exists()]
 
 
 @pytest.mark.parametrize("command", ["push", "pull"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import pickle
 import signal
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -25,7 +26,8 @@ from dreamlib.files import (
     write_json,
     write_npy,
 )
-from dreamlib.runtime.checkpoint import newest_checkpoint, save_checkpoint
+from dreamlib.runtime import checkpoint as checkpoint_module
+from dreamlib.runtime.checkpoint import newest_checkpoint, save_checkpoint, whole_checkpoints
 from dreamlib.runtime.clock import NAMES, Clock, StopFlag, process_age
 from dreamlib.runtime.memory import MicroBatch
 from dreamlib.runtime.rundir import RunDir
@@ -196,6 +198,63 @@ def test_the_newest_good_generation_is_taken(tmp_path, damage, caplog):
     assert "passing over step-00000002.pt" in caplog.text
 
 
+@pytest.mark.parametrize("call", ["read_json", "sha256_file"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOTCONN])
+def test_what_cannot_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch, call, number):
+    """An older generation would be continued, and the newer one deleted."""
+    for step in (1, 2):
+        save(tmp_path, step)
+    before = sorted(tmp_path.iterdir())
+
+    def fail(path):
+        raise OSError(number, os.strerror(number), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module, call, fail)
+        with pytest.raises(RunError, match=r"step-00000002.* cannot be read .*make it readable"):
+            newest_checkpoint(tmp_path)
+        with pytest.raises(RunError, match="cannot be read"):
+            whole_checkpoints(tmp_path)
+    assert sorted(tmp_path.iterdir()) == before
+    assert newest_checkpoint(tmp_path).step == 2
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path, monkeypatch):
+    def fail(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    save(tmp_path, 1)
+    monkeypatch.setattr(checkpoint_module.os, "listdir", fail)
+    with pytest.raises(RunError, match=r"cannot be read .Permission denied"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_disk_that_fails_while_the_state_is_read_is_no_foreign_file(tmp_path, monkeypatch):
+    def fail(*args, **more):
+        raise OSError(errno.EIO, "Input/output error")
+
+    found = save(tmp_path, 1)
+    monkeypatch.setattr(checkpoint_module.torch, "load", fail)
+    with pytest.raises(RunError, match=r"cannot be read .Input/output error"):
+        found.load()
+
+
+def test_the_step_inside_is_the_manifests(tmp_path):
+    found = save_checkpoint(tmp_path, 7, {"step": 3}, FACTS)
+    with pytest.raises(CheckpointError, match="it holds step 3, its manifest says 7"):
+        found.load()
+
+
+@pytest.mark.parametrize("odd", [{"time": "now"}, {"settings": 1}, {"where": [1]}, {"data": 1}])
+def test_odd_fields_of_a_manifest_are_damage(tmp_path, odd):
+    save(tmp_path, 1)
+    path = save(tmp_path, 2).path.with_suffix(".json")
+    manifest = read_json(path) | odd
+    del manifest["seal"]
+    write_json(path, seal(manifest))
+    assert newest_checkpoint(tmp_path).step == 1
+
+
 def test_a_checkpoint_of_another_version_is_refused_and_not_passed_over(tmp_path):
     save(tmp_path, 1)
     path = save(tmp_path, 2).path.with_suffix(".json")
@@ -253,6 +312,52 @@ def test_log_survives_a_torn_line_and_is_cut(tmp_path):
     run.cut_log(8)
     run.append_log({"step": 12, "again": True})
     assert run.read_log() == [{"step": 4}, {"step": 8}, {"step": 12, "again": True}]
+
+
+def test_a_runs_name_is_its_own_folders(tmp_path, monkeypatch):
+    (tmp_path / "runs" / "two" / "samples").mkdir(parents=True)
+    (tmp_path / "runs" / "latest").symlink_to("two")
+    monkeypatch.chdir(tmp_path / "runs" / "two" / "samples")
+    for path in (
+        "..",
+        "../.",
+        "../samples/..",
+        tmp_path / "runs" / "latest",
+        tmp_path / "runs/two",
+    ):
+        assert RunDir(path).name == "two", path
+    assert RunDir(".").name == "samples"
+    with pytest.raises(RunError, match=r"/ cannot be a run folder .*: name another one"):
+        assert RunDir("/").name
+
+
+@pytest.mark.parametrize(
+    "name", ["lock", "events.jsonl", "log.jsonl", "checkpoints", "samples", "figures", "data.json"]
+)
+def test_a_part_of_a_run_that_is_a_link_is_refused(tmp_path, name):
+    run, kept = RunDir(tmp_path / "run"), tmp_path / "thesis.txt"
+    run.create()
+    kept.write_text("years of work")
+    (run.folder / name).symlink_to(kept)
+    with pytest.raises(RunError, match=rf"{name} is a symbolic link, and a run is read"):
+        run.check_writable()
+    for write in (lambda: run.note("event"), lambda: run.append_log({"step": 1})):
+        with suppress(OSError):
+            write()
+    assert kept.read_text() == "years of work"
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    RunDir(tmp_path / "link").check_writable()  # the whole folder may be one
+
+
+@pytest.mark.parametrize(
+    "odd", [{"step": "2"}, {"step": None}, {"total": "8"}, {"saved": [1]}, {"time": "now"}]
+)
+def test_an_odd_status_is_one_sentence(tmp_path, odd):
+    run = RunDir(tmp_path)
+    run.set_status("running", step=1)
+    write_json(tmp_path / "status.json", run.status() | odd)
+    with pytest.raises(RunError, match=r"status.json is damaged \(its \w+ is odd\): delete it"):
+        run.status()
 
 
 def test_an_unwritable_folder_is_one_sentence(tmp_path):

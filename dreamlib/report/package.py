@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dreamlib.data.packed import INDEX
-from dreamlib.files import fingerprint, read_npz, write_atomic
+from dreamlib.files import fingerprint, is_own, read_npz, write_atomic
 from dreamlib.metrics.pixels import nearest
 from dreamlib.progress import Progress, silent
 from dreamlib.report.captions import captions_of, needs
@@ -84,7 +84,7 @@ def _found(run: Run) -> dict[str, bytes]:
         for ending in endings:
             paths = sorted(run.dir.figures.glob(f"[!.]*.{ending}"))
             single |= {f"{folder}/{path.name}": path for path in paths}
-    return {name: path.read_bytes() for name, path in single.items() if path.is_file()}
+    return {name: path.read_bytes() for name, path in single.items() if is_own(path)}
 
 
 def _written(run: Run, study: Study | None, asked: int, progress: Progress) -> dict[str, bytes]:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import pickle
 import re
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import IO, Any
 
 import torch
 
-from dreamlib.errors import CheckpointError, NoneIntact
+from dreamlib.errors import CheckpointError, NoneIntact, RunError
 from dreamlib.files import (
     check_fields,
     read_json,
@@ -38,12 +42,15 @@ UNREADABLE = (  # what torch raises for a file that is none of its own
     AttributeError,
     EOFError,
     LookupError,
-    OSError,
     RuntimeError,
     TypeError,
     ValueError,
 )
 NAME = re.compile(r"^step-(\d{8})\.(json|pt)$")
+FIELDS: dict[str, Any] = {  # of a manifest
+    **{"size": int, "sha256": str, "format": int, "step": int, "time": (int, float)},
+    **{"settings": (dict, NoneType), "where": (dict, NoneType), "data": (str, NoneType)},
+}
 log = logging.getLogger(__name__)
 
 
@@ -78,7 +85,11 @@ class Checkpoint:
     def load(self) -> dict[str, Any]:
         """Tensors and plain values only; a pickle that asks for more is refused, not executed."""
         try:
-            return torch.load(self.path, map_location="cpu", weights_only=True)
+            with _reading(self.path):
+                state = torch.load(self.path, map_location="cpu", weights_only=True)
+            if state["step"] != self.step:
+                raise ValueError(f"it holds step {state['step']}, its manifest says {self.step}")
+            return state
         except UNREADABLE as error:
             # Its hash holds, so this is no damage: somebody put another kind of file here.
             reason = str(error).strip().split("\n")[0]
@@ -139,16 +150,29 @@ def _drop_old(folder: Path, newest: int, keep: int) -> None:
     go first: none outlives its data."""
     steps = _steps(folder)
     older = [step for step in steps if step <= newest and _manifest(folder, step).exists()]
-    paths = {step: _manifest(folder, step).with_suffix(".pt") for step in steps if step > newest}
-    later = [step for step, path in paths.items() if not _check(path)[0]]
+    later = [found.step for found, flaw in _checked(folder, newest) if not flaw]
     for step in set(steps) - set(older[:keep]) - set(later):
         _manifest(folder, step).unlink(missing_ok=True)
         _manifest(folder, step).with_suffix(".pt").unlink(missing_ok=True)
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """RunError when the system cannot read: what is unreadable may be whole, and is not damaged."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{error.filename or path} cannot be read ({error.strerror or error}), and may be "
+            "whole: make it readable (its permissions, disk or mount), then run the same command "
+            "or cell again; only if it is lost, move it away with the other half of its step"
+        ) from error
+
+
 def _steps(folder: Path) -> list[int]:
     """Steps of which there is a manifest or data, newest first."""
-    found = (NAME.match(path.name) for path in folder.glob("step-*"))
+    with _reading(folder):
+        found = [NAME.match(name) for name in (os.listdir(folder) if folder.exists() else ())]
     return sorted({int(match[1]) for match in found if match}, reverse=True)
 
 
@@ -164,13 +188,11 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     CheckpointError when another version of dreamlib saved the newest.
     """
     manifests = 0
-    for step in _steps(folder):
-        path = folder / f"step-{step:08d}.pt"
-        flaw, manifest = _check(path)
+    for found, flaw in _checked(folder):
         if not flaw:
-            return Checkpoint(step, path, manifest)
-        manifests += path.with_suffix(".json").exists()
-        log.warning("passing over %s: %s", path.name, flaw)
+            return found
+        manifests += found.path.with_suffix(".json").exists()
+        log.warning("passing over %s: %s", found.path.name, flaw)
     if manifests:
         raise NoneIntact(
             f"none of the {manifests} checkpoints in {folder} is intact: restore that folder from "
@@ -189,25 +211,26 @@ def look(folder: Path) -> tuple[Checkpoint | None, NoneIntact | None]:
 
 def whole_checkpoints(folder: Path) -> list[Checkpoint]:
     """Every generation that verifies, newest first."""
-    found = []
-    for step in _steps(folder):
-        path = folder / f"step-{step:08d}.pt"
-        flaw, manifest = _check(path)
-        if not flaw:
-            found.append(Checkpoint(step, path, manifest))
-    return found
+    return [found for found, flaw in _checked(folder) if not flaw]
+
+
+def _checked(folder: Path, beyond: int = -1) -> Iterator[tuple[Checkpoint, str]]:
+    """Every generation beyond a step, newest first, with what is wrong with it ('': nothing)."""
+    for step in (step for step in _steps(folder) if step > beyond):
+        path = _manifest(folder, step).with_suffix(".pt")
+        with _reading(path):
+            flaw, manifest = _check(path)
+        yield Checkpoint(step, path, manifest), flaw
 
 
 def _check(path: Path) -> tuple[str, dict[str, Any]]:
     """What is wrong with a checkpoint ('' when nothing), and its manifest."""
-    if not path.with_suffix(".json").exists():
-        return "it has no manifest: its save was cut short", {}
     try:
-        manifest = check_fields(
-            read_json(path.with_suffix(".json")), size=int, sha256=str, format=int, step=int
-        )
+        manifest = check_fields(read_json(path.with_suffix(".json")), **FIELDS)
         size, sha256, format = manifest["size"], manifest["sha256"], manifest["format"]
-    except (OSError, ValueError) as error:
+    except FileNotFoundError:
+        return "it has no manifest: its save was cut short", {}
+    except ValueError as error:
         return f"its manifest cannot be read ({error})", {}
     if "seal" in manifest and not sealed(manifest):
         return "its manifest has been altered", {}
@@ -218,7 +241,7 @@ def _check(path: Path) -> tuple[str, dict[str, Any]]:
         )
     if not sealed(manifest) or manifest["step"] != int(path.stem[5:]):
         return "its manifest is not its own", {}
-    if not path.is_file():
+    if not path.exists():
         return "its data is missing", {}
     if path.stat().st_size != size:
         return f"it has {path.stat().st_size} bytes instead of {size}", {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import threading
 import time
@@ -253,8 +254,12 @@ class Courier:
         return (
             f"mirror: a copy of this run is {one:,.1f} MiB; {keep} to {keep + 2} of them are "
             f"kept, at most {(keep + 3) * one:,.0f} MiB while one is written; {free:,.0f} MiB are "
-            "free there"
+            f"free there{self._same_disk()}"
         )
+
+    def _same_disk(self) -> str:
+        ours, theirs = (os.stat(x).st_dev for x in (self.job.dir.folder, self.mirror.home))
+        return "; THE SAME DISK as the run's: it is lost with it" if ours == theirs else ""
 
     def _settled(self, wanted: int) -> None:
         if self.failing:
@@ -284,11 +289,11 @@ class Courier:
 
 def describe(status: dict[str, Any]) -> str:
     """'step 12,000 copied to ... 2 min ago (uploaded)': what a person may rely on."""
-    where = status["mirror"]
-    if status["mirror_fails"]:
+    where, step, upload = status["mirror"], status.get("mirrored"), status.get("upload")
+    if status.get("mirror_fails"):
         return f"NOT copied to {where}: {status['mirror_fails']}"
-    if status["mirrored"] is None or status["mirrored"] < 0:
+    if step is None or step < 0:
         return f"no checkpoint yet copied to {where}"
-    ago = duration(time.time() - status["mirrored_at"])
-    upload = "upload not known" if status["upload"] == "unknown" else status["upload"]
-    return f"step {status['mirrored']:,} copied to {where} {ago} ago, {upload}"
+    ago = duration(time.time() - (status.get("mirrored_at") or 0.0))
+    known = upload if upload in ("uploaded", "uploading") else "upload not known"
+    return f"step {step:,} copied to {where} {ago} ago, {known}"

@@ -12,7 +12,6 @@ import numpy as np
 from torch import Tensor
 
 from dreamlib.errors import CheckpointError, DreamlibError, Interrupted, NotFinite, RunError
-from dreamlib.files import sweep
 from dreamlib.runtime.carrying import LONGEST, carrying
 from dreamlib.runtime.checkpoint import Checkpoint, look, save_checkpoint
 from dreamlib.runtime.clock import Clock, StopFlag
@@ -131,8 +130,6 @@ class Driver:
 
     def _resume(self, stop: StopFlag) -> None:
         """Load the newest checkpoint that verifies, here or on the mirror; say so in one banner."""
-        for folder in (self.dir.folder, self.dir.checkpoints, self.dir.weights, self.dir.samples):
-            sweep(folder)
         # Until a checkpoint is loaded, status.json goes on saying what had been saved: a refusal
         # must not be forgotten by the time the same command is given again.
         status = self.dir.status()

@@ -8,24 +8,19 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from dreamlib.errors import RunError
-from dreamlib.files import read_json, try_lock, write_json
+from dreamlib.files import boot_id, check_fields, no_link, read_json, try_lock, write_json
 from dreamlib.progress import tell
 from dreamlib.runtime.clock import process_age, process_start
 from dreamlib.runtime.mount import UNSUPPORTED, write_record
 
 BEAT = 60.0  # seconds between two heartbeats on a mirror
 STALE = 600.0  # an owner whose heart has stood still for so long is gone
-
-
-def boot_id() -> str:
-    """Which start of which machine this is; '' where the system does not say."""
-    path = Path("/proc/sys/kernel/random/boot_id")
-    return path.read_text().strip() if path.exists() else ""
+WATCH = 3 * BEAT  # however old its last beat seems: that is two machines' clocks compared
 
 
 def myself() -> dict[str, Any]:
@@ -46,7 +41,7 @@ def alive(owner: dict[str, Any]) -> bool | None:
     if not owner.get("boot") or owner["boot"] != boot_id():
         return None
     start = owner.get("start")
-    return start is not None and process_start(owner["pid"]) == start
+    return start is not None and process_start(owner.get("pid")) == start
 
 
 def describe(owner: dict[str, Any]) -> str:
@@ -56,10 +51,11 @@ def describe(owner: dict[str, Any]) -> str:
 def read_owner(path: Path) -> dict[str, Any]:
     """What a lock or owner file says; {} when it is absent, empty, torn or of another kind."""
     try:
+        kinds = {"pid": int, "token": str, "time": (int, float), "ousted": list}
         owner = read_json(path)
-    except (FileNotFoundError, ValueError):
+        return check_fields(owner, **{name: kinds[name] for name in kinds if name in owner})
+    except (FileNotFoundError, ValueError, TypeError):
         return {}
-    return owner if isinstance(owner, dict) else {}
 
 
 # ---------------------------------------------------------------------- on this host
@@ -91,7 +87,7 @@ def locked(
     """
     if take_over:
         path.unlink(missing_ok=True)
-    with open(path, "a+", encoding="utf-8") as file:
+    with _opened(path) as file:
         former = read_owner(path)
         if not _free(file, former):
             raise RunError(
@@ -105,7 +101,18 @@ def locked(
         try:
             yield lock
         finally:
-            _write(file, {})
+            with suppress(OSError):  # what ended the work is what counts, and is said
+                _write(file, {})
+
+
+def _opened(path: Path) -> IO[str]:
+    try:
+        return open(path, "a+", encoding="utf-8", opener=no_link)
+    except OSError as error:
+        raise RunError(
+            f"the lock {path} cannot be opened ({error.strerror or error}): it must be a plain "
+            "file that may be written; delete what stands there, or change its permissions"
+        ) from error
 
 
 def _free(file: IO[str], former: dict[str, Any]) -> bool:
@@ -130,13 +137,15 @@ class Owner:
     """owner.json in a folder that several machines see: who trains this run, and a heartbeat.
 
     A living owner elsewhere is known by its heart: the count in the file moves.  One that stands
-    still for `stale` seconds is replaced.
+    still for `stale` seconds is replaced, and none before it was watched for `watch` seconds.
     """
 
-    def __init__(self, path: Path, *, stale: float = STALE, poll: float = 10.0):
-        self.path, self.stale, self.poll = path, stale, poll
+    def __init__(
+        self, path: Path, *, stale: float = STALE, poll: float = 10.0, watch: float = WATCH
+    ):
+        self.path, self.stale, self.poll, self.watch = path, stale, poll, watch
         self.me, self.beats = myself(), 0
-        self.ousted = ""  # token of the owner we took over from
+        self.ousted: list[str] = []  # tokens of the owner we took over from, and those before it
         self.watching = False  # whether another owner's heart beats
         self.stop: Callable[[], bool] = lambda: False  # asked while watching
 
@@ -145,7 +154,7 @@ class Owner:
         other = read_owner(self.path)
         if not (take_over or other.get("token") in (None, self.me["token"]) or "released" in other):
             self._outlive(other, say)
-        self.ousted = other.get("token", "")
+        self.ousted = [*other.get("ousted", []), other.get("token", "")][-20:]
         self.beat()
 
     def _outlive(self, other: dict[str, Any], say: Callable[[str], None]) -> None:
@@ -157,12 +166,13 @@ class Owner:
         if lives:
             raise RunError(f"{where}: {remedy}")
         age = max(0.0, time.time() - other.get("time", time.time()))
-        if lives is None and age < self.stale:
+        wait = max(self.stale - age, self.watch)
+        if lives is None:
             say(
-                f"{where}; its heart beat {age:.0f} s ago.  Watching for {self.stale - age:.0f} s "
-                "whether it lives (--take-over does not wait)"
+                f"{where}; its heart beat {age:.0f} s ago by the clocks of both.  Watching for "
+                f"{wait:.0f} s whether it lives (--take-over does not wait)"
             )
-        until = time.monotonic() + self.stale - age
+        until = time.monotonic() + wait
         self.watching = True
         while lives is None and time.monotonic() < until:
             time.sleep(min(self.poll, max(0.0, until - time.monotonic())))
@@ -180,22 +190,27 @@ class Owner:
         self._write({"beats": self.beats, "time": time.time()})
 
     def _write(self, facts: dict[str, Any]) -> None:
+        record = self.me | {"ousted": self.ousted} | facts
         try:
-            write_json(self.path, self.me | facts)
+            write_json(self.path, record)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
-            write_record(self.path, self.me | facts)
+            write_record(self.path, record)
 
     def usurped(self) -> str:
         """Who took the run from us since our last beat; '' when nobody did.
 
         The owner that we took it from did not take it back: its heartbeat and our claim crossed.
-        Our next beat replaces it, and that tells it.
+        Our next beat replaces it, and that tells it.  Where two claims crossed, and neither knew of
+        the other (a mirror shows late what was written), the smaller token stays.
         """
         other = read_owner(self.path)
-        ours = (None, self.me["token"], self.ousted)
-        return "" if other.get("token") in ours else describe(other)
+        token, mine, known = other.get("token"), self.me["token"], other.get("ousted")
+        if token in (None, mine, *self.ousted):
+            return ""
+        crossed = known is not None and mine not in known
+        return "" if crossed and mine < token else describe(other)
 
     def release(self) -> None:
         if not self.usurped():

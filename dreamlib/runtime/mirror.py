@@ -3,7 +3,8 @@
 Such a folder may upload late, lose what it has accepted, or vanish.  So nothing in it is ever
 written over: a file is copied to a name that holds its hash, `ema~1a2b3c4d5e6f.safetensors`, and
 read back; then `manifest-00000007.json` lists the generation, and only that makes it count.  Old
-generations go when the new one is whole.
+generations go when the new one is whole.  They share files that have not changed, but not those
+without which none can be used: `config~00000007~1a2b3c4d5e6f.yaml`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import hashlib
 import os
 import re
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -21,23 +21,25 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from dreamlib.errors import MirrorError, RunError
-from dreamlib.files import read_json, seal, sealed, sha256_file, write_atomic
+from dreamlib.files import check_fields, plain_name, read_json, seal, sealed, write_atomic
 from dreamlib.runtime.mount import (
     blocks,
     discard,
     drive_id,
     hash_of,
+    holds,
     inside,
+    marker_id,
     size_of,
     sync,
     write_record,
 )
+from dreamlib.runtime.rundir import ESSENTIAL
 
 FORMAT = 1
 KEEP = 3  # generations
 SETTLE = 1800.0  # seconds after which a mount is believed to have uploaded what it took
 AT_ONCE = 32  # files opened together
-MARKER = "dreamlib-mirror.json"
 MANIFEST = re.compile(r"^manifest-(\d{8})\.json$")
 CHECKPOINT = re.compile(r"^checkpoints/step-(\d{8})\.json$")
 VERSIONED = re.compile(r"~[0-9a-f]{12}(\.[^.]*)?$")
@@ -62,11 +64,23 @@ class Generation:
         return sum(entry["size"] for entry in self.files.values())
 
 
+def _whole(number: int, record: Any) -> Generation:
+    """What a manifest says, if it is as `Mirror.push` writes it; else ValueError."""
+    fields = check_fields(record, facts=dict, files=dict)
+    if not sealed(record) or [record.get(x) for x in ("format", "number")] != [FORMAT, number]:
+        raise ValueError("it is cut, altered, or of another version")
+    check_fields(fields["facts"], run=str, time=(int, float))
+    for entry in fields["files"].values():
+        check_fields(entry, name=str, size=int, sha256=str)
+    return Generation(number, fields["facts"], fields["files"])
+
+
 class Mirror:
     """The place `home`/runs/`name` on a mirror.  Every method may raise OSError: the mount's."""
 
     def __init__(self, home: Path, name: str, keep: int = KEEP, settle: float = SETTLE):
-        self.home, self.root = home, home / "runs" / name
+        # Whatever is deleted lies below the root: a name that is a path would lead that elsewhere.
+        self.home, self.root = home, home / "runs" / plain_name(name)
         self.keep, self.settle = keep, settle
         self.id = ""
         self.pulse: Callable[[], None] = lambda: None  # called often while copying
@@ -84,20 +98,14 @@ class Mirror:
     def attach(self) -> None:
         """Make sure that this is the mirror, and the one it was.
 
-        Where a mount is gone, its empty mount point looks like a folder on this machine's own
-        disk: a marker file tells them apart.
+        Of two machines that begin a mirror at once, one finds the other's marker in place of its
+        own, and goes by that: the run still has one owner.
         """
-        if not self.home.parent.is_dir():
-            raise OSError(errno.ENOTCONN, "the folder it lies in is not there", str(self.home))
-        marker = self.home / MARKER
-        if not self.id and not marker.exists():
-            write_record(marker, seal({"id": uuid.uuid4().hex}))
-        try:
-            here = read_json(marker)["id"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
-            raise OSError(errno.ENOTCONN, "it is not mounted", str(self.home)) from error
-        if self.id and here != self.id:
-            raise OSError(errno.ENOTCONN, "another mirror is mounted", str(self.home))
+        here = marker_id(self.home, self.id)
+        if self.id not in ("", here):
+            if not self.root.is_dir():
+                raise OSError(errno.ENODEV, "another mirror is mounted there", str(self.home))
+            self.distrust()
         self.id = here
 
     # ------------------------------------------------------------------ copying out
@@ -130,6 +138,7 @@ class Mirror:
         guard: AbstractContextManager,
     ) -> Generation:
         self.attach()
+        number = max(self._numbers(), default=0) + 1
         files = {}
         with ExitStack() as stack:
             # An open file stays what it is while training replaces or drops it: the first ones
@@ -138,11 +147,10 @@ class Mirror:
                 names = listed()
                 first = [stack.enter_context(open(folder / name, "rb")) for name in names[:AT_ONCE]]
             for name, file in zip(names, first):
-                files[name] = self._copy(name, file)
+                files[name] = self._copy(name, file, number)
         for name in names[AT_ONCE:]:
             with open(folder / name, "rb") as file:
-                files[name] = self._copy(name, file)
-        number = max(self._numbers(), default=0) + 1
+                files[name] = self._copy(name, file, number)
         told = facts | {"time": time.time()}
         record = seal({"format": FORMAT, "number": number, "facts": told, "files": files})
         path = self._manifest(number)
@@ -157,33 +165,28 @@ class Mirror:
         self._prune(self.keep, new)
         return new
 
-    def _copy(self, name: str, file: IO[bytes]) -> dict[str, Any]:
+    def _copy(self, name: str, file: IO[bytes], number: int) -> dict[str, Any]:
         stat = os.fstat(file.fileno())
         signature = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         known, entry = self.verified.get(name, (None, {}))
-        if known == signature and size_of(self.root / entry["name"]) == entry["size"]:
+        alone = f"{number:08d}~" if name in ESSENTIAL else ""  # else one lost file costs them all
+        if not alone and known == signature and size_of(self.root / entry["name"]) == entry["size"]:
             return entry
         sha256 = hash_of(blocks(file, stat.st_size))
-        relative = PurePosixPath(name)
-        versioned = str(relative.with_name(f"{relative.stem}~{sha256[:12]}{relative.suffix}"))
+        here, version = PurePosixPath(name), f"{alone}{sha256[:12]}"
+        versioned = str(here.with_name(f"{here.stem}~{version}{here.suffix}"))
         entry = {"name": versioned, "size": stat.st_size, "sha256": sha256}
         there = self.root / versioned
-        if not self._holds(there, entry):
+        if not holds(there, entry, self.beating):
             there.parent.mkdir(parents=True, exist_ok=True)
             with open(there, "wb") as copy:
                 for block in self.beating(blocks(file, stat.st_size)):
                     copy.write(block)
                 sync(copy)
-            if not self._holds(there, entry):
+            if not holds(there, entry, self.beating):
                 raise OSError(errno.EIO, "reads back differently than written", str(there))
         self.verified[name] = (signature, entry)
         return entry
-
-    def _holds(self, there: Path, entry: dict[str, Any]) -> bool:
-        if size_of(there) != entry["size"]:
-            return False
-        with open(there, "rb") as file:
-            return hash_of(self.beating(blocks(file, entry["size"]))) == entry["sha256"]
 
     def beating(self, parts: Iterable[bytes]) -> Iterator[bytes]:
         for part in parts:
@@ -249,16 +252,19 @@ class Mirror:
         for number in self._numbers():
             if number not in self.read:
                 try:
-                    record = read_json(self._manifest(number))
+                    self.read[number] = _whole(number, read_json(self._manifest(number)))
                 except (FileNotFoundError, ValueError):  # half uploaded, or gone since
                     continue
-                if not (sealed(record) and record["format"] == FORMAT):
-                    continue
-                if record["number"] != number:
-                    continue
-                self.read[number] = Generation(number, record["facts"], record["files"])
             found.append(self.read[number])
         return found
+
+    def unlisted(self, step: int) -> list[str]:
+        """What is newer than `step` and every whole generation, and cannot be used."""
+        whole, names = self.generations(), self.root.glob("checkpoints/step-????????~*.pt")
+        newest, furthest = (whole[0].number if whole else 0), max([step, *(x.step for x in whole)])
+        torn = [f"its manifest {n} is not whole" for n in self._numbers() if n > newest]
+        steps = sorted({int(path.name[5:13]) for path in names if path.name[5:13].isdecimal()})
+        return torn + [f"no whole manifest lists step {n:,}" for n in steps if n > furthest]
 
     def pull(self, generation: Generation, folder: Path, names: Iterable[str]) -> list[str]:
         """Bring files of a generation into a run folder, each whole or not at all.
@@ -270,7 +276,7 @@ class Mirror:
         for name in names:
             target = inside(folder, name)
             entry = generation.files[name]
-            if size_of(target) == entry["size"] and sha256_file(target) == entry["sha256"]:
+            if holds(target, entry):
                 continue
             try:
                 self._bring(entry, target)

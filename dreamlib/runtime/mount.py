@@ -6,13 +6,16 @@ import errno
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 from typing import IO, Any
 
 from dreamlib.errors import MirrorError
+from dreamlib.files import check_fields, read_json, seal
 
+MARKER = "dreamlib-mirror.json"
 UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # what a mount answers to fsync
 Through = Callable[[Iterable[bytes]], Iterable[bytes]]
 
@@ -55,6 +58,25 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
         sync(file)
 
 
+def marker_id(home: Path, known: str) -> str:
+    """The id in a mirror's marker file, made where there is none yet.
+
+    Where a mount is gone, its empty mount point looks like a folder on this machine's own disk: a
+    marker tells them apart.  A torn one (its writer was killed, a cloud folder emptied it) tells as
+    much, and is written again.  OSError when the mirror is not there; `known` is its id if it was.
+    """
+    if not home.parent.is_dir():
+        raise OSError(errno.ENOTCONN, "the folder it lies in is not there", str(home))
+    try:
+        return check_fields(read_json(home / MARKER), id=str)["id"]
+    except (FileNotFoundError, ValueError) as error:
+        if isinstance(error, FileNotFoundError) and known:
+            raise OSError(errno.ENOTCONN, "it is not mounted", str(home)) from error
+    made = known or uuid.uuid4().hex
+    write_record(home / MARKER, seal({"id": made}))
+    return made
+
+
 def sync(file: IO[bytes]) -> None:
     file.flush()
     try:
@@ -67,7 +89,8 @@ def sync(file: IO[bytes]) -> None:
 def discard(path: Path) -> None:
     """Empty, then delete: a deleted file keeps using quota while it lies in a Drive's trash."""
     with suppress(OSError):  # some mounts refuse it while they upload; what counts comes next
-        os.truncate(path, 0)
+        if not path.is_symlink():
+            os.truncate(path, 0)
     path.unlink(missing_ok=True)
 
 
@@ -76,6 +99,14 @@ def size_of(path: Path) -> int | None:
         return path.stat().st_size
     except FileNotFoundError:
         return None
+
+
+def holds(path: Path, entry: dict[str, Any], through: Through = iter) -> bool:
+    """Whether a file is the one that an entry of a manifest describes."""
+    if size_of(path) != entry["size"]:
+        return False
+    with open(path, "rb") as file:
+        return hash_of(through(blocks(file, entry["size"]))) == entry["sha256"]
 
 
 def blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
@@ -95,7 +126,8 @@ def hash_of(blocks: Iterable[bytes]) -> str:
 
 def inside(folder: Path, name: str) -> Path:
     """A path below `folder`; MirrorError for a name that a forged manifest leads elsewhere with."""
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
+    odd = PurePath(name).anchor or not {"", ".", ".."}.isdisjoint(name.split("/"))
+    if odd or "\\" in name or "\0" in name:
         raise MirrorError(f"a manifest in the mirror names {name!r}, outside its folder: delete it")
     return folder / name
 

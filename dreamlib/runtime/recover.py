@@ -42,6 +42,8 @@ def fetch_newer(
 def _bring(mirror: Mirror, run: RunDir, step: int, say: Say) -> bool:
     mirror.attach()
     found = [x for x in mirror.generations() if x.step > step]
+    for flaw in mirror.unlisted(step):
+        say(f"passing over what is newest in {mirror.root}: {flaw}")
     if found and (run.folder / "run.json").exists() and found[0].facts["run"] != run.identity():
         raise MirrorError(
             f"{mirror.root} holds another run of this name: rename the folder {run.folder}, or go "

@@ -9,11 +9,27 @@ import threading
 import time
 import uuid
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from dreamlib.errors import REMEDIES, RunError
-from dreamlib.files import check_fields, naming, parse_json, read_json, write_bytes, write_json
+from dreamlib.files import (
+    check_fields,
+    is_own,
+    naming,
+    no_link,
+    parse_json,
+    plain_name,
+    read_json,
+    write_bytes,
+    write_json,
+)
 
+STATUS: dict[str, Any] = {  # fields of status.json; the last ones may be absent
+    **{"state": str, "step": int},
+    **dict.fromkeys(("total", "saved", "mirrored"), (int, NoneType)),
+    **dict.fromkeys(("time", "saved_at", "mirrored_at"), (int, float, NoneType)),
+}
 ESSENTIAL = ("run.json", "data.json", "config.yaml")  # a folder with the last one holds a run
 
 
@@ -36,8 +52,26 @@ class RunDir:
         self.lock = self.folder / "lock"
         self.pair = threading.Lock()  # held while weights and their card are replaced
 
+    @property
+    def name(self) -> str:
+        """What mirrors know this run by: the folder's own name, whatever path or link led to it.
+        RunError when it has none."""
+        try:
+            return plain_name(self.folder.resolve().name)
+        except ValueError as error:
+            raise RunError(
+                f"{self.folder} cannot be a run folder ({error}): name another one"
+            ) from error
+
     def check_writable(self) -> None:
-        """RunError when the folder, or the first parent that exists, cannot be written in."""
+        """RunError when the folder, or the first parent that exists, cannot be written in, or
+        when a part of the run is a symbolic link: it would lead what is written elsewhere."""
+        for path in vars(self).values():
+            if isinstance(path, Path) and path != self.folder and path.is_symlink():
+                raise RunError(
+                    f"{path} is a symbolic link, and a run is read and written in its own folder "
+                    "only: put what it leads to in its place (the whole run folder may be a link)"
+                )
         place = self.folder
         while not place.exists() and place != place.parent:
             place = place.parent
@@ -82,7 +116,7 @@ class RunDir:
         folders = [self.weights / "best", self.samples, self.generated]
         for folder in (*folders, self.evaluation, self.figures):
             rest += sorted(folder.rglob("*"))
-        paths = [path for path in [*first, *rest] if path.is_file() and path.name[0] != "."]
+        paths = [path for path in [*first, *rest] if is_own(path) and path.name[0] != "."]
         return [path.relative_to(self.folder).as_posix() for path in dict.fromkeys(paths)]
 
     # ------------------------------------------------------------------ status
@@ -99,7 +133,7 @@ class RunDir:
         if not path.exists():
             return {"state": "new", "step": 0}
         try:
-            return check_fields(read_json(path), state=str, step=int)
+            return check_fields(read_json(path), **STATUS)
         except ValueError as error:
             raise RunError(
                 f"{path} is damaged ({error}): delete it, nothing but a report of where the run "
@@ -126,8 +160,8 @@ class RunDir:
 
     def last_saved(self) -> int:
         """The largest step that was ever saved, whether or not its checkpoint is still here."""
-        told = (e.get("step") or 0 for e in self.read_events() if e["event"] == "saved")
-        return max(self.status().get("saved") or 0, *told, 0)
+        told = [e.get("step") for e in self.read_events() if e["event"] == "saved"]
+        return max(self.status().get("saved") or 0, *(x for x in told if isinstance(x, int)), 0)
 
     # ------------------------------------------------------------------ log
 
@@ -156,7 +190,7 @@ class RunDir:
 
 def _append(path: Path, row: dict[str, Any]) -> None:
     """One line, behind a torn one if a crash left such (a log is cut before it is continued)."""
-    with naming(path), open(path, "a+b") as file:
+    with naming(path), open(path, "a+b", opener=no_link) as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             file.write(b"" if file.read(1) == b"\n" else b"\n")

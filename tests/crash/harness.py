@@ -64,7 +64,7 @@ from tests.test_train_gan import TINY_GAN
 BUFFER = 1 << 16  # bytes per write to the system: few enough calls to kill at every one
 LONGEST = 120.0  # seconds after which an attempt hangs
 UNITS = 1 << 14  # of work, that can be told apart
-TEMPORARY = re.compile(r"^\.(.+)\.\d+\.\d+\.tmp$")
+TEMPORARY = re.compile(r"^\.(.+)\.[0-9a-f]{8}\.\d+\.\d+\.tmp$")
 OURS, LOG_EVERY = "run", 4  # the run's folder; as TINY has it
 PATHLIB: Any = getattr(pathlib, "_normal_accessor", None)  # Python 3.10: it keeps its own names
 SAVER, MAIN = "save", "MainThread"  # what their threads are called
@@ -146,7 +146,7 @@ class Calls:
         if isinstance(file, int) or not set(mode) & set("wax+") or not self._here(file):
             return self.open(file, mode, buffering, *words, **more)
         with self.around("open", file):
-            raw = _File(self, file, mode)
+            raw = _File(self, file, mode, opener=more.pop("opener", None))
         # BufferedRandom, as NumPy passes by a BufferedWriter, down to the descriptor.
         binary = io.BufferedRandom(raw, BUFFER)
         return binary if "b" in mode else io.TextIOWrapper(binary, *words, **more)
@@ -188,8 +188,9 @@ def _can_make(folder: Any) -> bool:
 class _File(io.FileIO):
     """What lies under a buffered file: its writes are the system's."""
 
-    def __init__(self, calls: Calls, path: Any, mode: str):
-        super().__init__(path, next(letter for letter in mode if letter in "rwax") + "+")
+    def __init__(self, calls: Calls, path: Any, mode: str, opener: Any):
+        kind = next(letter for letter in mode if letter in "rwax") + "+"
+        super().__init__(path, kind, opener=opener)
         self.calls, self.path = calls, path
 
     def write(self, data: Any) -> int:
