@@ -161,6 +161,8 @@ def _reading(path: Path) -> Iterator[None]:
     """RunError when the system cannot read: what is unreadable may be whole, and is not damaged."""
     try:
         yield
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise RunError(
             f"{error.filename or path} cannot be read ({error.strerror or error}), and may be "
@@ -171,8 +173,11 @@ def _reading(path: Path) -> Iterator[None]:
 
 def _steps(folder: Path) -> list[int]:
     """Steps of which there is a manifest or data, newest first."""
-    with _reading(folder):
-        found = [NAME.match(name) for name in (os.listdir(folder) if folder.exists() else ())]
+    try:
+        with _reading(folder):
+            found = [NAME.match(name) for name in os.listdir(folder)]
+    except FileNotFoundError:
+        return []
     return sorted({int(match[1]) for match in found if match}, reverse=True)
 
 
@@ -241,10 +246,12 @@ def _check(path: Path) -> tuple[str, dict[str, Any]]:
         )
     if not sealed(manifest) or manifest["step"] != int(path.stem[5:]):
         return "its manifest is not its own", {}
-    if not path.exists():
+    try:
+        if (held := path.stat().st_size) != size:
+            return f"it has {held} bytes instead of {size}", {}
+        same = sha256_file(path) == sha256
+    except FileNotFoundError:
         return "its data is missing", {}
-    if path.stat().st_size != size:
-        return f"it has {path.stat().st_size} bytes instead of {size}", {}
-    if sha256_file(path) != sha256:
+    if not same:
         return "its hash differs from the manifest's", {}
     return "", manifest
