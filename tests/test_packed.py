@@ -143,6 +143,25 @@ def test_rows_and_lines_beyond_the_last_safe_ones_are_cut_off(tmp_path, monkeypa
     assert pack(source_of(ITEMS), tmp_path / "p").manifest == whole.manifest
 
 
+@pytest.mark.parametrize(
+    "odd", [b"\0\0\0", b"[1]", b'{"name": 3}', b'{"name": "a", "x": 1}', b"{}"]
+)
+def test_an_index_that_is_odd_is_begun_anew(tmp_path, monkeypatch, odd):
+    monkeypatch.setattr(packing, "SAFE_EVERY", 2)
+    whole = pack(source_of(ITEMS), tmp_path / "whole").manifest
+
+    def stopped(start):
+        yield from ITEMS[:4]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(source_of(ITEMS, items=stopped), tmp_path / "p")
+    index = tmp_path / "p/index.jsonl"
+    head, *lines = index.read_bytes().splitlines(keepends=True)
+    index.write_bytes(b"".join([head, odd + b"\n", *lines[1:]]))
+    assert pack(source_of(ITEMS), tmp_path / "p").manifest == whole
+
+
 def test_killed_before_its_manifest_it_is_finished_without_decoding(tmp_path):
     whole = pack(source_of(ITEMS), tmp_path).manifest
     (tmp_path / "manifest.json").unlink()

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple, TypeVar
+from typing import IO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
@@ -52,11 +52,6 @@ HEAP = re.compile(r"\d{5}")  # 00000/img00000000.png, as NVIDIA's tools write
 MOST_CLASSES = np.iinfo(np.int16).max
 
 
-class _Picture(NamedTuple):
-    digest: str  # sha256 of the file
-    name: str  # path relative to the folder, with forward slashes
-
-
 def folder_source(
     place: Path | str, size: int, *, fit: str = "crop", held_out: float = 0.1
 ) -> Source:
@@ -74,8 +69,9 @@ def folder_source(
     if not names:
         raise DataError(f"{place} holds no images; put some there" + (others and f" ({others})"))
     digests = in_order(partial(_digest, files), names)
-    pictures = sorted(_Picture(digest, name) for digest, name in zip(digests, names))
-    classes = _classes(files, [name for _, name in pictures])
+    pictures = sorted(zip(digests, names))
+    class_of, told = _classes(files, names)
+    classes = sorted(set(class_of.values()), key=_natural if told else str)
     description = {
         "size": size,
         "crop": FITS[fit],
@@ -85,21 +81,21 @@ def folder_source(
         "files": fingerprint(pictures),
         "count": len(pictures),
     }
-    if classes.where:
-        description["classes"] = f"{classes.where}: {fingerprint(dict(classes.of))[:16]}"
+    if told:
+        description["classes"] = f"{told}: {fingerprint(dict(class_of))[:16]}"
 
     def items(start: int) -> Iterator[Item]:
-        def item(picture: _Picture) -> Item:
+        def item(picture: tuple[str, str]) -> Item:
             _, name = picture
             image, reject = decoded(files.read, name, size, fit)
             if image is None:
                 return Item(name, None, reject=reject)
-            labels = (classes.names.index(classes.of[name]),) if classes.of else ()
+            labels = (classes.index(class_of[name]),) if classes else ()
             return Item(name, image, labels, split_of(image, held_out))
 
         return in_order(item, pictures[start:])
 
-    attributes = {"class": tuple(classes.names)} if classes.of else {}
+    attributes = {"class": tuple(classes)} if classes else {}
     contents = Contents(attributes, len(pictures), items, others=others)
     return Source("folder", description, lambda: contents, place=str(place))
 
@@ -205,19 +201,18 @@ def split_of(image: np.ndarray, held_out: float = 0.1) -> str:
     return "reference" if place >= 10_000 - 2 * shares else "train"
 
 
-class _Classes(NamedTuple):
-    of: Mapping[str, str]  # name -> class; {} unless every image has one
-    names: Sequence[str]  # the classes, in order
-    where: str  # they are told, or why there are none; "" for plain sub-folders
-
-
-def _classes(files: Files, names: Sequence[str]) -> _Classes:
+def _classes(files: Files, names: Sequence[str]) -> tuple[Mapping[str, str], str]:
+    """Name -> class, {} unless every image has one; and where they are told, or why there are
+    none: "" for plain sub-folders."""
     if files.classes:
-        return _Classes(files.class_of, files.classes, "the label column")
+        return files.classes, "the label column"
     if listed := _listed(files, names):
-        return _Classes(listed, sorted(set(listed.values()), key=int), "dataset.json")
-    of, where = _by_folder(names)
-    return _Classes(of, sorted(set(of.values())), where)
+        return listed, "dataset.json"
+    return _by_folder(names)
+
+
+def _natural(name: str) -> tuple[int, str]:
+    return (len(name) if name.isdecimal() else 0, name)
 
 
 def _listed(files: Files, names: Sequence[str]) -> dict[str, str]:

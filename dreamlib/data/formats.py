@@ -18,7 +18,6 @@ FORMATS = (
 )
 LARGEST_PICTURE = Image.MAX_IMAGE_PIXELS or 2**26  # pixels; Pillow begins to warn there
 LARGEST_FILE = 256 * 2**20  # bytes of one file, unpacked
-LARGEST_ARCHIVE = 64 * 2**30  # bytes of all members together, unpacked
 LARGEST_RATIO = 200  # of unpacked to packed bytes; JPEG and PNG do not shrink at all
 
 
@@ -33,9 +32,7 @@ class Files(NamedTuple):
     read: Callable[[str], bytes]
     # of parquet files: true-or-false column -> name -> value
     flags: Mapping[str, dict[str, bool]] = MappingProxyType({})
-    # of parquet files with a class column: the classes, in order, and name -> one of them
-    classes: tuple[str, ...] = ()
-    class_of: Mapping[str, str] = MappingProxyType({})
+    classes: Mapping[str, str] = MappingProxyType({})  # name -> class, where they have a column
 
 
 def formats() -> list[str]:
@@ -65,10 +62,9 @@ def images_among(files: Files) -> tuple[list[str], str]:
     """The names of files that may be images, and what is to be said of the others ("" for none)."""
     known = extensions()
     names = [name for name in files.names if ending(name) in known]
-    others = Counter(ending(name) for name in files.names if ending(name) not in known)
+    others = Counter(end for end in map(ending, files.names) if end not in known)
     kinds = ", ".join(f"{n:,} {'.' + end if end else '?'}" for end, n in others.most_common(5))
-    more = ", ..." if len(others) > 5 else ""
-    return names, f"files not looked at: {others.total():,} ({kinds}{more})" if others else ""
+    return names, f"files not looked at: {others.total():,} ({kinds})" if others else ""
 
 
 def ending(name: str) -> str:

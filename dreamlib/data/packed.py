@@ -6,8 +6,9 @@ that folder.  Decoding, cropping and resizing happen then, and never during trai
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +27,9 @@ MANIFEST = "manifest.json"
 SOON = 1.0  # seconds in which what is small is hashed
 SOME = 500  # images by which their range is judged: of a folder in the order of hashes
 SHOWN = 12  # classes in a line for people
-FIELDS = {
-    **dict.fromkeys(["description", "splits", "attributes", "files"], dict),
-    **dict.fromkeys(["shape", "rejects"], list),
-    **dict.fromkeys(["source", "fingerprint"], str),
-    **dict.fromkeys(["count", "duplicates"], int),
-}
+FIELDS: dict[str, type] = {"source": str, "fingerprint": str, "count": int, "duplicates": int}
+FIELDS |= {"shape": list, "rejects": list}
+FIELDS |= dict.fromkeys(["description", "splits", "attributes", "files"], dict)
 
 
 class Item(NamedTuple):
@@ -144,16 +142,18 @@ class Packed:
 
     def summary(self) -> str:
         """What this holds, what its labels are and what is not used, for people: one line."""
-        manifest = self.manifest
-        splits = ", ".join(f"{name} {count:,}" for name, count in manifest["splits"].items())
-        named = "classes" if list(self.attributes) == ["class"] else "labels"
-        names = self.attributes.get("class", tuple(self.attributes)) or ("none",)
+        told, names = self.manifest, self.attributes.get("class") or tuple(self.attributes)
         shown = [name if name.isprintable() else ascii(name)[1:-1] for name in names[:SHOWN]]
-        shown += [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-        parts = [f"{manifest['count']:,} images in {self.folder}: {splits}"]
-        parts += [f"{named}: {', '.join(shown)}"]
-        parts += [f"rejected: {len(manifest['rejects']):,}"] if manifest["rejects"] else []
-        parts += [manifest.get("others"), range_told(self.images[:SOME])]
+        shown += ["..."] if len(names) > SHOWN else []
+        kind = "classes" if "class" in self.attributes else "labels"
+        parts = [
+            f"{told['count']:,} images in {self.folder}",
+            ", ".join(f"{name} {count:,}" for name, count in told["splits"].items()),
+            f"{kind}: {', '.join(shown) or 'none'}",
+            f"rejected: {len(told['rejects']):,}" if told["rejects"] else "",
+            told.get("others", ""),
+            range_told(self.images[:SOME]),
+        ]
         return "; ".join(filter(None, parts))
 
     def rows(self, split: str) -> Rows:
@@ -199,25 +199,11 @@ class Packed:
 
         -> what raises DataError once a file is known to differ; with wait=True it waits to know.
         """
-        found: list[DataError] = []
-
-        def work() -> None:
-            try:
-                self.verify()
-            except DataError as error:
-                found.append(error)
-
-        thread = threading.Thread(target=work, name="verify", daemon=True)
-        thread.start()
-        thread.join(SOON)
-
-        def check(wait: bool = False) -> None:
-            if wait:
-                thread.join()
-            if found:
-                raise found[0]
-
-        return check
+        pool = ThreadPoolExecutor(1)
+        verified = pool.submit(self.verify)
+        pool.shutdown(wait=False)
+        wait_for([verified], SOON)
+        return lambda wait=False: verified.result() if wait or verified.done() else None
 
 
 def pack_fingerprint(
@@ -268,19 +254,30 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = check_fields(read_json(folder / MANIFEST))
         if manifest.get("format") == FORMAT:
-            check_fields(manifest, **FIELDS)
-            for name, record in manifest["files"].items():
-                check_fields(record, bytes=int, sha256=str)
-                plain_name(name)
+            files = check_fields(manifest, **FIELDS)["files"]
+            check_fields(files, **dict.fromkeys([IMAGES, LABELS, SPLIT], dict))
+            check_fields(manifest["attributes"], **dict.fromkeys(manifest["attributes"], list))
             for reject in manifest["rejects"]:
                 check_fields(reject, name=str, reason=str)
-            if not all(isinstance(values, list) for values in manifest["attributes"].values()):
-                raise ValueError("its attributes are odd")
-            if not {IMAGES, LABELS, SPLIT} <= set(manifest["files"]):
-                raise ValueError("it lacks a file")
+            for name, record in files.items():
+                check_fields(record, bytes=int, sha256=str)
+                plain_name(name)
     except ValueError as error:
         raise _damaged(folder, f"{MANIFEST} is not what was written: {error}") from error
     return manifest
+
+
+def wanted(source: Source) -> str:
+    """Which pack a source becomes."""
+    return fingerprint([FORMAT, source.name, source.description])
+
+
+def holds(folder: Path, source: Source) -> bool:
+    """Whether a folder holds a pack of this very source."""
+    if not (folder / MANIFEST).is_file():
+        return False
+    told = [read_manifest(folder).get(key) for key in ("format", "source", "description")]
+    return fingerprint(told) == wanted(source)
 
 
 def _damaged(folder: Path, what: str) -> DataError:

@@ -34,14 +34,18 @@ from dreamlib.data.packed import (
     Item,
     Packed,
     Source,
+    holds,
     open_packed,
     pack_fingerprint,
     read_manifest,
+    wanted,
 )
 from dreamlib.errors import DataError
 from dreamlib.files import (
+    check_fields,
     exclusive,
     fingerprint,
+    parse_json,
     sha256_file,
     sweep,
     sync_folder,
@@ -68,10 +72,10 @@ def pack(
     or when the source fails.
     """
     folder = Path(folder)
-    if _holds(folder, source):
+    if holds(folder, source):
         return open_packed(folder)
     with _alone(folder, say):
-        if _holds(folder, source):  # it was packed while we looked
+        if holds(folder, source):  # it was packed while we looked
             return open_packed(folder)
         sweep(folder)
         contents = source.open()  # before anything is taken away: it may not be there any more
@@ -80,8 +84,8 @@ def pack(
                 (folder / name).unlink(missing_ok=True)
         writer = _Writer(source, contents, folder)
         begun = writer.begun()
-        behind = f" (going on behind {begun:,})" if begun else ""
-        advance = progress(f"packing {source.name}{behind}", contents.count - begun)
+        label = f"packing {source.name}" + (f" (going on behind {begun:,})" if begun else "")
+        advance = progress(label, contents.count - begun)
         writer.write(contents.items(begun), advance)
         if not writer.codes:
             for name in (PART, INDEX):
@@ -130,10 +134,6 @@ def _copy(there: Path, folder: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _holds(folder: Path, source: Source) -> bool:
-    return (folder / MANIFEST).is_file() and _origin(read_manifest(folder)) == _wanted(source)
-
-
 @dataclass
 class _Line:
     """What the index says of one item."""
@@ -144,6 +144,17 @@ class _Line:
     labels: tuple[int, ...] = ()
     sha256: str = ""  # of the pixels
     shape: tuple[int, ...] = ()  # of every image; the first line that has one says it
+
+    @classmethod
+    def of(cls, text: bytes) -> _Line | None:
+        """What `text` wrote; None for anything else."""
+        try:
+            fields = check_fields(parse_json(text), name=str)
+            lists = {key: tuple(map(int, fields.get(key, ()))) for key in ("labels", "shape")}
+            line = cls(**fields | lists)
+            return line if line.reject or line.split in SPLITS else None
+        except (ValueError, TypeError):
+            return None
 
     def text(self) -> str:
         used = {key: value for key, value in vars(self).items() if value}
@@ -157,7 +168,7 @@ class _Writer:
         self.source, self.attributes, self.folder = source, contents.attributes, folder
         self.others = contents.others
         self.head = {
-            "wanted": _wanted(source),
+            "wanted": wanted(source),
             "origin": fingerprint([contents.origin, contents.count, contents.attributes]),
         }
         self.shape: tuple[int, ...] = ()
@@ -165,8 +176,6 @@ class _Writer:
         self.codes = bytearray()
         self.digests: set[str] = set()
         self.rejects: list[dict[str, str]] = []
-
-    # ------------------------------------------------------------------ going on
 
     def begun(self) -> int:
         """Items that an earlier attempt has done; cuts off what was not yet safe."""
@@ -176,14 +185,13 @@ class _Writer:
         lines = index.read_bytes().splitlines(keepends=True) if index.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]
         head = json.dumps(self.head).encode() + b"\n"
-        if not (part.exists() and whole and whole[0] == head):
+        known = [_Line.of(line) for line in whole[1:]]
+        if not (part.exists() and whole and whole[0] == head and all(known)):
             index.write_bytes(head)
             part.write_bytes(b"")
             return 0
-        for line in whole[1:]:
-            fields = json.loads(line)
-            lists = {key: tuple(fields.get(key, ())) for key in ("labels", "shape")}
-            self._note(_Line(**fields | lists))
+        for line in known:
+            self._note(line)
         os.truncate(index, sum(map(len, whole)))
         safe = 0
         if self.codes:
@@ -255,8 +263,6 @@ class _Writer:
         for line in lines:
             self._note(line)
 
-    # ------------------------------------------------------------------ the end
-
     def finish(self) -> None:
         """The header's count, the small arrays, the rename, the manifest."""
         part = self.folder / PART
@@ -297,14 +303,6 @@ def _write_header(file: IO[bytes], count: int, shape: tuple[int, ...]) -> None:
     """NumPy pads it so that the first axis may grow in place: written again, it moves nothing."""
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
     np.lib.format.write_array_header_1_0(file, header)
-
-
-def _wanted(source: Source) -> str:
-    return fingerprint([FORMAT, source.name, source.description])
-
-
-def _origin(manifest: dict[str, Any]) -> str:
-    return fingerprint([manifest.get(key) for key in ("format", "source", "description")])
 
 
 def _nothing_usable(source: Source, rejects: list[dict[str, str]]) -> DataError:

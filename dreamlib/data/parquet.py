@@ -31,7 +31,13 @@ def parquet_files(paths: Sequence[Path]) -> Files:
     for path in paths:
         with _whole(path):
             file = parquet.ParquetFile(path)
-            _check_table(path, file)
+            columns = [
+                file.metadata.schema.column(k).path for k in range(file.metadata.num_columns)
+            ]
+            if "image.bytes" not in columns:
+                raise DataError(f"{path} has no column 'image' of bytes and path, but {columns}")
+            if file.metadata.num_rows > max(path.stat().st_size, 2**20):
+                raise DataError(f"{path} is refused: it has more rows than bytes")
             groups += [partial(_images, path, file, k) for k in range(file.num_row_groups)]
     rows: dict[str, tuple[int, int]] = {}
     known = extensions()
@@ -67,21 +73,10 @@ def _whole(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is not a whole parquet file ({error}): fetch it again") from error
 
 
-def _check_table(path: Path, file: Any) -> None:
-    import pyarrow
-
-    fields = {field.name: field.type for field in file.schema_arrow}
-    kind = fields.get("image")
-    if kind is None or not pyarrow.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-        raise DataError(f"{path} has no column 'image' of bytes and path, but {list(fields)}")
-    if file.metadata.num_rows > max(path.stat().st_size, 2**20):
-        raise DataError(f"{path} is refused: it has more rows than bytes")
-
-
 def _images(path: Path, file: Any, group: int, field: str) -> list[Any]:
     """A field of the images in a row group; None where there is none."""
-    meta, kind = file.metadata.row_group(group), file.schema_arrow.field("image").type
-    if kind.get_field_index(field) < 0:
+    meta = file.metadata.row_group(group)
+    if file.schema_arrow.field("image").type.get_field_index(field) < 0:
         return [None] * meta.num_rows
     parts = (meta.column(k) for k in range(meta.num_columns))
     size = sum(x.total_uncompressed_size for x in parts if x.path_in_schema.startswith("image."))
@@ -110,8 +105,8 @@ def _row_name(stored: Any, known: set[str], taken: Mapping[str, Any]) -> str:
 
 
 def _labels(paths: Sequence[Path], names: list[str]) -> dict[str, Any]:
-    """What Files says of labels, from columns that all files have and that have no gaps; `names`
-    are in the files' own order."""
+    """`flags` and `classes` of Files, from columns that all files have and that have no gaps;
+    `names` are in the files' own order."""
     import pyarrow
     from pyarrow import parquet, types
 
@@ -119,26 +114,20 @@ def _labels(paths: Sequence[Path], names: list[str]) -> dict[str, Any]:
     told = _class_names(schemas[0])
 
     def shared(kind: Callable[[Any], bool]) -> list[str]:
-        fields = [field for field in schemas[0] if kind(field.type)]
-        return [
-            f.name
-            for f in fields
-            if all(f.name in s.names for s in schemas)
-            and all(s.field(f.name).type == f.type for s in schemas)
-        ]
+        names = [field.name for field in schemas[0] if all(field.name in s.names for s in schemas)]
+        return [name for name in names if all(kind(s.field(name).type) for s in schemas)]
 
     flags = shared(types.is_boolean)
     label = [name for name in shared(types.is_integer) if name in told or name == "label"][:1]
     table = pyarrow.concat_tables(parquet.read_table(p, columns=flags + label) for p in paths)
     whole = [name for name in table.column_names if not table.column(name).null_count]
-    values = {name: table.column(name).to_pylist() for name in whole}
-    found = {"flags": {name: dict(zip(names, values[name])) for name in flags if name in values}}
-    numbers = values.get(label[0], []) if label else []
-    known = told.get(label[0]) or dict(zip(numbers, map(str, numbers))) if label else {}
-    if numbers and set(numbers) <= set(known):  # -1 stands for an unknown one
-        found["classes"] = tuple(known[number] for number in sorted(set(numbers)))
-        found["class_of"] = {name: known[number] for name, number in zip(names, numbers)}
-    return found
+    values = {name: dict(zip(names, table.column(name).to_pylist())) for name in whole}
+    classes: dict[str, str] = {}
+    for column in set(label) & set(values):
+        known = told.get(column) or {number: str(number) for number in values[column].values()}
+        if known.keys() >= set(values[column].values()):  # -1 stands for an unknown one
+            classes = {name: known[number] for name, number in values[column].items()}
+    return {"flags": {name: values[name] for name in flags if name in values}, "classes": classes}
 
 
 def _class_names(schema: Any) -> dict[str, dict[int, str]]:
