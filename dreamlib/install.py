@@ -55,12 +55,14 @@ def platform() -> str:
     return "local"
 
 
-def ready(say: Callable[[str], None] = print) -> None:
+def ready(source: str = "", say: Callable[[str], None] = print) -> None:
     """Install what the notebooks need and is not here, and say what this machine has, in a line.
 
     Never installs or changes torch, torchvision or numpy, nor the version of anything installed.
-    On Kaggle, wheels among the inputs come first.  What is only needed for some scores may stay
-    missing: a line says what that turns off.  Raises ImportError, naming the remedy.
+    Wheels come first that lie where `source` does, the wheel or folder of dreamlib that the user
+    has named; others that are merely attached are not touched, as installing one runs its code.
+    What is only needed for some scores may stay missing: a line says what that turns off.  Raises
+    ImportError, naming the remedy.
     """
     absent = missing(NEVER)
     if absent:
@@ -69,13 +71,14 @@ def ready(say: Callable[[str], None] = print) -> None:
             "choose this notebook's kernel where PyTorch is, or install it there as pytorch.org "
             "says, and restart the kernel"
         )
-    told = [_install(REQUIRED[name]) for name in missing(REQUIRED)]
+    wheels = _beside(source)
+    told = [_install(REQUIRED[name], wheels) for name in missing(REQUIRED)]
     absent = missing(REQUIRED)
     if absent:
         say("\n".join(told))
         raise ImportError(_remedy([REQUIRED[name] for name in absent]))
     for name in missing(OPTIONAL):
-        _install(OPTIONAL[name][0])
+        _install(OPTIONAL[name][0], wheels)
     lost = [OPTIONAL[name] for name in missing(OPTIONAL)]
     if lost:
         names = _names([need for need, _ in lost])
@@ -116,25 +119,30 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _install(need: str) -> str:
+def _beside(source: str) -> list[list[str]]:
+    """pip's options for the wheels in the folder that is `source`, or that holds it, if any."""
+    place = Path(source)
+    folder = place if place.is_dir() else place.parent
+    found = source and place.exists() and any(folder.glob("*.whl"))
+    return [["--no-index", f"-f{folder}"]] if found else []
+
+
+def _install(need: str, wheels: list[list[str]]) -> str:
     """pip, with every installed package held at its version -> its complaint, if it failed.
 
-    Wheels attached on Kaggle are tried first and alone: there is no Internet by default.
+    `wheels` are tried first and alone: Kaggle has no Internet by default.
     """
     versions = _versions()
     pins = [f"{name}=={version}\n" for name, version in versions.items() if _readable(version)]
     # A torch that pip does not know of would be fetched again as somebody's dependency.
     alone = [] if all(name in versions for name in NEVER) else ["--no-deps"]
-    wheels = INPUTS.glob("**/*.whl") if platform() == "kaggle" else []
-    folders = sorted({str(path.parent) for path in wheels})
-    sources = [["--no-index", *(f"-f{folder}" for folder in folders)]] if folders else []
     told = ""
     with tempfile.TemporaryDirectory() as scratch:
         held = Path(scratch, "constraints.txt")
         held.write_text("".join(pins), encoding="utf-8")
         options = ["--quiet", "--disable-pip-version-check", "--retries=1", f"--constraint={held}"]
-        for source in [*sources, []]:
-            command = [sys.executable, "-m", "pip", "install", *options, *alone, *source, need]
+        for place in [*wheels, []]:
+            command = [sys.executable, "-m", "pip", "install", *options, *alone, *place, need]
             done = subprocess.run(command, capture_output=True, text=True)
             importlib.invalidate_caches()
             if done.returncode == 0:
@@ -159,7 +167,7 @@ def _remedy(needs: list[str]) -> str:
             f"dreamlib needs {names}: turn Internet on (the notebook's side panel, Settings), and "
             f"run this cell again. Without it, run `pip download --no-deps {names}` elsewhere with "
             "this Python, and `pip wheel --no-deps .` in a clone of dreamlib; make a data set of "
-            "the .whl files, and attach it (Add input)"
+            "the .whl files, attach it (Add input), and name dreamlib's as SOURCE in this cell"
         )
     return (
         f"dreamlib needs {names}, and pip could not install it here (its words are above): "

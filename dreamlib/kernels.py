@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
+from dreamlib.errors import ConfigError
 from dreamlib.progress import Screen
 from dreamlib.runtime.clock import BEGUN, process_age
 
@@ -133,7 +135,7 @@ def execute(
     What cells print goes to `out`, else to this process's own output.  The kernel works in the
     current folder with the variables `env` set besides; `begun` is told its process id.
     """
-    from jupyter_client.kernelspec import NoSuchKernel
+    _check_packages()
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
@@ -159,11 +161,18 @@ def execute(
         ending = Ending("failed", error.exec_count, error.ename, _short(error.evalue))
     except DeadKernelError:
         ending = replace(_last(_cells(output)), state="killed")
-    except NoSuchKernel:
-        ending = Ending("failed", None, "NoSuchKernel", "pip install 'dreamlib[notebooks]'")
     except RuntimeError as error:  # the kernel did not begin
         ending = Ending("failed", None, type(error).__name__, _short(str(error)))
     return ending if ending.state == "done" else replace(ending, state=leash.why or ending.state)
+
+
+def _check_packages() -> None:
+    """ConfigError naming what is not installed and a notebook without a reader needs."""
+    needed = ("papermill", "ipykernel", "nbconvert", "psutil")
+    absent = [name for name in needed if find_spec(name) is None]
+    if absent:
+        names = " ".join(absent)
+        raise ConfigError(f"notebooks need {names}: {sys.executable} -m pip install {names}")
 
 
 def environment() -> dict[str, str]:
@@ -180,16 +189,22 @@ def environment() -> dict[str, str]:
 def _manager(
     leash: Leash, env: Mapping[str, str], out: IO[str] | None, begun: Callable[[int], None]
 ) -> type:
-    """A kernel manager class whose kernel is on the leash."""
+    """A kernel manager class whose kernel is this interpreter's, and on the leash."""
+    from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
     ours: dict[str, Any] = {"cwd": os.getcwd(), "env": {**os.environ, **environment(), **env}}
     ours |= {"stdout": out, "stderr": out} if out else {}
 
+    words = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+
     class Manager(AsyncKernelManager):
+        # Not the kernel that is called python3 here: a hub's may be another interpreter's.
+        kernel_spec = KernelSpec(argv=words, display_name="Python 3", language="python")
+
         async def start_kernel(self, **options: Any) -> None:
-            words = [*options.pop("extra_arguments", []), "--log-level=ERROR"]
-            await super().start_kernel(extra_arguments=words, **{**options, **ours})
+            more = [*options.pop("extra_arguments", []), "--log-level=ERROR"]
+            await super().start_kernel(extra_arguments=more, **{**options, **ours})
             leash.pid = self.provisioner.pid
             begun(leash.pid)
 

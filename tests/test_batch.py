@@ -22,7 +22,7 @@ from dreamlib.batch_page import index, table
 from dreamlib.batch_plan import Spec, plan_batch, plan_run, read_batch
 from dreamlib.errors import ConfigError, DreamlibError, Interrupted, RunError
 from dreamlib.files import read_json, try_lock, write_json
-from dreamlib.kernels import PAUSED, Ending, Leash, _last, execute
+from dreamlib.kernels import PAUSED, Ending, Leash, _last, _manager, execute
 from dreamlib.notebooks import find_notebook, parameters_of, run_notebook, title, to_html
 from dreamlib.opening import find_run, open_run
 from tests.conftest import TINY
@@ -199,6 +199,22 @@ def test_the_cell_that_killed_its_kernel_has_no_number_yet():
         {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []},
     ]
     assert _last(cells) == Ending("done", 2)
+
+
+def test_the_kernel_is_this_interpreters_whoever_owns_the_name(tmp_path, monkeypatch):
+    theirs = tmp_path / "kernels/python3"
+    theirs.mkdir(parents=True)
+    spec = {"argv": ["/bin/false"], "display_name": "a hub's", "language": "python"}
+    write_json(theirs / "kernel.json", spec)
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    manager = _manager(Leash(), {}, None, lambda pid: None)(kernel_name="python3")
+    assert manager.format_kernel_cmd()[:3] == [sys.executable, "-m", "ipykernel_launcher"]
+
+
+def test_what_is_not_installed_is_named_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("dreamlib.kernels.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install papermill ipykernel nbconvert psutil$"):
+        execute(tmp_path / "n.ipynb", tmp_path / "out.ipynb", {}, Leash())
 
 
 def test_a_notebook_whose_time_ended_reaches_its_end_and_is_not_done():

@@ -47,6 +47,12 @@ def setup_cell() -> str:
     return cell
 
 
+def choosing(path: Path) -> str:
+    """The cell whose reader has named what is attached."""
+    cell = setup_cell()
+    return re.sub('^SOURCE = ".*?"', f'SOURCE = "{path}"', cell, count=1, flags=re.MULTILINE)
+
+
 @dataclass
 class Environment:
     """A Python with this one's packages, dreamlib and some others excepted."""
@@ -71,7 +77,7 @@ class Environment:
         (self.site / "pip/__main__.py").write_text(PIP)
 
     def run(self, code: str, cwd: Path, **variables: str | dict) -> subprocess.CompletedProcess:
-        code = code.replace("/kaggle/input", str(self.inputs))
+        code = code.replace('"/kaggle/input"', f'"{self.inputs}"')
         ours = {"PIP_LOG": str(self.folder / "pip.jsonl"), "PIP_CONFIG_FILE": os.devnull}
         ours |= {"PIP_INDEX_URL": "http://127.0.0.1:9/simple"}  # nobody answers there
         ours |= {"PIP_GIVES": json.dumps(variables.pop("gives", {}))}
@@ -157,14 +163,38 @@ def test_a_clone_below_the_working_folder_is_no_namespace_package(environment, t
 
 
 @pytest.mark.parametrize("place", ["code", "datasets/somebody/code/dreamlib-main"])
-def test_an_attached_folder_is_used_at_any_depth(environment, tmp_path, place):
+def test_an_attached_folder_that_is_named_is_used(environment, tmp_path, place):
     env = environment()
     env.pretend_pip()
     home = clone(env.inputs / place)
-    code = setup_cell() + AGAIN + setup_cell() + WHERE + "\nassert sys.path == before"
+    cell = choosing(home)
+    code = cell + AGAIN + cell + WHERE + "\nassert sys.path == before"
     done = env.run(code, away(tmp_path), KAGGLE_KERNEL_RUN_TYPE="Batch")
     assert_ready(done, home, "kaggle")
     assert env.calls == []
+
+
+def test_what_is_merely_attached_is_named_and_never_run(environment, tmp_path):
+    """Neither where dreamlib is missing nor where it is installed; nor are other wheels used."""
+    env = environment("typer")
+    env.pretend_pip()
+    home = clone(env.inputs / "a/dreamlib")
+    (home / "dreamlib/install.py").write_text("raise SystemExit('it ran')")
+    (env.inputs / "a/dreamlib-9.9-py3-none-any.whl").touch()
+    attach(env, "typer", "9.9.9")
+    done = env.run(setup_cell(), away(tmp_path), KAGGLE_KERNEL_RUN_TYPE="Batch")
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("AssertionError: turn Internet on")
+    assert str(home) in last
+    assert "dreamlib-9.9-py3-none-any.whl" in last
+    assert "it ran" not in done.stderr
+    (env.site / "dreamlib").symlink_to(ROOT / "dreamlib")
+    here = Path(sysconfig.get_path("purelib"))
+    gives = {install.REQUIRED["typer"]: ["typer", str(here / "typer")]}
+    code = setup_cell() + WHERE
+    done = env.run(code, tmp_path / "away", gives=gives, KAGGLE_KERNEL_RUN_TYPE="Batch")
+    assert_ready(done, env.site, "kaggle")
+    assert not [a for call in env.calls for a in call["args"] if str(env.inputs) in a]
 
 
 @pytest.fixture(scope="session")
@@ -182,7 +212,7 @@ def test_an_attached_wheel_is_installed_and_a_second_run_does_nothing(environmen
     place = env.inputs / "datasets/somebody/wheels"
     place.mkdir(parents=True)
     shutil.copy(wheel, place)
-    cell, cwd = setup_cell(), away(tmp_path)
+    cell, cwd = choosing(place / wheel.name), away(tmp_path)
     # Both runs in one process: the second must find what the first installed under its feet.
     code = cell + AGAIN + cell + WHERE + "\nassert sys.path == before"
     done = env.run(code, cwd, KAGGLE_KERNEL_RUN_TYPE="Batch")
@@ -195,7 +225,7 @@ def test_the_wheel_holds_all_that_the_library_needs(environment, tmp_path, wheel
     env = environment()
     env.inputs.mkdir(parents=True)
     shutil.copy(wheel, env.inputs)
-    code = setup_cell() + (
+    code = choosing(env.inputs / wheel.name) + (
         "\nimport dreamlib"
         "\nrun = dreamlib.open_run('runs/a', 'faces16', overrides=['data.train=60', "
         "'data.reference=30', 'data.floor=30', 'train.length=2'])"
@@ -333,7 +363,9 @@ def test_attached_wheels_are_used_and_numpy_stays_as_it_is(environment, tmp_path
     attach(env, "typer", "9.9.9")
     attach(env, "lpips", "9.9.9", requires="numpy>=99")
     attach(env, "numpy", "99.0")
-    done = ready(env, tmp_path, KAGGLE_KERNEL_RUN_TYPE="Batch")
+    home = clone(tmp_path / "clone")
+    code = choosing(env.inputs / "wheels")
+    done = env.run(code, home, KAGGLE_KERNEL_RUN_TYPE="Batch")
     assert done.returncode == 0, done.stderr
     assert (env.site / "typer.py").read_text() == "__version__ = '9.9.9'\n"
     assert "could not fetch lpips: LPIPS" in done.stdout

@@ -88,7 +88,7 @@ def _build() -> nn.Module:
     try:
         import lpips
     except ModuleNotFoundError as error:
-        raise WeightsUnavailable("LPIPS needs lpips: pip install 'dreamlib[eval]'") from error
+        raise WeightsUnavailable("LPIPS needs lpips: pip install lpips") from error
     with warnings.catch_warnings(), seeded("lpips", 0):
         warnings.simplefilter("ignore")  # lpips asks torchvision in words that are deprecated
         return lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)

@@ -76,7 +76,7 @@ def _build() -> nn.Module:
         from cleanfid import inception_pytorch as clean
     except ModuleNotFoundError as error:
         raise WeightsUnavailable(
-            "Inception features need clean-fid: pip install 'dreamlib[eval]'"
+            "Inception features need clean-fid: pip install clean-fid"
         ) from error
     from torchvision.models import inception as plain
 
