@@ -11,6 +11,11 @@ from urllib.parse import quote
 
 from dreamlib.progress import duration
 
+# Nothing is fetched, and nothing runs, whatever the texts above hold.
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+)
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em }
 table { border-collapse: collapse; width: 100% }
@@ -26,8 +31,8 @@ def index(status: dict[str, Any], out: Path) -> str:
     body = "".join(_row(*row, out) for row in rows(status))
     head = "".join(f"<th>{name}</th>" for name in HEAD)
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Notebooks</title>'
-        f"<style>{STYLE}</style></head><body>\n<h1>Notebooks</h1>\n<p>{escape(status['state'])}"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"{POLICY}<title>Notebooks</title><style>{STYLE}</style></head><body>\n<h1>Notebooks</h1>\n<p>{escape(status['state'])}"
         f"</p>\n<table><tr>{head}</tr>\n{body}</table>\n</body></html>\n"
     )
 

@@ -53,13 +53,6 @@ def checkup(home: Path | None = None) -> dict[str, str]:
     }
 
 
-def as_markdown(facts: dict[str, str]) -> str:
-    """The same as a table for a notebook."""
-    return "\n".join(
-        ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in facts.items())]
-    )
-
-
 def _answer(question: Callable[[], object]) -> str:
     try:
         return str(question())

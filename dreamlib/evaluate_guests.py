@@ -12,7 +12,7 @@ import torch
 
 from dreamlib.build import make_inception
 from dreamlib.errors import ConfigError, DataError, NotEnoughSamples
-from dreamlib.files import row_hashes, sha256_array, sha256_file
+from dreamlib.files import readable, row_hashes, sha256_array, sha256_file
 from dreamlib.guests import (
     as_channels,
     check_images,
@@ -145,7 +145,7 @@ class Real(NamedTuple):
 def name_of(place: Path) -> str:
     """What images are called after their place: a folder's whole name, a file's without ending."""
     place = place.resolve()
-    return place.name if place.is_dir() else place.stem
+    return readable(place.name if place.is_dir() else place.stem)
 
 
 def judge(

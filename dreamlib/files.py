@@ -50,6 +50,11 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def readable(name: str) -> str:
+    """A file's name as text that every file of ours takes: bytes that are no UTF-8 as '\\udcb0'."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` durable (POSIX asks for this; Windows has no such call)."""
     if os.name == "nt":

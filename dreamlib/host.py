@@ -25,11 +25,14 @@ SESSIONS = {
     "local": (None, 0.0),
 }
 
+# Set on a machine that has one.  Others, as TPU_ML_PLATFORM, are set by importing TensorFlow.
+TPU = ("TPU_ACCELERATOR_TYPE", "TPU_NAME", "TPU_WORKER_ID")
+
 
 def session_limits() -> tuple[float | None, float]:
     """(hours of this session, None for as long as it takes; minutes kept for what follows)."""
     kind = platform()
-    if kind == "kaggle" and any(name.startswith("TPU_") for name in os.environ):
+    if kind == "kaggle" and (any(name in os.environ for name in TPU) or glob.glob("/dev/accel*")):
         kind = "kaggle-tpu"
     return SESSIONS[kind]
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
+from dreamlib.batch_page import POLICY
 from dreamlib.errors import ConfigError, DreamlibError, Interrupted
 from dreamlib.files import parse_json, write_text
 from dreamlib.kernels import Leash, execute
@@ -126,7 +128,10 @@ def run_notebook(
 
 
 def to_html(notebook: Path) -> Path:
-    """The executed notebook as one self-contained page.  DreamlibError when it cannot be one."""
+    """The executed notebook as one self-contained page.  DreamlibError when it cannot be one.
+
+    Without scripts: a still page needs none, and those of outputs are somebody else's.
+    """
     from nbconvert import HTMLExporter
     from nbconvert.filters.markdown_mistune import InvalidNotebook
 
@@ -137,6 +142,8 @@ def to_html(notebook: Path) -> Path:
         raise DreamlibError(
             f"{notebook} makes no page ({error}): mend the notebook, or install nbconvert anew"
         ) from error
+    page = re.sub(r"<script\b.*?(</script>|\Z)", "", page, flags=re.DOTALL | re.IGNORECASE)
+    page = page.replace("<head>", f"<head>{POLICY}", 1)
     target = notebook.with_suffix(".html")
     write_text(target, page)
     return target

@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from dreamlib.batch import FAILED, UNFINISHED, Batch
-from dreamlib.batch_page import index, table
+from dreamlib.batch_page import POLICY, index, table
 from dreamlib.batch_plan import Spec, plan_batch, plan_run, read_batch
 from dreamlib.errors import ConfigError, DreamlibError, Interrupted, RunError
 from dreamlib.files import read_json, try_lock, write_json
@@ -199,6 +199,18 @@ def test_the_cell_that_killed_its_kernel_has_no_number_yet():
         {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []},
     ]
     assert _last(cells) == Ending("done", 2)
+
+
+def test_a_page_of_a_notebook_loads_and_runs_nothing(tmp_path):
+    path = tmp_path / "n.ipynb"
+    page = "<img src=x onerror=alert(1)><script src='https://elsewhere.example/x.js'></script>"
+    output = nbformat.v4.new_output("display_data", {"text/html": page})
+    cell = nbformat.v4.new_code_cell("1", outputs=[output])
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
+    text = to_html(path).read_text()
+    assert "<script" not in text.lower()
+    assert text.index("default-src 'none'") < text.index("onerror")  # which it forbids
+    assert POLICY in index({"state": "done", "runs": {}}, tmp_path)
 
 
 def test_the_kernel_is_this_interpreters_whoever_owns_the_name(tmp_path, monkeypatch):

@@ -160,6 +160,41 @@ def words_of(axes: plt.Axes) -> list[plt.Text]:
     return found
 
 
+def test_a_users_matplotlibrc_changes_no_figure(tmp_path):
+    def drawn(name: str) -> bytes:
+        fig = figures.schedule(load_config("faces16"))
+        return plotting.save_figure(fig, tmp_path, name)[0].read_bytes()
+
+    ours = drawn("ours")
+    theirs = {"text.usetex": True, "savefig.bbox": "tight", "axes.facecolor": "red"}
+    with plt.rc_context(theirs | {"axes.formatter.use_mathtext": True, "xtick.major.size": 30}):
+        assert drawn("theirs") == ours
+
+
+def test_a_notebook_shows_a_figure_whatever_the_backend(monkeypatch):
+    plt.switch_backend("agg")  # of clusters, and of papermill alone: IPython shows no figure then
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    figures.schedule(load_config("faces16"))._ipython_display_()
+    (picture,) = shown
+    assert picture.format == "png"
+    assert picture.data[:4] == b"\x89PNG"
+    assert plt.get_fignums() == []  # nor does a backend that shows pyplot's show it twice
+
+
+@pytest.mark.parametrize("name", ["cost_$5_to_$9", r"\frac{", "<b> & _x_ %"])
+def test_names_in_figures_are_text(copied, name):
+    scores = copied().folder / "evaluation/scores.json"
+    held = json.loads(scores.read_text())
+    held["shares"] = {name: {name: {"real": 0.5, "generated": 0.4}}}
+    scores.write_text(json.dumps(held))
+    fig = score_figures.shares(copied())
+    plotting.footer(fig, name)
+    fig.draw_without_rendering()
+    assert [label.get_text() for label in fig.axes[0].get_yticklabels()] == [name]
+    assert not any(text.get_parse_math() for text in fig.findobj(plt.Text))
+
+
 # --------------------------------------------------------------------------- what is missing
 
 
@@ -228,9 +263,15 @@ def test_damaged_files_are_said_and_other_images_are_not_shown(finished, tmp_pat
     (found.folder / "manifest.json").write_text("{")
     with pytest.raises(RunError, match="keeps no generated images"):
         kept.newest(run)
-    (folder / "samples/process.npz").write_bytes(b"PK\x03\x04 cut short")
+    path = folder / "samples/process.npz"
+    whole = dict(np.load(path))
+    path.write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(RunError, match="is damaged"):
         figures.process(run)
+    for odd in ({"x_t": np.zeros(3)}, {"step": np.zeros(2)}, {"sample": "{"}, {"sample": "[]"}):
+        np.savez(path, **(whole | odd))
+        with pytest.raises(RunError, match=r"process.npz is damaged .*`dreamlib sample RUN`"):
+            figures.process(run)
 
 
 def test_the_untrained_networks_images_are_never_taken_for_the_models(finished):

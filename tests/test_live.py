@@ -163,6 +163,14 @@ def test_where_a_run_stands_is_a_table(trained):
     assert "120 train, 60 reference, 60 floor" in text
 
 
+def test_a_status_is_text_and_no_page(tiny):
+    run = tiny("a|b $x$")
+    run.dir.set_status("<img src=x>", step=1)
+    text = standing(run)
+    assert r"| state | \<img src=x> |" in text
+    assert r"a\|b \$x\$ |" in text
+
+
 @pytest.mark.parametrize(
     ("where", "text"),
     [("colab", "NOT safe to close"), ("kaggle", "only by 'Save & Run All'"), ("local", "safe to")],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dreamlib.doctor import as_markdown, checkup
+from dreamlib.doctor import checkup
 from dreamlib.errors import RunError
 from dreamlib.explain import forecast, step_seconds
 from dreamlib.rehearsal import Rehearsal
@@ -71,5 +71,3 @@ def test_a_checkup_names_what_is_there(tmp_path):
     facts = checkup(tmp_path)
     assert facts["data"].endswith("nothing yet")
     assert "faces16" in facts["presets"]
-    table = as_markdown(facts)
-    assert all(f"| {name} |" in table for name in facts)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import runpy
+import shutil
+import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -68,3 +72,41 @@ def test_celeba64_has_exactly_the_promised_parameters():
 
 def test_fashion_cpu_stays_inside_its_work_budget():
     assert explain(load_config("fashion-cpu")).step <= 0.5e9
+
+
+def test_make_takes_names_with_spaces_and_quotes(tmp_path):
+    home = tmp_path / "a path" / "it's"
+    run = home / "runs/my $run"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    shutil.copy(ROOT / "Makefile", home)
+    python = home / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$DREAMLIB_RUN|$JUPYTER_PATH|$*"\n')
+    python.chmod(0o755)
+    (home / "pyproject.toml").touch()
+    (home / ".venv/.installed").touch()
+
+    def make(*words: str) -> list[str]:
+        told = subprocess.run(["make", "-s", *words], cwd=home, capture_output=True, text=True)
+        return told.stdout.splitlines()
+
+    assert make("playground", "RUN=runs/my $$run")[-1].startswith(f"{run}||-m voila ")
+    assert make("playground", "RUN=none")[0].startswith("there is no run none: make demo")
+    assert make("demo", "DATA=it's mine")[-1].endswith("demo --preset faces16 --data it's mine")
+
+
+def test_the_playgrounds_server_is_this_machines_and_bounded(monkeypatch):
+    from tornado.web import HTTPError
+
+    c = SimpleNamespace(**{n: SimpleNamespace() for n in ("Voila", "VoilaConfiguration")})
+    c.VoilaKernelManager = SimpleNamespace()
+    path = ROOT / "tools/voila/voila.py"
+    limit = runpy.run_path(str(path), {"get_config": lambda: c})["KERNELS"]
+    assert c.Voila.tornado_settings["allow_remote_access"] is False
+    kernels = list(range(limit - 1))
+    handler = SimpleNamespace(kernel_manager=SimpleNamespace(list_kernel_ids=lambda: kernels))
+    c.VoilaConfiguration.prelaunch_hook(handler, None, "")
+    kernels.append(limit)
+    with pytest.raises(HTTPError, match="pages are open already"):
+        c.VoilaConfiguration.prelaunch_hook(handler, None, "")

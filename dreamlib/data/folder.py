@@ -28,7 +28,7 @@ from dreamlib.data.archive import folder_files, open_files
 from dreamlib.data.formats import Files, images_among, open_image
 from dreamlib.data.packed import MANIFEST, Contents, Item, Packed, Source
 from dreamlib.errors import DataError
-from dreamlib.files import fingerprint, parse_json
+from dreamlib.files import fingerprint, parse_json, readable
 
 T, R = TypeVar("T"), TypeVar("R")
 
@@ -239,7 +239,7 @@ def _by_folder(names: Sequence[str]) -> tuple[dict[str, str], str]:
             where = "below the split folders"
         elif len(level) > 1:
             heaps = len(level) > MOST_CLASSES or all(HEAP.fullmatch(part) for part in level)
-            found = {} if heaps else {name: p[shared] for name, p in zip(names, parents)}
+            found = {} if heaps else {n: readable(p[shared]) for n, p in zip(names, parents)}
             return found, "numbered folders are none" if heaps else where
         shared += 1
     return {}, where

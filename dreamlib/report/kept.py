@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from dreamlib.errors import RunError
-from dreamlib.files import DAMAGED, check_fields, load_arrays, read_json, read_npy, sha256_array
+from dreamlib.files import (
+    DAMAGED,
+    check_fields,
+    load_arrays,
+    read_json,
+    read_npy,
+    readable,
+    sha256_array,
+)
 from dreamlib.run import Run
 from dreamlib.scores import Study
 
@@ -96,12 +104,16 @@ def scored_images(run: Run, study: Study) -> Kept | None:
     return max(found, key=lambda kept: (len(kept.shards), kept.folder.name), default=None)
 
 
-def stored(path: Path, command: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file.  RunError naming the command that makes it."""
+def stored(path: Path, command: str, **dims: int) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, among them these of so many dimensions.  RunError naming the
+    command that makes it."""
     if not path.exists():
         raise RunError(f"{path.parent.name}/{path.name} is missing: run `dreamlib {command}`")
     try:
-        return load_arrays(path)
+        found = load_arrays(path)
+        if odd := [name for name, ndim in dims.items() if found[name].ndim != ndim]:
+            raise ValueError(f"odd {', '.join(odd)}")
+        return found
     except DAMAGED as error:
         raise RunError(
             f"{path} is damaged ({error}): delete it and run `dreamlib {command}`"
@@ -118,7 +130,7 @@ def name_of(run: Run) -> str:
 
 
 def folder_name(run: Run) -> str:
-    return run.folder.absolute().name
+    return readable(run.folder.resolve().name)
 
 
 def way_of(facts: dict[str, Any]) -> str:

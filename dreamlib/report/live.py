@@ -16,6 +16,7 @@ from dreamlib.host import mount_drive, working_folder
 from dreamlib.kernels import PAUSED
 from dreamlib.opening import find_run, open_run
 from dreamlib.progress import Advance, Progress, TextProgress, duration, tell
+from dreamlib.report.tables import as_table
 from dreamlib.run import Run
 
 FIRST = (
@@ -185,14 +186,12 @@ def standing(run: Run) -> str:
     total = status.get("total")
     share = f" of {total:,} ({status['step'] / total:.0%})" if total else ""
     rows = {
-        "run": f"`{run.folder}`",
-        "preset": f"`{run.config.preset}`",
+        "run": str(run.folder),
+        "preset": str(run.config.preset),
         "state": status["state"].replace("_", " "),
         "step": f"{status['step']:,}{share}",
         "images": ", ".join(f"{count:,} {split}" for split, count in data.items() if count),
         "computes on": f"{run.device}, {run.precision.name} ({run.precision.reason})",
         "mirror": str(run.mirror.root) if run.mirror else "none",
     }
-    return "\n".join(
-        ["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items())]
-    )
+    return as_table(("", ""), rows.items())

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from dreamlib.batch_page import POLICY
+
 
 def document(title: str, head: str, sections: dict[str, str]) -> str:
     """A whole page: its title (text), what it opens with (HTML), and sections, HTML by title."""
@@ -40,11 +42,6 @@ def fold(title: str, text: str) -> str:
     return f"<details><summary>{escape(title)}</summary>\n{text}</details>"
 
 
-# Nothing is fetched, and nothing runs, whatever the texts above hold.
-POLICY = (
-    '<meta http-equiv="Content-Security-Policy" '
-    "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-)
 PHONE = '<meta name="viewport" content="width=device-width, initial-scale=1">'
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1e; --soft: #5d5d63; --paper: #fff; --line: #d9d9de;

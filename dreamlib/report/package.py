@@ -18,9 +18,9 @@ from dreamlib.metrics.pixels import nearest
 from dreamlib.progress import Progress, silent
 from dreamlib.report.captions import captions_of, needs
 from dreamlib.report.embed import drawn
-from dreamlib.report.kept import Kept, scored_images, way_of
+from dreamlib.report.kept import Kept, folder_name, scored_images, way_of
 from dreamlib.report.page import command, headline, study_of
-from dreamlib.report.tables import NONE, TEX
+from dreamlib.report.tables import NONE, no_formula, tex
 from dreamlib.run import Run
 from dreamlib.scores import Study
 
@@ -55,7 +55,7 @@ def package(run: Run, *, asked: int = ASKED, progress: Progress = silent) -> Pat
     files = {**_found(run), **_written(run, study, asked, progress)}
     files["README.txt"] = _readme(run, study, files).encode()
     path = run.dir.figures / "results.zip"
-    folder = f"{run.folder.resolve().name}-results"
+    folder = f"{folder_name(run)}-results"
     write_atomic(path, lambda file: _write_zip(file, folder, files))
     return path
 
@@ -118,7 +118,7 @@ def index(
         near = ("", "", "")
         if seed < len(partners):
             partner = int(partners[seed])
-            near = (partner, names.get(partner, ""), f"{distances[seed]:.3f}")
+            near = (partner, no_formula(names.get(partner, "")), f"{distances[seed]:.3f}")
         writer.writerow((seed, *place, f"{seed + 1:05d}.png", *near))
     return out.getvalue()
 
@@ -157,13 +157,9 @@ def _names(run: Run, partners: set[int]) -> dict[int, str]:
 # --------------------------------------------------------------------------- for LaTeX and people
 
 
-def tex(text: str) -> str:
-    return text.translate(str.maketrans(TEX))
-
-
 def snippets(run: Run, study: Study | None) -> str:
     """Macros with the facts and the headline numbers, and a figure block for every PDF there is."""
-    facts = {"Run": run.folder.resolve().name, "Preset": run.config.preset}
+    facts = {"Run": folder_name(run), "Preset": run.config.preset}
     if study is not None and study.rows:
         told = study.facts
         facts |= {"Images": told["images"], "Step": f"{told['step']:,}", "Metric": told["metric"]}
@@ -209,7 +205,7 @@ def _numbers(study: Study) -> dict[str, str]:
 
 
 def _readme(run: Run, study: Study | None, files: dict[str, bytes]) -> str:
-    data, name = run.config.data.name, run.folder.resolve().name
+    data, name = run.config.data.name, folder_name(run)
     there = {p: what for p, what in PARTS.items() if any(fnmatch(f, p) for f in files)}
     lines = [f"Results of the run {name} ({run.config.preset}, images: {data}).", ""]
     lines += [f"{pattern:<20} {what}" for pattern, what in there.items()]
@@ -218,7 +214,7 @@ def _readme(run: Run, study: Study | None, files: dict[str, bytes]) -> str:
     for need in needs(run, study):
         if not need.there:
             lines.append(f"  {need.what}: {command(need.command, run)}")
-    lines += ["", *COLUMNS, "", *LICENCES]
+    lines += ["", *COLUMNS, "", *PRIVATE, "", *LICENCES]
     return "\n".join(lines) + "\n"
 
 
@@ -227,6 +223,10 @@ COLUMNS = (
     "folder), png (what `dreamlib sample --png` calls it), nearest_train (position of the nearest",
     "training image in pixels), nearest_name (its name in the packed images), distance (Euclidean,",
     "in grey levels).  The last three are filled for the first images only.",
+)
+PRIVATE = (
+    "Paths of the machine stand in config.yaml, events.jsonl and report.html, names of training",
+    "files in index.csv: look at them before you publish this archive.",
 )
 LICENCES = (
     "Some figures show images of the data set, and generated images are made from them: the",

@@ -19,7 +19,7 @@ from dreamlib.errors import NotEnoughSamples, RunError
 from dreamlib.files import check_fields, read_json, write_text
 from dreamlib.report.captions import ABLATE, CAPTIONS, FIGURES, Caption, captions_of, needs
 from dreamlib.report.embed import drawn, embedded
-from dreamlib.report.kept import sampler_of
+from dreamlib.report.kept import folder_name, sampler_of
 from dreamlib.report.markup import document, fold, paragraph, table
 from dreamlib.report.tables import MADE, how_to_read, meaning, memorisation_sentence, rows_table
 from dreamlib.run import Run
@@ -44,7 +44,7 @@ def page(run: Run, paths: Iterable[Path]) -> str:
     study = study_of(run)
     pictures = {path.stem: path for path in paths if path.suffix == ".png" and drawn(path)}
     config = load_config(run.dir.config)
-    name = run.folder.resolve().name
+    name = folder_name(run)
     sections = {
         "Scores": _scores(run, study),
         "Figures": _figures(run, study, pictures),
@@ -81,7 +81,7 @@ def headline(study: Study) -> tuple[list[str], list[list[str]]]:
 
 def command(text: str, run: Run) -> str:
     """'dreamlib evaluate NAME', to be given beside the run's folder."""
-    name = shlex.quote(run.folder.resolve().name)
+    name = shlex.quote(folder_name(run))
     return f"dreamlib {text.replace('RUN', name)}"
 
 

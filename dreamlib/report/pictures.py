@@ -5,13 +5,14 @@ Nothing is generated here, and no network is asked.
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 
 import numpy as np
 from matplotlib import image
 from matplotlib.figure import Figure
 
 from dreamlib.errors import RunError
+from dreamlib.files import parse_json
 from dreamlib.images import to_rgb
 from dreamlib.metrics.pixels import nearest
 from dreamlib.report.kept import name_of, newest, sampler_of, stored
@@ -87,20 +88,30 @@ def process_x0(run: Run) -> Figure:
 @style()
 def _process(run: Run, key: str, what: str) -> Figure:
     path = run.dir.samples / "process.npz"
-    arrays = stored(path, "sample RUN")
+    arrays = stored(path, "sample RUN", t=1, step=0, **{key: 5})
     if "sample" not in arrays:
         raise RunError(
             f"{path.parent.name}/{path.name} is of an older version, which kept the state after "
             "each step and not its sampler: run `dreamlib sample RUN`"
         )
-    images, sample = arrays[key], json.loads(str(arrays["sample"]))
+    images, step, made = arrays[key], int(arrays["step"]), _way(path, str(arrays["sample"]))
     rows = [f"image {i}" for i in range(len(images))]
     width = ONE if images.shape[2] <= LARGE else TWO * min(1, (images.shape[1] + 1) / 9)
     fig = sheet_figure(images, rows, ["end" if t < 0 else str(t) for t in arrays["t"]], width)
-    footer(fig, f"{name_of(run)} · step {int(arrays['step']):,} · {sampler_of(sample)}")
+    footer(fig, f"{name_of(run)} · step {step:,} · {made}")
     fig.axes[0].set_title(what, fontsize=SMALL)
     fit(fig)
     return fig
+
+
+def _way(path: Path, sample: str) -> str:
+    """The sampler that a file names.  RunError where it is damaged."""
+    try:
+        return sampler_of(parse_json(sample))
+    except (ValueError, LookupError, TypeError) as error:
+        raise RunError(
+            f"{path} is damaged ({error}): delete it and run `dreamlib sample RUN`"
+        ) from error
 
 
 def samples(run: Run) -> Figure:

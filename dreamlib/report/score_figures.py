@@ -102,7 +102,9 @@ def modes(run: Run) -> Figure:
     images of the modes that deviate most: real ones left, generated ones right."""
     study = scored(run)
     needs(GENERATED in study.modes, "modes")
-    pictures = stored(run.dir.evaluation / "modes.npz", "evaluate RUN")
+    pictures = stored(
+        run.dir.evaluation / "modes.npz", "evaluate RUN", real=5, generated=5, cells=1
+    )
     deepest = 0.31 * len(pictures["cells"])
     fig, (axes, strip) = new_figure(TWO, 2.9 + deepest, rows=2, height_ratios=(2.2, deepest))
     draw_modes(axes, study)
@@ -136,7 +138,7 @@ def nearest(run: Run) -> Figure:
     study = scored(run)
     found = study.memorisation
     needs(found, "nearest neighbours")
-    pictures = stored(run.dir.evaluation / "nearest.npz", "evaluate RUN")
+    pictures = stored(run.dir.evaluation / "nearest.npz", "evaluate RUN", generated=4, train=4)
     pairs = np.stack([pictures["generated"], pictures["train"]])
     fig = sheet_figure(pairs, ["generated", "training"])
     fig.axes[0].set_title(

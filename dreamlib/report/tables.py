@@ -11,7 +11,7 @@ from statistics import fmean
 
 from dreamlib.ablate import BUDGETS, Ablation
 from dreamlib.compare import Comparison
-from dreamlib.files import write_text
+from dreamlib.files import readable, write_text
 from dreamlib.report.kept import way_of
 from dreamlib.scores import GENERATED, REAL, Score, Study
 
@@ -70,7 +70,16 @@ def _made(row: Score) -> list[str]:
 
 
 def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+    return "| " + " | ".join(map(plain, cells)) + " |"
+
+
+# What Markdown, a page's HTML or a notebook's mathematics would read in a name.
+MARKS = str.maketrans({**{sign: rf"\{sign}" for sign in "\\|<$`*"}, "\n": " "})
+
+
+def plain(text: str) -> str:
+    """Text, and nothing else, in Markdown."""
+    return readable(text).translate(MARKS).replace("](", r"]\(")
 
 
 def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -93,7 +102,7 @@ def markdown(study: Study) -> str:
         ]
     for name in dict.fromkeys(row.images for row in study.guests):
         theirs = [row for row in study.guests if row.images == name]
-        lines += ["", f"Other images: {name}", "", as_table(*rows_table(theirs))]
+        lines += ["", f"Other images: {plain(name)}", "", as_table(*rows_table(theirs))]
     return "\n".join(lines)
 
 
@@ -202,7 +211,7 @@ def latex(study: Study) -> str:
 
 
 def _latex(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    body = [" & ".join(map(_tex, cells)) + r" \\" for cells in [head, *rows]]
+    body = [" & ".join(map(tex, cells)) + r" \\" for cells in [head, *rows]]
     lines = [r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}"]
     return "\n".join([rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}", *lines])
 
@@ -210,27 +219,34 @@ def _latex(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 TEX = {
     **{sign: rf"\{sign}" for sign in "&%_#${}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "},
     **{"±": r"$\pm$", NONE: "--"},
 }
 
 
-def _tex(text: str) -> str:
-    return text.translate(str.maketrans(TEX))
+def tex(text: str) -> str:
+    """Text in LaTeX."""
+    return readable(text).translate(str.maketrans(TEX))
 
 
 def as_csv(rows: Iterable[Score]) -> str:
     """Every field of every row, parts separated by spaces."""
     flat = []
     for row in rows:
-        record = asdict(row)
-        origin = record.pop("origin")
-        record["parts"] = " ".join(map(repr, record["parts"]))
-        flat.append(record | origin)
+        record = {**asdict(row), "parts": " ".join(map(repr, row.parts))}
+        record |= record.pop("origin")
+        texts = {k: no_formula(v) for k, v in record.items() if isinstance(v, str) and k != "parts"}
+        flat.append(record | texts)
     out = io.StringIO()
     writer = csv.DictWriter(out, list(flat[0]) if flat else ["metric"], lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
     return out.getvalue()
+
+
+def no_formula(text: str) -> str:
+    """For CSV: a spreadsheet computes a text that begins like a formula."""
+    return readable(f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text)
 
 
 def comparison_markdown(found: Comparison) -> str:
@@ -242,7 +258,7 @@ def comparison_markdown(found: Comparison) -> str:
     ]
     head = ("metric", "N", f"{a} minus {b}", "± SE", "real")
     absent = [f"\n{name}: not computed, because {why}" for name, why in found.absent.items()]
-    return "\n".join([as_table(head, rows), *absent, "", found.sentence()])
+    return "\n".join([as_table(head, rows), *absent, "", plain(found.sentence())])
 
 
 ABLATION_HEAD = (
