@@ -13,7 +13,8 @@ from dreamlib.images import to_rgb
 from dreamlib.report.kept import extractor_of, folder_name, scored_images, way_of
 from dreamlib.report.plotting import TWO, fit, footer, sheet_figure, style
 from dreamlib.report.score_figures import scored
-from dreamlib.report.tables import ERRORS, MADE, NONE, as_table, rows_table
+from dreamlib.report.tables import ERRORS, MADE, rows_table
+from dreamlib.report.texts import NONE, as_table
 from dreamlib.report.training import log_of
 from dreamlib.run import Run
 from dreamlib.scores import GENERATED, REAL, Study

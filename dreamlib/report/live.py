@@ -16,7 +16,7 @@ from dreamlib.host import mount_drive, working_folder
 from dreamlib.kernels import PAUSED
 from dreamlib.opening import find_run, open_run
 from dreamlib.progress import Advance, Progress, TextProgress, duration, tell
-from dreamlib.report.tables import as_table
+from dreamlib.report.texts import as_table
 from dreamlib.run import Run
 
 FIRST = (

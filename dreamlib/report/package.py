@@ -20,7 +20,7 @@ from dreamlib.report.captions import captions_of, needs
 from dreamlib.report.embed import drawn
 from dreamlib.report.kept import Kept, folder_name, scored_images, way_of
 from dreamlib.report.page import command, headline, study_of
-from dreamlib.report.tables import NONE, no_formula, tex
+from dreamlib.report.texts import NONE, no_formula, tex
 from dreamlib.run import Run
 from dreamlib.scores import Study
 

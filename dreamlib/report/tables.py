@@ -11,11 +11,12 @@ from statistics import fmean
 
 from dreamlib.ablate import BUDGETS, Ablation
 from dreamlib.compare import Comparison
-from dreamlib.files import readable, write_text
+from dreamlib.files import write_text
 from dreamlib.report.kept import way_of
+from dreamlib.report.texts import NONE, as_table, no_formula, plain, tex
 from dreamlib.scores import GENERATED, REAL, Score, Study
 
-NONE, PIXELS = "–", "pixels: "
+PIXELS = "pixels: "
 
 
 def _number(value: float | None) -> str:
@@ -67,24 +68,6 @@ def _made(row: Score) -> list[str]:
     origin = row.origin
     numbers = (NONE if x is None else str(x) for x in (origin.steps, origin.nfe))
     return [origin.seeds or NONE, *numbers, origin.resize]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(plain, cells)) + " |"
-
-
-# What Markdown, a page's HTML or a notebook's mathematics would read in a name.
-MARKS = str.maketrans({**{sign: rf"\{sign}" for sign in "\\|<$`*"}, "\n": " "})
-
-
-def plain(text: str) -> str:
-    """Text, and nothing else, in Markdown."""
-    return readable(text).translate(MARKS).replace("](", r"]\(")
-
-
-def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
-    return "\n".join([_line(head), _line(["---"] * len(head)), *map(_line, rows)])
 
 
 def markdown(study: Study) -> str:
@@ -216,19 +199,6 @@ def _latex(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}", *lines])
 
 
-TEX = {
-    **{sign: rf"\{sign}" for sign in "&%_#${}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "},
-    **{"±": r"$\pm$", NONE: "--"},
-}
-
-
-def tex(text: str) -> str:
-    """Text in LaTeX."""
-    return readable(text).translate(str.maketrans(TEX))
-
-
 def as_csv(rows: Iterable[Score]) -> str:
     """Every field of every row, parts separated by spaces."""
     flat = []
@@ -242,11 +212,6 @@ def as_csv(rows: Iterable[Score]) -> str:
     writer.writeheader()
     writer.writerows(flat)
     return out.getvalue()
-
-
-def no_formula(text: str) -> str:
-    """For CSV: a spreadsheet computes a text that begins like a formula."""
-    return readable(f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text)
 
 
 def comparison_markdown(found: Comparison) -> str:

@@ -1,0 +1,45 @@
+"""Names and other texts as text, whatever they hold: in Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from dreamlib.files import readable
+
+NONE = "–"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(plain, cells)) + " |"
+
+
+# What Markdown, a page's HTML or a notebook's mathematics would read in a name.
+MARKS = str.maketrans({**{sign: rf"\{sign}" for sign in "\\|<$`*"}, "\n": " "})
+
+
+def plain(text: str) -> str:
+    """Text, and nothing else, in Markdown."""
+    return readable(text).translate(MARKS).replace("](", r"]\(")
+
+
+def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Markdown."""
+    return "\n".join([_line(head), _line(["---"] * len(head)), *map(_line, rows)])
+
+
+TEX = {
+    **{sign: rf"\{sign}" for sign in "&%_#${}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "},
+    **{"±": r"$\pm$", NONE: "--"},
+}
+
+
+def tex(text: str) -> str:
+    """Text in LaTeX."""
+    return readable(text).translate(str.maketrans(TEX))
+
+
+def no_formula(text: str) -> str:
+    """For CSV: a spreadsheet computes a text that begins like a formula."""
+    return readable(f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text)
