@@ -11,10 +11,16 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from dreamlib.errors import NotEnoughSamples, RunError
-from dreamlib.files import exclusive, write_json
+from dreamlib.files import check_fields, exclusive, write_json
 
 GENERATED, REAL = "generated", "held-out real"
 STRICT = ConfigDict(extra="forbid", strict=True)
+# What tables and figures take from a study's facts
+FACTS = {
+    **dict.fromkeys(["preset", "extractor", "sampler", "spacing", "weights"], str),
+    **dict.fromkeys(["step", "steps", "seed"], int),
+    **{"sizes": list, "sample": dict},
+}
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -128,11 +134,14 @@ def read_study(folder: Path | str) -> Study:
 def study_from(path: Path) -> Study:
     """A study from any scores.json; RunError naming the field that does not hold."""
     try:
-        return TypeAdapter(Study).validate_json(path.read_bytes())
-    except ValidationError as error:
+        study = TypeAdapter(Study).validate_json(path.read_bytes())
+        check_fields(study.facts, metric=str, **(FACTS if study.rows else {}))
+        return study
+    except ValueError as error:
+        why = why_invalid(error) if isinstance(error, ValidationError) else f"facts: {error}"
         raise RunError(
-            f"{path} cannot be read ({why_invalid(error)}): delete it and run `dreamlib evaluate` "
-            "again; images and features are kept"
+            f"{path} cannot be read ({why}): delete it and run `dreamlib evaluate` again; images "
+            "and features are kept"
         ) from error
 
 

@@ -68,6 +68,22 @@ def test_linked_folders_are_read_and_what_is_not_looked_at_is_said(tmp_path):
     assert said == [f"{tmp_path / 'set'}: files not looked at: 2 (2 .heic)"]
 
 
+def test_links_are_followed_and_what_is_not_looked_at_is_counted(tmp_path):
+    """N must be the number of images that are there, whatever they are called."""
+    said, images = [], pictures(8)
+    folder = save(images[:4], tmp_path / "a" / "x").parent
+    save(images[4:], tmp_path / "b")
+    (folder / "y").symlink_to(tmp_path / "b")
+    for old, new in (("000.png", "000.dib"), ("001.png", "001.jfif")):
+        (tmp_path / "b" / old).rename(tmp_path / "b" / new)  # what is in them counts
+    for name in ("notes.txt", "list.txt", "model.bin"):
+        (folder / name).write_text("")
+    assert as_set(read_images(folder, say=said.append)) == as_set(images)
+    (line,) = said
+    assert "2 .txt" in line
+    assert "1 .bin" in line
+
+
 def test_the_order_does_not_follow_the_names(tmp_path):
     """Files sorted by class would make the first 500 a sample of a few classes."""
     images = np.sort(pictures(40, size=8), axis=0)  # dark to light

@@ -28,7 +28,9 @@ def row(images=GENERATED, value=2.0, n=100, metric="FID", **more):
 
 @pytest.fixture
 def stored(tmp_path):
-    facts = {"metric": "FID", "preset": "faces16", "step": 3}
+    facts = {"metric": "FID", "preset": "faces16", "step": 3, "extractor": "e", "sampler": "ddim"}
+    facts |= {"spacing": "uniform", "weights": "w", "steps": 5, "seed": 0, "sizes": [100]}
+    facts |= {"sample": {"sampler": "ddim"}}
     study = Study(facts, [row(parts=[1.5, 2.5]), row(REAL, 1.0)], replay=[row(real="train")])
     return study, write_study(tmp_path, study)
 
@@ -52,6 +54,9 @@ def test_round_trip(tmp_path, stored):
         (lambda v: v["rows"][0]["origin"].update(steps=0), "rows.0.origin.steps"),
         (lambda v: v["rows"][0]["origin"].pop("extractor"), "rows.0.origin.extractor"),
         (lambda v: v["replay"][0].update(real=3), "replay.0.real"),
+        (lambda v: v["facts"].update(sizes=5), "facts: its sizes is odd"),
+        (lambda v: v["facts"].update(sample=[]), "facts: its sample is odd"),
+        (lambda v: v["facts"].pop("metric"), "facts: it has no metric"),
         (lambda v: v.pop("rows"), "rows"),
         (lambda v: v.update(opinion="good"), "opinion"),
         (lambda v: v.update(format=1), "format"),
@@ -62,9 +67,7 @@ def test_what_does_not_hold_is_named(stored, edit, named):
     values = json.loads(path.read_text())
     edit(values)
     path.write_text(json.dumps(values))
-    with pytest.raises(
-        RunError, match=rf"scores\.json cannot be read \({named}: .*evaluate` again"
-    ):
+    with pytest.raises(RunError, match=rf"scores\.json cannot be read \({named}.*evaluate` again"):
         study_from(path)
 
 
