@@ -60,17 +60,19 @@ def evaluate(
     Sets of a smaller N are disjoint parts (at most ten) of the largest set; the reference is the
     same for every row.  Generated shards and features are kept, so an interrupted evaluation
     continues.  Raises WeightsUnavailable without the extractor's weights, NotEnoughSamples when
-    there are fewer held-out images than N, DataError when held-out images are training images,
-    Interrupted when asked to stop.
+    there are fewer held-out images than N, DataError when held-out images are training images or
+    the packed ones have changed, Interrupted when asked to stop.
     """
+    intact = run.data.watch()
+    intact()
     with run.session(should_stop) as session:
         material = Material(run, sizes_of(run, n), progress, session.should_stop)
-        study = _study(material)
+        study = _study(material, intact)
         session.kept()
     return study
 
 
-def _study(material: Material) -> Study:
+def _study(material: Material, intact: Callable[..., None]) -> Study:
     run, plan = material.run, material.plan
     card = run.weights()[1]
     shared = check_apart([material.reference[0], material.images[REAL]], material.train, SHARED)
@@ -85,6 +87,7 @@ def _study(material: Material) -> Study:
     memory = _keep_pictures(material, found)
     if run.weights()[1] != card:
         raise RunError(f"{run.folder} was trained further while it was scored: score it again")
+    intact(wait=True)
 
     def stamped(rows: list[Score]) -> list[Score]:
         return [replace(row, origin=material.origin(row, card)) for row in rows]

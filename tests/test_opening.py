@@ -14,6 +14,7 @@ from dreamlib.data import packed
 from dreamlib.data.folder import folder_source
 from dreamlib.data.packing import pack
 from dreamlib.errors import ConfigError, DataError, RunError
+from dreamlib.evaluate import evaluate
 from dreamlib.files import read_json, write_json
 from dreamlib.guests import read_images
 from dreamlib.opening import open_run
@@ -140,3 +141,11 @@ def test_images_that_were_altered_in_place_stop_the_training(cats, monkeypatch, 
     assert not steps or not soon
     assert not list(cats.run.dir.checkpoints.glob("*"))
     assert cats.run.dir.status()["state"] == "failed"
+
+
+def test_images_that_were_altered_in_place_are_not_compared_with(cats, monkeypatch):
+    altered(cats.run)
+    monkeypatch.setattr(packed, "SOON", 60.0)
+    with pytest.raises(DataError, match=r"images.npy has changed"):
+        evaluate(cats.run)
+    assert not cats.run.dir.evaluation.exists()
