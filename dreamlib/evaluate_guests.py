@@ -69,20 +69,16 @@ class Judge:
 
         ConfigError for another size than the run's, DataError for images that do not get it.
         """
-        data = self.run.data if self.run else None
-        if data is None:
+        if self.run is None:
             return read_images(place, size=size, say=self.say)
+        data, fit = self.run.data, fit_of(self.run.data)
         if size not in (None, data.size):
             raise ConfigError(
                 f"the run's images have {data.size} pixels: leave --size out; or leave out the "
                 "run, and name --reference and --out"
             )
-        fit = fit_of(data)
-        wanted = data.size if fit else size
-        images = read_images(
-            place, channels=data.channels, size=wanted, fit=fit or "crop", say=self.say
-        )
-        return self.fitting(images, place.name)
+        how = {"channels": data.channels, "size": data.size if fit else size, "fit": fit or "crop"}
+        return self.fitting(read_images(place, **how, say=self.say), place.name)
 
     def reference(self, place: Path | None, size: int | None) -> Real:
         """What to compare with: a statistics file (mu and sigma, or features), images, or the
@@ -98,28 +94,23 @@ class Judge:
         images = self.read(place, size)
         if self.run is not None:
             check_apart([images], self.run.data.rows("train"), share=0.0)
-        real = Real(
-            f"{name_of(place)} {sha256_array(images)[:8]}",
-            self.features(images),
-            frozenset(row_hashes(images)),
-        )
-        if repeats := len(images) - len(real.known):
+        known = frozenset(row_hashes(images))
+        if repeats := len(images) - len(known):
             self.say(f"WARNING: {repeats:,} of the {len(images):,} images of {place} are repeats")
-        return real
+        name = f"{name_of(place)} {sha256_array(images)[:8]}"
+        return Real(name, self.features(images), known)
 
     def fitting(self, images: np.ndarray, name: str) -> np.ndarray:
         """uint8 [N,H,W,C] as the run's are; DataError for another size: an extractor would answer,
         and mean nothing."""
         check_images(images, name)
         images = as_channels(images, self.channels, name)
-        data = self.run.data if self.run else None
-        if data is not None and images.shape[1:3] != (data.size, data.size):
+        size = self.run.data.size if self.run else images.shape[1]
+        if self.run and images.shape[1:3] != (size, size):
             how = "save them as image files, which are prepared as the run's were"
-            if not fit_of(data):
-                how = f"the run's are never resized; --size {data.size} crops and resizes files"
-            raise DataError(
-                f"{name} holds images of {images.shape[1:3]}, not {data.size}x{data.size}: {how}"
-            )
+            if not fit_of(self.run.data):
+                how = f"the run's are never resized; --size {size} crops and resizes files"
+            raise DataError(f"{name} holds images of {images.shape[1:3]}, not {size}x{size}: {how}")
         return images
 
     def warnings(self, images: np.ndarray, known: frozenset[bytes]) -> list[str]:

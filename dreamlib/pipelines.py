@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from dreamlib.files import check_fields, fingerprint, read_json, read_npy, write
 from dreamlib.progress import Progress, silent, tell
 
 SHARD = 100  # images that are kept in one file
-LIBRARIES = (None, "diffusers", "transformers")  # that parts may come from; None is no part
+LIBRARIES = (None, "diffusers", "transformers")  # that parts may come from; None: it was not saved
 # diffusers' words for a bad folder; they change with its version
 UNFIT = (OSError, ValueError, TypeError, RuntimeError, AttributeError, ImportError)
 
@@ -111,25 +110,13 @@ def _parts(folder: Path) -> dict[str, list[Any]]:
         raise DataError(f"{folder} holds no plain diffusers pipeline: {error}") from error
     parts = {name: value for name, value in told.items() if isinstance(value, list)}
     odd += [path.name for path in folder.rglob("*.py")]
-    odd += [name for name, value in parts.items() if not _known(value)]
+    odd += [name for name, at in parts.items() if len(at) != 2 or at[0] not in LIBRARIES]
     if odd:
         raise DataError(
             f"{folder} is refused: its {', '.join(odd[:3])} may run code that is not diffusers' "
             "own; if you trust it, draw images yourself and name their folder: --images"
         )
     return parts
-
-
-def _known(part: list[Any]) -> bool:
-    """Whether a part's class comes from diffusers or transformers; nothing is imported for it."""
-    library, kind = part if len(part) == 2 else ("", "")
-    if library in LIBRARIES:
-        return kind is None or isinstance(kind, str)
-    spec = find_spec("diffusers")  # some parts are named by a pipeline: stable_diffusion
-    homes = (spec.submodule_search_locations or []) if spec else []
-    return str(library).isidentifier() and any(
-        (Path(home) / "pipelines" / library).is_dir() for home in homes
-    )
 
 
 def _check_spacing(pipeline: Any, steps: int | None, say: Callable[[str], None]) -> None:

@@ -203,6 +203,7 @@ def test_wrong_stored_moments_are_refused():
         ((mean * np.nan, cov), "NaN"),
         ((mean, cov + np.inf), "NaN"),
         ((mean, skew), "not symmetric"),
+        ((mean, cov * (1 + 1j)), "not complex ones"),
         ((mean, cov, 1), "at least 2 samples"),
     ]:
         with pytest.raises(ValueError, match=message):

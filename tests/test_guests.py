@@ -345,6 +345,7 @@ def altered(pipeline, folder, **index):
     [
         ({"unet": ["my_module", "Net"]}, "its unet may run code"),
         ({"unet": ["../up", "Net"]}, "its unet may run code"),
+        ({"unet": []}, "its unet may run code"),
         (
             {"_class_name": ["pipeline_mine", "Mine"]},
             "no plain diffusers pipeline: its _class_name",

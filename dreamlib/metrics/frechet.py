@@ -53,6 +53,8 @@ class Moments:
         Without its count a set has a distance, but it cannot be merged and its bias is unknown.
         ValueError for other shapes, non-finite values, an asymmetric covariance and n < 2.
         """
+        if np.iscomplexobj(mean) or np.iscomplexobj(cov):
+            raise ValueError("stored moments are real numbers, not complex ones")
         mean, cov = np.asarray(mean, np.float64), np.asarray(cov, np.float64)
         if mean.ndim != 1 or cov.shape != (len(mean), len(mean)):
             raise ValueError(f"stored moments are [d] and [d,d], got {mean.shape} and {cov.shape}")
