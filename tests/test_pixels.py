@@ -303,6 +303,17 @@ def test_ties_make_the_p_value_cautious():
     assert px._smaller(np.array([0.0, 1, 1, 2]), np.array([1.0, 1, 2, 2])) > 0.1
 
 
+def test_both_searches_are_told_apart():
+    labels = []
+
+    def progress(label, total):
+        labels.append(label)
+        return lambda count: None
+
+    memorisation(law(20, 2), law(50, 1), law(20, 3), progress=progress)
+    assert labels == [f"nearest neighbours of {kind} images" for kind in ("generated", "held-out")]
+
+
 def test_memorisation_refuses_what_it_cannot_compare():
     train = law(50, 1)
     with pytest.raises(ValueError, match="as many of each"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -100,6 +101,7 @@ def nearest(
     queries: np.ndarray,
     gallery: np.ndarray,
     *,
+    of: str = "",
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -107,9 +109,9 @@ def nearest(
 
     Features, floats [n,d] and [m,d], or images, uint8 [n,H,W,C] and [m,H,W,C], in grey levels;
     the gallery may be a memmap larger than memory.  Euclidean, in float32 by blocks; the best 4 of
-    each query are measured again in float64, so that equal rows are at 0 exactly.  TypeError for
-    other arrays, ValueError for widths that differ, NaN and empty sets, Interrupted when
-    `should_stop` asks for it between two blocks.
+    each query are measured again in float64, so that equal rows are at 0 exactly.  `of` tells
+    `progress` whose they are.  TypeError for other arrays, ValueError for widths that differ, NaN
+    and empty sets, Interrupted when `should_stop` asks for it between two blocks.
     """
     if queries.ndim != gallery.ndim:
         raise TypeError(f"features or images, not both: {queries.shape} and {gallery.shape}")
@@ -121,7 +123,7 @@ def nearest(
         raise ValueError(f"nothing to compare: {len(queries)} queries, {len(gallery)} in gallery")
     # |x|^2 + |y|^2 - 2 xy loses digits far from the origin.
     middle = queries.mean(axis=0, dtype=np.float64).astype(np.result_type(queries, np.float32))
-    advance = progress("nearest neighbours", len(gallery))
+    advance = progress(f"nearest neighbours{of}", len(gallery))
     scores = np.full((len(queries), CANDIDATES), np.inf, np.float32)
     best = np.zeros((len(queries), CANDIDATES), np.int64)
     rows = max(1, min(ROWS, FLOATS // width))
@@ -210,8 +212,9 @@ def memorisation(
     n = len(gen)
     if n != len(held_out):
         raise ValueError(f"{n} generated, {len(held_out)} held-out images: give as many of each")
-    ours, partner = nearest(gen, train, progress=progress, should_stop=should_stop)
-    others, _ = nearest(held_out, train, progress=progress, should_stop=should_stop)
+    search = partial(nearest, gallery=train, progress=progress, should_stop=should_stop)
+    ours, partner = search(gen, of=" of generated images")
+    others, _ = search(held_out, of=" of held-out images")
     rank = max(1, int(SHARE * (n + 1)))
     share, null = float((ours < np.sort(others)[rank - 1]).mean()), rank / (n + 1)
     error = math.sqrt((share * (1 - share) + null * (1 - null)) / n)

@@ -132,7 +132,8 @@ def _nearest(run: Run, kept: Kept, asked: int, progress: Progress) -> tuple[np.n
     if str(stored.get("what")) == what:
         return stored["distances"], stored["partners"]
     images = kept.images(asked)
-    distances, partners = nearest(images, run.data.rows("train"), progress=progress)
+    train, of = run.data.rows("train"), " for the index"
+    distances, partners = nearest(images, train, of=of, progress=progress)
     arrays = {"what": np.array(what), "distances": distances, "partners": partners}
     write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
     return distances, partners
