@@ -136,7 +136,9 @@ def execute(
     What cells print goes to `out`, else to this process's own output.  The kernel works in the
     current folder with the variables `env` set besides; `begun` is told its process id.
     """
-    _check_packages()
+    needed = ("papermill", "ipykernel", "nbconvert", "psutil")
+    if absent := " ".join(name for name in needed if find_spec(name) is None):
+        raise ConfigError(f"notebooks need {absent}: {sys.executable} -m pip install {absent}")
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
@@ -165,15 +167,6 @@ def execute(
     except RuntimeError as error:  # the kernel did not begin
         ending = Ending("failed", None, type(error).__name__, _short(str(error)))
     return ending if ending.state == "done" else replace(ending, state=leash.why or ending.state)
-
-
-def _check_packages() -> None:
-    """ConfigError naming what is not installed and a notebook without a reader needs."""
-    needed = ("papermill", "ipykernel", "nbconvert", "psutil")
-    absent = [name for name in needed if find_spec(name) is None]
-    if absent:
-        names = " ".join(absent)
-        raise ConfigError(f"notebooks need {names}: {sys.executable} -m pip install {names}")
 
 
 def environment() -> dict[str, str]:

@@ -9,10 +9,6 @@ from dreamlib.files import readable
 NONE = "–"
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(plain, cells)) + " |"
-
-
 # What Markdown, a page's HTML or a notebook's mathematics would read in a name.
 MARKS = str.maketrans({**{sign: rf"\{sign}" for sign in "\\|<$`*"}, "\n": " "})
 
@@ -24,20 +20,23 @@ def plain(text: str) -> str:
 
 def as_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown."""
-    return "\n".join([_line(head), _line(["---"] * len(head)), *map(_line, rows)])
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(plain, cells)) + " |" for cells in lines)
 
 
-TEX = {
-    **{sign: rf"\{sign}" for sign in "&%_#${}"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "},
-    **{"±": r"$\pm$", NONE: "--"},
-}
+TEX = str.maketrans(
+    {
+        **{sign: rf"\{sign}" for sign in "&%_#${}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "\n": " "},
+        **{"±": r"$\pm$", NONE: "--"},
+    }
+)
 
 
 def tex(text: str) -> str:
     """Text in LaTeX."""
-    return readable(text).translate(str.maketrans(TEX))
+    return readable(text).translate(TEX)
 
 
 def no_formula(text: str) -> str:
