@@ -72,7 +72,7 @@ PRESET = {
     "sample": {"sampler": "ddim", "spacing": "uniform", "steps": 2, "batch": 5, "shard": 5},
     "evaluate": {"extractor": "classifier", "n": [4, 8], "reference": 8},
 }
-DRAWN = ("training", "samples", "fd_against_n", "nearest")  # a figure of each kind
+DRAWN = ("samples", "fd_against_n")  # of many figures, as each takes half a second
 # What the commands import when they need it.
 LAZY = ("dreamlib.evaluate_guests", "dreamlib.report.deliver", "dreamlib.report.dashboard")
 LAZY += ("matplotlib.backends.backend_pdf", "papermill", "nbconvert", "psutil")
@@ -263,6 +263,7 @@ class Report:
     faults: int = 0
     runs: int = 0  # the command given, in all
     by: dict[str, int] = field(default_factory=dict)  # "ENOSPC: a sentence" -> how often
+    said: list[str] = field(default_factory=list)  # how faults were put into words
     flaws: list[str] = field(default_factory=list)
 
     def line(self) -> str:
@@ -333,6 +334,8 @@ class Campaign:
             what = errno.errorcode[fault.what] if isinstance(fault.what, int) else fault.what
             key = f"{what}: {outcome}"
             self.report.by[key] = self.report.by.get(key, 0) + 1
+            words = [x for x in struck.output.splitlines() if x.startswith(("error", "MIRROR"))]
+            self.report.said += [f"{fault.text()}: {x}" for x in words]
             again = give(self.job.words, self.here)
             self.report.runs += 1
             flaws += self._after(again)
