@@ -15,7 +15,16 @@ from typing import IO, Any
 from dreamlib.batch_page import index, rows
 from dreamlib.batch_plan import Planned, PlannedRun
 from dreamlib.errors import DreamlibError, RunError
-from dreamlib.files import read_json, seal, sealed, sha256_file, try_lock, write_json, write_text
+from dreamlib.files import (
+    read_json,
+    seal,
+    sealed,
+    sha256_file,
+    sweep,
+    try_lock,
+    write_json,
+    write_text,
+)
 from dreamlib.kernels import GRACE, Ending, Leash, execute
 from dreamlib.notebooks import to_html
 from dreamlib.progress import duration, tell
@@ -54,6 +63,7 @@ class Batch:
         """
         self.jobs = min(self.jobs, len(self.runs))
         with _alone(self.out):
+            sweep(self.out)
             self.status = {
                 "state": "running",
                 "pid": os.getpid(),

@@ -528,6 +528,7 @@ def home(tmp_path, data_home, monkeypatch) -> Path:
     """A mirror whose owners are watched for fractions of a second."""
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
     monkeypatch.setitem(Owner.__init__.__kwdefaults__, "stale", 1.5)
+    monkeypatch.setitem(Owner.__init__.__kwdefaults__, "watch", 1.0)
     monkeypatch.setitem(Owner.__init__.__kwdefaults__, "poll", 0.05)
     monkeypatch.setitem(Courier.__init__.__kwdefaults__, "beat", 0.05)
     (tmp_path / "drive").mkdir()

@@ -161,7 +161,7 @@ def _reading(path: Path) -> Iterator[None]:
     """RunError when the system cannot read: what is unreadable may be whole, and is not damaged."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):  # it can be known that nothing is there
         raise
     except OSError as error:
         raise RunError(
@@ -235,7 +235,7 @@ def _check(path: Path) -> tuple[str, dict[str, Any]]:
         size, sha256, format = manifest["size"], manifest["sha256"], manifest["format"]
     except FileNotFoundError:
         return "it has no manifest: its save was cut short", {}
-    except ValueError as error:
+    except (IsADirectoryError, ValueError) as error:
         return f"its manifest cannot be read ({error})", {}
     if "seal" in manifest and not sealed(manifest):
         return "its manifest has been altered", {}
@@ -250,7 +250,7 @@ def _check(path: Path) -> tuple[str, dict[str, Any]]:
         if (held := path.stat().st_size) != size:
             return f"it has {held} bytes instead of {size}", {}
         same = sha256_file(path) == sha256
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return "its data is missing", {}
     if not same:
         return "its hash differs from the manifest's", {}
