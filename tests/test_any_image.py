@@ -53,6 +53,14 @@ def encoded(image, kind, **options):
     return file.getvalue()
 
 
+def readable(data):
+    try:
+        Image.open(io.BytesIO(data)).load()
+    except OSError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("fit", ["crop", "pad"])
 @pytest.mark.parametrize(("mode", "kind"), [(m, k) for m, kinds in FORMATS.items() for k in kinds])
 def test_every_mode_and_size_is_used_or_rejected_with_a_reason(mode, kind, fit):
@@ -63,7 +71,9 @@ def test_every_mode_and_size_is_used_or_rejected_with_a_reason(mode, kind, fit):
         if image is not None:
             assert image.dtype == np.uint8
             assert image.shape == (16, 16, 3)
-        assert bool(reject) == (mode in ("I", "F")), (size, reject)  # their range is not known
+        unknown = mode in ("I", "F")  # their range is not known
+        # Pillow 11 cannot read the smallest of the TIFF files that it writes.
+        assert bool(reject) == (unknown or not readable(data)), (size, reject)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
