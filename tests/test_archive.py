@@ -23,6 +23,7 @@ from dreamlib.data.folder import decoded, folder_source
 from dreamlib.data.formats import images_among
 from dreamlib.data.packing import pack
 from dreamlib.errors import DataError
+from tests.test_any_image import bomb
 
 
 @lru_cache
@@ -80,9 +81,10 @@ def test_a_link_or_device_is_refused(tmp_path, kind):
 
 
 def test_bombs_are_refused_before_they_are_read(tmp_path, monkeypatch):
-    bomb = zipped(tmp_path / "bomb.zip", [("zeros.png", bytes(250 * 2**20))])
-    with pytest.raises(DataError, match=r"refused: its .* would unpack to 262,144,000"):
-        open_files(bomb)
+    monkeypatch.setattr(archive, "LARGEST_RATIO", 20)
+    zeros = zipped(tmp_path / "bomb.zip", [("zeros.png", bytes(25 * 2**20))])
+    with pytest.raises(DataError, match=r"refused: its .* would unpack to 26,214,400"):
+        open_files(zeros)
     path = zipped(tmp_path / "x.zip", [("a.png", os.urandom(3000)), ("b.png", os.urandom(3000))])
     monkeypatch.setattr(archive, "LARGEST_ARCHIVE", 5999)
     with pytest.raises(DataError, match="would unpack to 6,000"):
@@ -286,7 +288,7 @@ def test_only_formats_of_pictures_are_opened_whatever_a_file_is_called(tmp_path,
 
 
 def test_files_and_pictures_without_bound_are_rejected(tmp_path, monkeypatch):
-    Image.new("1", (12_000, 12_000)).save(tmp_path / "large.png")
+    (tmp_path / "large.png").write_bytes(bomb(12_000, 12_000))
     (tmp_path / "long.png").write_bytes(png(0) + bytes(1000))
     monkeypatch.setattr(archive, "LARGEST_FILE", 20_000)
     files = open_files(tmp_path)
