@@ -7,9 +7,9 @@ of a smaller N is a disjoint part of the whole set; of those there are at most t
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,11 @@ from dreamlib.metrics.frechet_error import (
     frechet_fit,
     frechet_floor,
     frechet_jackknife,
-    frechet_reference_se,
     frechet_se,
+    frechet_variances,
 )
 from dreamlib.metrics.inception_score import inception_score
-from dreamlib.metrics.kernel import error_of_means, kernel_sums, kid_and_pull
+from dreamlib.metrics.kernel import error_of_means, kernel_sums, kid_and_pulls
 from dreamlib.metrics.kmeans import assign, kmeans
 from dreamlib.metrics.manifold import DENSITY_NULL, coverage_null, prdc
 from dreamlib.metrics.modes import ModeStudy, study_of_cells
@@ -42,6 +42,7 @@ GROUPS = 20  # of a jackknife
 NEIGHBOURS = 5
 OWN_FOURTH = "fourth moments of the reference's features"
 GAUSSIAN = "of Gaussian features, as a file of moments holds no more"
+SETS = "disjoint sets"
 PAIRS = "disjoint pairs of generated and real sets"
 PER_CELL = 20  # images that a mode's cell should hold on average, at least
 BATCHES = (32, 64, 128)  # training batches that a careless comparison takes for the real images
@@ -64,8 +65,8 @@ def distance_rows(
                 continue
             sides = [summary(part) for part in parts]
             values = [frechet(side, kept) for side in sides]
-            error = partial(_distance_error, plan, parts[0], sides, reference, kept)
-            found = of_parts(values, error, partial(error, shared=True))
+            error = _distance_error(plan, parts, sides, reference, kept, values)
+            found = Estimate(float(np.mean(values)), *error)
             row = row_of(plan.metric, images, found, size, kept.n, values, real, floors.get(size))
             rows.append(replace(row, null_method=how if size in floors else ""))
     return rows
@@ -85,29 +86,32 @@ def _floors(
 
 def _distance_error(
     plan: Plan,
-    gen: np.ndarray,
+    sets: Sequence[np.ndarray],
     sides: Sequence[Few | Moments],
     real: np.ndarray | Moments,
     kept: Few | Moments,
-    shared: bool = False,
+    values: Sequence[float],
 ) -> tuple[float | None, str]:
-    """Of one set, gen; `shared`: what the real images add to the error of the mean of all sets.
-
-    `sides` sum up the sets, gen the first of them, and `kept` the real images.
-    """
+    """Of the mean of all sets' values; `sides` sum up the sets, `kept` the real images."""
+    several = of_parts(values, "none: a file of moments does not say how they vary", SETS)
     if isinstance(real, Moments):
-        why = "a file of moments does not say how they vary"
-        return (0.0, f"left out, as {why}") if shared else (None, f"none: {why}")
-    if shared and isinstance(kept, Moments) and len(real) > kept.width:
-        return frechet_reference_se(sides, real, kept), "delta method"
-    few = min(len(gen), len(real))
-    if not shared and few > gen.shape[1]:
-        return frechet_se(gen, real, (sides[0], kept)), "delta method, both sides"
-    if few < 2 * GROUPS:
+        how = several.method
+        return several.se, how if several.se is None else f"{how}; reference left out: no images"
+    (n, d), m = sets[0].shape, len(real)
+    if min(n, m) > d:
+        se = math.sqrt(sum(frechet_variances(sets, sides, real, kept)))
+        return se, "delta method, both sides" + f" of {len(sets)} sets" * (len(sets) > 1)
+    if several.se is not None and m > d:
+        shared = frechet_variances(sets, sides, real, kept)[1]
+        return math.sqrt(several.se**2 + shared), f"{several.method}; reference: delta method"
+    if min(n, m) < 2 * GROUPS:
         return None, f"none: a jackknife needs {2 * GROUPS} images"
-    pair = (real, gen) if shared else (gen, real)
-    error = frechet_jackknife(*pair, plan.seed, GROUPS, both=not shared)
-    return error, f"jackknife of {GROUPS} groups"
+    how = f"jackknife of {GROUPS} groups"
+    if several.se is None:
+        how += f"; of one of {len(sets)} sets" * (len(sets) > 1)
+        return frechet_jackknife(sets[0], real, plan.seed, GROUPS), how
+    shared = frechet_jackknife(real, sets[0], plan.seed, GROUPS, both=False)
+    return math.hypot(several.se, shared), f"{several.method}; reference: {how}"
 
 
 def corrected_rows(
@@ -150,13 +154,10 @@ def kernel_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score
             if len(features) < size:
                 continue
             parts = parts_of(features, size)
-            found, pulls = zip(*(kid_and_pull(part, reference, sums) for part in parts))
+            found, own, shared = zip(*(kid_and_pulls(part, reference, sums) for part in parts))
             values = [each.value for each in found]
-            total = of_parts(
-                values,
-                lambda first=found[0]: (first.se, first.method),
-                lambda p=pulls: (error_of_means(np.mean(p, axis=0)), "first-order projections"),
-            )
+            se = error_of_means(np.concatenate(own), np.mean(shared, axis=0))
+            total = Estimate(float(np.mean(values)), se, found[0].method)
             name = plan.named("KID")
             rows.append(row_of(name, images, total, size, len(reference), values, null=0.0))
     return rows
@@ -175,8 +176,7 @@ def manifold_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Sco
             found = [prdc(gen, real, k=NEIGHBOURS) for gen, real in pairs]
             for metric in ("precision", "recall", "density", "coverage") if found else ():
                 values = [getattr(each, metric).value for each in found]
-                one = getattr(found[0], metric)
-                total = of_parts(values, lambda e=one: (e.se, e.method), what=PAIRS)
+                total = of_parts(values, getattr(found[0], metric).method, PAIRS)
                 row = row_of(plan.named(metric), images, total, size, size, values)
                 rows.append(replace(row, null=nulls.get(metric)))
     return rows

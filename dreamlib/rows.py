@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,28 +41,14 @@ def parts_of(features: np.ndarray, size: int) -> list[np.ndarray]:
     return [features[i * size : (i + 1) * size] for i in range(count)]
 
 
-def of_parts(
-    values: Sequence[float],
-    error_of_one: Callable[[], tuple[float | None, str]],
-    error_of_real: Callable[[], tuple[float | None, str]] | None = None,
-    what: str = "disjoint sets",
-) -> Estimate:
+def of_parts(values: Sequence[float], why: str, what: str) -> Estimate:
     """The mean of disjoint sets' values, with its error from their spread; `what` they are.
 
-    `error_of_real` is what the reference adds, which all sets share.  Fewer than ENOUGH sets say
-    too little about a spread: then the error of one stands, which is too wide.
+    Fewer than ENOUGH say too little about a spread, and then there is none: `why`.
     """
     if len(values) >= ENOUGH:
-        found = mean_estimate(np.array(values), what)
-        if error_of_real is None:
-            return found
-        shared, how = error_of_real()
-        se = None if shared is None else math.hypot(found.se, shared)
-        return Estimate(found.value, se, f"{found.method}; reference: {how}")
-    se, method = error_of_one()
-    if len(values) > 1:
-        method += f"; of one of {len(values)} sets"
-    return Estimate(float(np.mean(values)), se, method)
+        return mean_estimate(np.array(values), what)
+    return Estimate(float(np.mean(values)), None, why)
 
 
 def row_of(

@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from dreamlib.config import load_config
 from tests.benchmarks import (
@@ -122,10 +123,27 @@ def test_networks_that_are_trained_for_equal_time_are_of_one_size():
 def test_ours_is_nearer_to_the_images_after_equal_time():
     arms = EQUAL_TIME["minutes"]["20"]
     assert all([each["seed"] for each in seeds] == [0, 1, 2] for seeds in arms.values())
-    means = {arm: quality.over_seeds(arms[arm], "FD")[0] for arm in ARMS}
+    means = {arm: quality.over_seeds(arms[arm], "FD corrected")[0] for arm in ARMS}
     ratio = means["ours"] / min(means["lucidrains"], means["original"])
     assert ratio <= 0.7
     assert f"at {ratio:.2f} times the distance" in TEXT
+
+
+def test_nobody_is_called_better_whose_seeds_do_not_tell():
+    """Welch's test of ours and the GAN, three training seeds each, and single trainings."""
+    arms = EQUAL_TIME["minutes"]["20"]
+    for metric, claim in (("FD corrected", "p = 0.10"), ("KID", "p = 0.89")):
+        pair = [
+            [quality.scores(each)[metric]["value"] for each in arms[arm]]
+            for arm in ("ours", "StyleGAN2-ADA")
+        ]
+        p = stats.ttest_ind(*pair, equal_var=False).pvalue
+        assert p > 0.05
+        assert f"{p:.2f}" == claim.removeprefix("p = ")
+        assert claim in TEXT
+    assert "cannot be told apart" in TEXT
+    for words in ("The GAN comes second", "standard loss is ahead of DREAM"):
+        assert words not in TEXT
 
 
 def test_what_was_measured_elsewhere_is_where_another_machine_begins(tmp_path):

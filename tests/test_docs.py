@@ -120,6 +120,21 @@ def test_committed_scores_are_readable_and_tell_of_their_figures(folder):
             assert f"{row.value:.2f} ± {row.se:.2f}" in text, (folder, images, n)
 
 
+def test_the_page_says_what_its_errors_leave_out():
+    """Rows of an older version hold the reference fixed: the page says so as long as it shows any,
+    and names the rarest mode by the file."""
+    studies = [study_from(ROOT / name / "scores.json") for name in ("figures", "figures/fashion")]
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    old = any("held fixed" in row.se_method for study in studies for row in study.rows)
+    assert ("scored by an older version, leave the reference out" in text) == old
+    gaussian = any(row.null and not row.null_method for row in studies[1].of("generated"))
+    assert ("perfect, expected (of Gaussian features)" in text) == gaussian
+    modes = [m for m in studies[1].modes["generated"]["table"] if m["ratio"] is not None]
+    rarest = min(modes, key=lambda mode: mode["ratio"])
+    said = f"{rarest['ratio']:.2f} times as often ({rarest['gen']} images for {rarest['real']} real"
+    assert said in text
+
+
 def test_committed_tables_are_drawn_from_the_committed_files():
     study = study_from(ROOT / "figures" / "fashion" / "scores.json")
     assert (ROOT / "figures/fashion/scores.md").read_text("utf-8").strip() == markdown(

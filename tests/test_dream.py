@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -264,6 +265,17 @@ def test_paper_measures_its_error_without_gradient_or_dropout():
     total(Paper(), net, batch())
     assert net.passes == [(64, False, False), (64, True, True)]
     assert net.training
+
+
+def test_both_takes_its_error_from_the_branch_it_learns_from_dropout_included():
+    """As ARCHITECTURE and TRAINING say: a pass without dropout would be a third one."""
+    net = Small(dropout=0.5)
+    total(Conservative(estimator="both"), net, batch())
+    assert net.passes == [(64, True, True)] * 2
+    root = Path(__file__).resolve().parent.parent / "docs"
+    for page in ("ARCHITECTURE", "TRAINING"):
+        text = " ".join((root / f"{page}.md").read_text("utf-8").split())
+        assert "`both` reuses the prediction" in text
 
 
 def test_estimators_have_equal_expectation():

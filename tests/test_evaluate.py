@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import multiprocessing
 import shutil
 from dataclasses import replace
@@ -30,7 +29,7 @@ from dreamlib.material import Material, prepare
 from dreamlib.measure import GAUSSIAN, OWN_FOURTH, corrected_rows, distance_rows, kernel_rows
 from dreamlib.measure_images import check_apart, gaussian_images
 from dreamlib.metrics.frechet import Moments
-from dreamlib.metrics.frechet_error import frechet_floor, frechet_reference_se, frechet_se
+from dreamlib.metrics.frechet_error import frechet_floor, frechet_se, frechet_variances
 from dreamlib.opening import open_run
 from dreamlib.report import figures, score_figures, tables
 from dreamlib.rows import Plan
@@ -53,24 +52,26 @@ def test_every_column_has_its_floor_and_the_same_reference(study):
     small = study.find("generated", 20)
     assert small.value == pytest.approx(np.mean(small.parts))
     assert small.se is None  # three sets tell nothing of a spread, 20 images allow no jackknife
-    assert small.se_method == "none: a jackknife needs 40 images; of one of 3 sets"
+    assert small.se_method == "none: a jackknife needs 40 images"
 
 
 def test_errors_of_several_sets():
-    """Ten sets: their spread and the reference's part; two: the error of one set, too wide."""
+    """All their images count, and the reference, which they share, counts once."""
     rng = np.random.default_rng(0)
     gen, real = rng.normal(size=(1000, 4)), rng.normal(size=(500, 4))
     plan = Plan("FID", (100, 500))
     ten, two = distance_rows(plan, {"generated": gen}, real)
     assert len(ten.parts) == 10
-    sets = [Moments.of(gen[i : i + 100]) for i in range(0, 1000, 100)]
-    alone = frechet_reference_se(sets, real, Moments.of(real))
-    assert ten.se == pytest.approx(math.hypot(np.std(ten.parts, ddof=1) / 10**0.5, alone))
-    assert ten.se_method == "sd over 10 disjoint sets / sqrt(n); reference: delta method"
+    assert ten.se_method == "delta method, both sides of 10 sets"
     assert len(two.parts) == 2
     assert two.value == pytest.approx(np.mean(two.parts))
-    assert two.se == pytest.approx(frechet_se(gen[:500], real))
-    assert two.se_method.endswith("of one of 2 sets")
+    assert two.se_method == "delta method, both sides of 2 sets"
+    one = frechet_se(gen[:500], real)
+    assert one / 2**0.5 < two.se < one  # the reference is the same for both
+    twice = distance_rows(Plan("FID", (500,)), {"generated": np.tile(gen[:500], (2, 1))}, real)[0]
+    own, shared = frechet_variances([gen[:500]], [Moments.of(gen[:500])], real, Moments.of(real))
+    assert own + shared == pytest.approx(one**2)
+    assert twice.se == pytest.approx((own / 2 + shared) ** 0.5, rel=1e-3)
     (fixed, *_), _ = corrected_rows(plan, {"generated": gen[:500]}, real, [two])
     alone = corrected_rows(
         plan,
@@ -105,12 +106,14 @@ def test_a_small_reference_has_a_jackknife_and_a_file_of_moments_is_left_out():
     (few,) = distance_rows(Plan("FID", (50,)), gen, real)
     assert few.se_method.endswith("reference: jackknife of 20 groups")
     assert few.se > np.std(few.parts, ddof=1) / 10**0.5
+    (below,) = distance_rows(Plan("FID", (50,)), gen, rng.normal(size=(90, 60)))
+    assert below.se_method == "sd over 10 disjoint sets / sqrt(n); reference: delta method"
     (none,) = distance_rows(Plan("FID", (30,)), gen, real[:30])
     assert none.se is None
     kept = Moments.from_stats(np.zeros(60), np.eye(60))
     (held,) = distance_rows(Plan("FID", (50,)), gen, kept)
     assert held.se == pytest.approx(np.std(held.parts, ddof=1) / 10**0.5)
-    assert "reference: left out, as a file of moments" in held.se_method
+    assert "reference left out" in held.se_method
 
 
 def test_the_null_is_of_the_features_own_law():
@@ -142,7 +145,7 @@ def test_tables_say_what_their_own_rows_hold(study):
     assert "that of Gaussian features" in tables.how_to_read(replace(study, rows=[old]))
     new = replace(old, null_method=OWN_FOURTH)
     assert f"Null of {old.metric}: {OWN_FOURTH}." in tables.how_to_read(replace(study, rows=[new]))
-    file = replace(study.rows[0], se_method="reference: left out, as a file of moments")
+    file = replace(study.rows[0], se_method="sd over 10 sets; reference left out: no images")
     assert "leaves the reference out" in tables.how_to_read(replace(study, guests=[file]))
 
 

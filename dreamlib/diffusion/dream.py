@@ -140,8 +140,9 @@ class Conservative:
     """The original recipe's loss: a share `weight` of the error comes from the adapted input.
 
     Two estimators of one objective.  `both` evaluates both branches, the second reusing the
-    first's detached prediction.  `sampled` sends each image down one branch, the adapted one with
-    probability `weight`, and pays an extra forward pass for those images alone.
+    first's detached prediction, its dropout included.  `sampled` sends each image down one branch,
+    the adapted one with probability `weight`, and pays an extra forward pass, without dropout, for
+    those images alone.
     """
 
     lam_max: float = 0.5

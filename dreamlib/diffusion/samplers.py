@@ -9,7 +9,8 @@
 
 x_T float [B,C,H,W] is standard normal.  `noise(t)` returns the standard normal [B,C,H,W] to be
 used at timestep t; who draws it decides how it is keyed.  `clamp` holds the network's clean image
-inside [-1, 1].  Progress bars, previews and early stops belong to the caller.
+inside [-1, 1], for every sampler, and DDIM's eps is taken from the image so held.  Progress bars,
+previews and early stops belong to the caller.
 """
 
 from __future__ import annotations

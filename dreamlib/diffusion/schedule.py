@@ -68,7 +68,8 @@ def cosine(
 ) -> Schedule:
     """Nichol 2021, Eq. 17: alpha_bar follows cos^2; betas clipped to [beta_min, beta_max].
 
-    The lower clip is the original recipe's; it changes the first 13 of 1000 betas.
+    Both clips are the original recipe's (Nichol's is 0.999, and no lower one); the lower one
+    changes the first 13 of 1000 betas.
     """
     grid = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     bar = torch.cos((grid + s) / (1 + s) * math.pi / 2) ** 2

@@ -64,15 +64,12 @@ def fourth_moments(features: np.ndarray, own: Moments) -> tuple[np.ndarray, np.n
     return np.maximum(values, 0.0), fourth / len(features)
 
 
-def frechet_se(
-    gen: np.ndarray, real: np.ndarray, moments: tuple[Moments, Moments] | None = None
-) -> float:
+def frechet_se(gen: np.ndarray, real: np.ndarray) -> float:
     """Standard error of `frechet(gen, real)` by the delta method, both sides drawn at random.
 
     SE^2 = Var(IF_gen)/n + Var(IF_real)/m with the influence functions of `_influences`.  It covers
     sampling noise, not the bias, and is 1.3 to 1.6 times too wide where the laws are equal.
-    `moments` are those of both sides, where they are known already.  Needs more samples than
-    features on both sides, else NotEnoughSamples.
+    Needs more samples than features on both sides, else NotEnoughSamples.
     """
     gen, real = _checked_pair(gen, real)
     if min(len(gen), len(real)) <= gen.shape[1]:
@@ -81,18 +78,19 @@ def frechet_se(
             f"{min(len(gen), len(real))} samples of {gen.shape[1]} features: use more images, "
             f"`frechet_jackknife`, or the spread over seeds"
         )
-    influences = _influences(gen, real, *(moments or (Moments.of(gen), Moments.of(real))))
-    return math.sqrt(sum(map(_mean_variance, influences)))
+    return math.sqrt(sum(frechet_variances([gen], [Moments.of(gen)], real, Moments.of(real))))
 
 
-def frechet_reference_se(sets: Sequence[Few | Moments], real: np.ndarray, kept: Moments) -> float:
-    """Delta standard error of the mean of FD(set, real) by sampling of real [m,d] alone.
+def frechet_variances(
+    sets: Sequence[np.ndarray], sides: Sequence[Few | Moments], real: np.ndarray, kept: Moments
+) -> tuple[float, float]:
+    """Delta variances of the mean FD(set, real): by sampling of all sets, and of real [m,d], m > d.
 
-    `kept` are real's moments, m > d.  Sets may be smaller: FD has a derivative by a covariance of
-    full rank, whatever the other one's.
+    Sets need n > d for the first one alone: FD has a derivative by a covariance of full rank.
     """
-    found = [_influence(real, kept, gen, _transports(kept, gen)[0]) for gen in sets]
-    return math.sqrt(_mean_variance(np.mean(found, axis=0)))
+    found = [_influences(real, gen, kept, side) for gen, side in zip(sets, sides)]
+    shared, own = zip(*found)
+    return _mean_variance(np.concatenate(own)), _mean_variance(np.mean(shared, axis=0))
 
 
 def frechet_jackknife(
@@ -226,12 +224,12 @@ def frechet_difference(
     return Estimate(value, se, f"delta method, {how}, one reference")
 
 
-def _minus(a: Few | Moments, b: Few | Moments, reference: Few | Moments) -> float:
-    return frechet(a, reference) - frechet(b, reference)
+def _minus(a: Few | Moments, b: Few | Moments, real: Few | Moments) -> float:
+    return frechet(a, real) - frechet(b, real)
 
 
 def _influences(
-    gen: np.ndarray, real: np.ndarray, a: Moments, b: Moments
+    gen: np.ndarray, real: np.ndarray, a: Moments, b: Few | Moments
 ) -> tuple[np.ndarray, np.ndarray]:
     """Influence [n] and [m] of each sample on FD, up to a constant; a, b the moments of gen, real.
 

@@ -51,14 +51,14 @@ def kid(gen: np.ndarray, real: np.ndarray, *, real_sums: KernelSums | None = Non
     `real_sums` is `kernel_sums(real)`.  ValueError for NaN, for other shapes or widths that
     differ, for n or m < 2, and for sums of another reference.
     """
-    return kid_and_pull(gen, real, real_sums)[0]
+    return kid_and_pulls(gen, real, real_sums)[0]
 
 
-def kid_and_pull(
+def kid_and_pulls(
     gen: np.ndarray, real: np.ndarray, real_sums: KernelSums | None = None
-) -> tuple[Estimate, np.ndarray]:
-    """`kid`, and how each real image [m] moves it: the part of its error that every set of
-    generated images shares."""
+) -> tuple[Estimate, np.ndarray, np.ndarray]:
+    """`kid`, and how each generated [n] and each real image [m] moves it, for the error of a mean
+    over several sets: the reference's part is one for all of them."""
     gen, real = seen(gen), seen(real)
     check_same_width(gen, real)
     if real_sums is None:
@@ -71,9 +71,8 @@ def kid_and_pull(
     within_real = real_rows / (len(real) - 1)
     gen_to_real, real_to_gen = _cross_means(gen, real)
     value = within_gen.mean() + within_real.mean() - 2 * gen_to_real.mean()
-    pull = 2 * (within_real - real_to_gen)
-    se = error_of_means(2 * (within_gen - gen_to_real), pull)
-    return Estimate(float(value), se, METHOD), pull
+    pulls = 2 * (within_gen - gen_to_real), 2 * (within_real - real_to_gen)
+    return Estimate(float(value), error_of_means(*pulls), METHOD), *pulls
 
 
 def kid_difference(
