@@ -6,6 +6,7 @@ hash, and a hash of the manifest itself.  Data without a matching manifest does 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -87,10 +88,11 @@ class Checkpoint:
         try:
             with _reading(self.path):
                 state = torch.load(self.path, map_location="cpu", weights_only=True)
-            if state["step"] != self.step:
-                raise ValueError(f"it holds step {state['step']}, its manifest says {self.step}")
+            if isinstance(state, dict) and state.get("step") != self.step:
+                inner = state.get("step")
+                raise ValueError(f"it holds step {inner}, its manifest says {self.step}")
             return state
-        except UNREADABLE as error:
+        except (OSError, *UNREADABLE) as error:
             # Its hash holds, so this is no damage: somebody put another kind of file here.
             reason = str(error).strip().split("\n")[0]
             raise CheckpointError(
@@ -164,6 +166,8 @@ def _reading(path: Path) -> Iterator[None]:
     except (FileNotFoundError, IsADirectoryError):  # it can be known that nothing is there
         raise
     except OSError as error:
+        if error.errno == errno.EINVAL:  # a forged file had torch seek where nothing is
+            raise
         raise RunError(
             f"{error.filename or path} cannot be read ({error.strerror or error}), and may be "
             "whole: make it readable (its permissions, disk or mount), then run the same command "

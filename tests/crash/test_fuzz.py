@@ -436,7 +436,7 @@ def test_a_damaged_small_file_is_named_or_does_not_matter(
     if name == "run.json":
         write_json(path, {"id": "0" * 32, "begun": 0.0})
     path.write_bytes(TEXTS[text](path.read_bytes()))
-    mirror = path.parent / "mirror" if name == "run.json" else "none"  # nothing else reads it
+    mirror = path.parents[1] / "mirror" if name == "run.json" else "none"  # nothing else reads it
     assert_named_or_right(
         path.parent if "/" not in name else path.parents[1], name, trained, mirror
     )
