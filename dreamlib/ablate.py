@@ -25,6 +25,7 @@ from dreamlib.material import Material
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.kernel import kid
 from dreamlib.opening import open_run
+from dreamlib.passed import listed
 from dreamlib.progress import Progress, silent, tell
 from dreamlib.run import Run
 from dreamlib.scores import STRICT, why_invalid
@@ -124,9 +125,10 @@ def ablate(
     runs by the names of their folders alone.  `watch` drives a training and shows it.
     ConfigError for an unknown loss or sampler; Interrupted when a training was stopped.
     """
+    losses, samplers, seeds = listed(losses), listed(samplers), listed(seeds)
     _check(losses, samplers, seeds, steps)
     folder = Path(folder)
-    job = _Job(preset, folder, steps, n, tuple(overrides), progress, say, watch or _drain)
+    job = _Job(preset, folder, steps, n, tuple(listed(overrides)), progress, say, watch or _drain)
     plan = [
         (budget, seed, arm)
         for budget in BUDGETS

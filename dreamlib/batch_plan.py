@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from dreamlib.config import load_config, parse_value, shown
 from dreamlib.errors import ConfigError
 from dreamlib.notebooks import check_parameters, find_notebook, numbered, parameters_of
+from dreamlib.passed import listed
 from dreamlib.sections import Float, Int, Name
 
 TIME = re.compile(r"^\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(s|min|m|h)\s*$")
@@ -24,6 +25,9 @@ SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 TAKEN = ("index.html", "status.json", "data")
 WRITTEN = ("RUN", "OUT")  # parameters that name a folder to work in
 READ = ("ABLATION",)  # and one whose results are shown
+
+
+Listed = Annotated[tuple[str, ...], BeforeValidator(listed)]
 
 
 def seconds(text: Any) -> float:
@@ -42,10 +46,10 @@ class Choice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    notebooks: tuple[str, ...] = ()  # none: all of the project's, in order
+    notebooks: Listed = ()  # none: all of the project's, in order
     preset: Name | None = None
-    set: tuple[str, ...] = ()
-    hours: Float | None = None
+    set: Listed = ()
+    hours: Float | None = Field(None, gt=0, le=10**5)
     run: Name | None = None
     parameters: dict[str, Any] = {}
 
@@ -187,7 +191,7 @@ def plan_run(
     _check_known(own, paths)
     merged = {**defaults.values(), **own}
     if spec.set:
-        merged["OVERRIDES"] = [*defaults.values().get("OVERRIDES", []), *spec.set]
+        merged["OVERRIDES"] = [*listed(defaults.values().get("OVERRIDES")), *spec.set]
     chosen = (_chosen(path, {**_places(path, home), **merged}) for path in paths)
     items = (Planned(spec.name, folder, path, values) for path, values in zip(paths, chosen))
     return PlannedRun(spec.name, folder, tuple(items))

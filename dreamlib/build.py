@@ -94,6 +94,12 @@ def rate_factor(config: Config, step: int, epoch: float, total: int) -> float:
     return factor
 
 
+def rate_at(config: Config, step: int, images: int) -> float:
+    """The learning rate of a step, of a run that trains on so many images."""
+    epoch = images / config.train.batch
+    return config.train.lr * rate_factor(config, step, epoch, total_steps(config, epoch))
+
+
 def net_shape(config: Config, channels: int, labels: Sequence[int] = ()) -> dict[str, Any]:
     """The network's constructor arguments; `labels` are the values of each attribute."""
     net = config.net

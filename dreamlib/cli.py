@@ -83,7 +83,7 @@ def explain(
     preset: Annotated[str, typer.Argument(help="a preset's name or a YAML file")],
     batch: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="measure the memory of a training step of this many images"),
+        typer.Option(min=1, max=10**6, help="measure the memory of a step of this many images"),
     ] = None,
     gpus: Annotated[bool, typer.Option("--gpus", help="micro-batches by free GPU memory")] = False,
     plot: Annotated[Optional[Path], typer.Option(help="draw the schedule into this PNG")] = None,  # noqa: UP045
@@ -169,17 +169,19 @@ def _fresh(home: Path, name: str) -> Path:
 @app.command()
 def sample(
     run: RunFolder,
-    n: Annotated[int, typer.Option(min=1, help="how many images, from seed 0 on")] = 64,
+    n: Annotated[int, typer.Option(min=1, max=10**7, help="how many images, from seed 0 on")] = 64,
     png: Annotated[Optional[Path], typer.Option(help="also write 00001.png, ... here")] = None,  # noqa: UP045
     interpolate: Annotated[bool, typer.Option(help="ten frames from seed 0 to seed 1")] = False,
     ends: Annotated[tuple[int, int], typer.Option(help="seeds to interpolate between")] = (0, 1),
-    frames: Annotated[int, typer.Option(min=2)] = 10,
+    frames: Annotated[int, typer.Option(min=2, max=10**4)] = 10,
     mirror: MirrorFolder = None,
     settings: Set = None,
 ) -> None:
     """Generate images with the averaged weights."""
     from dreamlib.generate import export_png, generate, interpolation, process
 
+    if not interpolate and (ends, frames) != ((0, 1), 10):
+        raise ConfigError("--ends and --frames are for --interpolate: add it, or leave them out")
     opened = existing(run, mirror, settings, images=False)
     if interpolate:
         images = interpolation(opened, *ends, frames)

@@ -72,7 +72,7 @@ class Comparison:
 def compare(
     a: Run,
     b: Run,
-    n: Sequence[int] | None = None,
+    n: Sequence[int] | int | None = None,
     *,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,

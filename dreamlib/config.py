@@ -18,7 +18,8 @@ from yaml.constructor import ConstructorError
 
 from dreamlib.errors import ConfigError
 from dreamlib.files import write_text
-from dreamlib.sections import Config
+from dreamlib.passed import listed
+from dreamlib.sections import Config, Data, Net
 
 PRESETS = Path(__file__).parent / "presets"
 LONGEST = 200_000  # letters of a file of settings
@@ -68,6 +69,35 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key}"
         flat |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return flat
+
+
+# Settings that decide something only while another one has one of these values.
+ONLY = (
+    ("loss.name", ("conservative",), "loss.lam_max loss.start loss.ramp loss.weight"),
+    ("loss.name", ("conservative",), "loss.estimator"),
+    ("loss.name", ("paper",), "loss.p"),
+    ("loss.name", ("perturb",), "loss.gamma"),
+    ("diffusion.schedule", ("linear",), "diffusion.beta_start diffusion.beta_end"),
+    ("sample.sampler", ("ddim",), "sample.eta"),
+    ("sample.sampler", ("ddpm",), "sample.temperature sample.variance"),
+    ("train.optimizer", ("adamw",), "train.weight_decay"),
+    ("net.conditional", (True,), "train.label_dropout"),
+    ("model", ("diffusion",), "train.optimizer train.clip train.ema train.channels_last"),
+    ("model", ("diffusion",), "train.recompute sample.spacing sample.clamp"),  # it has no steps
+    ("data.name", ("folder", "celeba", "cifar10", "mnist", "fashion"), "data.path"),
+)
+
+
+def idle(config: Config) -> dict[str, str]:
+    """Settings that are not at their defaults and decide nothing -> what they would need."""
+    plain = Config(preset="", data=Data(name="faces", size=8), net=Net(widths=(1,)))
+    ours, usual = (_flat(each.model_dump()) for each in (config, plain))
+    return {
+        name: f"{which} {' or '.join(map(str, values))}"
+        for which, values, names in ONLY
+        for name in names.split()
+        if ours[which] not in values and ours[name] != usual[name]
+    }
 
 
 # --------------------------------------------------------------------------- YAML
@@ -128,7 +158,7 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def load_config(preset: str | Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(preset: str | Path, overrides: Iterable[str] | str = ()) -> Config:
     """A preset's name or a YAML file, then overrides of the form `section.field=value`.
 
     Raises ConfigError naming file, field, value and what is allowed.
@@ -138,7 +168,7 @@ def load_config(preset: str | Path, overrides: Iterable[str] = ()) -> Config:
     if not isinstance(values, dict):
         raise ConfigError(f"{source} must hold sections such as data, net and train")
     values.setdefault("preset", Path(str(preset)).stem)
-    for override in overrides:
+    for override in listed(overrides):
         _override(values, override)
     return make_config(values, source)
 

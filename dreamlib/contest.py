@@ -22,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from dreamlib.errors import ConfigError, RunError
 from dreamlib.files import write_json
 from dreamlib.opening import find_run, open_run
+from dreamlib.passed import listed
 from dreamlib.progress import Progress, silent, tell
 from dreamlib.run import Run
 from dreamlib.scores import STRICT, why_invalid
@@ -79,6 +80,7 @@ def contest(
     session's time budget (`open_run`).  ConfigError when the folder holds a contest of other
     minutes or presets.
     """
+    presets, overrides = listed(presets), listed(overrides)
     if len(presets) < 2 or len(set(presets)) < len(presets) or not minutes > 0:
         raise ConfigError(
             "a contest needs two different presets or more, and minutes above 0; got "

@@ -50,7 +50,7 @@ SHARED = 0.01  # of the held-out images may be training images: real sets hold s
 
 def evaluate(
     run: Run,
-    n: Sequence[int] | None = None,
+    n: Sequence[int] | int | None = None,
     *,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,

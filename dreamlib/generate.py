@@ -40,6 +40,7 @@ from dreamlib.files import (
 )
 from dreamlib.gan import draw as gan_draw
 from dreamlib.images import quantise, to_rgb
+from dreamlib.passed import listed
 from dreamlib.progress import Progress, silent
 from dreamlib.rng import image_noise
 from dreamlib.run import Run
@@ -49,7 +50,7 @@ log = logging.getLogger(__name__)
 
 def generate(
     run: Run,
-    seeds: Sequence[int],
+    seeds: Sequence[int] | int,
     *,
     untrained: bool = False,
     progress: Progress = silent,
@@ -62,6 +63,7 @@ def generate(
     anchor for scores.  Raises RunError when there are no weights, Interrupted when asked to stop
     (by `should_stop`, a signal, or the end of the session's time budget).
     """
+    seeds = listed(seeds)
     if len(seeds) == 0 or min(seeds) < 0:
         raise ConfigError("seeds are whole numbers from 0 on, and at least one: range(64), say")
     store = Shards(run, untrained)

@@ -15,6 +15,7 @@ from dreamlib.errors import ConfigError
 from dreamlib.generate import generate
 from dreamlib.measure_images import gaussian_images
 from dreamlib.metrics.features import CHUNK_IMAGES, Extractor, extract, metric_name
+from dreamlib.passed import SIZES, listed, taken
 from dreamlib.progress import Progress, silent
 from dreamlib.rows import Plan
 from dreamlib.run import Run
@@ -23,16 +24,13 @@ from dreamlib.scores import GENERATED, REAL, Origin, Score
 UNTRAINED, GAUSSIAN = "untrained", "gaussian"
 
 
-def sizes_of(run: Run, n: Sequence[int] | None) -> tuple[int, ...]:
+def sizes_of(run: Run, n: Sequence[int] | int | None) -> tuple[int, ...]:
     """The N of a study, ascending; ConfigError below 2."""
     return check_sizes(n or run.config.evaluate.n)
 
 
-def check_sizes(n: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(sorted(set(n)))
-    if sizes[0] < 2:
-        raise ConfigError(f"a distance needs at least 2 images per set, got N = {sizes[0]}")
-    return sizes
+def check_sizes(n: Sequence[int] | int) -> tuple[int, ...]:
+    return tuple(sorted(set(taken(SIZES, listed(n), "N"))))
 
 
 @dataclass(frozen=True)

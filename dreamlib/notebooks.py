@@ -92,7 +92,7 @@ def _fits(value: Any, default: Any) -> bool:
     if isinstance(default, float):
         return isinstance(value, (int, float))
     if isinstance(default, (list, tuple)):
-        return isinstance(value, (list, tuple))
+        return isinstance(value, (list, tuple, str))
     return isinstance(value, type(default))
 
 

@@ -7,14 +7,15 @@ import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from dreamlib.build import check, make_source
-from dreamlib.config import differences, identity, load_config, save_config
+from dreamlib.build import check, make_source, rate_at
+from dreamlib.config import differences, identity, idle, load_config, save_config
 from dreamlib.data.folder import touched
 from dreamlib.data.packed import MANIFEST, Packed, empty_pack, open_packed
 from dreamlib.data.packing import bring, pack
 from dreamlib.errors import DataError, RunError
 from dreamlib.files import check_fields, fingerprint, plain_name, read_json, sweep, write_json
 from dreamlib.host import attached, earlier_outputs, mirror_home
+from dreamlib.passed import listed
 from dreamlib.progress import Progress, silent, tell
 from dreamlib.run import Run
 from dreamlib.runtime.checkpoint import (
@@ -35,7 +36,7 @@ def open_run(
     folder: str | Path,
     preset: str | Path | None = None,
     *,
-    overrides: Iterable[str] = (),
+    overrides: Iterable[str] | str = (),
     mirror: str | Path | None = None,
     take_over: bool = False,
     hours: float | None = None,
@@ -61,13 +62,16 @@ def open_run(
     if not run_dir.config.exists():
         bring_back(run_dir, kept, say)
     fresh = not run_dir.config.exists() or (preset is not None and _untried(run_dir))
-    config = _settle_config(run_dir, preset, tuple(overrides), fresh)
+    overrides = listed(overrides)
+    config = _settle_config(run_dir, preset, overrides, fresh)
     recorded = None if fresh else _recorded_data(run_dir)
     home = kept.home if kept else None
     data = None if images or recorded is None else _unseen(run_dir, config, recorded)
     if data is None:
         data = _settle_data(run_dir, config, recorded, home, progress, say)
         check(config, data)
+    for name, need in idle(config).items() if fresh or overrides else ():
+        say(f"{name} decides nothing in this run: it needs {need}")
     run_dir.create()
     if fresh:
         save_config(config, run_dir.config)
@@ -121,7 +125,7 @@ def _untried(run_dir: RunDir) -> bool:
 
 
 def _settle_config(
-    run_dir: RunDir, preset: str | Path | None, overrides: tuple[str, ...], fresh: bool
+    run_dir: RunDir, preset: str | Path | None, overrides: list[str], fresh: bool
 ) -> Config:
     """The config asked for, if it is the run's own up to fields that may change."""
     if fresh:
@@ -292,6 +296,11 @@ def fork_run(
     run.dir.set_status("forked", step=origin.step, saved=origin.step)
     beside.rename(new)
     say(f"FORKED {new} from step {origin.step:,} of {source}; changed: {'; '.join(changed) or '-'}")
+    images = len(run.data.indices("train"))
+    before = rate_at(load_config(there.config), max(origin.step - 1, 0), images)
+    after = rate_at(run.config, origin.step, images)
+    if not 0.5 <= after / before <= 2:
+        say(f"the learning rate goes from {before:.2g} to {after:.2g} there: train.lr sets it")
     return open_run(new, mirror="none", progress=progress, say=say)
 
 

@@ -10,6 +10,7 @@ import typer
 
 from dreamlib.errors import RunError
 from dreamlib.opening import find_run, open_run
+from dreamlib.passed import POSITIVE, taken
 from dreamlib.progress import TextProgress, tell
 from dreamlib.run import Run
 
@@ -25,7 +26,13 @@ MirrorFolder = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option("--mirror", help="a folder that keeps copies, or none [else DREAMLIB_MIRROR]"),
 ]
-Hours = Annotated[Optional[float], typer.Option(help="time budget of this session")]  # noqa: UP045
+Hours = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(
+        help="time budget of this session",
+        callback=lambda hours: hours if hours is None else taken(POSITIVE, hours, "--hours"),
+    ),
+]
 TakeOver = Annotated[
     bool, typer.Option("--take-over", help="take the run from whoever seems to train it")
 ]

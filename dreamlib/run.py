@@ -20,6 +20,7 @@ from dreamlib.errors import ConfigError, Interrupted, MirrorError, OutOfTime, Ru
 from dreamlib.files import fingerprint
 from dreamlib.host import Precision, choose_device, choose_precision, session_limits
 from dreamlib.images import enlarge, grid, save_png
+from dreamlib.passed import POSITIVE, taken
 from dreamlib.runtime.carrying import LONGEST, carrying
 from dreamlib.runtime.clock import MARGIN, Clock, StopFlag, spare
 from dreamlib.runtime.courier import Courier, Job
@@ -163,9 +164,7 @@ class Run:
         """Hours of this session, from the start of this process; None for as long as it takes."""
         asked = (h for h in (hours, self.hours, self.config.train.hours) if h is not None)
         found = next(asked, session_limits()[0])
-        if found is not None and found <= 0:
-            raise ConfigError(f"the time budget must be above 0 hours, got {found}")
-        return found
+        return None if found is None else taken(POSITIVE, found, "the time budget in hours")
 
     def _preview_steps(self, trainer: Trainer) -> set[int]:
         steps = {max(1, round(share * trainer.total)) for share in STAGES}

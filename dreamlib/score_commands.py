@@ -16,6 +16,10 @@ say = tell
 
 SetSizes = Annotated[Optional[list[int]], typer.Option(help="set sizes: --n 500 --n 5000")]  # noqa: UP045
 Place = Optional[Path]  # noqa: UP045
+NO_IMAGES = (
+    "name a run folder alone, or images: --images FOLDER or --diffusers FOLDER (--reference, "
+    "--size, --steps, --name, --out and --weights are for those; a run has its settings: --set)"
+)
 
 
 def evaluate(
@@ -32,7 +36,7 @@ def evaluate(
         Optional[int],  # noqa: UP045
         typer.Option(min=8, max=4096, help="crop and resize image files to so many pixels"),
     ] = None,
-    steps: Annotated[Optional[int], typer.Option(min=1, help="of the pipeline")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(min=1, max=10**6, help="of the pipeline")] = None,  # noqa: UP045
     name: Annotated[Optional[str], typer.Option(help="what the rows call the images")] = None,  # noqa: UP045
     out: Annotated[Place, typer.Option(help="where scores go without a run")] = None,
     part: Annotated[
@@ -58,8 +62,8 @@ def evaluate(
         return
     place = images or diffusers
     if place is None:
-        if opened is None or reference is not None:
-            raise ConfigError("name a run folder, or images: --images FOLDER or --diffusers FOLDER")
+        if opened is None or any((reference, size, steps, name, out, weights)):
+            raise ConfigError(NO_IMAGES)
         say(markdown(score(opened, n, progress=TextProgress())))
         say(f"\nscores in {opened.dir.evaluation / 'scores.json'}")
         return
@@ -109,8 +113,8 @@ def ablate(
     preset: Annotated[str, typer.Argument(help="a preset's name or a YAML file")],
     steps: Annotated[int, typer.Option(min=1, help="optimizer steps of the standard loss")],
     losses: Annotated[Optional[list[str]], typer.Option(help="some of them; else all")] = None,  # noqa: UP045
-    seeds: Annotated[int, typer.Option(min=1, help="so many training seeds")] = 2,
-    n: Annotated[int, typer.Option(min=100, help="images per score")] = 2000,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="so many training seeds")] = 2,
+    n: Annotated[int, typer.Option(min=100, max=10**7, help="images per score")] = 2000,
     out: Annotated[Place, typer.Option(help="a folder for runs and results")] = None,
     data: Data = None,
     settings: Set = None,

@@ -14,7 +14,7 @@ SPAN = re.compile(r"^\s*([0-9]{1,12}(?:\.[0-9]{1,12})?)\s*(%|epochs?|steps?)\s*$
 
 def _span(value: Any) -> Any:
     """A stretch of training: `2000` (optimizer steps), `"3 epochs"` or `"10 %"` of the run."""
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    whole = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 10**12
     if whole or (isinstance(value, str) and SPAN.match(value)):
         return value
     raise ValueError('steps (2000), epochs ("3 epochs") or a share of the run ("10 %")')
@@ -123,7 +123,7 @@ class Train(Section):
     channels_last: Bool = False  # CUDA: the layout that tensor cores prefer
     recompute: Bool = False  # gradient checkpointing: less memory, about a fifth more work
     deterministic: Bool = False  # CUDA: slower kernels that repeat bit for bit
-    hours: Float | None = Field(None, gt=0)  # time budget of one session; None = the platform's
+    hours: Float | None = Field(None, gt=0, le=10**5)  # of one session; None = the platform's
     reserve_minutes: Float | None = Field(None, ge=0)  # of it, for sampling and scoring
     save_minutes: Float = Field(10.0, gt=0)
     mirror_minutes: Float = Field(30.0, gt=0)  # between two copies to the mirror

@@ -47,7 +47,10 @@ def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
     """
     status = run.dir.status()
     if status["state"] == "finished" and run.weights_step() == status["step"]:
-        run.say(f"FINISHED at step {status['step']:,}: nothing left to train in {run.folder}")
+        run.say(
+            f"FINISHED at step {status['step']:,}: nothing left to train in {run.folder}; for more "
+            f"steps: dreamlib run fork {run.folder} NEW --set train.length=..."
+        )
         if run.mirror and status.get("mirrored") != status["step"]:
             run.keep()  # the copy may have failed then
         return

@@ -199,6 +199,10 @@ BAD = {
     ),
     "images without a judge": (["evaluate", "--images", "texts"], ["--out"]),
     "images of no kind": (["evaluate", "trained", "--images", "texts"], ["texts holds no images"]),
+    "flags for images": (["evaluate", "trained", "--steps", "5"], ["--steps", "--images", "--set"]),
+    "flags of walks": (["sample", "trained", "--frames", "5"], ["--frames", "--interpolate"]),
+    "hours that are none": (["train", "trained", "--hours", "nan"], ["--hours is nan", "finite"]),
+    "N too small": (["evaluate", "trained", "--n", "1"], ["N is [1]", "equal to 2"]),
     "a part that is none": (["evaluate", "trained", "--part", "3/2"], ["part 3 of 2"]),
     "compare with nothing": (["compare", "trained", "nowhere"], ["nowhere holds no run"]),
     "an unknown loss": (

@@ -201,7 +201,7 @@ def test_fewer_images_than_n(run, images):
     with pytest.raises(NotEnoughSamples, match="a has 10 images, fewer than N = 20"):
         score_guest(by, "a", images[:10], real, n=(20, 60))
     assert {row.n for row in score_guest(by, "b", images[:30], real, n=(20, 60)).guests} == {20}
-    with pytest.raises(ConfigError, match="at least 2 images per set, got N = 1"):
+    with pytest.raises(ConfigError, match=r"N is \[1\], but should be greater than or equal to 2"):
         score_guest(by, "d", images, real, n=(1,))
     found = score_guest(by, "c", images[:30], real).guests
     assert {row.n for row in found if row.images == "c"} == {30}

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "dreamlib"
 RANK_0 = [
     *["install", "errors", "rng", "files", "weights", "images", "progress"],
-    *["sections", "presets", "config", "host"],
+    *["passed", "sections", "presets", "config", "host"],
 ]
 RANK = {
     **dict.fromkeys(RANK_0, 0),

@@ -107,6 +107,11 @@ def test_a_fork_goes_on_under_its_own_settings(parent: Path, trained: Run) -> No
     assert rows(run)[0] == rows(trained)[0]
     ours, theirs = (r.dir.read_log()[-1]["lr"] for r in (run, trained))
     assert ours == pytest.approx(theirs / 2)
+    fork_run(parent, "faster", step=4, overrides=["train.lr=0.05"], say=said.append)
+    assert [line for line in said if "learning rate" in line] == [
+        f"the learning rate goes from 0.0014 to {rate} there: train.lr sets it"
+        for rate in ("0.0005", "0.025")
+    ]
     after = contents(parent)
     assert after.keys() - before.keys() <= {"ours/run.json"}, "its name, when it had none"
     assert all(after[name] == data for name, data in before.items())

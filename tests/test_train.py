@@ -6,6 +6,7 @@ import itertools
 import math
 import shutil
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -93,8 +94,13 @@ def test_altered_weights_are_refused(tiny):
         run.weights()
 
 
-def test_a_finished_run_trains_no_further(trained):
-    assert list(train(trained)) == []
+def test_a_finished_run_trains_no_further_and_says_how_to(trained):
+    said = []
+    assert list(train(replace(trained, say=said.append))) == []
+    assert said == [
+        f"FINISHED at step 8: nothing left to train in {trained.folder}; for more steps: "
+        f"dreamlib run fork {trained.folder} NEW --set train.length=..."
+    ]
 
 
 def test_lost_weights_of_a_finished_run_are_written_again(tiny):
@@ -149,7 +155,7 @@ def test_a_run_moves_between_machines_with_and_without_loss_scaling(tiny):
 
 @pytest.mark.parametrize("hours", [0, -1.0])
 def test_a_time_budget_is_above_zero(tiny, hours):
-    with pytest.raises(ConfigError, match="above 0 hours"):
+    with pytest.raises(ConfigError, match=r"hours is .*, but should be greater than 0"):
         list(train(tiny(), hours=hours))
 
 

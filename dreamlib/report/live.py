@@ -31,7 +31,7 @@ def begin(
     folder: str | Path,
     preset: str | None = None,
     *,
-    overrides: Iterable[str] = (),
+    overrides: Iterable[str] | str = (),
     mirror: str | Path | None = None,
     hours: float | None = None,
 ) -> Run:
