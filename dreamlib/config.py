@@ -84,7 +84,6 @@ ONLY = (
     ("net.conditional", (True,), "train.label_dropout"),
     ("model", ("diffusion",), "train.optimizer train.clip train.ema train.channels_last"),
     ("model", ("diffusion",), "train.recompute sample.spacing sample.clamp"),  # it has no steps
-    ("data.name", ("folder", "celeba", "cifar10", "mnist", "fashion"), "data.path"),
 )
 
 
