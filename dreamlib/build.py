@@ -65,19 +65,9 @@ def make_source(config: Config, cache: Path, say: Callable[[str], None] = tell) 
 
 
 def make_stream(config: Config, data: Packed, device: torch.device) -> Stream:
-    train = config.train
-    rows = data.indices("train")
-    ours = config.data
-    return Stream(
-        data.images,
-        rows,
-        train.batch,
-        train.seed,
-        flip=ours.flip,
-        shift=ours.shift,
-        colour=ours.colour,
-        device=device,
-    )
+    train, rows, ours = config.train, data.indices("train"), config.data
+    changes = {"flip": ours.flip, "shift": ours.shift, "colour": ours.colour}
+    return Stream(data.images, rows, train.batch, train.seed, **changes, device=device)
 
 
 def total_steps(config: Config, epoch: float) -> int:
