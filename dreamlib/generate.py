@@ -63,8 +63,7 @@ def generate(
     anchor for scores.  Raises RunError when there are no weights, Interrupted when asked to stop
     (by `should_stop`, a signal, or the end of the session's time budget).
     """
-    seeds = listed(seeds)
-    if len(seeds) == 0 or min(seeds) < 0:
+    if not (seeds := listed(seeds)) or min(seeds) < 0:
         raise ConfigError("seeds are whole numbers from 0 on, and at least one: range(64), say")
     store = Shards(run, untrained)
     found: dict[int, np.ndarray] = {}
