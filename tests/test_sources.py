@@ -394,9 +394,12 @@ def test_split_folders_are_no_classes_but_what_lies_below_them_may_be(tmp_path):
 
 def test_numbered_heaps_are_no_classes_and_nvidias_list_is_read(tmp_path):
     labels = []
-    for k in range(6):
-        many_pictures(tmp_path / f"heaps/{k // 2:05d}", k, k + 1)
-        labels.append([f"{k // 2:05d}/{k:03d}.png", (10, 9, 10)[k % 3]])
+    for k in (0, 7, 1000, 1999, 2000, 2001):
+        many_pictures(tmp_path / "flat", k, k + 1)
+        heap = tmp_path / f"heaps/{k // 1000:05d}"
+        heap.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"flat/{k:03d}.png").rename(heap / f"img{k:08d}.png")
+        labels.append([f"{heap.name}/img{k:08d}.png", (10, 9, 10)[k % 3]])
     heaps = ((), {}, "numbered folders are none")
     assert class_of(tmp_path / "heaps") == heaps
     listed = tmp_path / "heaps/dataset.json"
@@ -412,6 +415,11 @@ def test_numbered_heaps_are_no_classes_and_nvidias_list_is_read(tmp_path):
     before = folder_source(tmp_path / "heaps", 8).description
     listed.write_text(json.dumps({"labels": [*labels[1:], [labels[0][0], 9]]}))
     assert folder_source(tmp_path / "heaps", 8).description != before
+    classes = tmp_path / "signs/00000", tmp_path / "signs/00001"  # named by number, as GTSRB's are
+    for k, folder in enumerate(classes):
+        many_pictures(folder, k, k + 1)
+        (folder / f"{k:03d}.png").rename(folder / f"00000_{k:05d}.png")
+    assert class_of(tmp_path / "signs")[::2] == (("00000", "00001"), "")
 
 
 def test_the_first_images_of_a_split_are_a_mixture_of_classes(tmp_path):

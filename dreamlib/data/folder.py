@@ -48,7 +48,7 @@ FITS = {
 
 
 SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-HEAP = re.compile(r"\d{5}")  # 00000/img00000000.png, as NVIDIA's tools write
+HEAP = re.compile(r"(?:.*/)?(\d{5})/(?:img)?(\d{5,8})\.\w+")  # a thousand images in each
 MOST_CLASSES = np.iinfo(np.int16).max
 
 
@@ -238,11 +238,18 @@ def _by_folder(names: Sequence[str]) -> tuple[dict[str, str], str]:
         if len(level) > 1 and {part.lower() for part in level} <= SPLIT_FOLDERS:
             where = "below the split folders"
         elif len(level) > 1:
-            heaps = len(level) > MOST_CLASSES or all(HEAP.fullmatch(part) for part in level)
+            heaps = len(level) > MOST_CLASSES or all(map(_in_heap, names))
             found = {} if heaps else {n: readable(p[shared]) for n, p in zip(names, parents)}
             return found, "numbered folders are none" if heaps else where
         shared += 1
     return {}, where
+
+
+def _in_heap(name: str) -> bool:
+    """00001/img00001234.png as NVIDIA's tools write it, or 01000/01234.png as FFHQ has it: its
+    folder is the image's number, cut to thousands, and says nothing else."""
+    match = HEAP.fullmatch(name)
+    return bool(match) and int(match[2]) // 1000 * 1000 in (int(match[1]), 1000 * int(match[1]))
 
 
 def _digest(files: Files, name: str) -> str:
