@@ -15,7 +15,7 @@ import pytest
 
 from dreamlib.cli import UNFINISHED
 from dreamlib.errors import RunError
-from dreamlib.files import read_json, write_json
+from dreamlib.files import PLACE, read_json, write_json
 from dreamlib.runtime import lock as module
 from dreamlib.runtime.clock import process_start
 from dreamlib.runtime.lock import Owner, alive, describe, locked, myself, read_owner
@@ -103,6 +103,13 @@ def test_a_second_process_is_refused_and_after_a_kill_takes_over_at_once(
     (line,) = said
     assert line.startswith(f"the former owner of {path.parent} (pid {holder.pid} on ")
     assert line.endswith("is gone: taking over")
+
+
+def test_what_a_beat_that_failed_left_is_swept(path: Path) -> None:
+    left = path.with_name(f".{path.name}.{PLACE}.1.{2**30}.tmp")
+    left.write_text("{")
+    Owner(path).claim(take_over=False, say=lambda text: None)
+    assert not left.exists()
 
 
 def test_an_owner_that_ended_leaves_nothing_to_say(path: Path) -> None:

@@ -521,6 +521,35 @@ def test_errors_are_said_once_and_the_copy_catches_up(run, mirror, weather, numb
     assert sum("is back, and has everything" in text for text in said) == 1
 
 
+def test_a_file_of_the_run_that_cannot_be_read_is_not_the_mirrors_fault(run, mirror, monkeypatch):
+    said: list[str] = []
+    blocks = mirror_module.blocks
+
+    def fail(file, size):
+        if "log.jsonl" in str(file.name):
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))  # a read's names no file
+        return blocks(file, size)
+
+    monkeypatch.setattr(mirror_module, "blocks", fail)
+    with carrying(courier(mirror, run, said)) as ours:
+        assert not ours.flush(20)
+    fails = [text for text in said if text.startswith("MIRROR FAILS")]
+    assert f"{run.log} cannot be read: Transport endpoint is not connected" in fails[0]
+    assert "mount it" not in fails[0]
+
+
+def test_a_run_that_cannot_be_written_is_not_the_mirrors_fault(run, mirror, tmp_path, monkeypatch):
+    push(mirror, run)
+
+    def refuse(source, target):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), source, None, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError) as error:
+        bring_run(Mirror(mirror.home, "run"), RunDir(tmp_path / "elsewhere"), lambda text: None)
+    assert str(tmp_path / "elsewhere") in str(error.value.filename2)
+
+
 def test_what_a_failed_mount_lost_is_copied_again(run, mirror, weather):
     """Files that were accepted and read back may still never have reached the store."""
     with carrying(courier(mirror, run, [])) as ours:

@@ -1,7 +1,9 @@
 """Packing: what goes in comes out, is checked, and is not done twice."""
 
+import errno
 import hashlib
 import json
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -217,6 +219,11 @@ def test_a_pack_is_brought_from_elsewhere_whole_or_not_at_all(tmp_path):
     assert open_packed(here).manifest == packed.manifest
     bring(there, here, said.append)  # it is here already
     assert len(said) == 1
+    left = tmp_path / ".here.brought"  # by a kill, or by a disk on which nothing could be deleted
+    left.mkdir()
+    (left / "images.npy").write_bytes(b"half")
+    bring(there, here, said.append)
+    assert (left.exists(), len(said)) == (False, 1)
     data = bytearray((there / "images.npy").read_bytes())
     data[-1] ^= 1
     (there / "images.npy").write_bytes(data)
@@ -228,6 +235,18 @@ def test_a_pack_is_brought_from_elsewhere_whole_or_not_at_all(tmp_path):
     assert "labels.npy" in said[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "here", "there"]
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["lock"]
+
+
+def test_a_disk_that_fails_while_a_pack_is_opened_is_named(tmp_path, monkeypatch):
+    pack(source_of(ITEMS), tmp_path)
+
+    def load(*words, **more):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))  # as a read does: without a name
+
+    monkeypatch.setattr(np, "load", load)
+    with pytest.raises(OSError) as error:
+        open_packed(tmp_path)
+    assert error.value.filename == str(tmp_path)
 
 
 def test_what_was_half_packed_gives_way_to_what_is_brought(tmp_path, monkeypatch):

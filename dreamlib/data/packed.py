@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamlib.errors import DataError, NotEnoughSamples
-from dreamlib.files import check_fields, fingerprint, plain_name, read_json, sha256_file
+from dreamlib.files import check_fields, fingerprint, naming, plain_name, read_json, sha256_file
 from dreamlib.images import range_told
 
 FORMAT = 2
@@ -230,8 +230,9 @@ def open_packed(folder: Path | str) -> Packed:
         if not path.is_file() or path.stat().st_size != record["bytes"]:
             raise _damaged(folder, f"{name} is missing or does not have {record['bytes']:,} bytes")
     try:
-        images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
-        labels, codes = (np.load(folder / name, allow_pickle=False) for name in (LABELS, SPLIT))
+        with naming(folder):
+            images = np.load(folder / IMAGES, mmap_mode="r", allow_pickle=False)
+            labels, codes = (np.load(folder / x, allow_pickle=False) for x in (LABELS, SPLIT))
     except (ValueError, EOFError) as error:
         raise _damaged(folder, f"an array is none: {error}") from error
     count, columns = manifest["count"], len(manifest["attributes"])

@@ -45,6 +45,7 @@ from dreamlib.files import (
     check_fields,
     exclusive,
     fingerprint,
+    naming,
     parse_json,
     sha256_file,
     sweep,
@@ -107,20 +108,22 @@ def bring(there: Path, folder: Path, say: Callable[[str], None] = tell) -> None:
 
     It is verified beside its place before it takes it; a damaged one is said and passed over.
     """
+    beside = folder.with_name(f".{folder.name}.brought")
     try:
+        if beside.exists():  # left by a kill, or by a disk that failed
+            with _alone(folder, say):
+                shutil.rmtree(beside, ignore_errors=True)
         if (folder / MANIFEST).is_file() or not (there / MANIFEST).is_file():
             return
         with _alone(folder, say):
             if not (folder / MANIFEST).is_file():  # nor since we looked
-                _copy(there, folder)
+                _copy(there, folder, beside)
                 say(f"brought the packed images from {there}")
     except (OSError, DataError) as error:
         say(f"the packed images in {there} are passed over: {error}")
 
 
-def _copy(there: Path, folder: Path) -> None:
-    beside = folder.with_name(f".{folder.name}.brought")
-    shutil.rmtree(beside, ignore_errors=True)
+def _copy(there: Path, folder: Path, beside: Path) -> None:
     names = (*read_manifest(there)["files"], MANIFEST)
     try:
         for name in names:
@@ -213,7 +216,8 @@ class _Writer:
     # ------------------------------------------------------------------ writing
 
     def write(self, items: Iterator[Item], advance: Callable[[int], None]) -> None:
-        with open(self.folder / PART, "r+b") as images, open(self.folder / INDEX, "ab") as index:
+        part, told = self.folder / PART, self.folder / INDEX
+        with naming(self.folder), open(part, "r+b") as images, open(told, "ab") as index:
             images.seek(0, os.SEEK_END)
             waiting: list[_Line] = []
             for item in items:

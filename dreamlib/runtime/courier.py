@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dreamlib.errors import RunError
@@ -273,6 +274,9 @@ class Courier:
     def _failed(self, error: Exception) -> None:
         number = getattr(error, "errno", None)
         reason = REASONS.get(number or 0, "") or getattr(error, "strerror", None) or str(error)
+        failed = getattr(error, "filename", None) or self.mirror.home
+        if not Path(failed).is_relative_to(self.mirror.home):  # a file of the run's own
+            reason = f"{failed} cannot be read: {os.strerror(number or 0)}"
         if not self.failing:
             self.say(
                 f"MIRROR FAILS: {self.mirror.home}: {reason} (errno {number}).  Training goes "

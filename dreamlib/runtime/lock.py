@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from dreamlib.errors import RunError
-from dreamlib.files import boot_id, check_fields, no_link, read_json, try_lock, write_json
+from dreamlib.files import boot_id, check_fields, no_link, read_json, sweep, try_lock, write_json
 from dreamlib.progress import tell
 from dreamlib.runtime.clock import process_age, process_start
 from dreamlib.runtime.mount import UNSUPPORTED, write_record
@@ -154,6 +154,7 @@ class Owner:
         other = read_owner(self.path)
         if not (take_over or other.get("token") in (None, self.me["token"]) or "released" in other):
             self._outlive(other, say)
+        sweep(self.path.parent)  # of those whose last beat failed
         self.ousted = [*other.get("ousted", []), other.get("token", "")][-20:]
         self.beat()
 

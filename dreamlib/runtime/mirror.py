@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from dreamlib.errors import MirrorError, RunError
-from dreamlib.files import check_fields, plain_name, read_json, seal, sealed, write_atomic
+from dreamlib.files import check_fields, naming, plain_name, read_json, seal, sealed, write_atomic
 from dreamlib.runtime.mount import (
     blocks,
     discard,
@@ -172,7 +172,8 @@ class Mirror:
         alone = f"{number:08d}~" if name in ESSENTIAL else ""  # else one lost file costs them all
         if not alone and known == signature and size_of(self.root / entry["name"]) == entry["size"]:
             return entry
-        sha256 = hash_of(blocks(file, stat.st_size))
+        with naming(Path(file.name)):
+            sha256 = hash_of(blocks(file, stat.st_size))
         here, version = PurePosixPath(name), f"{alone}{sha256[:12]}"
         versioned = str(here.with_name(f"{here.stem}~{version}{here.suffix}"))
         entry = {"name": versioned, "size": stat.st_size, "sha256": sha256}
@@ -289,7 +290,7 @@ class Mirror:
         digest = hashlib.sha256()
 
         def write(file: IO[bytes]) -> None:
-            with open(there, "rb") as source:
+            with naming(there), open(there, "rb") as source:
                 for block in blocks(source, entry["size"]):
                     digest.update(block)
                     try:

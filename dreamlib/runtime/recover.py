@@ -102,6 +102,8 @@ def _reading(
     try:
         return _patiently(work, f"reading {mirror.home}", say, stop)
     except OSError as error:
+        if not Path(error.filename or mirror.home).is_relative_to(mirror.home):
+            raise  # the run's own disk
         raise MirrorError(
             f"the mirror {mirror.home} cannot be read ({error.strerror or error}), and this run "
             "may be on it: mount it, or go on without it (--mirror none)"

@@ -397,7 +397,9 @@ class Campaign:
         flaws = [f"again: {flaw}" for flaw in self._claims(again.output) + self._differences()]
         if "Traceback" in again.output:
             flaws.append(f"again: a traceback: {again.output[-2000:]}")
-        flaws += debris(self.here)
+        asked = any(call.root == "mirror" for call in again.watch.calls)  # else it is left alone
+        for root in ROOTS:
+            flaws += debris(self.here / root) if root != "mirror" or asked else []
         extra = sorted(names(self.here) - self.names)
         return flaws + [f"left behind: {name}" for name in extra if ".tmp" not in name]
 
