@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import re
@@ -13,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from dreamlib.config import load_config, parse_value, shown
+from dreamlib.config import explain, load_config, parse_value
 from dreamlib.errors import ConfigError
 from dreamlib.notebooks import check_parameters, find_notebook, numbered, parameters_of
 from dreamlib.passed import listed
@@ -97,7 +96,8 @@ def read_batch(path: Path) -> BatchFile:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is no text ({error}): restore it from a copy") from error
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(path, item) for item in error.errors())) from None
+        lines = [explain(str(path), item, _known, "key") for item in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
     names = [spec.name.casefold() for spec in found.runs]
     twice = sorted({spec.name for spec in found.runs if names.count(spec.name.casefold()) > 1})
     if twice:
@@ -105,20 +105,8 @@ def read_batch(path: Path) -> BatchFile:
     return found
 
 
-def _explain(path: Path, error: Any) -> str:
-    """One sentence for one pydantic error: file, place, value, what is allowed."""
-    loc = error["loc"]
-    place = ".".join(str(part + 1 if isinstance(part, int) else part) for part in loc)
-    if error["type"] == "extra_forbidden":
-        known = list(MODELS[str(loc[0]) if len(loc) > 1 else ""].model_fields)
-        near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        return f"{path}: unknown key {place}: {hint}known here: {', '.join(known)}"
-    if error["type"] == "missing":
-        return f"{path}: {place} is missing: add it"
-    allowed = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    at = f"{place} is" if place else "it holds"
-    return f"{path}: {at} {shown(error['input'])}, but should be {allowed}"
+def _known(path: list[str]) -> list[str]:
+    return list(MODELS[path[0] if path else ""].model_fields)
 
 
 # --------------------------------------------------------------------------- plan

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,23 +27,12 @@ LONGEST = 200_000  # letters of a file of settings
 # Fields that leave a run the same run: where and how fast it goes, and what is asked of it later.
 MAY_CHANGE = {
     "train": {
-        "hours",
-        "device",
-        "micro",
-        "reserve_minutes",
-        "save_minutes",
-        "mirror_minutes",
-        "log_every",
-        "preview_every",
-        "tensorboard",
-        "wandb",
-        "recompute",
+        *("hours", "device", "micro", "reserve_minutes", "save_minutes", "mirror_minutes"),
+        *("log_every", "preview_every", "tensorboard", "wandb", "recompute"),
     },
     "data": {"path"},  # the packed images' fingerprint decides, not where they lay
     "gan": {"truncation"},
-    "sample": None,
-    "evaluate": None,
-    "validation": None,
+    **dict.fromkeys(("sample", "evaluate", "validation")),
 }
 
 
@@ -207,25 +196,31 @@ def make_config(values: dict[str, Any], source: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(source, item) for item in error.errors()]
+        lines = [explain(source, item, _known) for item in error.errors()]
         raise ConfigError("\n".join(dict.fromkeys(lines))) from None
 
 
-def _explain(source: str, error: Any) -> str:
-    """One sentence for one pydantic error: file, field, value, what is allowed."""
-    path = [str(part) for part in error["loc"] if isinstance(part, str)]
-    field, kind = ".".join(path), error["type"]
+def explain(
+    source: str, error: Any, known: Callable[[list[str]], list[str]], word: str = "setting"
+) -> str:
+    """One sentence for one pydantic error: file, place, value, what is allowed.
+
+    `known` lists the names that there are at a place; items of lists are counted from 1.
+    """
+    path = [str(part + 1 if isinstance(part, int) else part) for part in error["loc"]]
+    place, kind = ".".join(path), error["type"]
     if kind == "extra_forbidden":
-        known = _known(path[:-1])
-        near = difflib.get_close_matches(path[-1], known, n=1)
+        names = known(path[:-1])
+        near = difflib.get_close_matches(path[-1], names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        return f"{source}: unknown setting {field}: {hint}known here: {', '.join(known)}"
+        return f"{source}: unknown {word} {place}: {hint}known here: {', '.join(names)}"
     if kind == "missing":
-        return f"{source}: {field} is missing: add it"
+        return f"{source}: {place} is missing: add it"
     allowed = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    if not field:
+    if kind == "value_error" and not place:
         return f"{source}: {allowed}"
-    return f"{source}: {field} is {shown(error['input'])}, but should be {allowed}"
+    at = f"{place} is" if place else "it holds"
+    return f"{source}: {at} {shown(error['input'])}, but should be {allowed}"
 
 
 def shown(value: Any) -> str:

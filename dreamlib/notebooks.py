@@ -92,7 +92,8 @@ def _fits(value: Any, default: Any) -> bool:
     if isinstance(default, float):
         return isinstance(value, (int, float))
     if isinstance(default, (list, tuple)):
-        return isinstance(value, (list, tuple, str))
+        one = isinstance(value, str) and all(isinstance(item, str) for item in default)
+        return one or isinstance(value, (list, tuple))
     return isinstance(value, type(default))
 
 

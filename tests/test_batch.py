@@ -686,7 +686,7 @@ WRONG = {
     "a name that is taken": ("runs: [{name: status.json}]", ["'status.json'", "folder name"]),
     "no jobs": ("jobs: 0\n" + RUN + "}]", ["jobs is 0", "greater than or equal to 1"]),
     "a time without unit": ("timeout: 30\n" + RUN + "}]", ["timeout is 30", "90min"]),
-    "settings as one text": (RUN + ", set: a.b=1}]", ["runs.1.set is 'a.b=1'"]),
+    "settings as one text": (RUN + ", set: a.b=1}]", ["unknown setting a: known here"]),
     "unknown notebook": ("runs: [{name: a, notebooks: [99_none]}]", ["there is no notebook"]),
     "a notebook twice": ("runs: [{name: a, notebooks: [NB, NB]}]", ["study more than once"]),
     "unknown parameter": (
