@@ -50,7 +50,7 @@ def test_only_lower_bounds():
         ("pillow", "10.0.1"),  # damaged files: AttributeError
         ("setuptools", "76.1.0"),  # reads no `license = "MIT"`: no wheel
         ("tensorboard", "2.16.0"),  # brings all of TensorFlow
-        ("torchmetrics", "1.4.0"),  # its FID wants pkg_resources, which setuptools gave up
+        ("torchmetrics", "1.4.0"),  # brings pretty-errors, which rewrites every traceback
         ("typer", "0.15.4"),  # every command: TypeError, beside the click of today
     ],
 )
