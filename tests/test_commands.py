@@ -18,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from dreamlib.cli import app, main
 from dreamlib.data.idx import FILES
 from dreamlib.metrics.features import extract
 from tests.conftest import TINY
+from tests.test_inception import stand_in as stand_in_for
 from tests.test_inception import weights as random_inception
 from tests.test_sources import idx_bytes
 from tests.test_train_gan import TINY_GAN
@@ -178,7 +179,7 @@ def furnish(world: Path) -> None:
 def world(tmp_path, data_home, inception, monkeypatch):
     """A folder with the images that pages name; Inception is random; this process works there."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(build, "INCEPTION", replace(build.INCEPTION, filename=inception.name))
+    monkeypatch.setattr(build, "INCEPTION", stand_in_for(build.INCEPTION, inception))
     monkeypatch.setenv("DREAMLIB_WEIGHTS", str(inception.parent))
     monkeypatch.setitem(extract.__kwdefaults__, "batch", 10)  # of 100: ten images fill it
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from dreamlib import build
 from dreamlib.cli import app
 from dreamlib.data.faces import ATTRIBUTES, draw_faces
 from dreamlib.metrics.features import extract
+from tests.test_inception import stand_in as stand_in_for
 from tests.test_inception import weights as random_inception
 
 inception = random_inception  # a fixture
@@ -45,7 +45,7 @@ def photographs(folder, count=160):
 def _stand_ins(tmp_path, inception, monkeypatch):
     """Random weights in the place of Inception's, which nothing here can download."""
     monkeypatch.setenv("DREAMLIB_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr(build, "INCEPTION", replace(build.INCEPTION, filename=inception.name))
+    monkeypatch.setattr(build, "INCEPTION", stand_in_for(build.INCEPTION, inception))
     monkeypatch.setenv("DREAMLIB_WEIGHTS", str(inception.parent))
     monkeypatch.setitem(extract.__kwdefaults__, "batch", 10)
 

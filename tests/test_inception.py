@@ -2,12 +2,14 @@
 
 import hashlib
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from dreamlib.errors import WeightsUnavailable
+from dreamlib.files import sha256_file
 from dreamlib.metrics import inception as inc
 from dreamlib.metrics.features import InceptionExtractor, extract
 
@@ -35,6 +37,11 @@ def weights(tmp_path_factory):
     torch.save(state, path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     return path.rename(folder / f"test_only_random-{digest[:8]}.pth")
+
+
+def stand_in(known, path):
+    """A known network whose file is this one."""
+    return replace(known, filename=path.name, sha256=sha256_file(path))
 
 
 @pytest.fixture(scope="module")

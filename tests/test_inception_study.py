@@ -6,7 +6,6 @@ Slow: Inception takes a fifth of a second per image on one core.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from dreamlib.material import Material
 from dreamlib.metrics.frechet import Moments
 from dreamlib.report.tables import markdown
 from dreamlib.train import train
+from tests.test_inception import stand_in as stand_in_for
 from tests.test_inception import weights as random_inception
 
 pytestmark = pytest.mark.slow
@@ -43,8 +43,8 @@ def weights(inception, tmp_path, monkeypatch):
     torch.save(alexnet(weights=None).state_dict(), folder / "alexnet.pth")
     trunk = named_by_hash(folder / "alexnet.pth")
     (folder / inception.name).write_bytes(inception.read_bytes())
-    monkeypatch.setattr(build, "INCEPTION", replace(build.INCEPTION, filename=inception.name))
-    monkeypatch.setattr(build, "ALEXNET", replace(build.ALEXNET, filename=trunk.name))
+    monkeypatch.setattr(build, "INCEPTION", stand_in_for(build.INCEPTION, inception))
+    monkeypatch.setattr(build, "ALEXNET", stand_in_for(build.ALEXNET, trunk))
     monkeypatch.setenv("DREAMLIB_WEIGHTS", str(folder))
     return folder
 
