@@ -6,8 +6,8 @@ whenever training went back; Weights & Biases is sent what it has not been sent 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,11 +24,9 @@ APART = ("step", "time")  # of a row: where and when it was written, no curves o
 
 
 class Board(Protocol):
-    def begin(self, rows: list[Row]) -> None:
-        """Show exactly these rows: training has begun, resumed, or gone back."""
-
-    def add(self, row: Row) -> None:
-        """Show one row more, later than all others."""
+    def show(self, rows: list[Row], anew: bool) -> None:
+        """Show exactly these rows, for training has begun, resumed, or gone back; or, if not
+        `anew`, these more, later than all others."""
 
     def close(self) -> None: ...
 
@@ -48,7 +46,7 @@ def scalars(row: Row) -> dict[str, float]:
 class Boards:
     """log.jsonl, and copies of it elsewhere."""
 
-    def __init__(self, run: RunDir, boards: list[Board]):
+    def __init__(self, run: RunDir, boards: Sequence[Board]):
         self.run = run
         self.boards = boards
         self.step: int | None = None  # of the last row of this session
@@ -58,21 +56,17 @@ class Boards:
         self.run.append_log(row)
         back = self.step is None or row["step"] <= self.step
         self.step = row["step"]
-        rows = self.run.read_log() if back and self.boards else []
+        rows = self.run.read_log() if back and self.boards else [row]
         for board in self.boards:
-            if back:
-                board.begin(rows)
-            else:
-                board.add(row)
+            board.show(rows, anew=back)
 
     def close(self) -> None:
         for board in self.boards:
             board.close()
 
 
-@contextmanager
-def open_boards(run: RunDir, config: Config, say: Callable[[str], None]) -> Iterator[Boards]:
-    """The boards that train.tensorboard and train.wandb ask for, closed at the end.
+def open_boards(run: RunDir, config: Config, say: Callable[[str], None]) -> Boards:
+    """The boards that train.tensorboard and train.wandb ask for, to be closed at the end.
 
     Raises ConfigError, naming the remedy, when one of them cannot be had; from then on only the
     disk can fail: Weights & Biases is a courtesy, and no reason to stop.
@@ -82,43 +76,42 @@ def open_boards(run: RunDir, config: Config, say: Callable[[str], None]) -> Iter
         boards.append(TensorBoard(run))
     if config.train.wandb:
         boards.append(WeightsAndBiases(run, config, say))
-    found = Boards(run, boards)
+    return Boards(run, boards)
+
+
+def _need(package: str, module: str) -> Any:
+    """A module of an optional package that a setting of its name asks for."""
     try:
-        yield found
-    finally:
-        found.close()
+        return import_module(module)
+    except ImportError as error:
+        raise ConfigError(
+            f"train.{package} is true, but {package} is not installed: pip install {package}, or "
+            f"--set train.{package}=false"
+        ) from error
 
 
 class TensorBoard:
     """Event files in the run's tensorboard/: curves, and the previews of the averaged weights."""
 
     def __init__(self, run: RunDir):
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise ConfigError(
-                "train.tensorboard is true, but TensorBoard is not installed: pip install "
-                "tensorboard, or --set train.tensorboard=false"
-            ) from error
         self.run = run
         self.folder = run.folder / "tensorboard"
-        self.make = SummaryWriter
+        self.make = _need("tensorboard", "torch.utils.tensorboard").SummaryWriter
         self.writer: Any = None
         self.shown = -1  # step of the last preview
         self.row: Row = {}  # the last one
 
-    def begin(self, rows: list[Row]) -> None:
-        if self.writer:
-            self.writer.close()
-        for old in self.folder.glob("events.out.tfevents.*"):
-            old.unlink()
-        self.writer, self.shown = self.make(str(self.folder)), -1
-        for row in rows:
-            self._show(row)
-        self.writer.flush()
-
-    def add(self, row: Row) -> None:
-        self._show(row)
+    def show(self, rows: list[Row], anew: bool) -> None:
+        if anew:
+            if self.writer:
+                self.writer.close()
+            for old in self.folder.glob("events.out.tfevents.*"):
+                old.unlink()
+            self.writer, self.shown = self.make(str(self.folder)), -1
+        for self.row in rows:
+            for name, value in scalars(self.row).items():
+                self.writer.add_scalar(name, value, self.row["step"], walltime=self.row["time"])
+            self._previews()
         self.writer.flush()
 
     def close(self) -> None:
@@ -126,12 +119,6 @@ class TensorBoard:
         if self.writer:
             self._previews()
             self.writer.close()
-
-    def _show(self, row: Row) -> None:
-        self.row = row
-        for name, value in scalars(row).items():
-            self.writer.add_scalar(name, value, row["step"], walltime=row["time"])
-        self._previews()
 
     def _previews(self) -> None:
         """Those drawn up to the last row's step and not shown yet."""
@@ -148,13 +135,7 @@ class WeightsAndBiases:
     """The run's curves on Weights & Biases, under its own id: a later session goes on there."""
 
     def __init__(self, run: RunDir, config: Config, say: Callable[[str], None]):
-        try:
-            import wandb
-        except ImportError as error:
-            raise ConfigError(
-                "train.wandb is true, but wandb is not installed: pip install wandb, or --set "
-                "train.wandb=false"
-            ) from error
+        wandb = _need("wandb", "wandb")
         self.failures = (wandb.Error, OSError)  # OSError: its own process is gone
         self.say = say
         self.sent = run.folder / "wandb" / "sent.json"
@@ -169,36 +150,30 @@ class WeightsAndBiases:
         if self.board is not None and self.board.resumed:
             self.step = max(self.step, self.board.step - 1)
 
-    def begin(self, rows: list[Row]) -> None:
+    def show(self, rows: list[Row], anew: bool) -> None:
         """Rows that it has are not sent again, nor taken back: steps taken twice are the same."""
         for row in rows:
-            self.add(row)
-
-    def add(self, row: Row) -> None:
-        if self.board is None or row["step"] <= self.step:
-            return
-        try:
-            self.board.log(scalars(row), step=row["step"])
-        except self.failures as error:
-            self._give_up(error)
-            return
-        self.step = row["step"]
-        write_json(self.sent, {"id": self.id, "step": self.step})
+            if row["step"] > self.step and self._ask("log", scalars(row), step=row["step"]):
+                self.step = row["step"]
+                write_json(self.sent, {"id": self.id, "step": self.step})
 
     def close(self) -> None:
-        if self.board is None:
-            return
-        try:
-            self.board.finish()
-        except self.failures as error:
-            self._give_up(error)
+        self._ask("finish")
 
-    def _give_up(self, error: Exception) -> None:
-        self.board = None
-        self.say(
-            f"Weights & Biases failed ({' '.join(str(error).split())}): training goes on without "
-            "it; log.jsonl has every row, and a later session sends what is missing"
-        )
+    def _ask(self, method: str, *values: Any, **named: Any) -> bool:
+        """Whether it did; after its first failure it is asked no more."""
+        if self.board is None:
+            return False
+        try:
+            getattr(self.board, method)(*values, **named)
+            return True
+        except self.failures as error:
+            self.board = None
+            self.say(
+                f"Weights & Biases failed ({' '.join(str(error).split())}): training goes on "
+                "without it; log.jsonl has every row, and a later session sends what is missing"
+            )
+            return False
 
     def _remembered(self, run: RunDir) -> int:
         """The last step that this machine has sent, -1 for none: an offline run cannot be asked."""

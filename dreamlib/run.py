@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,7 +129,7 @@ class Run:
         self, trainer: Trainer, hours: float | None = None, validation: Check | None = None
     ) -> Iterator[Tick]:
         """Take a trainer's steps to their end, the deadline, or a request to stop."""
-        with open_boards(self.dir, self.config, self.say) as boards:
+        with closing(open_boards(self.dir, self.config, self.say)) as boards:
             yield from self._driver(trainer, hours, boards, validation or Unchecked()).drive()
 
     def _driver(
