@@ -20,7 +20,7 @@ from dreamlib.data.idx import digits_source, idx_source
 from dreamlib.data.packed import Packed, Source
 from dreamlib.data.stream import Stream
 from dreamlib.diffusion import dream
-from dreamlib.diffusion.draw import BoundSampler, LabelsOf, draw_images
+from dreamlib.diffusion.draw import BoundSampler, LabelsOf, draw_images, interpolate
 from dreamlib.diffusion.prediction import Denoiser
 from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m
 from dreamlib.diffusion.schedule import Schedule, cosine, linear
@@ -135,19 +135,27 @@ def make_discriminator(config: Config, channels: int) -> Discriminator:
 
 
 def make_drawing(
-    config: Config, data: Packed, net: nn.Module, precision: Precision, device: torch.device
+    config: Config,
+    data: Packed,
+    net: nn.Module,
+    precision: Precision,
+    device: torch.device,
+    *,
+    between: bool = False,
 ) -> Callable[..., np.ndarray]:
     """image numbers (and `batch`, `should_stop`, `on_step` where it takes steps) -> uint8 images.
 
-    `net` is what `make_net` makes, with the weights to draw with.
+    With `between`: two image numbers and a count (and `batch`, `on_step`) -> so many images on the
+    way from one to the other.  `net` is what `make_net` makes, with the weights to draw with.
     """
     common = {"seed": config.sample.seed, "batch": config.sample.batch, "device": device}
     if config.model == "gan":
-        draw = partial(gan_draw.draw_images, net, truncation=config.gan.truncation, **common)
+        images = gan_draw.interpolate if between else gan_draw.draw_images
+        draw = partial(images, net, truncation=config.gan.truncation, **common)
         return partial(_evaluating, net, draw)
     sched = make_schedule(config)
     draw = partial(
-        draw_images,
+        interpolate if between else draw_images,
         make_denoiser(config, net, sched, precision),
         sched,
         make_sampler(config),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dreamlib.build import (
-    make_denoiser,
-    make_drawing,
-    make_labels,
-    make_net,
-    make_sampler,
-    make_schedule,
-)
-from dreamlib.diffusion.draw import interpolate
+from dreamlib.build import make_denoiser, make_drawing, make_net, make_schedule
 from dreamlib.diffusion.samplers import Step, spaced
 from dreamlib.errors import ConfigError, RunError
 from dreamlib.files import (
@@ -38,10 +30,9 @@ from dreamlib.files import (
     write_json,
     write_npy,
 )
-from dreamlib.gan import draw as gan_draw
 from dreamlib.images import quantise, to_rgb
 from dreamlib.passed import listed
-from dreamlib.progress import Progress, silent
+from dreamlib.progress import Advance, Progress, silent
 from dreamlib.rng import image_noise
 from dreamlib.run import Run
 
@@ -204,7 +195,7 @@ def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarra
 
     Raises ConfigError for an ancestral sampler: it shows noise, not the way between two images.
     """
-    sample, size = run.config.sample, run.config.data.size
+    sample = run.config.sample
     if sample.sampler == "ddpm" or (sample.sampler == "ddim" and sample.eta > 0):
         raise ConfigError(
             "interpolation needs a deterministic sampler, as noise added on the way would leave "
@@ -215,30 +206,9 @@ def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarra
             "an interpolation has at least 2 frames and two different seeds from 0 on, got "
             f"{count} frames from {first} to {last}"
         )
-    store = Shards(run, untrained=False)
-    if run.config.model == "gan":
-        return gan_draw.interpolate(
-            store.net,
-            (first, last),
-            count,
-            seed=sample.seed,
-            batch=sample.batch,
-            device=run.device,
-            truncation=run.config.gan.truncation,
-        )
-    return interpolate(
-        store.denoiser,
-        make_schedule(run.config),
-        make_sampler(run.config),
-        (first, last),
-        count,
-        seed=sample.seed,
-        shape=(run.data.channels, size, size),
-        batch=sample.batch,
-        device=run.device,
-        labels_of=make_labels(run.config, run.data),
-        guidance=sample.guidance,
-    )
+    net = Shards(run, untrained=False).net
+    draw = make_drawing(run.config, run.data, net, run.precision, run.device, between=True)
+    return draw((first, last), count)
 
 
 def process(run: Run, images: int = 8, moments: int = 8) -> Path:
@@ -260,10 +230,12 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     taken = torch.tensor(spaced(make_schedule(run.config), sample.steps, sample.spacing))
     wanted = torch.linspace(float(taken[0]), float(taken[-1]), moments - 1)
     chosen = {int(taken[(taken - t).abs().argmin()]) for t in wanted}
-    times, x_t, x0_hat = zip(*_moments(store, images, chosen))
+    with run.session() as session:
+        draw = partial(store.draw, range(images), session.should_stop)
+        _, times, x_t, x0_hat = trace(run, draw, range(images), chosen)
     arrays = {
-        "x_t": np.stack(x_t, axis=1),
-        "x0_hat": np.stack(x0_hat, axis=1),
+        "x_t": x_t,
+        "x0_hat": x0_hat,
         "t": np.array(times),
         "what": np.array(what),
         "step": np.array(store.weights[1]["step"]),
@@ -273,31 +245,34 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     return path
 
 
-def _moments(
-    store: Shards, images: int, chosen: set[int]
-) -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """t, x_t and x0_hat, uint8 [images,H,W,C], of the chosen steps, and of the end."""
-    run, size = store.run, store.run.config.data.size
+def trace(
+    run: Run,
+    draw: Callable[..., np.ndarray],
+    numbers: Sequence[int],
+    chosen: Container[int] | None = None,
+    advance: Advance = lambda count: None,
+) -> tuple[np.ndarray, tuple[int, ...], np.ndarray, np.ndarray]:
+    """What `draw` draws, one batch, and how the images `numbers` of it come about:
+    (all its images, t [M], x_t and x0_hat uint8 [N,M,H,W,C]).
+
+    At the `chosen` timesteps, None for all; x_t is the state in which the network is asked at t,
+    and the last moment, with t = -1, is the finished image.  `advance` counts steps.
+    """
+    sample, shape = run.config.sample, (run.data.channels, run.data.size, run.data.size)
+    cpu, rows = torch.device("cpu"), [number % sample.batch for number in numbers]
+    state = quantise(image_noise(sample.seed, numbers, shape, run.config.diffusion.steps, cpu))
     kept: list[tuple[int, np.ndarray, np.ndarray]] = []
-    state = quantise(
-        image_noise(
-            run.config.sample.seed,
-            range(images),
-            (run.data.channels, size, size),
-            run.config.diffusion.steps,
-            torch.device("cpu"),
-        )
-    )
 
     def on_step(slots: list[int | None], step: Step) -> None:
         nonlocal state
-        if step.t in chosen:
-            kept.append((step.t, state, quantise(step.x0_hat[:images])))
-        state = quantise(step.x_t[:images])
+        if chosen is None or step.t in chosen:
+            kept.append((step.t, state, quantise(step.x0_hat[rows])))
+        state = quantise(step.x_t[rows])
+        advance(1)
 
-    with run.session() as session:
-        store.draw(range(images), session.should_stop, on_step=on_step)
-    return [*kept, (-1, state, state)]
+    images = draw(on_step=on_step)
+    t, x_t, x0_hat = zip(*kept, (-1, state, state))
+    return images, t, np.stack(x_t, axis=1), np.stack(x0_hat, axis=1)
 
 
 def export_png(images: np.ndarray, folder: Path, progress: Progress = silent) -> None:

@@ -108,12 +108,14 @@ def interpolate(
     device: torch.device,
     labels_of: LabelsOf | None = None,
     guidance: float = 1.0,
+    on_step: Callable[[Step], None] = lambda step: None,
 ) -> np.ndarray:
     """`count` images between two of `seed`, ends included -> uint8 [count,H,W,C].
 
     Starts are interpolated spherically; the sampler must be deterministic, because noise added on
     the way would leave nothing in common between neighbours.  All have the first end's labels.
-    ValueError for an ancestral sampler, fewer than 2 images, or equal ends.
+    `on_step` sees every step of every batch.  ValueError for an ancestral sampler, fewer than 2
+    images, or equal ends.
     """
     if count < 2 or ends[0] == ends[1]:
         raise ValueError(f"interpolation needs 2 images or more and two ends, got {count}, {ends}")
@@ -128,6 +130,7 @@ def interpolate(
         x[: len(part)] = part.to(device)
         for step in sampler(guided, sched, x, noise=_no_noise):
             x = step.x_t
+            on_step(step)
         frames.append(quantise(x)[: len(part)])
     return np.concatenate(frames)
 

@@ -132,4 +132,4 @@ def _noised(studio: Studio, number: int, t: int, seed: int) -> tuple[dream.Batch
     x0, ts = dequantise(image).to(device), torch.tensor([t], device=device)
     batch = dream.Batch(x0, ts, noise, torch.zeros(1), y=told if told is None else told.to(device))
     x_t = q_sample(studio.sched, batch.x0, batch.t, batch.eps)
-    return batch, x_t, dream.ask(studio.net, batch, x_t)
+    return batch, x_t, dream.ask(studio.denoiser, batch, x_t)

@@ -6,26 +6,22 @@ nothing, so that a slider can move over it.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-import torch
 
-from dreamlib.build import make_labels, make_sampler, make_schedule
+from dreamlib.build import make_drawing, make_schedule
 from dreamlib.config import make_config
-from dreamlib.diffusion.draw import BoundSampler, LabelsOf, draw_images, interpolate
-from dreamlib.diffusion.samplers import Step
 from dreamlib.errors import ConfigError
-from dreamlib.generate import Shards
-from dreamlib.images import quantise
+from dreamlib.generate import Shards, trace
 from dreamlib.progress import Progress, silent
-from dreamlib.rng import image_noise
 from dreamlib.run import Run
-from dreamlib.sections import Config, Sample
+from dreamlib.sections import Sample
 
 QUICK = 8  # images per batch under changed settings, where nobody waits for a whole shard
 KEPT = 8  # results of each kind that are kept
@@ -43,15 +39,6 @@ class Trajectory:
     x0_hat: np.ndarray  # uint8 [S+1,H,W,C], the clean image that the network saw in x_t
 
 
-@dataclass(frozen=True)
-class _Block:
-    """One batch, drawn."""
-
-    images: np.ndarray  # uint8 [B,H,W,C]
-    t: list[int]
-    traces: dict[int, tuple[np.ndarray, np.ndarray]]  # row -> x_t [S+1,H,W,C], x0_hat [S,H,W,C]
-
-
 class Studio:
     """Everything the playground shows of one trained run.  RunError when it has no weights."""
 
@@ -63,19 +50,18 @@ class Studio:
             )
         store = Shards(run, untrained=False)
         self.key = run.folder.absolute(), run.config, store.weights[1]
-        self.run, self.net = run, store.denoiser
+        self.run, self.net, self.denoiser = run, store.net, store.denoiser
         self.sched = make_schedule(run.config)
         self.own = run.config.sample
-        self._kept: dict[str, OrderedDict[Any, Any]] = {}
+        self.shape = run.data.channels, run.data.size, run.data.size  # of an image in the network
+        self._kept: dict[str, dict[Any, Any]] = defaultdict(dict)
 
     def once(self, kind: str, key: Any, make: Callable[[], Any]) -> Any:
         """What `make` returned for this key: kept, or made now; a few of each kind are kept."""
-        kept = self._kept.setdefault(kind, OrderedDict())
-        if key not in kept:
-            kept[key] = make()
-        kept.move_to_end(key)
-        while len(kept) > KEPT:
-            kept.popitem(last=False)
+        kept = self._kept[kind]
+        kept[key] = kept.pop(key) if key in kept else make()  # the last one asked for stands last
+        if len(kept) > KEPT:
+            del kept[next(iter(kept))]
         return kept[key]
 
     # ------------------------------------------------------------------ sampling
@@ -99,81 +85,41 @@ class Studio:
         sample = sample or self.own
         check_seeds(*seeds)
         size = sample.batch
-        drawn = {k: self._block(sample, k, None, progress) for k in {s // size for s in seeds}}
-        return np.stack([drawn[seed // size].images[seed % size] for seed in seeds])
+        drawn = {k: self._batch(sample, k, None, progress)[0] for k in {s // size for s in seeds}}
+        return np.stack([drawn[seed // size][seed % size] for seed in seeds])
 
-    def trajectory(
-        self, seed: int, sample: Sample | None = None, progress: Progress = silent
-    ) -> Trajectory:
+    def trajectory(self, seed: int, progress: Progress = silent) -> Trajectory:
         """Every state on the way to image `seed`, and what the network saw in it."""
-        sample = sample or self.own
         check_seeds(seed)
-        number, row = divmod(seed, sample.batch)
-        block = self._block(sample, number, row, progress)
-        x_t, x0_hat = block.traces[row]
-        times = (*block.t, -1)
-        bars = [self.sched.bar(t) for t in times]
-        return Trajectory(
-            times,
-            tuple(bar**0.5 for bar in bars),
-            tuple((1 - bar) ** 0.5 for bar in bars),
-            x_t,
-            np.concatenate([x0_hat, x_t[-1:]]),
-        )
+        return self._batch(self.own, seed // self.own.batch, seed, progress)[1][seed]
 
-    def _block(self, sample: Sample, number: int, row: int | None, progress: Progress) -> _Block:
-        """Batch `number`: its rows cost together what one of them costs.
+    def _batch(
+        self, sample: Sample, number: int, seed: int | None, progress: Progress
+    ) -> tuple[np.ndarray, dict[int, Trajectory]]:
+        """Batch `number`, uint8 [B,H,W,C]: its images cost together what one of them costs.
 
-        The trajectories of all rows are kept if they are small, else that of `row` alone.
+        The trajectories of all are kept if they are small, else that of `seed` alone.
         """
-        size, pixels = sample.batch, self.run.data.size**2 * self.run.data.channels
-        small = 2 * sample.steps * size * pixels <= TRACE_BYTES
-        rows = range(size) if small else [] if row is None else [row]
-        key = sample.model_dump_json(), number, tuple(rows)
-        return self.once("block", key, lambda: self._draw(sample, number, rows, progress))
+        members = range(number * sample.batch, (number + 1) * sample.batch)
+        small = 2 * sample.steps * len(members) * math.prod(self.shape) <= TRACE_BYTES
+        traced = members if small else [] if seed is None else [seed]
 
-    def _draw(self, sample: Sample, number: int, rows: Sequence[int], progress: Progress) -> _Block:
-        wanted, shape, device = list(rows), self.shape, self.run.device
-        numbers = range(number * sample.batch, (number + 1) * sample.batch)
-        start = [numbers[row] for row in wanted]
-        noise = image_noise(sample.seed, start, shape, len(self.sched), torch.device("cpu"))
-        times: list[int] = []
-        states, clean = [quantise(noise)], []
-        advance = progress("drawing", sample.steps)
+        def draw() -> tuple[np.ndarray, dict[int, Trajectory]]:
+            run = self._under(sample)
+            advance = progress("drawing", sample.steps)
+            drawing = partial(self._drawing(run), members)
+            images, t, x_t, x0_hat = trace(run, drawing, traced, advance=advance)
+            signal, noise = zip(*map(self.sched.roots, t))
+            ways = zip(traced, x_t, x0_hat)
+            return images, {seed: Trajectory(t, signal, noise, *way) for seed, *way in ways}
 
-        def on_step(slots: list[int | None], step: Step) -> None:
-            times.append(step.t)
-            states.append(quantise(step.x_t[wanted]))
-            clean.append(quantise(step.x0_hat[wanted]))
-            advance(1)
+        return self.once("batch", (sample.model_dump_json(), number, tuple(traced)), draw)
 
-        config = self._config(sample)
-        images = draw_images(
-            self.net,
-            self.sched,
-            make_sampler(config),
-            numbers,
-            seed=sample.seed,
-            shape=shape,
-            batch=sample.batch,
-            device=device,
-            labels_of=self._labels(config),
-            guidance=sample.guidance,
-            on_step=on_step,
-        )
-        x_t, x0_hat = np.stack(states, axis=1), np.stack(clean, axis=1)
-        return _Block(images, times, dict(zip(wanted, zip(x_t, x0_hat))))
+    def _under(self, sample: Sample) -> Run:
+        return replace(self.run, config=self.run.config.model_copy(update={"sample": sample}))
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of an image inside the network: (C, H, W)."""
-        return self.run.data.channels, self.run.data.size, self.run.data.size
-
-    def _config(self, sample: Sample) -> Config:
-        return self.run.config.model_copy(update={"sample": sample})
-
-    def _labels(self, config: Config) -> LabelsOf | None:
-        return make_labels(config, self.run.data)
+    def _drawing(self, run: Run, **kind: bool) -> Callable[..., np.ndarray]:
+        return make_drawing(run.config, run.data, self.net, run.precision, run.device, **kind)
 
     @cached_property
     def deterministic(self) -> Sample:
@@ -193,41 +139,19 @@ class Studio:
         check_seeds(first, last)
         if first == last:
             raise ConfigError(f"choose two different seeds: both are {first}")
-        key = first, last, count
-        return self.once("between", key, lambda: self._walk(first, last, count, progress))
+        sample, batch = self.deterministic, min(self.deterministic.batch, count)
 
-    def _walk(self, first: int, last: int, count: int, progress: Progress) -> np.ndarray:
-        sample = self.deterministic
-        config, batch = self._config(sample), min(sample.batch, count)
-        return interpolate(
-            self.net,
-            self.sched,
-            _counted(make_sampler(config), progress("drawing", sample.steps * -(-count // batch))),
-            (first, last),
-            count,
-            seed=sample.seed,
-            shape=self.shape,
-            batch=batch,
-            device=self.run.device,
-            labels_of=self._labels(config),
-            guidance=sample.guidance,
-        )
+        def draw() -> np.ndarray:
+            advance = progress("drawing", sample.steps * -(-count // batch))
+            drawing = self._drawing(self._under(sample), between=True)
+            return drawing((first, last), count, batch=batch, on_step=lambda step: advance(1))
+
+        return self.once("between", (first, last, count), draw)
 
 
 def check_seeds(*seeds: int) -> None:
     if min(seeds) < 0:
         raise ConfigError(f"seeds are whole numbers from 0 on, got {min(seeds)}")
-
-
-def _counted(sampler: BoundSampler, advance: Callable[[int], None]) -> BoundSampler:
-    """The same sampler, which reports its steps."""
-
-    def counted(*args: Any, **named: Any) -> Iterator[Step]:
-        for step in sampler(*args, **named):
-            advance(1)
-            yield step
-
-    return counted
 
 
 _latest: list[Studio] = []  # one network in memory, whatever is asked
