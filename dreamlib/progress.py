@@ -75,8 +75,8 @@ class TextProgress:
     keeps a hosted notebook's page alive.  Short jobs print nothing until they finish.
     """
 
-    def __init__(self, every: float = 10.0, first: float = 3.0, file=None):
-        self.every, self.first, self.file = every, first, file
+    def __init__(self, every: float = 10.0, first: float = 3.0, show: Callable[[str], None] = tell):
+        self.every, self.first, self.show = every, first, show
 
     def __call__(self, label: str, total: int) -> Advance:
         start = time.monotonic()
@@ -93,7 +93,7 @@ class TextProgress:
             rate = done / seconds if seconds else 0.0
             left = "done" if finished else f"ETA {duration((total - done) / rate)}" if rate else ""
             text = f"{label}: {done:,}/{total:,} ({done / total:.0%}) · {rate:.3g}/s · {left}"
-            print(text, file=self.file or Screen(), flush=True)
+            self.show(text)
             due, seen = now + self.every, True
 
         return advance

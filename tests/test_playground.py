@@ -301,10 +301,10 @@ def test_waiting_is_told(trained, monkeypatch):
     told = []
     note = widgets.HTML()
     note.observe(lambda change: told.append(change["new"]), names="value")
-    advance = controls._Note(note, every=0.0)("drawing", 4)
+    advance = controls.noted(note, every=0.0)("drawing", 4)
     advance(1)
     assert "working" in told[0]
-    assert "drawing 25%" in told[1]
+    assert "working: drawing: 1/4 (25%)" in told[1]
 
 
 @pytest.mark.parametrize("name", MOVES)

@@ -8,26 +8,27 @@ from __future__ import annotations
 
 import html
 import io
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from textwrap import fill
 
 import ipywidgets as widgets
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from IPython.display import HTML, display
+from matplotlib.offsetbox import HPacker, OffsetImage, TextArea, VPacker
 from PIL import Image
 
 from dreamlib.errors import DreamlibError
 from dreamlib.images import enlarge, to_rgb
-from dreamlib.progress import Advance, Progress, TextProgress, duration, silent
+from dreamlib.progress import Advance, Progress, TextProgress
 from dreamlib.report.live import headless
-from dreamlib.report.plotting import style
+from dreamlib.report.plotting import SMALL, Picture, style
 
 SIDE = 96  # pixels of the page that a small image takes
 SHARP = 2  # pixels of the picture to one of the page, for fine screens
-COLUMNS, GAP, LETTER, LINE = 8, 14, 5.5, 12  # of a still picture: images in a row, and pixels
+COLUMNS, GAP, LETTER = 8, 10, 5.5  # of a still picture: images in a row, points, pixels
+POINTS = 0.72  # of a still picture, to a pixel of the page
 # What a drawing may fail of for a setting that was asked, a full memory or disk among them.
 FAILURES = (DreamlibError, ValueError, ArithmeticError, RuntimeError, OSError)
 WRAP = {"display": "flex", "flex_flow": "row wrap", "align_items": "flex-start"}
@@ -64,103 +65,72 @@ def board(
     where nothing can be moved, `draw` itself if not given.
     """
     note, text, area = widgets.HTML(), widgets.HTML(), widgets.VBox()
-    show = _Shelf(area).show
+    if headless():
+        draw = still or draw
 
-    def redraw(report: Progress) -> None:
-        view = _attempt(draw, report, controls, note)
+    def redraw(progress: Progress) -> View | None:
+        view, failed = None, "stopped: change a setting to draw again"
+        try:
+            view = draw(progress, **{name: control.value for name, control in controls.items()})
+            failed = ""
+        except FAILURES as error:
+            failed = str(error).partition("\n")[0] or type(error).__name__
+        finally:
+            note.value = _line(failed, "var(--jp-error-color1, #B00020)")
         if view is not None:
-            show(view)
+            _fill(area, view.rows)
             text.value = _line(view.text)
+        return view
 
-    redraw(TextProgress())  # the note is not on the page yet
+    view = redraw(TextProgress())  # the note is not on the page yet
     for control in controls.values():
-        control.observe(lambda change: redraw(_Note(note)), names="value")
+        control.observe(lambda change: redraw(noted(note)), names="value")
     head = widgets.HBox([*controls.values(), *extra], layout=widgets.Layout(**WRAP))
     box = widgets.VBox([head, note, area, text])
-    if headless():
-        # Not the widget: without its program a page would hold dead sliders.
-        view = _attempt(still or draw, silent, controls, note)
-        box._ipython_display_ = lambda **kwargs: _display_still(view, note.value)
+    if headless():  # not the widget: without its program a page would hold dead sliders
+        why = partial(display, HTML(note.value))
+        box._ipython_display_ = why if view is None else still_figure(view)._ipython_display_
     return box
 
 
-def _attempt(
-    draw: Callable[..., View],
-    progress: Progress,
-    controls: dict[str, widgets.Widget],
-    note: widgets.HTML,
-) -> View | None:
-    """What is drawn for the controls as they are, or None and the reason in the note."""
-    failed = "stopped: change a setting to draw again"
-    try:
-        view = draw(progress, **{name: control.value for name, control in controls.items()})
-        failed = ""
-        return view
-    except FAILURES as error:
-        failed = str(error).partition("\n")[0] or type(error).__name__
-        return None
-    finally:
-        note.value = _line(failed, "var(--jp-error-color1, #B00020)") if failed else ""
-
-
 def _line(text: str, colour: str = "inherit") -> str:
-    return f'<div style="line-height:1.5;color:{colour}">{html.escape(text)}</div>'
+    return f'<div style="line-height:1.5;color:{colour}">{html.escape(text)}</div>' if text else ""
 
 
-class _Note:
-    """Progress in one line of the board, only while there is something to wait for."""
+def noted(note: widgets.HTML, every: float = 0.3) -> Progress:
+    """Progress in one line of a board, only while there is something to wait for."""
 
-    def __init__(self, widget: widgets.HTML, every: float = 0.3):
-        self.widget, self.every = widget, every
+    def show(text: str) -> None:
+        note.value = _line(f"working: {text}")
 
-    def __call__(self, label: str, total: int) -> Advance:
-        begun = time.monotonic()
-        due, done = begun + self.every, 0
-        self.widget.value = _line("working ...")
+    def progress(label: str, total: int) -> Advance:
+        note.value = _line("working ...")
+        return TextProgress(every, every, show)(label, total)
 
-        def advance(count: int) -> None:
-            nonlocal due, done
-            done += count
-            now = time.monotonic()
-            if now >= due and done:
-                due, left = now + self.every, (total - done) * (now - begun) / done
-                self.widget.value = _line(
-                    f"working: {label} {done / total:.0%}, {duration(left)} left"
-                )
-
-        return advance
+    return progress
 
 
-class _Shelf:
-    """Pictures with captions, replaced in place while their number and widths stay the same."""
-
-    def __init__(self, area: widgets.VBox):
-        self.area, self.widths, self.slots = area, None, []
-
-    def show(self, view: View) -> None:
-        widths = [[tile.width for tile in row] for row in view.rows]
-        if widths != self.widths:
-            self._build(widths)
-        tiles = [tile for row in view.rows for tile in row]
-        for (picture, caption), tile in zip(self.slots, tiles):
+def _fill(area: widgets.VBox, rows: Sequence[Sequence[Tile]]) -> None:
+    """Show rows of pictures, replaced in place while there are as many in each row."""
+    if [len(row.children) for row in area.children] != [len(row) for row in rows]:
+        old, wrap = area.children, widgets.Layout(**WRAP)
+        area.children = [widgets.HBox([_cell() for _ in row], layout=wrap) for row in rows]
+        _close(old)
+    for box, row in zip(area.children, rows):
+        for cell, tile in zip(box.children, row):
+            picture, caption = cell.children
+            picture.layout.width = f"{tile.width}px"
             picture.value = png(tile.image, SHARP * tile.width)
             caption.value = (
                 f'<div style="width:{tile.width}px;font-size:12px;line-height:1.35;'
                 f'text-align:center;overflow-wrap:anywhere">{html.escape(tile.caption)}</div>'
             )
 
-    def _build(self, widths: list[list[int]]) -> None:
-        old, self.widths, self.slots, rows = self.area.children, widths, [], []
-        for row in widths:
-            cells = []
-            for width in row:
-                size = widgets.Layout(width=f"{width}px", height="auto", max_width="none")
-                self.slots.append((widgets.Image(format="png", layout=size), widgets.HTML()))
-                margin = widgets.Layout(margin="4px 8px 4px 0", overflow="visible")
-                cells.append(widgets.VBox(self.slots[-1], layout=margin))
-            rows.append(widgets.HBox(cells, layout=widgets.Layout(**WRAP)))
-        self.area.children = rows
-        _close(old)
+
+def _cell() -> widgets.VBox:
+    size = widgets.Layout(height="auto", max_width="none")
+    margin = widgets.Layout(margin="4px 8px 4px 0", overflow="visible")
+    return widgets.VBox([widgets.Image(format="png", layout=size), widgets.HTML()], layout=margin)
 
 
 def _close(children: Sequence[widgets.Widget]) -> None:
@@ -176,47 +146,28 @@ def png(image: np.ndarray, width: int) -> bytes:
     return file.getvalue()
 
 
-def paint(fig: Figure, dpi: int) -> np.ndarray:
-    """A figure as pixels, uint8 [H,W,3], `dpi` of them to an inch."""
-    fig.set_dpi(dpi)
-    canvas = FigureCanvasAgg(fig)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+@style()
+def still_figure(view: View) -> Picture:
+    """A view as one figure, captions and text included."""
 
+    def words(text: str, width: int, align: str) -> TextArea:
+        props = {"size": SMALL, "multialignment": align}
+        return TextArea(fill(text, int(width / LETTER)), textprops=props)
 
-# --------------------------------------------------------------------------- without a front end
+    def cell(tile: Tile) -> VPacker:
+        zoom = POINTS * tile.width / tile.image.shape[1]
+        picture = OffsetImage(to_rgb(tile.image[None])[0], zoom=zoom, interpolation="nearest")
+        parts = [picture, words(tile.caption, tile.width, "center")]
+        return VPacker(children=parts, align="center", pad=0, sep=3)
 
-
-def _display_still(view: View | None, why: str) -> None:
-    from IPython.display import HTML, display
-    from IPython.display import Image as Shown
-
-    display(HTML(why) if view is None else Shown(data=still_png(view)))
-
-
-def still_png(view: View) -> bytes:
-    """A view as one PNG picture, captions and text included."""
     rows = [row[i : i + COLUMNS] for row in view.rows for i in range(0, len(row), COLUMNS)]
     width = max(420, *(sum(tile.width + GAP for tile in row) for row in rows))
-    words = [[fill(tile.caption, int(tile.width / LETTER)) for tile in row] for row in rows]
-    below = [LINE * max(len(text.splitlines()) for text in texts) + GAP for texts in words]
-    highs = [[tile.width * tile.image.shape[0] / tile.image.shape[1] for tile in r] for r in rows]
-    text = fill(view.text, int(width / LETTER))
-    bottom = LINE * len(text.splitlines()) + GAP
-    height = sum(map(max, highs)) + sum(below) + bottom
-    with style():
-        fig = Figure(figsize=(width / 100, height / 100))
-        top = height
-        for row, texts, tall, down in zip(rows, words, highs, below):
-            left, top = GAP / 2, top - max(tall)
-            for tile, caption, high in zip(row, texts, tall):
-                place = left / width, top / height, tile.width / width, high / height
-                axes = fig.add_axes(place, xticks=[], yticks=[], frame_on=False)
-                axes.imshow(to_rgb(tile.image[None])[0], interpolation="nearest")
-                middle = (left + tile.width / 2) / width
-                fig.text(middle, (top - 3) / height, caption, ha="center", va="top", fontsize=7)
-                left += tile.width + GAP
-            top -= down
-        fig.text(GAP / 2 / width, (bottom - GAP) / height, text, va="top", fontsize=7)
-        picture = paint(fig, 150)
-    return png(picture, picture.shape[1])
+    lines = [HPacker(children=[*map(cell, row)], align="top", pad=0, sep=GAP) for row in rows]
+    lines.append(words(view.text, width, "left"))
+    sheet = VPacker(children=lines, align="left", pad=GAP, sep=GAP)
+    fig = Picture()
+    fig.add_artist(sheet)
+    extent = sheet.get_window_extent()
+    sheet.set_offset(-extent.min)
+    fig.set_size_inches(extent.size / fig.dpi)
+    return fig

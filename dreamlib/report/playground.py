@@ -11,6 +11,7 @@ from typing import Any
 import ipywidgets as widgets
 import numpy as np
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from dreamlib.diffusion.samplers import spaced
@@ -18,7 +19,7 @@ from dreamlib.progress import Progress
 from dreamlib.report.closeups import held_out_distance, lambdas
 from dreamlib.report.closeups import neighbours as nearest_images
 from dreamlib.report.closeups import rectified as rectify_image
-from dreamlib.report.controls import SIDE, Tile, View, board, paint
+from dreamlib.report.controls import SIDE, Tile, View, board
 from dreamlib.report.plotting import BLUE, GREEN, GREY, ORANGE, style
 from dreamlib.report.studio import studio_of
 from dreamlib.run import Run
@@ -37,7 +38,8 @@ AS_IN_DATA = "as in the data"
 def seeds(run: Run) -> widgets.VBox:
     """The images of some seeds, under the run's sampler settings or others."""
     studio = studio_of(run)
-    controls: dict[str, widgets.Widget] = {
+    classes = run.data.attributes if run.config.net.conditional else {}
+    controls = {
         "first": _number("first seed", 0),
         "count": _slider("number of images", 8, 1, MANY),
         "sampler": _choice("sampler", SAMPLERS, studio.own.sampler),
@@ -45,15 +47,14 @@ def seeds(run: Run) -> widgets.VBox:
     }
     if run.config.net.conditional:
         controls["guidance"] = _slider("guidance", studio.own.guidance, 0.0, 8.0, 0.25)
-        for name, values in run.data.attributes.items():
-            asked = studio.own.labels.get(name, AS_IN_DATA)
-            controls[f"label {name}"] = _choice(name, (AS_IN_DATA, *values), asked)
+    for name, values in classes.items():
+        asked = studio.own.labels.get(name, AS_IN_DATA)
+        controls[f"label {name}"] = _choice(name, (AS_IN_DATA, *values), asked)
 
     def draw(progress: Progress, first: int, count: int, **values: Any) -> View:
-        named = {k.removeprefix("label "): v for k, v in values.items() if k.startswith("label ")}
-        changes = {k: v for k, v in values.items() if not k.startswith("label ")}
-        labels = {name: value for name, value in named.items() if value != AS_IN_DATA}
-        sample = studio.settings(**changes, labels=labels)
+        chosen = {name: values.pop(f"label {name}") for name in classes}
+        labels = {name: value for name, value in chosen.items() if value != AS_IN_DATA}
+        sample = studio.settings(**values, labels=labels)
         numbers = range(first, first + count)
         images = studio.images(numbers, sample, progress)
         row = [Tile(image, f"seed {k}", _side(run)) for k, image in zip(numbers, images)]
@@ -141,17 +142,9 @@ def rectified(run: Run) -> widgets.VBox:
             "paper": f"input, paper, λ\u00a0=\u00a0{now['paper']:.2f}",
             "paper x0": "the clean image in it",
         }
-        tiles = {
-            name: Tile(seen[name], text, max(128, _side(run))) for name, text in captions.items()
-        }
-        names = list(tiles)
-        plot = _lambda_plot(lam, t)
-        rows = [
-            [Tile(plot, "", plot.shape[1] // 2)],
-            [tiles[name] for name in names[:3]],
-            [tiles[name] for name in names[3:]],
-        ]
-        return View(rows)
+        side, plot = max(128, _side(run)), _lambda_plot(lam, t)
+        tiles = [Tile(seen[name], text, side) for name, text in captions.items()]
+        return View([[Tile(plot, "", plot.shape[1] // 2)], tiles[:3], tiles[3:]])
 
     controls = {
         "image": _number("training image", 0),
@@ -171,21 +164,21 @@ def neighbours(run: Run) -> widgets.VBox:
     def draw(progress: Progress, seed: int, k: int) -> View:
         image = studio.images([seed], progress=progress)[0]
         rows = [[Tile(image, f"seed {seed}, generated", _side(run))]]
-        names = {"train": "training", "reference": "held-out"}
-        for split, name in names.items():
+        searched = []
+        for split, name in (("train", "training"), ("reference", "held-out")):
             found = nearest_images(studio, image, k, split, progress)
+            searched.append(found.among)
             rows.append(
                 [
                     Tile(real, f"{name} image {row}, distance {distance:,.0f}", _side(run))
                     for real, row, distance in zip(found.images, found.rows, found.distances)
                 ]
             )
-        train, held_out = (len(run.data.indices(split)) for split in names)
         text = (
-            f"Distances are Euclidean, in grey levels. {train:,} training images were searched and "
-            f"{held_out:,} held-out ones; of fewer images the nearest is farther. For scale: new "
-            f"real images are {held_out_distance(studio):,.0f} from their nearest training image "
-            "(median)."
+            f"Distances are Euclidean, in grey levels. {searched[0]:,} training images were "
+            f"searched and {searched[1]:,} held-out ones; of fewer images the nearest is farther. "
+            f"For scale: new real images are {held_out_distance(studio):,.0f} from their nearest "
+            "training image (median)."
         )
         return View(rows, text)
 
@@ -215,7 +208,8 @@ def _lambda_plot(lam: dict[str, torch.Tensor], t: int) -> np.ndarray:
     """lambda against t for every loss, and where t is: uint8 [H,W,3], twice the page's pixels."""
     colours = {"standard": GREY, "conservative": GREEN, "paper": ORANGE}
     with style():
-        fig = Figure(figsize=(4.8, 2.0))
+        fig = Figure(figsize=(4.8, 2.0), dpi=200)
+        canvas = FigureCanvasAgg(fig)
         axes = fig.add_axes((0.1, 0.2, 0.88, 0.78))
         for name, values in lam.items():
             axes.plot(values, color=colours[name], label=name)
@@ -223,23 +217,25 @@ def _lambda_plot(lam: dict[str, torch.Tensor], t: int) -> np.ndarray:
         axes.vlines(t, -0.04, 1.04, color=BLUE, lw=0.8, ls=":")
         axes.set(xlabel="t (0: clean, right: noise)", ylabel="λ", ylim=(-0.04, 1.25))
         axes.legend(ncols=3, loc="upper left")
-        return paint(fig, dpi=200)
+        canvas.draw()
+        return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def _wide(width: str) -> dict[str, Any]:
-    """Room for a label of any length, on small screens too."""
-    layout = {"width": width, "max_width": "98%", "flex": "0 0 auto", "margin": "2px 16px 2px 0"}
-    return {"layout": widgets.Layout(**layout), "style": {"description_width": "initial"}}
+def _control(kind: Any, name: str, value: Any, room: float, **more: Any) -> widgets.Widget:
+    """A control with room for a label of any length, on small screens too; `room` in letters."""
+    width = f"{0.6 * len(name) + room:.0f}em"
+    layout = widgets.Layout(width=width, max_width="98%", flex="0 0 auto", margin="2px 16px 2px 0")
+    style = {"description_width": "initial"}
+    return kind(value=value, description=name, layout=layout, style=style, **more)
 
 
-def _number(name: str, value: int) -> widgets.IntText:
-    return widgets.IntText(value=value, description=name, **_wide(f"{len(name) * 0.6 + 7:.0f}em"))
+def _number(name: str, value: int) -> widgets.Widget:
+    return _control(widgets.IntText, name, value, room=7)
 
 
-def _choice(name: str, options: Any, value: str) -> widgets.Dropdown:
+def _choice(name: str, options: Any, value: str) -> widgets.Widget:
     longest = max(len(each if isinstance(each, str) else each[0]) for each in options)
-    width = f"{(len(name) + longest) * 0.55 + 4:.0f}em"
-    return widgets.Dropdown(options=options, value=value, description=name, **_wide(width))
+    return _control(widgets.Dropdown, name, value, room=0.55 * longest + 4, options=options)
 
 
 def _slider(
@@ -247,16 +243,8 @@ def _slider(
 ) -> widgets.Widget:
     """`live` sliders answer while they move: what they show is there already."""
     kind = widgets.FloatSlider if isinstance(low, float) else widgets.IntSlider
-    value = min(max(value, low), high)
-    return kind(
-        value=value,
-        min=low,
-        max=high,
-        step=step,
-        description=name,
-        continuous_update=live,
-        **_wide(f"{len(name) * 0.55 + 20:.0f}em"),
-    )
+    limits = {"min": low, "max": high, "step": step, "continuous_update": live}
+    return _control(kind, name, min(max(value, low), high), room=20, **limits)
 
 
 def _play(slider: widgets.Widget) -> widgets.Play:
