@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,14 +21,6 @@ from dreamlib.sections import Config
 Row = dict[str, Any]  # of the log
 FINISH = 60.0  # seconds for the last rows to reach Weights & Biases
 APART = ("step", "time")  # of a row: where and when it was written, no curves of their own
-
-
-class Board(Protocol):
-    def show(self, rows: list[Row], anew: bool) -> None:
-        """Show exactly these rows, for training has begun, resumed, or gone back; or, if not
-        `anew`, these more, later than all others."""
-
-    def close(self) -> None: ...
 
 
 def scalars(row: Row) -> dict[str, float]:
@@ -46,7 +38,7 @@ def scalars(row: Row) -> dict[str, float]:
 class Boards:
     """log.jsonl, and copies of it elsewhere."""
 
-    def __init__(self, run: RunDir, boards: Sequence[Board]):
+    def __init__(self, run: RunDir, boards: Sequence[TensorBoard | WeightsAndBiases]):
         self.run = run
         self.boards = boards
         self.step: int | None = None  # of the last row of this session
@@ -71,7 +63,7 @@ def open_boards(run: RunDir, config: Config, say: Callable[[str], None]) -> Boar
     Raises ConfigError, naming the remedy, when one of them cannot be had; from then on only the
     disk can fail: Weights & Biases is a courtesy, and no reason to stop.
     """
-    boards: list[Board] = []
+    boards: list[TensorBoard | WeightsAndBiases] = []
     if config.train.tensorboard:
         boards.append(TensorBoard(run))
     if config.train.wandb:
@@ -102,6 +94,8 @@ class TensorBoard:
         self.row: Row = {}  # the last one
 
     def show(self, rows: list[Row], anew: bool) -> None:
+        """Show exactly these rows: training has begun, resumed, or gone back.  Or, if not `anew`,
+        these more, later than all others."""
         if anew:
             if self.writer:
                 self.writer.close()

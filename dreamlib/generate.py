@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dreamlib.build import make_denoiser, make_drawing, make_net, make_schedule
+from dreamlib.build import make_drawing, make_net, make_schedule
 from dreamlib.diffusion.samplers import Step, spaced
 from dreamlib.errors import ConfigError, RunError
 from dreamlib.files import (
@@ -172,12 +172,6 @@ class Shards:
                     "own back there, or run training again, which writes them"
                 ) from error
         return net.to(run.device).eval()
-
-    @property
-    def denoiser(self) -> torch.nn.Module:
-        """It, as a sampler asks it."""
-        run = self.run
-        return make_denoiser(run.config, self.net, make_schedule(run.config), run.precision)
 
     def draw(
         self,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamlib.build import make_loss, make_schedule, total_steps
+from dreamlib.build import make_denoiser, make_loss, make_schedule, total_steps
 from dreamlib.data.packed import Rows
 from dreamlib.diffusion import dream
 from dreamlib.diffusion.process import q_sample, x0_from_eps
@@ -132,4 +132,5 @@ def _noised(studio: Studio, number: int, t: int, seed: int) -> tuple[dream.Batch
     x0, ts = dequantise(image).to(device), torch.tensor([t], device=device)
     batch = dream.Batch(x0, ts, noise, torch.zeros(1), y=told if told is None else told.to(device))
     x_t = q_sample(studio.sched, batch.x0, batch.t, batch.eps)
-    return batch, x_t, dream.ask(studio.denoiser, batch, x_t)
+    denoiser = make_denoiser(run.config, studio.net, studio.sched, run.precision)
+    return batch, x_t, dream.ask(denoiser, batch, x_t)

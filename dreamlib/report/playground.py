@@ -98,11 +98,8 @@ def between(run: Run) -> widgets.VBox:
     studio = studio_of(run)
     where = _slider("way from first to second", FRAMES // 2, 0, FRAMES - 1, live=True)
 
-    def frames(progress: Progress, first: int, second: int) -> np.ndarray:
-        return studio.between(first, second, FRAMES, progress)
-
     def draw(progress: Progress, first: int, second: int, where: int) -> View:
-        way = frames(progress, first, second)
+        way = studio.between(first, second, FRAMES, progress)
         share = where / (FRAMES - 1)
         row = [
             Tile(way[0], f"seed {first}"),
@@ -113,7 +110,7 @@ def between(run: Run) -> widgets.VBox:
         return View([row], _in_words(run, studio.deterministic) + told)
 
     def strip(progress: Progress, first: int, second: int, where: int) -> View:
-        way = frames(progress, first, second)
+        way = studio.between(first, second, FRAMES, progress)
         row = [Tile(image, f"{k / (FRAMES - 1):.0%}") for k, image in enumerate(way)]
         return View([row], f"from seed {first} to seed {second}")
 
@@ -225,8 +222,8 @@ def _control(kind: Any, name: str, value: Any, room: float, **more: Any) -> widg
     """A control with room for a label of any length, on small screens too; `room` in letters."""
     width = f"{0.6 * len(name) + room:.0f}em"
     layout = widgets.Layout(width=width, max_width="98%", flex="0 0 auto", margin="2px 16px 2px 0")
-    style = {"description_width": "initial"}
-    return kind(value=value, description=name, layout=layout, style=style, **more)
+    more |= {"layout": layout, "style": {"description_width": "initial"}}
+    return kind(value=value, description=name, **more)
 
 
 def _number(name: str, value: int) -> widgets.Widget:

@@ -50,7 +50,7 @@ class Studio:
             )
         store = Shards(run, untrained=False)
         self.key = run.folder.absolute(), run.config, store.weights[1]
-        self.run, self.net, self.denoiser = run, store.net, store.denoiser
+        self.run, self.net = run, store.net
         self.sched = make_schedule(run.config)
         self.own = run.config.sample
         self.shape = run.data.channels, run.data.size, run.data.size  # of an image in the network
