@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from dreamlib.batch_page import index, rows
 from dreamlib.batch_plan import Planned, PlannedRun
-from dreamlib.errors import DreamlibError, RunError
+from dreamlib.errors import DreamlibError, RunError, what_failed
 from dreamlib.files import (
     read_json,
     seal,
@@ -173,7 +173,7 @@ class Batch:
         try:
             to_html(item.result(".ipynb"))
         except (DreamlibError, OSError) as error:
-            self.say(f"{item.name}: {error}")
+            self.say(f"{item.name}: {what_failed(error)}")
 
     def _asked(self) -> bool:
         return bool(self._stop)

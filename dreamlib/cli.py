@@ -216,6 +216,5 @@ def main() -> None:
         tell(error, "stderr")
         sys.exit(UNFINISHED)
     except (DreamlibError, OSError) as error:  # a disk or a mount can fail anybody
-        text = what_failed(error) if isinstance(error, OSError) else error
-        tell(f"error: {text}", "stderr")
+        tell(f"error: {what_failed(error)}", "stderr")
         sys.exit(2)

@@ -72,8 +72,10 @@ REMEDIES = {  # of calls that the system refuses
 }
 
 
-def what_failed(error: OSError) -> str:
-    """A call that the system refused, as one sentence with its remedy."""
+def what_failed(error: Exception) -> str:
+    """An error of ours as it is; a call that the system refused as one sentence with its remedy."""
+    if not isinstance(error, OSError):
+        return str(error)
     remedy = REMEDIES.get(error.errno or 0, "put that right")
     return (
         f"{error.filename2 or error.filename or 'a file'} cannot be used "

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -247,6 +248,9 @@ def test_a_disk_that_fails_while_a_pack_is_opened_is_named(tmp_path, monkeypatch
     with pytest.raises(OSError) as error:
         open_packed(tmp_path)
     assert error.value.filename == str(tmp_path)
+    said = []
+    bring(tmp_path, tmp_path / "elsewhere", said.append)
+    assert re.search(r"passed over: \S+ cannot be used \(Input/output error\): check", said[0])
 
 
 def test_what_was_half_packed_gives_way_to_what_is_brought(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ from dreamlib.data.packed import (
     read_manifest,
     wanted,
 )
-from dreamlib.errors import DataError
+from dreamlib.errors import DataError, what_failed
 from dreamlib.files import (
     check_fields,
     exclusive,
@@ -120,7 +120,7 @@ def bring(there: Path, folder: Path, say: Callable[[str], None] = tell) -> None:
                 _copy(there, folder, beside)
                 say(f"brought the packed images from {there}")
     except (OSError, DataError) as error:
-        say(f"the packed images in {there} are passed over: {error}")
+        say(f"the packed images in {there} are passed over: {what_failed(error)}")
 
 
 def _copy(there: Path, folder: Path, beside: Path) -> None:
