@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from dreamlib.batch_page import index, rows
-from dreamlib.batch_plan import Planned, PlannedRun
+from dreamlib.batch_plan import Planned
 from dreamlib.errors import DreamlibError, RunError, what_failed
 from dreamlib.files import (
     read_json,
@@ -25,7 +25,7 @@ from dreamlib.files import (
     write_json,
     write_text,
 )
-from dreamlib.kernels import GRACE, Ending, Leash, execute
+from dreamlib.kernels import Ending, Leash, execute
 from dreamlib.notebooks import to_html
 from dreamlib.progress import duration, tell
 from dreamlib.runtime.clock import StopFlag
@@ -37,21 +37,21 @@ BEAT = 15.0  # seconds between two signs of life in status.json
 
 @dataclass
 class Batch:
-    """Runs of notebooks, `jobs` of them at a time; `run` it once.
+    """Notebooks, `jobs` runs of them at a time; `run` it once.
 
     Every notebook leaves in its run's folder NAME.ipynb, NAME.html, NAME.json (what went in, and
     how it ended, written last) and, with several jobs, NAME.log.  `out` gets status.json and
     index.html.
     """
 
-    runs: list[PlannedRun]
+    items: list[Planned]
     out: Path
     jobs: int = 1
     timeout: float | None = None  # seconds for each notebook
     again: bool = False
     say: Callable[[str], None] = tell
-    grace: float = GRACE
     status: dict[str, Any] = field(default_factory=dict, init=False)
+    runs: dict[str, list[Planned]] = field(default_factory=dict, init=False)
     _mutex: Any = field(default_factory=threading.RLock, init=False)
     _leashes: dict[str, Leash] = field(default_factory=dict, init=False)
     _stop: StopFlag = field(default_factory=StopFlag, init=False)
@@ -61,24 +61,32 @@ class Batch:
 
         SIGINT and SIGTERM end the kernels in good order; the same command then goes on.
         """
-        self.jobs = min(self.jobs, len(self.runs))
-        with _alone(self.out):
+        self.out.mkdir(parents=True, exist_ok=True)
+        with open(self.out / ".lock", "a+b") as file:
+            if not try_lock(file):
+                raise RunError(
+                    f"another command runs notebooks in {self.out}: wait for it, or use --out"
+                )
             sweep(self.out)
-            self.status = {
-                "state": "running",
-                "pid": os.getpid(),
-                "since": time.time(),
-                "runs": {run.name: _waiting(run) for run in self.runs},
-            }
-            self._write()
+            self._begin()
             try:
                 with self._stop.listening(), ThreadPoolExecutor(self.jobs) as pool:
-                    self._watch([pool.submit(self._do, run) for run in self.runs])
+                    self._watch([pool.submit(self._do, run) for run in self.runs.values()])
             finally:
                 code = self.code()
                 self.status["state"] = {0: "done", FAILED: "failed"}.get(code, "unfinished")
                 self._write()
         return code
+
+    def _begin(self) -> None:
+        self.status = {"state": "running", "pid": os.getpid(), "since": time.time(), "runs": {}}
+        for item in self.items:
+            self.runs.setdefault(item.run, []).append(item)
+            run = {"folder": str(item.folder), "notebooks": {}}
+            facts = self.status["runs"].setdefault(item.run, run)
+            facts["notebooks"][item.stem] = {"state": "waiting"}
+        self.jobs = min(self.jobs, len(self.runs))
+        self._write()
 
     def code(self) -> int:
         states = {facts["state"] for _, _, facts in rows(self.status)}
@@ -93,24 +101,20 @@ class Batch:
         finally:  # a second SIGINT does not wait
             for leash in list(self._leashes.values()):
                 leash.kill()
-        for run, future in zip(self.runs, futures):
-            if future.exception():  # an error of our own: it is raised below, once all is told
-                self._broken(run, str(future.exception()))
+        for run, future in zip(self.runs.values(), futures):
+            if error := future.exception():  # of our own: it is raised below, once all is told
+                for item in run:
+                    if self.status["runs"][item.run]["notebooks"][item.stem]["state"] == "running":
+                        self._set(item, state="failed", evalue=str(error))
         for future in futures:
             future.result()
 
-    def _broken(self, run: PlannedRun, error: str) -> None:
-        facts = self.status["runs"][run.name]["notebooks"]
-        for item in run.notebooks:
-            if facts[item.stem]["state"] == "running":
-                self._set(item, state="failed", evalue=error)
-
     # ------------------------------------------------------------------ a run
 
-    def _do(self, run: PlannedRun) -> None:
+    def _do(self, run: list[Planned]) -> None:
         """Its notebooks, in order, up to the first that does not reach its end."""
         after, halted = None, ""
-        for item in run.notebooks:
+        for item in run:
             if halted:
                 self._set(item, state="skipped", note=halted)
             elif not self._stop:
@@ -151,7 +155,7 @@ class Batch:
     def _execute(self, item: Planned, log: Path | None, since: float) -> Ending:
         """In a kernel of its own, with a page of what came of it."""
         item.folder.mkdir(parents=True, exist_ok=True)
-        leash = self._leashes[item.name] = Leash(self._asked, self.timeout, self.grace)
+        leash = self._leashes[item.name] = Leash(lambda: bool(self._stop), self.timeout)
         try:
             with open(log, "w", encoding="utf-8") if log else nullcontext() as out:
                 ending = execute(
@@ -160,7 +164,7 @@ class Batch:
                     item.parameters,
                     leash,
                     out=out,
-                    env=self._threads() | self._packs(),
+                    env=self._shared(),
                     begun=lambda pid: self._set(item, state="running", since=since, pid=pid),
                 )
         except OSError as error:  # a full disk: the others may go on
@@ -175,9 +179,6 @@ class Batch:
         except (DreamlibError, OSError) as error:
             self.say(f"{item.name}: {what_failed(error)}")
 
-    def _asked(self) -> bool:
-        return bool(self._stop)
-
     def _ended(self, item: Planned, ending: Ending, seconds: float) -> None:
         page = _page(item)
         note = f"asked by {self._stop.reason}" if self._stop and ending.state != "done" else ""
@@ -187,17 +188,14 @@ class Batch:
             text = f"{text} {ending.text()}".rstrip() + (f" ({note})" if note else "")
         self.say(text + (f"; page {page}" if page else ""))
 
-    def _threads(self) -> dict[str, str]:
-        """Jobs share the cores, unless the user has said how."""
-        if self.jobs == 1 or "OMP_NUM_THREADS" in os.environ:
-            return {}
-        return {"OMP_NUM_THREADS": str(max(1, _cores() // self.jobs))}
-
-    def _packs(self) -> dict[str, str]:
-        """Several runs share their packed images, unless the user has said where these are."""
-        if len(self.runs) == 1 or "DREAMLIB_DATA" in os.environ:
-            return {}
-        return {"DREAMLIB_DATA": str(self.out.absolute() / "data")}
+    def _shared(self) -> dict[str, str]:
+        """Jobs share the cores, and runs their packed images, unless the user has said how."""
+        found = {}
+        if self.jobs > 1:
+            found["OMP_NUM_THREADS"] = str(max(1, _cores() // self.jobs))
+        if len(self.runs) > 1:
+            found["DREAMLIB_DATA"] = str(self.out.absolute() / "data")
+        return {name: value for name, value in found.items() if name not in os.environ}
 
     # ------------------------------------------------------------------ telling
 
@@ -233,10 +231,9 @@ def _finished(item: Planned, inputs: dict[str, Any]) -> dict[str, Any] | None:
         record = read_json(item.result(".json"))
     except (OSError, ValueError):
         return None
-    good = sealed(record) and record["state"] == "done" and record["inputs"] == inputs
-    if not (good and output.is_file() and sha256_file(output) == record["output"]):
-        return None
-    return record
+    same = sealed(record) and record["state"] == "done" and record["inputs"] == inputs
+    whole = same and output.is_file() and sha256_file(output) == record["output"]
+    return record if whole else None
 
 
 def _page(item: Planned) -> str | None:
@@ -244,22 +241,7 @@ def _page(item: Planned) -> str | None:
     return str(page) if page.is_file() else None
 
 
-def _waiting(run: PlannedRun) -> dict[str, Any]:
-    notebooks = {item.stem: {"state": "waiting"} for item in run.notebooks}
-    return {"folder": str(run.folder), "notebooks": notebooks}
-
-
 def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-@contextmanager
-def _alone(out: Path) -> Iterator[IO[bytes]]:
-    """RunError while another command works in the same folder."""
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / ".lock", "a+b") as file:
-        if not try_lock(file):
-            raise RunError(f"another command runs notebooks in {out}: wait for it, or use --out")
-        yield file

@@ -39,12 +39,10 @@ def index(status: dict[str, Any], out: Path) -> str:
 
 def table(status: dict[str, Any]) -> str:
     """Run, notebook, state, time and page, in columns."""
-    head = ("run", "notebook", "state", "time", "page")
-    lines = [head]
+    lines = [(*HEAD[:-1], "page")]
     for run, notebook, facts in rows(status):
-        state = facts["state"]
-        lines.append((run, notebook, state, _time(facts), facts.get("page") or ""))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        lines.append((run, notebook, facts["state"], _time(facts), facts.get("page", "")))
+    widths = [max(map(len, column)) for column in zip(*lines)]
     texts = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths)) for line in lines)
     return "\n".join(text.rstrip() for text in texts)
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
-from dreamlib.config import explain, load_config, parse_value
+from dreamlib.config import explain, load_config, read_yaml
 from dreamlib.errors import ConfigError
-from dreamlib.notebooks import check_parameters, find_notebook, numbered, parameters_of
+from dreamlib.notebooks import check_names, check_parameters, find_notebook, numbered, parameters_of
 from dreamlib.passed import listed
 from dreamlib.sections import Float, Int, Name
 
@@ -22,8 +21,8 @@ TIME = re.compile(r"^\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(s|min|m|h)\s*$")
 UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}
 SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
 TAKEN = ("index.html", "status.json", "data")
-WRITTEN = ("RUN", "OUT")  # parameters that name a folder to work in
-READ = ("ABLATION",)  # and one whose results are shown
+SHOWN = "ABLATION"  # the parameter that names a folder whose results are shown
+FOLDERS = ("RUN", "OUT", SHOWN)  # others name one to work in
 
 
 Listed = Annotated[tuple[str, ...], BeforeValidator(listed)]
@@ -88,13 +87,9 @@ MODELS: dict[str, type[BaseModel]] = {"": BatchFile, "defaults": Choice, "runs":
 
 def read_batch(path: Path) -> BatchFile:
     """A batch's YAML file; ConfigError has one line for each thing that is wrong with it."""
-    if not path.is_file():
-        raise ConfigError(f"there is no batch file {path}: check the path")
+    values = read_yaml(path, "batch")
     try:
-        values = parse_value(path.read_text(encoding="utf-8"), str(path))
         found = BatchFile.model_validate(values)
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is no text ({error}): restore it from a copy") from error
     except ValidationError as error:
         lines = [explain(str(path), item, _known, "key") for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
@@ -114,7 +109,10 @@ def _known(path: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Planned:
-    """One notebook of a run, the parameters that it will get, and where its results go."""
+    """One notebook of a run, the parameters that it will get, and where its results go.
+
+    Those of a run work on one run folder, in order, and their results go to one `folder`.
+    """
 
     run: str
     folder: Path
@@ -134,33 +132,24 @@ class Planned:
         return self.folder / f"{self.stem}{kind}"
 
 
-@dataclass(frozen=True)
-class PlannedRun:
-    """Notebooks that work on one run folder, in order; their results go to `folder`."""
-
-    name: str
-    folder: Path
-    notebooks: tuple[Planned, ...]
-
-
-def plan_batch(asked: BatchFile, out: Path, jobs: int) -> list[PlannedRun]:
+def plan_batch(asked: BatchFile, out: Path, jobs: int) -> list[Planned]:
     """The runs of a file, each with its results in OUT/NAME and, unless it says where, its run
     folder in OUT/NAME/BATCH-NAME, where BATCH is OUT's own name: a mirror knows runs by the names
     of their folders alone.  Raises ConfigError before anything is written."""
-    batch, runs = out.absolute().name, []
+    batch, items = out.absolute().name, []
     for spec in asked.runs:
         folder = out / spec.name
         home = (folder / f"{batch}-{spec.name}").absolute()
-        runs.append(plan_run(spec, folder, asked.defaults, home))
-    _check_known(asked.defaults.values(), [item.notebook for run in runs for item in run.notebooks])
+        items += plan_run(spec, folder, asked.defaults, home)
+    check_names(asked.defaults.values(), [item.notebook for item in items])
     if jobs > 1:
-        _check_apart(runs)
-    return runs
+        _check_apart(items)
+    return items
 
 
 def plan_run(
     spec: Spec, folder: Path, defaults: Choice | None = None, home: Path | None = None
-) -> PlannedRun:
+) -> list[Planned]:
     """Fill one run in, and check all of it: notebooks, parameters, presets and settings.
 
     `defaults` hold for the notebooks that have them; what `spec` itself names, one of them must
@@ -176,13 +165,14 @@ def plan_run(
     if twice:
         raise ConfigError(f"{spec.name} names {', '.join(twice)} more than once")
     own = spec.values()
-    _check_known(own, paths)
+    check_names(own, paths)
     merged = {**defaults.values(), **own}
     if spec.set:
         merged["OVERRIDES"] = [*listed(defaults.values().get("OVERRIDES")), *spec.set]
-    chosen = (_chosen(path, {**_places(path, home), **merged}) for path in paths)
-    items = (Planned(spec.name, folder, path, values) for path, values in zip(paths, chosen))
-    return PlannedRun(spec.name, folder, tuple(items))
+    return [
+        Planned(spec.name, folder, path, _chosen(path, {**_places(path, home), **merged}))
+        for path in paths
+    ]
 
 
 def _places(path: Path, home: Path | None) -> dict[str, Any]:
@@ -190,39 +180,29 @@ def _places(path: Path, home: Path | None) -> dict[str, Any]:
     if home is None:
         return {}
     found, has = {"RUN": str(home)}, parameters_of(path)
-    for name in ("OUT", "ABLATION"):
+    for name in ("OUT", SHOWN):
         last = Path(has[name]).name if isinstance(has.get(name), str) else ""
         if last:
             found[name] = str(home.with_name(f"{home.name}-{last}"))
     return found
 
 
-def _check_apart(runs: list[PlannedRun]) -> None:
+def _check_apart(items: list[Planned]) -> None:
     """Refuse runs that would work in one folder at once, or show what another one is making there;
     an ablation that nobody works on may be shown by all."""
     owners: dict[str, str] = {}
-    for run in runs:
-        for name, folder in _folders(run, WRITTEN):
-            _refuse(owners.setdefault(folder, run.name), run.name, name, folder)
-    for run in runs:
-        for name, folder in _folders(run, READ):
-            _refuse(owners.get(folder, run.name), run.name, name, folder)
-
-
-def _folders(run: PlannedRun, names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    for item in run.notebooks:
-        for name in names:
-            if item.parameters.get(name):
-                yield name, os.path.abspath(str(item.parameters[name]))
-
-
-def _refuse(owner: str, other: str, name: str, folder: str) -> None:
-    if owner != other:
-        how = "`run`" if name == "RUN" else f"parameter {name}"
-        raise ConfigError(
-            f"{owner} and {other} would work in {folder} at once: give each its own {how}, or use "
-            "one job"
-        )
+    named = ((name, item) for name in FOLDERS for item in items if item.parameters.get(name))
+    for name, item in named:
+        folder = os.path.abspath(str(item.parameters[name]))
+        if name != SHOWN:
+            owners.setdefault(folder, item.run)
+        owner = owners.get(folder, item.run)
+        if owner != item.run:
+            how = "`run`" if name == "RUN" else f"parameter {name}"
+            raise ConfigError(
+                f"{owner} and {item.run} would work in {folder} at once: give each its own {how}, "
+                "or use one job"
+            )
 
 
 def _chosen(path: Path, values: dict[str, Any]) -> dict[str, Any]:
@@ -236,15 +216,6 @@ def _chosen(path: Path, values: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"a parameter of {path.name} is no plain value: {error}") from error
     _check_settings(has, chosen)
     return chosen
-
-
-def _check_known(values: dict[str, Any], paths: Iterable[Path]) -> None:
-    """Refuse a parameter that none of these notebooks has."""
-    has = {path.stem: list(parameters_of(path)) for path in paths}
-    unknown = sorted(values.keys() - {name for names in has.values() for name in names})
-    if unknown:
-        lists = "; ".join(f"{stem} has {', '.join(names) or 'none'}" for stem, names in has.items())
-        raise ConfigError(f"no notebook has a parameter {', '.join(unknown)}: {lists}")
 
 
 def _check_settings(has: dict[str, Any], chosen: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Optional
 import typer
 
 from dreamlib import host
+from dreamlib.batch import UNFINISHED
 from dreamlib.config import load_config
 from dreamlib.data_commands import data_app
 from dreamlib.errors import ConfigError, DreamlibError, Interrupted, OutOfTime, what_failed
@@ -41,8 +42,6 @@ app.add_typer(data_app, name="data")
 app.add_typer(run_app, name="run")
 for command in (evaluate, compare, ablate, figures, notebooks):
     app.command()(command)
-
-UNFINISHED = 75  # exit code: stopped politely, nothing is lost, the same command goes on
 
 
 @app.command()

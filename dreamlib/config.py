@@ -151,8 +151,7 @@ def load_config(preset: str | Path, overrides: Iterable[str] | str = ()) -> Conf
 
     Raises ConfigError naming file, field, value and what is allowed.
     """
-    source, text = _read(preset)
-    values = parse_value(text, source)
+    source, values = _read(preset)
     if not isinstance(values, dict):
         raise ConfigError(f"{source} must hold sections such as data, net and train")
     values.setdefault("preset", Path(str(preset)).stem)
@@ -161,23 +160,31 @@ def load_config(preset: str | Path, overrides: Iterable[str] | str = ()) -> Conf
     return make_config(values, source)
 
 
-def _read(preset: str | Path) -> tuple[str, str]:
+def _read(preset: str | Path) -> tuple[str, Any]:
     if str(preset).endswith((".yaml", ".yml")):
-        path = Path(preset)
-        if not path.is_file():
-            raise ConfigError(f"there is no config file {path}: check the path")
-        try:
-            return str(path), path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ConfigError(f"{path} is no text ({error}): restore it from a copy") from error
-    if preset not in preset_names():
-        near = difflib.get_close_matches(str(preset), preset_names(), n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        return str(Path(preset)), read_yaml(Path(preset), "config")
+    names = preset_names()
+    if preset not in names:
         raise ConfigError(
-            f"there is no preset {preset!r}: {hint}choose one of {', '.join(preset_names())}, "
-            "or give a path that ends in .yaml"
+            f"there is no preset {preset!r}: {_hint(str(preset), names)}choose one of "
+            f"{', '.join(names)}, or give a path that ends in .yaml"
         )
-    return f"{preset}.yaml", (PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")
+    return f"{preset}.yaml", read_yaml(PRESETS / f"{preset}.yaml", "preset")
+
+
+def read_yaml(path: Path, kind: str) -> Any:
+    """What a file holds; ConfigError when it is not there, no text or no YAML."""
+    if not path.is_file():
+        raise ConfigError(f"there is no {kind} file {path}: check the path")
+    try:
+        return parse_value(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text ({error}): restore it from a copy") from error
+
+
+def _hint(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}? " if near else ""
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -211,8 +218,7 @@ def explain(
     place, kind = ".".join(path), error["type"]
     if kind == "extra_forbidden":
         names = known(path[:-1])
-        near = difflib.get_close_matches(path[-1], names, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = _hint(path[-1], names)
         return f"{source}: unknown {word} {place}: {hint}known here: {', '.join(names)}"
     if kind == "missing":
         return f"{source}: {place} is missing: add it"

@@ -89,20 +89,15 @@ class Leash:
 
     def kill(self) -> None:
         """At once: the kernel, its group, and descendants that left the group."""
-        pid = self.pid
-        if pid is None:
+        if (pid := self.pid) is None:
             return
+        import psutil
+
         family = [*self._family, *_descendants(pid)]
         _signal_group(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         for process in family:
-            with suppress(*_gone()):
+            with suppress(psutil.Error):  # it is gone, or not ours
                 process.kill()
-
-
-def _gone() -> tuple[type[Exception], ...]:
-    import psutil
-
-    return (psutil.NoSuchProcess, psutil.AccessDenied)
 
 
 def _descendants(pid: int) -> list[Any]:
@@ -139,6 +134,7 @@ def execute(
     needed = ("papermill", "ipykernel", "nbconvert", "psutil")
     if absent := " ".join(name for name in needed if find_spec(name) is None):
         raise ConfigError(f"notebooks need {absent}: {sys.executable} -m pip install {absent}")
+    import nbformat
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
@@ -163,7 +159,7 @@ def execute(
     except PapermillExecutionError as error:
         ending = Ending("failed", error.exec_count, error.ename, _short(error.evalue))
     except DeadKernelError:
-        ending = replace(_last(_cells(output)), state="killed")
+        ending = replace(_last(nbformat.read(output, 4).cells), state="killed")
     except RuntimeError as error:  # the kernel did not begin
         ending = Ending("failed", None, type(error).__name__, _short(str(error)))
     return ending if ending.state == "done" else replace(ending, state=leash.why or ending.state)
@@ -221,12 +217,6 @@ def _last(cells: list[Any]) -> Ending:
 
 def _printed(cell: Any) -> list[str]:
     return "".join(o["text"] for o in cell["outputs"] if o.get("name") == "stdout").splitlines()
-
-
-def _cells(output: Path) -> list[Any]:
-    import nbformat
-
-    return nbformat.read(output, 4).cells if output.is_file() else []
 
 
 def _short(text: str) -> str:

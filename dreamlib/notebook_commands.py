@@ -75,20 +75,20 @@ def notebooks(
             raise ConfigError("--batch names its runs itself: put what differs into the file")
         asked = read_batch(batch)
         jobs, limit = jobs or asked.jobs, limit or asked.timeout
-        runs = plan_batch(asked, home, jobs)
+        items = plan_batch(asked, home, jobs)
     else:
-        chosen = list(names or numbered())
+        chosen = names or numbered()
         spec = Spec(
             name="notebooks",
-            notebooks=tuple(chosen),
+            notebooks=chosen,
             preset=preset,
-            set=tuple(settings or ()),
+            set=settings,
             hours=hours,
             run=str(run) if run else None,
             parameters=_parameters(parameter or [], chosen),
         )
-        runs = [plan_run(spec, home)]
-    job = Batch(runs, home, jobs or 1, limit, again, say)
+        items = plan_run(spec, home)
+    job = Batch(items, home, jobs or 1, limit, again, say)
     code = job.run()
     say(f"\n{table(job.status)}\n\nall of it in {home / 'index.html'}")
     if code == UNFINISHED:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -66,16 +67,23 @@ def parameters_of(path: Path) -> dict[str, Any]:
     return found
 
 
+def check_names(names: Iterable[str], paths: Iterable[Path]) -> None:
+    """Refuse a parameter that none of these notebooks has."""
+    has = {path.stem: list(parameters_of(path)) for path in paths}
+    unknown = sorted(set(names).difference(*has.values()))
+    if unknown:
+        lists = "; ".join(f"{stem} has {', '.join(own) or 'none'}" for stem, own in has.items())
+        raise ConfigError(f"no notebook has a parameter {', '.join(unknown)}: {lists}")
+
+
 def check_parameters(path: Path, parameters: dict[str, Any]) -> None:
     """Refuse a parameter that the notebook does not have, or a value of the wrong kind.
 
     The kind is that of the notebook's own default; None is allowed everywhere, and a default of
     None allows everything.  Raises ConfigError before anything runs.
     """
+    check_names(parameters, [path])
     has = parameters_of(path)
-    unknown = [name for name in parameters if name not in has]
-    if unknown:
-        raise ConfigError(f"{path.name} has no parameter {', '.join(unknown)}: it has {list(has)}")
     for name, value in parameters.items():
         if not _fits(value, has[name]):
             raise ConfigError(
@@ -87,14 +95,10 @@ def check_parameters(path: Path, parameters: dict[str, Any]) -> None:
 def _fits(value: Any, default: Any) -> bool:
     if value is None or default is None:
         return True
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(value, bool) and isinstance(default, bool)
-    if isinstance(default, float):
-        return isinstance(value, (int, float))
     if isinstance(default, (list, tuple)):
         one = isinstance(value, str) and all(isinstance(item, str) for item in default)
         return one or isinstance(value, (list, tuple))
-    return isinstance(value, type(default))
+    return type(value) is type(default) or (type(value), type(default)) == (int, float)
 
 
 def run_notebook(
@@ -110,21 +114,16 @@ def run_notebook(
     with StopFlag().listening() as stop:
         ending = execute(path, output, parameters, Leash(lambda: bool(stop), timeout))
     page = to_html(output)
+    kept = f"(what ran is in {page}; run the same command again to continue)"
     if ending.state == "failed":
-        raise DreamlibError(
-            f"{path.name} stopped {ending.text()} (what ran is in {output}; run the same command "
-            "again to continue)"
-        )
+        raise DreamlibError(f"{path.name} stopped {ending.text()} {kept}")
     if ending.state == "killed":
         raise DreamlibError(
-            f"the process of {path.name} was killed, perhaps for want of memory: run the same "
-            f"command again to continue (what ran is in {output})"
+            f"the process of {path.name} was killed, perhaps for want of memory {kept}"
         )
     if ending.state != "done":
-        raise Interrupted(
-            f"{path.name} was stopped before its end {ending.text()}".rstrip()
-            + f" (what ran is in {page}; run the same command again to continue)"
-        )
+        told = f"{path.name} was stopped before its end {ending.text()}".rstrip()
+        raise Interrupted(f"{told} {kept}")
     return page
 
 

@@ -65,8 +65,8 @@ def gone(pid: int, limit: float = 10.0) -> bool:
 
 
 def batch(out: Path, *specs: Spec, jobs: int = 1, **more) -> Batch:
-    runs = [plan_run(spec, out / spec.name) for spec in specs]
-    return Batch(runs, out, jobs, say=more.pop("say", lambda text: None), **more)
+    items = [item for spec in specs for item in plan_run(spec, out / spec.name)]
+    return Batch(items, out, jobs, say=more.pop("say", lambda text: None), **more)
 
 
 def states(out: Path) -> dict[str, str]:
@@ -136,7 +136,7 @@ def test_every_ending_is_told_apart_and_two_jobs_overlap(tmp_path, monkeypatch):
     front = (tmp_path / "out/index.html").read_text()
     assert set(re.findall('href="(.*?)"', front)) == {f"{n}/{n}.html" for n in sources}
     assert "&lt;b&gt;no&lt;/b&gt; way" in front
-    assert "http" not in front
+    assert "://" not in front
     assert any(re.fullmatch(r"leaves/leaves: begins, log in \S+/leaves\.log", s) for s in said)
     told = r"fails/fails: failed after \d+ s in cell 3: ValueError: <b>no</b> way; page \S+\.html"
     assert any(re.fullmatch(told, text) for text in said)
@@ -548,7 +548,7 @@ BAD = [("A", 0.5), ("A", True), ("A", "7"), ("B", "x"), ("C", 3), ("E", "x"), ("
 def test_values_of_the_right_kind_pass(tmp_path, name, value):
     path = write_notebook(tmp_path / "n.ipynb", parameters=DEFAULTS)
     spec = Spec(name="r", notebooks=(str(path),), parameters={name: value})
-    assert plan_run(spec, tmp_path / "out").notebooks[0].parameters == {name: value}
+    assert plan_run(spec, tmp_path / "out")[0].parameters == {name: value}
 
 
 @pytest.mark.parametrize(("name", "value"), BAD)
@@ -563,7 +563,7 @@ def test_a_parameter_goes_to_the_notebooks_that_have_it(tmp_path):
     a = write_notebook(tmp_path / "a.ipynb", parameters="A = 1\nRUN = ''")
     b = write_notebook(tmp_path / "b.ipynb", parameters="B = 1\nRUN = ''")
     spec = Spec(name="r", notebooks=(str(a), str(b)), parameters={"A": 5}, run="x")
-    first, second = plan_run(spec, tmp_path / "out").notebooks
+    first, second = plan_run(spec, tmp_path / "out")
     assert first.parameters == {"A": 5, "RUN": str(Path("x").absolute())}
     assert second.parameters == {"RUN": str(Path("x").absolute())}
     wrong = spec.model_copy(update={"parameters": {"Z": 5}})
@@ -578,7 +578,7 @@ STUDY = 'PRESET = "faces16"\nRUN = "runs/x"\nOVERRIDES = []\nN = 1'
 
 @pytest.fixture
 def yaml(tmp_path):
-    """yaml(text) -> the planned runs of a file; NB stands for the path of a notebook."""
+    """yaml(text) -> a file, and what it plans; NB stands for the path of a notebook."""
     path = write_notebook(tmp_path / "study.ipynb", parameters=STUDY)
 
     def read(text: str):
@@ -590,13 +590,12 @@ def yaml(tmp_path):
 
 
 def test_a_batch_is_read_from_yaml(tmp_path, yaml):
-    asked, runs = yaml(
+    asked, (one, two) = yaml(
         "jobs: 2\ntimeout: 90 min\ndefaults: {preset: digits16, set: [train.batch=16]}\nruns:\n"
         "  - {name: standard, notebooks: [NB], set: [loss.name=standard]}\n"
         "  - {name: far, notebooks: [NB], run: elsewhere, parameters: {N: 3}}\n"
     )
     assert (asked.jobs, asked.timeout) == (2, 5400.0)
-    one, two = (run.notebooks[0] for run in runs)
     assert (one.name, one.folder) == ("standard/study", tmp_path / "out/standard")
     assert one.parameters == {
         "PRESET": "digits16",
@@ -617,9 +616,9 @@ PAIR = "runs: [{name: a, notebooks: [NB]}, {name: b, notebooks: [NB]}]"
 def test_a_mirror_keeps_the_runs_of_batches_apart(tmp_path, data_home, yaml, monkeypatch):
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
     monkeypatch.setenv("DREAMLIB_MIRROR", str(tmp_path / "mirror"))
-    asked, runs = yaml(PAIR)
-    runs += plan_batch(asked, tmp_path / "other", 1)
-    first, *rest = (run.notebooks[0].parameters["RUN"] for run in runs)
+    asked, items = yaml(PAIR)
+    items += plan_batch(asked, tmp_path / "other", 1)
+    first, *rest = (item.parameters["RUN"] for item in items)
     quiet: dict[str, Any] = {"say": lambda text: None}
     open_run(first, "faces16", overrides=TINY, **quiet).push()
     assert find_run(tmp_path / "elsewhere" / Path(first).name, **quiet), "it is on the mirror"
@@ -633,8 +632,8 @@ def folders(tmp_path: Path, **named: str) -> list[dict[str, Any]]:
     names = "[02_crash_recovery, 05_report_figures, 07_dream_ablation]"
     text = f"defaults: {{notebooks: {names}, parameters: {json.dumps(named)}}}\n"
     (tmp_path / "b.yaml").write_text(text + "runs: [{name: a}, {name: b}]")
-    runs = plan_batch(read_batch(tmp_path / "b.yaml"), tmp_path / "out", 2)
-    return [item.parameters for run in runs for item in run.notebooks]
+    items = plan_batch(read_batch(tmp_path / "b.yaml"), tmp_path / "out", 2)
+    return [item.parameters for item in items]
 
 
 def test_every_folder_of_a_run_in_a_batch_is_its_own(tmp_path):

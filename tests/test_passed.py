@@ -69,7 +69,7 @@ def test_one_override_and_one_seed(tiny, trained):
 def test_the_one_override_of_a_notebook_or_batch():
     check_parameters(find_notebook("00_complete"), {"OVERRIDES": "train.length=14"})
     spec = Spec(name="a", notebooks="00_complete", set="train.length=14")
-    (item,) = plan_run(spec, None).notebooks
+    (item,) = plan_run(spec, None)
     assert item.parameters["OVERRIDES"] == ["train.length=14"]
 
 
