@@ -195,16 +195,16 @@ class Driver:
 
     # ------------------------------------------------------------------ saving
 
-    def _check_ours(self) -> None:
+    def _check_ours(self, wait: bool = False) -> None:
         """RunError or DataError once the run or its images are another's: nothing is written."""
-        self.intact(wait=self.trainer.step >= self.trainer.total)
+        self.intact(wait=wait)
         if self.lock and not self.lock.held():
             self.lost = True
             raise RunError(f"another process took {self.dir.folder} over: this one saves no more")
 
     def _save(self) -> None:
-        """Copy the state, and let the saver's thread write it."""
-        self._check_ours()
+        """Copy the state, and let the saver's thread write it: none of images not verified yet."""
+        self._check_ours(wait=True)
         self.saver.wait()  # it may be writing just this step
         step = self.trainer.step
         if step == self.saved:
