@@ -32,6 +32,7 @@ from dreamlib.metrics.frechet import Moments
 from dreamlib.metrics.frechet_error import frechet_floor, frechet_se, frechet_variances
 from dreamlib.opening import open_run
 from dreamlib.report import figures, score_figures, tables
+from dreamlib.report.texts import tex
 from dreamlib.rows import Plan
 from dreamlib.scores import Score, read_study
 
@@ -366,7 +367,7 @@ def test_the_plotted_points_are_the_recorded_ones(trained, study):
 
 
 def test_latex_bears_any_name():
-    text = tables._tex("a_b & 50 % ± – {#1} \\ ^ ~ $")
+    text = tex("a_b & 50 % ± – {#1} \\ ^ ~ $")
     assert text == (
         r"a\_b \& 50 \% $\pm$ -- \{\#1\} \textbackslash{} \textasciicircum{} \textasciitilde{} \$"
     )

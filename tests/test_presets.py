@@ -7,11 +7,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 
 from dreamlib.config import differences, load_config, preset_names
-from dreamlib.explain import explain
 from dreamlib.sections import span_steps
+from tests.benchmarks.timing import counted
 
 TRAINING = (Path(__file__).resolve().parent.parent / "docs" / "TRAINING.md").read_text("utf-8")
 CLASSES = [name for name in preset_names() if name.endswith("-classes")]
@@ -111,8 +110,7 @@ def value(config, name):
 @cache
 def explained(preset):
     """Counted with the labels that the preset's images have; nothing is allocated."""
-    with torch.device("meta"):  # attention's gradient is counted a little differently there
-        return explain(load_config(preset))
+    return counted(load_config(preset))  # attention's gradient is counted a little differently
 
 
 @pytest.mark.parametrize("preset", ORIGINAL)

@@ -16,10 +16,10 @@ import torch
 
 from dreamlib.build import make_drawing, make_net
 from dreamlib.config import load_config
-from dreamlib.explain import explain, training_steps, usual_images
+from dreamlib.explain import training_steps, usual_images
 from dreamlib.host import choose_precision
 from dreamlib.sections import Config
-from tests.benchmarks.timing import interleave, ratios, repeat, spread, text
+from tests.benchmarks.timing import counted, interleave, ratios, repeat, spread, text
 
 # GAN -> the diffusion model of the same images; images per step, steps of a turn
 PAIRS = {
@@ -109,8 +109,7 @@ def table(found: dict[str, Any]) -> str:
         taken["gan"] = gan_seconds(gan, each["seconds"])
         for name, kind in ((other, "diffusion"), (gan, "gan")):
             config = load_config(name)
-            with torch.device("meta"):
-                work = explain(config)
+            work = counted(config)
             rate = batch / spread(taken[kind])["median"]
             cells = [f"`{name}` ({batch})", f"{work.total:,}", f"{work.step / 1e9:.3g}"]
             cells += [f"{rate:.3g}", f"{rate * work.step / 1e9:.0f}"]

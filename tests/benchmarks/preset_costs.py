@@ -13,15 +13,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
-from unittest.mock import patch
-
-import torch
 
 from dreamlib.build import total_steps
 from dreamlib.config import load_config, preset_names
-from dreamlib.explain import Explanation, explain, step_memory, step_seconds
+from dreamlib.explain import step_memory, step_seconds
 from dreamlib.sections import Config, span_steps
-from tests.benchmarks.timing import apart
+from tests.benchmarks.timing import apart, counted
 
 IMAGES = {"celeba": 162_770, "fashion": 60_000, "mnist": 60_000}
 FOLDER = 12_000  # training images of a folder of 15,000: a fifth is held out
@@ -50,9 +47,7 @@ class Cost:
 @cache
 def cost(preset: str) -> Cost:
     config = load_config(preset)
-    # Counted, not computed; torch 2.4 recomputes only where it finds a module of the device's name.
-    with torch.device("meta"), patch.object(torch, "meta", torch.cpu, create=True):
-        found: Explanation = explain(config)
+    found = counted(config)
     per_epoch = (config.data.first or IMAGES.get(config.data.name, FOLDER)) / config.train.batch
     steps = total_steps(config, per_epoch)
     images = steps * config.train.batch
