@@ -165,7 +165,9 @@ def of_pack(folder: Path) -> dict[str, Any]:
     """How long the classifier took to train is the one thing that may differ."""
     cards = {card.name: card for card in (folder / "data").rglob("classifier-*.json")}
     kept = {f"card {name}": read_json(card) | {"seconds": None} for name, card in cards.items()}
-    return kept | tree(folder / "data", packing.LOCK, *cards)
+    found = tree(folder / "data", packing.LOCK, *cards)
+    # What is brought lies beside its place meanwhile; that it goes is looked at in the end.
+    return kept | {name: data for name, data in found.items() if "/." not in name}
 
 
 def of_folders(*names: str) -> Callable[[Path], dict[str, Any]]:
