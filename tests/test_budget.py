@@ -397,7 +397,7 @@ def test_elsewhere_no_outputs_are_looked_for(tmp_path, attach, monkeypatch, kind
     attach("a/runs", 3)
     monkeypatch.setattr(host, "platform", lambda: kind)
     run, texts = reopened(tmp_path)
-    assert texts == []
+    assert [text for text in texts if " images in " not in text] == []
     assert newest_checkpoint(run.dir.checkpoints) is None
 
 

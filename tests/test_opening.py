@@ -34,8 +34,9 @@ def fill(folder, start, stop):
 
 
 @pytest.fixture
-def cats(tmp_path):
+def cats(tmp_path, monkeypatch):
     """Opens a run of two class folders -> what is said; `named` is --data."""
+    monkeypatch.setenv("DREAMLIB_DATA", str(tmp_path / "data"))  # tests alter their packs
     for k, name in enumerate(("tabby", "manx")):
         fill(tmp_path / "cats" / name, 20 * k, 20 * (k + 1))
     (tmp_path / "cats/notes.txt").write_text("x")
