@@ -11,6 +11,7 @@ from dreamlib.diffusion.ema import Averaged, warm_decay
 from dreamlib.diffusion.unet import Attention, UNet, time_embedding
 from dreamlib.errors import CheckpointError, RunError
 from dreamlib.runtime.checkpoint import newest_checkpoint
+from tests.benchmarks.timing import meta
 
 
 def net(**changes):
@@ -146,7 +147,7 @@ def test_attention_is_float32_under_autocast(monkeypatch):
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_has_a_network_of_its_resolution(preset):
     config = load_config(preset)
-    with torch.device("meta"):
+    with meta():
         model = make_net(config, channels=3, labels=(10,))
         x = torch.empty(2, 3, config.data.size, config.data.size)
         if config.model == "gan":

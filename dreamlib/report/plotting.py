@@ -98,6 +98,7 @@ def footer(fig: Figure, text: str) -> None:
     fig.supxlabel("\n".join(line for line in lines if line), fontsize=SMALL, color=GREY)
 
 
+@style()  # laying out makes ticks, too
 def save_figure(fig: Figure, folder: Path, name: str) -> list[Path]:
     """NAME.png at 300 dpi and NAME.pdf, without dates, so that equal figures are equal files."""
     fig.draw_without_rendering()

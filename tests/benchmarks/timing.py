@@ -11,8 +11,9 @@ import gc
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median, quantiles
@@ -31,10 +32,17 @@ TRIES = 3
 CLEAR = Path("/proc/self/clear_refs")
 
 
+@contextmanager
+def meta() -> Iterator[None]:
+    """Tensors without memory, for networks that recompute, too: torch 2.4 does so only where torch
+    has a module of the device's name."""
+    with torch.device("meta"), patch.object(torch, "meta", torch.cpu, create=True):
+        yield
+
+
 def counted(config: Config) -> Explanation:
     """A network's parameters and FLOPs, counted and not computed."""
-    # torch 2.4 recomputes only where torch has a module of the device's name.
-    with torch.device("meta"), patch.object(torch, "meta", torch.cpu, create=True):
+    with meta():
         return explain(config)
 
 
