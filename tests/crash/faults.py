@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import faulthandler
 import gc
 import importlib
 import itertools
@@ -233,6 +234,7 @@ def _command(words: Sequence[str], folder: Path, out: int) -> int:
         os.dup2(out, number)
     os.chdir(folder)
     sys.argv = ["dreamlib", *words]
+    faulthandler.dump_traceback_later(0.9 * LONGEST, file=2)  # where it hangs, if it does
     code: Any = 0
     try:
         cli.main()
