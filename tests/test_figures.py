@@ -195,6 +195,14 @@ def test_names_in_figures_are_text(copied, name):
     assert not any(text.get_parse_math() for text in fig.findobj(plt.Text))
 
 
+def test_what_is_written_as_mathematics_is_read_so(copied):
+    """The letters of the panels are bold: the figure shows no dollar signs of its own."""
+    texts = figures.all_of(copied())["evaluation"]().findobj(plt.Text)
+    letters = [text for text in texts if "$" in text.get_text()]
+    assert len(letters) == 9
+    assert all(text.get_parse_math() for text in letters)
+
+
 # --------------------------------------------------------------------------- what is missing
 
 

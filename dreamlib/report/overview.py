@@ -51,7 +51,7 @@ def evaluation(run: Run) -> Figure:
     }
     for letter, ax, (title, panel) in zip("abcdefghi", axes, draw.items()):
         attempt(lambda a=ax, p=panel: p(a), lambda why, a=ax: say_missing(a, why))
-        ax.set_title(rf"$\bf{{{letter}}}$  {title}", loc="left")
+        ax.set_title(rf"$\bf{{{letter}}}$  {title}", loc="left", parse_math=True)
     keys = _keys(study)
     fig.legend(handles=keys, loc="outside upper center", ncols=len(keys), columnspacing=1.0)
     footer(fig, study_footer(run, study))
