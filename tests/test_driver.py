@@ -338,6 +338,19 @@ def test_a_log_row_that_cannot_be_written_is_not_missed(tiny, trained, monkeypat
     assert_as_undisturbed(run, trained)
 
 
+def test_a_status_that_cannot_be_written_is_said_with_its_remedy(tiny, monkeypatch):
+    said: list[str] = []
+
+    def refuse(self: RunDir, state: str, **facts: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "run/status.json")
+
+    monkeypatch.setattr(RunDir, "set_status", refuse)
+    with pytest.raises(RunError, match=r"status\.json cannot be used .*: check that disk"):
+        list(train(replace(tiny(), say=said.append)))
+    words = "nor could status.json be written: run/status.json cannot be used (Input/output error)"
+    assert said[-1].startswith(f"{words}: check that disk or mount")
+
+
 def test_an_error_in_the_callers_loop_saves_and_frees_the_run(tiny, trained):
     run = tiny()
     with pytest.raises(ZeroDivisionError):  # noqa: PT012

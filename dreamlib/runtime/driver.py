@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dreamlib.errors import CheckpointError, DreamlibError, Interrupted, NotFinite, RunError
+from dreamlib.errors import (
+    CheckpointError,
+    DreamlibError,
+    Interrupted,
+    NotFinite,
+    RunError,
+    what_failed,
+)
 from dreamlib.runtime.carrying import LONGEST, carrying
 from dreamlib.runtime.checkpoint import Checkpoint, look, save_checkpoint
 from dreamlib.runtime.clock import Clock, StopFlag
@@ -276,12 +283,12 @@ class Driver:
                 self._save()
             self.saver.wait()
         except (OSError, RuntimeError, DreamlibError) as second:
-            self.say(f"the state in memory could not be saved: {second}")
+            self.say(f"the state in memory could not be saved: {what_failed(second)}")
         try:
             self._set_status(state, error=str(error))
             self.dir.note(state, step=self.trainer.step, error=str(error))
         except OSError as second:
-            self.say(f"nor could status.json be written: {second}")
+            self.say(f"nor could status.json be written: {what_failed(second)}")
 
     def _patience(self) -> float:
         """Seconds to wait for the mirror at the end: inside the budget, if there is one."""

@@ -159,7 +159,9 @@ def _quiet(text: str) -> None:
 
 
 def of_training(folder: Path) -> dict[str, Any]:
-    return trained(folder, STEPS) | of_pack(folder)
+    found = trained(folder, STEPS) | of_pack(folder)
+    # What lies on the mirror is swept when it is asked again: that is looked at in the end.
+    return found | {"flaws": [flaw for flaw in found["flaws"] if not flaw.startswith("debris")]}
 
 
 def of_pack(folder: Path) -> dict[str, Any]:
