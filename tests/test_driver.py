@@ -348,7 +348,7 @@ def test_a_status_that_cannot_be_written_is_said_with_its_remedy(tiny, monkeypat
     with pytest.raises(RunError, match=r"status\.json cannot be used .*: check that disk"):
         list(train(replace(tiny(), say=said.append)))
     words = "nor could status.json be written: run/status.json cannot be used (Input/output error)"
-    assert said[-1].startswith(f"{words}: check that disk or mount")
+    assert said[-1].startswith(f"{words}; nothing was saved yet: check that disk or mount")
 
 
 def test_an_error_in_the_callers_loop_saves_and_frees_the_run(tiny, trained):

@@ -11,14 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from dreamlib.errors import (
-    CheckpointError,
-    DreamlibError,
-    Interrupted,
-    NotFinite,
-    RunError,
-    what_failed,
-)
+from dreamlib.errors import CheckpointError, DreamlibError, Interrupted, NotFinite, RunError
 from dreamlib.runtime.carrying import LONGEST, carrying
 from dreamlib.runtime.checkpoint import Checkpoint, look, save_checkpoint
 from dreamlib.runtime.clock import Clock, StopFlag
@@ -283,12 +276,14 @@ class Driver:
                 self._save()
             self.saver.wait()
         except (OSError, RuntimeError, DreamlibError) as second:
-            self.say(f"the state in memory could not be saved: {what_failed(second)}")
+            why = disk_error(second, self.dir.folder, self.saved)
+            self.say(f"the state in memory could not be saved: {why}")
         try:
             self._set_status(state, error=str(error))
             self.dir.note(state, step=self.trainer.step, error=str(error))
         except OSError as second:
-            self.say(f"nor could status.json be written: {what_failed(second)}")
+            why = disk_error(second, self.dir.folder, self.saved)
+            self.say(f"nor could status.json be written: {why}")
 
     def _patience(self) -> float:
         """Seconds to wait for the mirror at the end: inside the budget, if there is one."""

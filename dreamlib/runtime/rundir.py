@@ -217,8 +217,11 @@ def _rows(path: Path, *, skip_damaged: bool = False, **kinds: Any) -> list[dict[
     return rows
 
 
-def disk_error(error: OSError, folder: Path, saved: int | None) -> RunError:
-    """What to do about a disk that a run cannot be written to; `saved` is safe on it."""
+def disk_error(error: Exception, folder: Path, saved: int | None) -> Exception:
+    """What to do about a disk that a run cannot be written to; `saved` is safe on it.  Another
+    error stays what it is."""
+    if not isinstance(error, OSError):
+        return error
     last = f"step {saved:,} is saved and whole" if saved else "nothing was saved yet"
     if error.errno == errno.ENOSPC:
         return RunError(
