@@ -19,7 +19,13 @@ from dreamlib.diffusion.unet import UNet
 from dreamlib.explain import explain
 from dreamlib.report.tables import ablation_markdown, markdown
 from dreamlib.scores import study_from
-from tests.benchmarks import frechet_speed, gaussian_truth, known_generators, study_cost
+from tests.benchmarks import (
+    coverage,
+    frechet_speed,
+    gaussian_truth,
+    known_generators,
+    study_cost,
+)
 from tests.benchmarks.sampler_table import key, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -99,6 +105,44 @@ def test_the_tables_of_evaluation_are_the_measured_ones():
     assert study_cost.table(measured(benchmarks + "study_cost.json")) in EVALUATION
     known = measured("figures/known_generators.json")["perfect"]
     assert known_generators.perfect_table(known) in EVALUATION
+
+
+COVERAGE = measured("tests/benchmarks/coverage.json")
+
+
+def test_the_tables_of_coverage_are_the_measured_ones():
+    assert list(COVERAGE) == list(coverage.PARTS)
+    for table_of in (coverage.coverage_table, coverage.verdicts_table, coverage.expected_table):
+        assert table_of(COVERAGE) in EVALUATION
+
+
+def test_two_standard_errors_hold_fresh_images_and_a_fresh_reference():
+    rows = coverage.of(COVERAGE, "coverage")
+    assert len(rows) == 6
+    above = []
+    for row in rows:
+        assert row["repetitions"] >= 200
+        for what in ("FD 500", "FD 5000", "KID 500", "KID 5000"):
+            assert 0.92 <= row[what]["within"] < 0.975, (row["law"], row["d"], what)
+            above += [(row["law"], row["d"], what)] if row[what]["within"] > 0.97 else []
+    # By less than 300 repetitions can tell; the page names both.
+    assert above == [("mixture", 16, "FD 500"), ("mixture", 16, "KID 500")]
+    assert "two of the 24 lie above 0.97" in " ".join(EVALUATION.split())
+
+
+def test_of_equally_far_generators_none_is_called_nearer():
+    for row in coverage.of(COVERAGE, "verdicts"):
+        assert row["compare"] <= 0.07, row
+    assert COVERAGE["verdicts, 64"]["raw"] > 0.07  # what the raw distance would have said
+
+
+def test_the_null_is_what_perfect_generators_score():
+    """Within a tenth, lognormal features excepted, as the page says."""
+    for row in coverage.of(COVERAGE, "expected"):
+        for n in map(str, coverage.SIZES):
+            off = abs(row[n]["null"] / row[n]["scored"] - 1)
+            assert off <= 0.1 or row["law"] == "lognormal", (row, n)
+    assert "but the lognormal one" in " ".join(EVALUATION.split())
 
 
 def test_a_study_costs_what_was_promised():
