@@ -126,7 +126,7 @@ def images_beside(runs: Sequence[Run]) -> Figure:
     footer(
         fig,
         f"{' · '.join(map(folder_name, runs))} · N = {facts['sizes'][-1]:,} · "
-        f"{extractor_of(facts)} · images 0 to {count - 1}, not selected",
+        f"{extractor_of(facts)} · images 0 to {count - 1}, not selected · ± of sampling",
     )
     fit(fig)
     return fig
