@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from dreamlib.errors import Interrupted, NotEnoughSamples, WeightsUnavailable
-from dreamlib.metrics import diversity as dv
 from dreamlib.metrics.diversity import Lpips, pair_diversity
 from dreamlib.rng import seeded
 
@@ -34,14 +33,14 @@ def numbered(n):
     return np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1)
 
 
-def pairs_met(n, seed, matchings=1, batch=7):
+def pairs_met(n, seed, batch=7):
     met = []
 
     def record(a, b):
         met.extend(zip(a.ravel().tolist(), b.ravel().tolist()))
         return np.zeros(len(a))
 
-    pair_diversity(numbered(n), record, seed, matchings, batch=batch)
+    pair_diversity(numbered(n), record, seed, batch=batch)
     return met
 
 
@@ -50,16 +49,6 @@ def test_one_matching_meets_every_image_once(n):
     met = [image for pair in pairs_met(n, seed=0) for image in pair]
     assert len(met) == n - n % 2
     assert len(set(met)) == len(met)
-
-
-@pytest.mark.parametrize(("n", "matchings"), [(6, 5), (12, 4), (13, 11)])
-def test_matchings_share_no_pair(n, matchings):
-    met = pairs_met(n, seed=1, matchings=matchings)
-    even = n - n % 2
-    assert len(met) == matchings * even // 2
-    assert len({frozenset(pair) for pair in met}) == len(met)
-    counts = np.bincount(np.ravel(met), minlength=n)
-    assert sorted(set(counts)) == ([0, matchings] if n % 2 else [matchings])
 
 
 def test_every_matching_is_equally_likely():
@@ -85,29 +74,13 @@ def test_value_and_error_of_one_matching():
     assert "10 disjoint pairs" in found.method
 
 
-def test_error_of_one_matching_is_the_u_statistics_at_one():
-    values, pairs = np.random.default_rng(0).random(10), np.arange(20).reshape(1, 10, 2)
-    want = values.std(ddof=1) / np.sqrt(10)
-    assert dv._matched_error(values, pairs) == pytest.approx(want, rel=1e-12)
-
-
 # The spread of 1000 repeats is known to 2.2 %: 0.9 to 1.15 is four of these and more.
-@pytest.mark.parametrize(("n", "matchings"), [(200, 1), (60, 1), (200, 5), (60, 5)])
-def test_error_matches_the_spread_over_repeats(n, matchings):
-    found = [
-        pair_diversity(faces(n, (i, n)), stand_in, i, matchings, batch=10**6) for i in range(1000)
-    ]
+@pytest.mark.parametrize("n", [200, 60])
+def test_error_matches_the_spread_over_repeats(n):
+    found = [pair_diversity(faces(n, (i, n)), stand_in, i, batch=10**6) for i in range(1000)]
     spread = np.std([each.value for each in found], ddof=1)
     error = np.sqrt(np.mean([each.se**2 for each in found]))
     assert 0.9 < error / spread < 1.15
-
-
-def test_more_matchings_lower_the_error():
-    single, several = (
-        np.std([pair_diversity(faces(60, i), stand_in, i, m).value for i in range(300)])
-        for m in (1, 5)
-    )
-    assert several < 0.9 * single
 
 
 def test_thousands_of_pairs_of_few_images_pretend_to_be_certain():
@@ -125,9 +98,8 @@ def test_thousands_of_pairs_of_few_images_pretend_to_be_certain():
 
 def test_equal_images_have_no_diversity_and_no_error():
     images = np.full((10, 4, 4, 3), 7, np.uint8)
-    for matchings in (1, 3):
-        found = pair_diversity(images, stand_in, 0, matchings)
-        assert (found.value, found.se) == (0, 0)
+    found = pair_diversity(images, stand_in, 0)
+    assert (found.value, found.se) == (0, 0)
 
 
 def test_progress_and_a_request_to_stop():
@@ -163,9 +135,6 @@ def test_what_cannot_be_measured_is_refused():
         pair_diversity(images[..., 0], stand_in, 0)
     with pytest.raises(NotEnoughSamples, match="got 3 images"):
         pair_diversity(images[:3], stand_in, 0)
-    for matchings in (0, 20):
-        with pytest.raises(ValueError, match="between 1 and 19"):
-            pair_diversity(images, stand_in, 0, matchings)
     with pytest.raises(FloatingPointError):
         pair_diversity(images, lambda a, b: np.full(len(a), np.nan), 0)
     with pytest.raises(ValueError, match="one number per pair"):

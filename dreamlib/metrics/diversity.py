@@ -121,7 +121,6 @@ def pair_diversity(
     images: np.ndarray,
     distance: Distance,
     seed: int,
-    matchings: int = 1,
     *,
     batch: int = 100,
     progress: Progress = silent,
@@ -130,72 +129,40 @@ def pair_diversity(
     """Mean `distance` over random pairs of uint8 images [N,H,W,C], with its standard error.
 
     One random perfect matching pairs every image once (one of an odd number is left out): N/2
-    independent pairs, SE = sd / sqrt(N/2).  More matchings, of which no two have a pair in
-    common, lower the error a little at their multiple of the time, with the SE of an incomplete
-    U-statistic (Blom 1976).  TypeError for other images, NotEnoughSamples below 4, ValueError for
-    a number of matchings outside 1..N-1, FloatingPointError for a distance that is not finite,
-    Interrupted when `should_stop` asks for it between two batches.
+    independent pairs, SE = sd / sqrt(N/2).  TypeError for other images, NotEnoughSamples below 4,
+    FloatingPointError for a distance that is not finite, Interrupted when `should_stop` asks for it
+    between two batches.
     """
     if images.dtype != np.uint8 or images.ndim != 4:
         raise TypeError(f"diversity is of uint8 [N,H,W,C], got {images.dtype} {images.shape}")
     if len(images) < 4:
         raise NotEnoughSamples(f"diversity needs at least 2 pairs, got {len(images)} images")
-    pairs = _matchings(len(images), matchings, seed)
-    rows = pairs.reshape(-1, 2)
+    rows = _matching(len(images), seed)
     values = np.empty(len(rows))
     advance = progress("pair distances", len(rows))
     for start in range(0, len(rows), batch):
         if should_stop():
             raise Interrupted(f"stopped after the distances of {start} of {len(rows)} pairs")
         part = rows[start : start + batch]
-        values[start : start + len(part)] = _measured(images, part, distance)
+        found = np.asarray(distance(images[part[:, 0]], images[part[:, 1]]), np.float64)
+        if found.shape != (len(part),):
+            raise ValueError(f"a distance gives one number per pair, got shape {found.shape}")
+        odd = part[~np.isfinite(found)]
+        if len(odd):
+            raise FloatingPointError(f"the distance of images {odd[0]} is NaN")
+        values[start : start + len(part)] = found
         advance(len(part))
-    if matchings == 1:
-        return mean_estimate(values, "disjoint pairs")
-    method = f"U-statistic over {matchings} matchings of {pairs[0].size:,} images"
-    return Estimate(float(values.mean()), _matched_error(values, pairs), method)
+    return mean_estimate(values, "disjoint pairs")
 
 
-def _matchings(count: int, matchings: int, seed: int) -> np.ndarray:
-    """Perfect matchings of a random order, no pair in two of them: indices [matchings,n/2,2].
+def _matching(count: int, seed: int) -> np.ndarray:
+    """A random perfect matching: indices [n/2,2].
 
-    The rounds of a tournament in which everybody meets everybody once: one stays, the others sit
-    in a circle, and each round pairs what lies opposite across its own axis.
+    A round of a tournament, by which all scores so far were drawn: one stays, the others sit in a
+    circle, and each is paired with what lies opposite.
     """
-    n = count - count % 2
-    if not 1 <= matchings < n:
-        raise ValueError(f"{n} images have between 1 and {n - 1} matchings, not {matchings}")
+    half = count // 2
     rng = numpy_rng("pair diversity", seed)
-    order = rng.permutation(count)[:n]
-    axis = rng.permutation(n - 1)[:matchings, None]
-    step = np.arange(1, n // 2)
-    left = np.hstack([axis, (axis + step) % (n - 1)])
-    right = np.hstack([np.full_like(axis, n - 1), (axis - step) % (n - 1)])
-    return order[np.stack([left, right], axis=-1)]
-
-
-def _measured(images: np.ndarray, pairs: np.ndarray, distance: Distance) -> np.ndarray:
-    """Distances [b] of pairs [b,2]; FloatingPointError where one is not finite."""
-    found = np.asarray(distance(images[pairs[:, 0]], images[pairs[:, 1]]), np.float64)
-    if found.shape != (len(pairs),):
-        raise ValueError(f"a distance gives one number per pair, got shape {found.shape}")
-    if not np.isfinite(found).all():
-        raise FloatingPointError(f"the distance of images {pairs[~np.isfinite(found)][0]} is NaN")
-    return found
-
-
-def _matched_error(values: np.ndarray, pairs: np.ndarray) -> float:
-    """Standard error of the mean of distances [P] over M matchings of n images [M,n/2,2].
-
-    Var = [P z_2 + n M (M - 1) z_1] / P^2: z_2 is the variance of a distance and z_1 the covariance
-    of two that share an image, summed here from residuals.  The last factor undoes the centring at
-    the mean of the same values, and is the usual (P - 1) / P at M = 1.
-    """
-    count, (matchings, half, _) = len(values), pairs.shape
-    rest = values - values.mean()
-    of_image = np.bincount(pairs.ravel(), np.repeat(rest, 2))
-    alone = np.square(rest).sum()
-    # z_1 is never negative, only its estimate can be.
-    summed = max(np.square(of_image).sum() - alone, alone)
-    left = 1 - (2 * matchings - 1) / (matchings * half)
-    return float(np.sqrt(summed / left) / count)
+    *circle, stays = rng.permutation(count)[: 2 * half]
+    circle = np.roll(circle, -rng.permutation(2 * half - 1)[0])
+    return np.stack([circle[:half], [stays, *circle[: half - 1 : -1]]], axis=1)
