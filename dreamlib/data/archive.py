@@ -10,6 +10,7 @@ import os
 import stat
 import zipfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -26,10 +27,8 @@ def open_files(place: Path | str) -> Files:
     Links are followed; hidden files are not looked at.  DataError when there is nothing of that
     name, when it cannot be read, or when the archive is damaged or hostile.
     """
-    try:
+    with reading(place, below=True):
         files = _opened(Path(place))
-    except OSError as error:
-        raise _failing(str(error.filename or place), error) from error
     return files._replace(read=partial(_read, files))
 
 
@@ -48,26 +47,25 @@ def _opened(place: Path) -> Files:
 
 
 def _read(files: Files, name: str) -> bytes:
-    try:
+    with reading(f"{name} in {files.place}"):
         return files.read(name)
-    except OSError as error:  # the disk's, or the mount's: the image itself may be good
-        raise _failing(f"{name} in {files.place}", error) from error
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of a file that is no archive's.  DataError when it cannot be read."""
+@contextmanager
+def reading(what: Path | str, below: bool = False) -> Iterator[None]:
+    """The disk's errors, or the mount's, as DataError: the file itself may be good.
+
+    It names `what`, or, of a folder that is looked through, the place `below` it.
+    """
     try:
-        return path.read_bytes()
+        yield
     except OSError as error:
-        raise _failing(str(path), error) from error
-
-
-def _failing(what: str, error: OSError) -> DataError:
-    return DataError(
-        f"{what} cannot be read ({error.strerror or error}): see that it is there and may be read "
-        "(a mounted folder may have to be mounted again), then run the same command or cell "
-        "again; what is packed already is kept"
-    )
+        what = (below and error.filename) or what
+        raise DataError(
+            f"{what} cannot be read ({error.strerror or error}): see that it is there and may be "
+            "read (a mounted folder may have to be mounted again), then run the same command or "
+            "cell again; what is packed already is kept"
+        ) from error
 
 
 def _part_order(path: Path) -> tuple[int, str]:

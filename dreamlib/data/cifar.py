@@ -7,21 +7,20 @@ programs, and is not read.
 from __future__ import annotations
 
 import gzip
-import http.client
 import io
 import tarfile
 import zlib
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from dreamlib.data.archive import open_files
-from dreamlib.data.packed import Contents, Item, Source
+from dreamlib.data.download import fetched
+from dreamlib.data.idx import HALVES, halved
+from dreamlib.data.packed import Source
 from dreamlib.errors import DataError
 from dreamlib.files import sha256_array
-from dreamlib.rng import numpy_rng
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -47,30 +46,21 @@ def cifar10_source(place: Path | str | None, size: int = 32, cache: Path | None 
     """
     if size != SIZE:
         raise DataError(f"cifar10 has {SIZE} pixels and is not resized; set size to {SIZE}")
-    records = _records(Path(place) if place else _fetched(cache))
+    at = Path(place) if place else fetched("cifar10", _download, cache, REMEDY) / ARCHIVE
+    records = _records(at)
     train = np.concatenate([r for name, r in records.items() if PARTS[name] == "train"])
-    test = records["test_batch.bin"]
-    order = numpy_rng("cifar10 split").permutation(len(test))
-
-    def items(start: int) -> Iterator[Item]:
-        for i in range(start, len(train)):
-            yield _item(f"train/{i:05d}", train[i], "train")
-        for place, i in islice(enumerate(order), max(start - len(train), 0), None):
-            split = "reference" if place < len(order) // 2 else "floor"
-            yield _item(f"test/{i:05d}", test[i], split)
-
+    parts, arrays = {"train": train, "test": records["test_batch.bin"]}, {}
+    for part, rows in parts.items():
+        arrays[f"{part} labels"] = rows[:, 0]
+        planes = rows[:, 1:].reshape(-1, 3, SIZE, SIZE)
+        arrays[f"{part} images"] = planes.transpose(0, 2, 3, 1)
     description = {
         "size": size,
-        "records": {"train": sha256_array(train), "test": sha256_array(test)},
-        "held out": "test images, half reference and half floor by a keyed permutation",
+        "records": {part: sha256_array(rows) for part, rows in parts.items()},
+        "held out": HALVES,
     }
-    contents = Contents({"class": CLASSES}, len(train) + len(test), items)
+    contents = halved(arrays, CLASSES, size, "cifar10 split")
     return Source("cifar10", description, lambda: contents)
-
-
-def _item(name: str, record: np.ndarray, split: str) -> Item:
-    planes = record[1:].reshape(3, SIZE, SIZE)
-    return Item(name, planes.transpose(1, 2, 0), (int(record[0]),), split)
 
 
 def _records(place: Path) -> dict[str, np.ndarray]:
@@ -108,13 +98,7 @@ def _parts(place: Path) -> Iterator[tuple[str, bytes]]:
         raise DataError(f"{place} cannot be read ({error}); {REMEDY}") from error
 
 
-def _fetched(cache: Path | None) -> Path:
+def _download(cache: Path) -> None:
     from torchvision.datasets.utils import download_url
 
-    if cache is None:
-        raise DataError(f"cifar10 is not on this machine; {REMEDY}")
-    try:
-        download_url(URL, cache, ARCHIVE, MD5)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        raise DataError(f"cifar10 could not be downloaded ({error}); {REMEDY}") from error
-    return cache / ARCHIVE
+    download_url(URL, cache, ARCHIVE, MD5)

@@ -60,17 +60,8 @@ THROAT = np.array([[110, 16, 36]], np.float32)
 TONGUE = np.array([[240, 120, 124]], np.float32)
 
 # centres of the curls about the head, and of those over the forehead
-CURLS = [
-    (-0.62, 0.30),
-    (-0.68, -0.02),
-    (-0.58, -0.34),
-    (-0.34, -0.58),
-    (0.0, -0.66),
-    (0.34, -0.58),
-    (0.58, -0.34),
-    (0.68, -0.02),
-    (0.62, 0.30),
-]
+CURLS_RIGHT = [(0.0, -0.66), (0.34, -0.58), (0.58, -0.34), (0.68, -0.02), (0.62, 0.30)]
+CURLS = [*CURLS_RIGHT, *((-x, y) for x, y in CURLS_RIGHT[1:])]
 FRINGE_CURLS = [(-0.42, -0.26), (-0.15, -0.36), (0.15, -0.36), (0.42, -0.26)]
 
 

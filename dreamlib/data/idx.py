@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import gzip
-import http.client
 import io
 import math
 import zlib
 from collections.abc import Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from dreamlib.data.archive import read_file
+from dreamlib.data.archive import reading
+from dreamlib.data.download import fetched
 from dreamlib.data.packed import Contents, Item, Source
 from dreamlib.errors import DataError
 from dreamlib.files import sha256_array
@@ -38,6 +37,7 @@ TORCHVISION = {"fashion": "FashionMNIST", "mnist": "MNIST"}  # its class, and it
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
 NATIVE = 28  # pixels
 LARGEST = 256 * 2**20  # bytes of a file, unpacked; the largest of these sets has 47 million
+HALVES = "test images, half reference and half floor by a keyed permutation"
 DIGITS_HELD_OUT = 300  # digits in the reference split, and as many in the floor split
 
 
@@ -45,7 +45,8 @@ def read_idx(path: Path | str) -> np.ndarray:
     """The uint8 array in an IDX file, gzipped or plain.  DataError if it is not a whole one."""
     path = Path(path)
     remedy = f"delete {path} and fetch it again"
-    data = read_file(path)
+    with reading(path):
+        data = path.read_bytes()
     try:
         if data[:2] == b"\x1f\x8b":
             data = gzip.GzipFile(fileobj=io.BytesIO(data)).read(LARGEST + 1)
@@ -83,15 +84,40 @@ def idx_source(
     arrays = {part: read_idx(path) for part, path in _locate(name, folder, cache).items()}
     for part in ("train", "test"):
         _check(part, arrays[f"{part} images"], arrays[f"{part} labels"])
-    count = len(arrays["train images"]) + len(arrays["test images"])
     description = {
         "size": size,
         "border": (size - NATIVE) // 2,
         "arrays": {part: sha256_array(array) for part, array in arrays.items()},
-        "held out": "test images, half reference and half floor by a keyed permutation",
+        "held out": HALVES,
     }
-    contents = Contents({"class": CLASSES[name]}, count, partial(_items, arrays, size))
+    for part in ("train images", "test images"):
+        arrays[part] = arrays[part][..., None]
+    contents = halved(arrays, CLASSES[name], size, "idx split")
     return Source(name, description, lambda: contents)
+
+
+def halved(
+    arrays: dict[str, np.ndarray], classes: tuple[str, ...], size: int, purpose: str
+) -> Contents:
+    """Training images, then the test images in an order keyed by `purpose`, half for each split.
+
+    In permuted order, because MNIST's later test images are harder than its first ones: so the
+    first n of a split are a fair sample of it.
+    """
+    train, test = len(arrays["train images"]), len(arrays["test images"])
+    order = numpy_rng(purpose).permutation(test)
+
+    def item(part: str, i: int, split: str) -> Item:
+        image = with_border(arrays[f"{part} images"][i], size)
+        return Item(f"{part}/{i:05d}", image, (int(arrays[f"{part} labels"][i]),), split)
+
+    def items(start: int) -> Iterator[Item]:
+        for i in range(start, train):
+            yield item("train", i, "train")
+        for place, i in islice(enumerate(order), max(start - train, 0), None):
+            yield item("test", i, "reference" if place < test // 2 else "floor")
+
+    return Contents({"class": classes}, train + test, items)
 
 
 def digits_source(size: int = 16) -> Source:
@@ -122,24 +148,9 @@ def digits_source(size: int = 16) -> Source:
 
 
 def with_border(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [28,28,C] with a black border -> [size,size,C]."""
-    border = (size - NATIVE) // 2
+    """[S,S,C] with a black border -> [size,size,C]."""
+    border = (size - len(image)) // 2
     return np.pad(image, ((border, border), (border, border), (0, 0)))
-
-
-def _items(arrays: dict[str, np.ndarray], size: int, start: int) -> Iterator[Item]:
-    def item(part: str, i: int, split: str) -> Item:
-        image = with_border(arrays[f"{part} images"][i][..., None], size)
-        return Item(f"{part}/{i:05d}", image, (int(arrays[f"{part} labels"][i]),), split)
-
-    train = len(arrays["train images"])
-    for i in range(start, train):
-        yield item("train", i, "train")
-    # In permuted order, because MNIST's later test images are harder than its first ones: so the
-    # first n of a split are a fair sample of it.
-    order = numpy_rng("idx split").permutation(len(arrays["test images"]))
-    for place, i in islice(enumerate(order), max(start - train, 0), None):
-        yield item("test", i, "reference" if place < len(order) // 2 else "floor")
 
 
 def _check(part: str, images: np.ndarray, labels: np.ndarray) -> None:
@@ -153,23 +164,20 @@ def _check(part: str, images: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _locate(name: str, folder: Path | str | None, cache: Path | str | None) -> dict[str, Path]:
-    if folder is not None:
-        found = _find(name, Path(folder))
-        if found is None:
-            raise DataError(f"{folder} does not hold the four files of {name}; {_remedy(name)}")
-        return found
-    known = [Path(cache)] if cache is not None else []
-    known += [DEBIAN] if name == "fashion" else []
-    for place in known:
-        if found := _find(name, place):
+    for place in [folder] if folder else [cache, DEBIAN if name == "fashion" else None]:
+        if place and (found := _find(name, Path(place))):
             return found
-    if cache is None:
-        raise DataError(f"{name} is not on this machine; {_remedy(name)}")
-    _download(name, Path(cache))
-    found = _find(name, Path(cache))
-    if found is None:
-        raise DataError(f"the download of {name} left no usable files; {_remedy(name)}")
-    return found
+    if folder:
+        raise DataError(f"{folder} does not hold the four files of {name}; {_remedy(name)}")
+
+    def download(cache: Path) -> None:
+        from torchvision import datasets
+
+        getattr(datasets, TORCHVISION[name])(str(cache), download=True)
+
+    if found := _find(name, fetched(name, download, cache, _remedy(name))):
+        return found
+    raise DataError(f"the download of {name} left no usable files; {_remedy(name)}")
 
 
 def _find(name: str, folder: Path) -> dict[str, Path] | None:
@@ -186,15 +194,6 @@ def _variant(place: Path, file: str) -> Path | None:
     names = (file, file.replace("-idx", ".idx"), f"{file}/{file}")
     paths = (place / f"{name}{ending}" for name in names for ending in ("", ".gz"))
     return next((path for path in paths if path.is_file()), None)
-
-
-def _download(name: str, cache: Path) -> None:
-    from torchvision import datasets
-
-    try:
-        getattr(datasets, TORCHVISION[name])(str(cache), download=True)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        raise DataError(f"{name} could not be downloaded ({error}); {_remedy(name)}") from error
 
 
 def _remedy(name: str) -> str:
