@@ -17,7 +17,6 @@ from PIL import Image
 from dreamlib.data import celeba, download
 from dreamlib.data.archive import open_files
 from dreamlib.data.celeba import (
-    Place,
     attached,
     celeba_places,
     celeba_source,
@@ -195,7 +194,7 @@ def test_places_are_tried_in_order_and_the_first_that_holds_them_is_taken(tmp_pa
     tried = []
 
     def place(title, find):
-        return Place(title, lambda: tried.append(title) or find())
+        return {title: lambda: tried.append(title) or find()}
 
     def never():
         raise AssertionError("a later place was asked")
@@ -205,13 +204,11 @@ def test_places_are_tried_in_order_and_the_first_that_holds_them_is_taken(tmp_pa
 
     said = []
     files = find_celeba(
-        [
-            place("one", lambda: open_files(tmp_path / "missing")),
-            place("two", lambda: open_files(tmp_path / "empty")),
-            place("three", broken),
-            place("four", lambda: open_files(fill(tmp_path / "celeba"))),
-            place("five", never),
-        ],
+        place("one", lambda: open_files(tmp_path / "missing"))
+        | place("two", lambda: open_files(tmp_path / "empty"))
+        | place("three", broken)
+        | place("four", lambda: open_files(fill(tmp_path / "celeba")))
+        | place("five", never),
         said.append,
     )
     assert files.place == str(tmp_path / "celeba")
@@ -224,7 +221,7 @@ def test_when_nothing_works_all_that_was_tried_is_listed(tmp_path):
     with pytest.raises(DataError) as caught:
         find_celeba(places, quiet)
     titles = ["earlier downloads", "attached inputs", "kagglehub", "Hugging Face", "Google Drive"]
-    assert [place.title for place in places] == titles
+    assert list(places) == titles
     for words in (*titles, "pip install gdown", "by hand", "--data PATH"):
         assert words in str(caught.value)
 

@@ -9,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+import numpy as np
+
 from dreamlib.data.archive import folder_files, open_files
 from dreamlib.data.download import Unavailable, from_drive, from_hub, from_kagglehub
-from dreamlib.data.folder import UNREADABLE, decoded, in_order
+from dreamlib.data.folder import UNREADABLE, items_of
 from dreamlib.data.formats import Files, open_image
-from dreamlib.data.packed import Contents, Item, Source
+from dreamlib.data.packed import Contents, Source
 from dreamlib.errors import DataError
 from dreamlib.files import fingerprint
 from dreamlib.progress import tell
@@ -39,11 +41,8 @@ MANUAL = (
 )
 
 
-class Place(NamedTuple):
-    """One way to get the images: how it is called in the log, and how to try it."""
-
-    title: str
-    find: Callable[[], Files]  # raises Unavailable, or DataError
+# How a way to get the images is called in the log -> how to try it; raises DataError
+Places = Mapping[str, Callable[[], Files]]
 
 
 def celeba_source(
@@ -97,23 +96,23 @@ def _aligned(data: bytes) -> bool:
         return True  # it will be rejected
 
 
-def celeba_places(path: Path | None, downloads: Path, inputs: Path) -> list[Place]:
+def celeba_places(path: Path | None, downloads: Path, inputs: Path) -> Places:
     """Where to look, nearest first."""
     if path:
-        return [Place(NAMED, lambda: open_files(path))]
-    return [
-        Place("earlier downloads", lambda: attached(downloads)),
-        Place("attached inputs", lambda: attached(inputs)),
-        Place("kagglehub", lambda: open_files(from_kagglehub("jessicali9530/celeba-dataset"))),
-        Place("Hugging Face", lambda: open_files(from_hub("flwrlabs/celeba", HUB_COMMIT))),
-        Place("Google Drive", lambda: open_files(from_drive(downloads))),
-    ]
+        return {NAMED: lambda: open_files(path)}
+    return {
+        "earlier downloads": lambda: attached(downloads),
+        "attached inputs": lambda: attached(inputs),
+        "kagglehub": lambda: open_files(from_kagglehub("jessicali9530/celeba-dataset")),
+        "Hugging Face": lambda: open_files(from_hub("flwrlabs/celeba", HUB_COMMIT)),
+        "Google Drive": lambda: open_files(from_drive(downloads)),
+    }
 
 
-def find_celeba(places: Sequence[Place], say: Callable[[str], None] = tell) -> Files:
+def find_celeba(places: Places, say: Callable[[str], None] = tell) -> Files:
     """The first place that holds the images.  DataError with all that was tried, and what to do."""
     tried = []
-    for title, find in places:
+    for title, find in places.items():
         try:
             files = find()
             found = numbered(files)
@@ -183,18 +182,14 @@ def _contents(files: Files, size: int, last_train: int) -> Contents:
             f"official partition's {', '.join(sorted(missing))} part: name a whole CelebA, or use "
             "--set data.name=folder, which splits by content"
         )
+    chosen = {images[number]: number for number in used}
 
-    def items(start: int) -> Iterator[Item]:
-        def item(number: int) -> Item:
-            image, reject = decoded(files.read, images[number], size)
-            if image is None:
-                return Item(images[number], None, reject=reject)
-            return Item(images[number], image, labels.get(number, ()), partition[number])
+    def told(name: str, _: np.ndarray) -> tuple[tuple[int, ...], str]:
+        return labels.get(chosen[name], ()), partition[chosen[name]]
 
-        return in_order(item, used[start:])
-
-    origin = fingerprint([images[n] for n in used])
-    return Contents({name: ("no", "yes") for name in names}, len(used), items, origin)
+    items = items_of(files, list(chosen), size, told)
+    attributes = {name: ("no", "yes") for name in names}
+    return Contents(attributes, len(used), items, fingerprint(list(chosen)))
 
 
 def _partition(files: Files, images: dict[int, str]) -> dict[int, str]:
@@ -231,19 +226,16 @@ class _Table(NamedTuple):
 
 def _table(files: Files, stem: str) -> _Table | None:
     """One of CelebA's lists, as .txt or as Kaggle's .csv, among the files or beside their place."""
-    text = None
-    for name in files.names:
-        if PurePosixPath(name).stem == stem and name.endswith((".txt", ".csv")):
-            text = files.read(name).decode("utf-8", "replace")
+    called = (f"{stem}.txt", f"{stem}.csv")
+    within = [name for name in files.names if PurePosixPath(name).name in called]
     above = Path(files.place).absolute().parents[:2]
-    for path in [folder / f"{stem}{end}" for folder in above for end in (".txt", ".csv")]:
-        if text is None and path.is_file():
-            text = path.read_text("utf-8", "replace")
-    if text is None:
+    beside = [path for folder in above for name in called if (path := folder / name).is_file()]
+    if not within and not beside:
         return None
+    data = files.read(within[-1]) if within else beside[0].read_bytes()
     header: list[str] = []
     rows: dict[int, list[str]] = {}
-    for line in text.splitlines():
+    for line in data.decode("utf-8", "replace").splitlines():
         cells = re.split(r"[,\s]+", line.strip())
         if match := IMAGE.match(cells[0]):
             rows[int(match[1])] = cells[1:]

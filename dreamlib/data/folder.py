@@ -84,17 +84,11 @@ def folder_source(
     if told:
         description["classes"] = f"{told}: {fingerprint(dict(class_of))[:16]}"
 
-    def items(start: int) -> Iterator[Item]:
-        def item(picture: tuple[str, str]) -> Item:
-            _, name = picture
-            image, reject = decoded(files.read, name, size, fit)
-            if image is None:
-                return Item(name, None, reject=reject)
-            labels = (classes.index(class_of[name]),) if classes else ()
-            return Item(name, image, labels, split_of(image, held_out))
+    def labels_and_split(name: str, image: np.ndarray) -> tuple[tuple[int, ...], str]:
+        labels = (classes.index(class_of[name]),) if classes else ()
+        return labels, split_of(image, held_out)
 
-        return in_order(item, pictures[start:])
-
+    items = items_of(files, [name for _, name in pictures], size, labels_and_split, fit)
     attributes = {"class": tuple(classes)} if classes else {}
     contents = Contents(attributes, len(pictures), items, others=others)
     return Source("folder", description, lambda: contents, place=str(place))
@@ -110,6 +104,24 @@ def touched(place: Path, packed: Packed) -> bool:
         return False
     packed_at = (packed.folder / MANIFEST).stat().st_mtime
     return newest > packed_at or len(names) != packed.manifest["description"]["count"]
+
+
+def items_of(
+    files: Files,
+    names: Sequence[str],
+    size: int,
+    labels_and_split: Callable[[str, np.ndarray], tuple[tuple[int, ...], str]],
+    fit: str = "crop",
+) -> Callable[[int], Iterator[Item]]:
+    """Contents.items of images by name, in their order; `labels_and_split` tells those of one."""
+
+    def item(name: str) -> Item:
+        image, reject = decoded(files.read, name, size, fit)
+        if image is None:
+            return Item(name, None, reject=reject)
+        return Item(name, image, *labels_and_split(name, image))
+
+    return lambda start: in_order(item, names[start:])
 
 
 def decoded(
