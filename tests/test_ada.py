@@ -8,11 +8,15 @@ import pytest
 import torch
 
 from dreamlib.gan import ada
-from dreamlib.gan.ada import Adaptive, Draw, augment, colours, geometry, move, paint
+from dreamlib.gan.ada import Adaptive, Draw, colours, draw_maps, geometry, move, paint
 
 
 def rng(key=0):
     return torch.Generator().manual_seed(key)
+
+
+def augment(x, p, rng):
+    return draw_maps(len(x), x.shape[1], x.shape[-1], p, rng)(x)
 
 
 def randn(*shape, key=0):

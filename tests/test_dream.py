@@ -14,17 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from dreamlib.diffusion import dream
 from dreamlib.diffusion.dream import Batch, Conservative, Paper, Perturb, standard
 from dreamlib.diffusion.prediction import Denoiser
-from dreamlib.diffusion.process import (
-    PREDICTIONS,
-    conversion,
-    output_from_eps,
-    q_sample,
-    x0_from_eps,
-)
+from dreamlib.diffusion.process import conversion, q_sample, x0_from_eps
 from dreamlib.diffusion.schedule import cosine
 from dreamlib.diffusion.unet import UNet
 
 SCHED = cosine(100)
+PREDICTIONS = ("eps", "v", "x0")
 
 
 class Small(nn.Module):
@@ -124,6 +119,12 @@ def test_paper_at_infinite_p_and_perturb_without_gamma_are_standard_itself(loss)
     assert net.passes == plain.passes
 
 
+def output_from_eps(prediction, x_t, t, eps):
+    """The output that a network of this prediction type would say `eps` with."""
+    p, q = conversion(prediction, SCHED, t, x_t.dtype)
+    return (eps - p * x_t) / q
+
+
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_the_pair_that_each_loss_shows_still_describes_its_x0(prediction):
     """In the network's own terms: read at the input it was shown, its target is x0 (standard,
@@ -141,7 +142,7 @@ def test_the_pair_that_each_loss_shows_still_describes_its_x0(prediction):
             shown.append(x)
             guess = data.x0 + 0.01 * x_t
             eps = (x_t - a * guess) / s
-            return output_from_eps(prediction, SCHED, x_t, t, eps)
+            return output_from_eps(prediction, x_t, t, eps)
 
     def seen_by(loss):
         """The loss's last input, what the network says of it, and the error."""
@@ -172,7 +173,7 @@ def test_the_pair_that_each_loss_shows_still_describes_its_x0(prediction):
 
     x, _, error = seen_by(Perturb(0.1, prediction))
     assert_close(x - x_t, 0.1 * s * data.xi, rtol=0, atol=1e-12)
-    true = output_from_eps(prediction, SCHED, x_t, data.t, data.eps)  # of the unmoved x_t
+    true = output_from_eps(prediction, x_t, data.t, data.eps)  # of the unmoved x_t
     said = Almost()(x, data.t)
     own = (said - true).square().flatten(1).mean(1)
     q2 = conversion(prediction, SCHED, data.t, torch.float64)[1].flatten() ** 2

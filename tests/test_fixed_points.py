@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from dreamlib.diffusion.dream import Batch, Conservative, Paper, lam_linear, lam_power, standard
+from dreamlib.diffusion.dream import Batch, Conservative, Paper, standard
 from dreamlib.diffusion.samplers import ddim, ddpm
 from dreamlib.diffusion.schedule import cosine
 
@@ -25,7 +25,7 @@ def gains(loss: str, p: float = 1.0) -> torch.Tensor:
     a2 = SCHED.alpha_bar
     s = (1 - a2).sqrt()
     x2, xe = a2 * VARIANCES[:, None] + s**2, s.expand(5, -1)  # E[x_t^2], E[x_t eps]
-    lam = lam_power(SCHED, T, p) if loss == "paper" else lam_linear(SCHED, T, 0.5, 1.0)
+    lam = (Paper(p) if loss == "paper" else Conservative(0.5)).lam(SCHED, T, 1)
     w = {"conservative": 0.3, "adapted alone": 1.0}.get(loss, 0)
     g = xe / x2
     if loss == "standard":

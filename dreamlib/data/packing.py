@@ -213,8 +213,6 @@ class _Writer:
         self.labels.append(line.labels)
         self.digests.add(line.sha256)
 
-    # ------------------------------------------------------------------ writing
-
     def write(self, items: Iterator[Item], advance: Callable[[int], None]) -> None:
         part, told = self.folder / PART, self.folder / INDEX
         with naming(self.folder), open(part, "r+b") as images, open(told, "ab") as index:

@@ -2,13 +2,7 @@
 
 With D = eps - eps_hat (no gradient), the clean image that the network sees in x_t is
 x0_hat = x0 + (s/a) D.  Moving the input by s*lam*D is therefore the same as noising
-x0 + lam*(x0_hat - x0): input and target can be compared across the losses by eye.
-
-    loss           input                        target          lam
-    standard       x_t                          eps             -
-    conservative   x_t + shift (x0_hat clipped) eps             lam_max * t/T * ramp(step)
-    paper          x_t + s*lam*D                eps + lam*D     s**p
-    perturb        x_t + s*gamma*xi             eps             -
+x0 + lam*(x0_hat - x0).  docs/ARCHITECTURE.md has the table of their inputs, targets and lam.
 
 A loss is called as `loss(net, sched, batch, step)` and yields one or more Terms, whose errors hold
 one value per image; the training step sums them, calling backward after each so that two branches
@@ -67,16 +61,6 @@ Loss = Callable[[nn.Module, Schedule, Batch, int], Iterator[Term]]
 def ramp(step: int, start: int, length: int) -> float:
     """0 before `start`, then min(step / length, 1), with both in optimizer steps."""
     return 0.0 if step < start else min(step / max(length, 1), 1.0)
-
-
-def lam_linear(sched: Schedule, t: Tensor, lam_max: float, factor: float) -> Tensor:
-    """lam_max * t/T * factor, float64 [B] on the CPU: large where the image is mostly noise."""
-    return lam_max * factor * t.cpu().double() / len(sched)
-
-
-def lam_power(sched: Schedule, t: Tensor, p: float) -> Tensor:
-    """sqrt(1 - alpha_bar)**p, float64 [B] on the CPU.  Zhou 2024 (DREAM), Sec. 4.2."""
-    return (1 - sched.alpha_bar[t.cpu()]).sqrt() ** p
 
 
 def _spread(lam: Tensor, like: Tensor) -> Tensor:
@@ -152,7 +136,9 @@ class Conservative:
     estimator: str = "sampled"
 
     def lam(self, sched: Schedule, t: Tensor, step: int) -> Tensor:
-        return lam_linear(sched, t, self.lam_max, ramp(step, self.start, self.length))
+        """lam_max * t/T * ramp, float64 [B] on the CPU: large where the image is mostly noise."""
+        factor = ramp(step, self.start, self.length)
+        return self.lam_max * factor * t.cpu().double() / len(sched)
 
     def __call__(self, net: nn.Module, sched: Schedule, batch: Batch, step: int) -> Iterator[Term]:
         lam = self.lam(sched, batch.t, step)
@@ -197,7 +183,8 @@ class Paper:
     p: float = 1.0
 
     def lam(self, sched: Schedule, t: Tensor, step: int) -> Tensor:
-        return lam_power(sched, t, self.p)
+        """s**p, float64 [B] on the CPU.  Zhou 2024 (DREAM), Sec. 4.2."""
+        return (1 - sched.alpha_bar[t.cpu()]).sqrt() ** self.p
 
     def __call__(self, net: nn.Module, sched: Schedule, batch: Batch, step: int) -> Iterator[Term]:
         lam = self.lam(sched, batch.t, step)

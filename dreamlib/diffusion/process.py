@@ -7,8 +7,6 @@ from torch import Tensor
 
 from dreamlib.diffusion.schedule import Schedule
 
-PREDICTIONS = ("eps", "v", "x0")
-
 
 def q_sample(sched: Schedule, x0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     """Noise images to level t.  x0, eps [B,C,H,W], t [B] -> x_t [B,C,H,W].  Ho 2020, Eq. 4."""
@@ -32,8 +30,8 @@ def conversion(
 ) -> tuple[Tensor, Tensor]:
     """What a network's output means, as p and q in eps = p x_t + q output.  t [B] -> [B,1,1,1].
 
-    The one table from which every use of a prediction type follows: reading the output, its
-    inverse, the weight of an error in eps, what a moved input does to the target.
+    The one table from which every use of a prediction type follows: reading the output, the
+    weight of an error in eps, what a moved input does to the target.
     v = a eps - s x0 is Salimans 2022, Sec. 4.
     """
     a, s = sched.signal_noise(t, dtype)
@@ -53,14 +51,6 @@ def eps_from_output(
         return output  # itself, so that not even rounding differs
     p, q = conversion(prediction, sched, t, x_t.dtype)
     return p * x_t + q * output
-
-
-def output_from_eps(
-    prediction: str, sched: Schedule, x_t: Tensor, t: Tensor, eps: Tensor
-) -> Tensor:
-    """The output that a network of this prediction type would say `eps` with."""
-    p, q = conversion(prediction, sched, t, x_t.dtype)
-    return (eps - p * x_t) / q
 
 
 def loss_weight(

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from dreamlib.errors import CheckpointError
 from dreamlib.files import read_json, sha256_file
 from dreamlib.progress import tell
-from dreamlib.weights import read_weights
+from dreamlib.weights import averaged_of, read_weights
 
 GROUPS = 8
 
@@ -225,11 +225,7 @@ class UNet(nn.Module):
         state = torch.load(path, map_location="cpu", weights_only=True)
         kind = "averaged weights" if averaged else "weights in training, not averaged,"
         say(f"loaded the {kind} of step {manifest['step']:,} from {path}")
-        if not averaged:
-            return cls._with(manifest["net"], state["net"])
-        prefix = "module."  # of torch's AveragedModel
-        module = {k.removeprefix(prefix): v for k, v in state["ema"].items() if k[:7] == prefix}
-        return cls._with(manifest["net"], module)
+        return cls._with(manifest["net"], averaged_of(state) if averaged else state["net"])
 
     @classmethod
     def _with(cls, shape: dict[str, Any], weights: dict[str, Tensor]) -> UNet:

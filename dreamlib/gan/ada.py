@@ -135,11 +135,6 @@ def draw_maps(images: int, channels: int, size: int, p: float, rng: torch.Genera
     return Maps(geometry(draw, size), colours(draw, channels))
 
 
-def augment(x: Tensor, p: float, rng: torch.Generator) -> Tensor:
-    """Images [B,C,H,W] as the discriminator sees them, at probability p."""
-    return draw_maps(len(x), x.shape[1], x.shape[-1], p, rng)(x) if p > 0 else x
-
-
 def move(x: Tensor, maps: Tensor) -> Tensor:
     """x [B,C,H,W] moved by maps [B,3,3] of the plane: a pixel goes where the map takes it."""
     identity = torch.eye(3, dtype=maps.dtype)

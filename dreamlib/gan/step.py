@@ -7,7 +7,7 @@ that slices change nothing but memory.  A slice is whole groups (`stylegan2.mini
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -21,8 +21,6 @@ from dreamlib.gan.stylegan2 import Discriminator, Generator
 LN2 = math.log(2)
 PATH_DECAY = 0.99  # of the running mean length: Karras 2020 (arXiv 1912.04958), App. B
 Seen = dict[str, Tensor]  # what the log should know, a value per image
-
-# ------------------------------------------------------------------ losses
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -86,9 +84,6 @@ def decay(batch: int, images: float) -> float:
     return 0.5 ** (batch / images) if images > 0 else 0.0
 
 
-# ------------------------------------------------------------------ what is drawn
-
-
 class Draws(NamedTuple):
     """All that is random in a batch of generated images."""
 
@@ -132,21 +127,22 @@ def make(net: Generator, draws: Draws) -> tuple[Tensor, Tensor]:
     return net.synthesis(ws, draws.noise), w
 
 
-# ------------------------------------------------------------------ gradients
+def in_slices(one: Callable[[slice], tuple[Tensor, ...]], images: int, micro: int) -> list[Tensor]:
+    """Add up the gradients of a batch's mean loss; -> what was seen, for the whole batch.
 
-
-def slices(images: int, micro: int) -> Iterator[slice]:
+    `one` answers with the losses [b] of a slice, and whatever else is to be seen of it, [b] each.
+    """
+    found = []
     for start in range(0, images, micro):
-        yield slice(start, start + micro)
+        loss, *seen = one(slice(start, start + micro))
+        (loss.sum() / images).backward()
+        found.append([loss.detach(), *(each.detach() for each in seen)])
+    return [torch.cat(each) for each in zip(*found)]
 
 
-def seen_by(judge: Discriminator, x: Tensor, maps: Maps | None) -> Tensor:
-    """Logits [B] of images, augmented first."""
-    return judge(x if maps is None else maps(x))
-
-
-def part_of(maps: Maps | None, part: slice) -> Maps | None:
-    return None if maps is None else maps.rows(part)
+def augmented(x: Tensor, maps: Maps | None, part: slice) -> Tensor:
+    """A slice's images by its part of the batch's maps."""
+    return x if maps is None else maps.rows(part)(x)
 
 
 @contextmanager
@@ -168,16 +164,15 @@ def judge_gradients(
     micro: int,
 ) -> Seen:
     """Gradients of the discriminator's mean loss.  `maps`: of real and of generated images."""
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
-    for part in slices(len(real), micro):
+
+    def one(part: slice) -> tuple[Tensor, ...]:
         with torch.no_grad():
             fake, _ = make(net, draws.rows(part))
-        logits = seen_by(judge, real[part], part_of(maps[0], part))
-        false = seen_by(judge, fake, part_of(maps[1], part))
-        loss = discriminator_loss(logits, false)
-        (loss.sum() / len(real)).backward()
-        found.append((loss.detach(), logits.detach(), false.detach()))
-    loss, logits, false = (torch.cat(each) for each in zip(*found))
+        logits = judge(augmented(real[part], maps[0], part))
+        false = judge(augmented(fake, maps[1], part))
+        return discriminator_loss(logits, false), logits, false
+
+    loss, logits, false = in_slices(one, len(real), micro)
     signs = {"sign_real": logits.sign(), "sign_fake": false.sign()}
     return {"loss": loss, "logit_real": logits, "logit_fake": false, **signs}
 
@@ -186,14 +181,13 @@ def r1_gradients(
     judge: Discriminator, real: Tensor, maps: Maps | None, weight: float, micro: int
 ) -> Seen:
     """Gradients of weight/2 times R1, at the images as the discriminator sees them."""
-    found = []
-    for part in slices(len(real), micro):
-        own = part_of(maps, part)
-        x = (real[part] if own is None else own(real[part])).detach().requires_grad_()
+
+    def one(part: slice) -> tuple[Tensor, ...]:
+        x = augmented(real[part], maps, part).detach().requires_grad_()
         penalty = r1(judge(x), x)
-        (weight / 2 * penalty.sum() / len(real)).backward()
-        found.append(penalty.detach())
-    return {"r1": torch.cat(found)}
+        return weight / 2 * penalty, penalty
+
+    return {"r1": in_slices(one, len(real), micro)[1]}
 
 
 def maker_gradients(
@@ -204,30 +198,29 @@ def maker_gradients(
     "spread" is the standard deviation of a pixel among the images of a slice, "contrast" that of
     an image among its pixels: 0 where all images, or all pixels, are the same.
     """
-    found, styles = [], []
+
+    def one(part: slice) -> tuple[Tensor, ...]:
+        fake, w = make(net, draws.rows(part))
+        pixels = fake.detach()
+        spread = pixels.std(0).mean().expand(len(pixels))
+        loss = generator_loss(judge(augmented(fake, maps, part)))
+        return loss, spread, pixels.flatten(1).std(1), w
+
     with held(judge):
-        for part in slices(len(draws.z), micro):
-            fake, w = make(net, draws.rows(part))
-            loss = generator_loss(seen_by(judge, fake, part_of(maps, part)))
-            (loss.sum() / len(draws.z)).backward()
-            pixels = fake.detach()
-            spread = pixels.std(0).mean().expand(len(pixels))
-            found.append((loss.detach(), spread, pixels.flatten(1).std(1)))
-            styles.append(w.detach())
-    loss, spread, contrast = (torch.cat(each) for each in zip(*found))
+        loss, spread, contrast, styles = in_slices(one, len(draws.z), micro)
     seen = {"generator_loss": loss, "spread": spread, "contrast": contrast}
-    return seen, torch.cat(styles).mean(0)
+    return seen, styles.mean(0)
 
 
 def path_gradients(
     net: Generator, draws: Draws, y: Tensor, mean: Tensor, weight: float, micro: int
 ) -> Seen:
     """Gradients of weight times (path length - mean)^2, for directions y [B,C,H,W]."""
-    found = []
-    for part in slices(len(draws.z), micro):
+
+    def one(part: slice) -> tuple[Tensor, ...]:
         w = net.mapping(draws.z[part])
         images = net.synthesis(net.spread(w), draws.rows(part).noise)
         length = path_length(images, w, y[part])
-        (weight * (length - mean).square().sum() / len(draws.z)).backward()
-        found.append(length.detach())
-    return {"path": torch.cat(found)}
+        return weight * (length - mean).square(), length
+
+    return {"path": in_slices(one, len(draws.z), micro)[1]}

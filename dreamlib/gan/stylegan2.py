@@ -43,9 +43,6 @@ def leaky(x: Tensor) -> Tensor:
     return F.leaky_relu(x, 0.2) * 2**0.5
 
 
-# ------------------------------------------------------------------ filters
-
-
 def fir(x: Tensor, taps: Taps, gain: float = 1.0) -> Tensor:
     """The low-pass filter as weights for all of x's channels, [C,1,k,k]; they sum to `gain`."""
     row = torch.tensor(taps, dtype=x.dtype, device=x.device)
@@ -69,9 +66,6 @@ def downsample(x: Tensor, taps: Taps = TAPS) -> Tensor:
     """[B,C,H,W] -> [B,C,H/2,W/2]."""
     padding, weight = len(taps) // 2 - 1, fir(x, taps)
     return F.conv2d(x, weight, stride=2, padding=padding, groups=x.shape[1])
-
-
-# ------------------------------------------------------------------ layers
 
 
 class Linear(nn.Module):
@@ -177,9 +171,6 @@ class ToImage(nn.Module):
         return self.conv(x, w) + self.bias[:, None, None]
 
 
-# ------------------------------------------------------------------ generator
-
-
 class Mapping(nn.Module):
     """z [B,Z] -> w [B,W].  z is brought to unit mean square; layers learn at `lr_mul`."""
 
@@ -262,9 +253,6 @@ class Generator(nn.Module):
     def forward(self, z: Tensor, noise: Noise, truncation: float = 1.0) -> Tensor:
         """z [B,Z] -> images [B,C,size,size]."""
         return self.synthesis(self.spread(self.truncated(z, truncation)), noise)
-
-
-# ------------------------------------------------------------------ discriminator
 
 
 def minibatch_std(x: Tensor, group: int = GROUP) -> Tensor:

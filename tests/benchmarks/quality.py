@@ -39,7 +39,7 @@ from dreamlib.build import (
 )
 from dreamlib.contest import P
 from dreamlib.diffusion.draw import BoundSampler, draw_images
-from dreamlib.diffusion.dream import Batch, adapt, lam_linear, mean_square, ramp
+from dreamlib.diffusion.dream import Batch, Conservative, adapt, mean_square, ramp
 from dreamlib.diffusion.ema import Averaged
 from dreamlib.diffusion.prediction import Denoiser
 from dreamlib.diffusion.process import q_sample
@@ -214,7 +214,7 @@ class Original:
         loss = mean_square(self.net(x_t, t) - eps).mean()
         factor = ramp(self.step, self.steps // 10, self.steps // 5)
         if factor:
-            lam = lam_linear(self.sched, t, 0.5, factor)
+            lam = Conservative(lam_max=0.5 * factor).lam(self.sched, t, 1)
             with torch.no_grad():
                 eps_hat = self.net(x_t, t)  # a pass of its own, as the original did
             moved = adapt(self.sched, batch, x_t, eps_hat, lam)
