@@ -15,7 +15,6 @@ from dreamlib.metrics.kmeans import assign, kmeans
 from dreamlib.metrics.modes import (
     ModeStudy,
     count,
-    mode_study,
     ratio_interval,
     study_of_cells,
     worst,
@@ -26,6 +25,12 @@ LN2 = math.log(2)
 
 def rng(*key):
     return np.random.default_rng(key)
+
+
+def mode_study(fit, real, gen, seed, k, **more):
+    """Of features, in the cells of `fit`."""
+    centres = kmeans(fit, k, seed)
+    return study_of_cells(assign(real, centres), assign(gen, centres), k, seed, **more)
 
 
 def blobs(n, d, k, *key, apart=20.0):
@@ -203,7 +208,7 @@ def test_wrong_features_are_refused():
     with pytest.raises(ValueError, match="at least 1 iteration"):
         kmeans(good, 2, seed=0, iterations=0)
     with pytest.raises(ValueError, match="20 real and 19 generated"):
-        mode_study(bad, good, good[:19], seed=0, k=2)  # said before the work of k-means
+        mode_study(good, good, good[:19], seed=0, k=2)
 
 
 # --- counts and their difference

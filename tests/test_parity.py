@@ -14,7 +14,7 @@ from dreamlib.metrics.features import InceptionExtractor
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.inception_score import inception_score
 from dreamlib.metrics.kernel import kid
-from dreamlib.metrics.manifold import precision_recall
+from dreamlib.metrics.manifold import prdc
 from dreamlib.rng import seeded
 from tests.test_inception import weights as random_inception
 
@@ -195,7 +195,8 @@ def test_torch_fidelitys_inception_score(theirs, gen):
 
 
 def test_torch_fidelitys_precision_and_recall(theirs, gen, real):
-    precision, recall = precision_recall(extracted(gen), extracted(real), allow_unequal=True)
+    how = {"k": 3, "closed": True, "allow_unequal": True}
+    precision, recall = prdc(extracted(gen), extracted(real), **how)[:2]
     # Their mean is float32; their first input is the generated one.
     assert precision.value == pytest.approx(theirs["precision"], abs=3e-8)
     assert recall.value == pytest.approx(theirs["recall"], abs=3e-8)

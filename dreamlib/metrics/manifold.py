@@ -37,38 +37,35 @@ class Manifold(NamedTuple):
     coverage: Estimate  # share of real balls that hold any generated image
 
 
-def prdc(gen: np.ndarray, real: np.ndarray, k: int = 5, *, allow_unequal: bool = False) -> Manifold:
+def prdc(
+    gen: np.ndarray,
+    real: np.ndarray,
+    k: int = 5,
+    *,
+    closed: bool = False,
+    allow_unequal: bool = False,
+) -> Manifold:
     """Precision, recall, density and coverage of gen [n,d] against real [m,d].
 
     A ball is open (distance < radius) but always holds its centre, so that a copy counts as near
-    its original even where radii are 0; distances equal up to rounding count as equal.
-    ValueError for NaN, for other shapes or widths that differ, for k < 1, and for n != m unless
-    `allow_unequal`; NotEnoughSamples where a set has no k-th neighbour.
+    its original even where radii are 0; distances equal up to rounding count as equal.  With
+    k = 3 and `closed` balls, precision and recall are those of the original code and of
+    torch-fidelity.  ValueError for NaN, for other shapes or widths that differ, for k < 1, and for
+    n != m unless `allow_unequal`; NotEnoughSamples where a set has no k-th neighbour.
     """
-    found = _meet(gen, real, k, strict=True, allow_unequal=allow_unequal)
-    values = (
-        np.mean(found.holders > 0),
-        np.mean(found.recalled),
-        np.mean(found.holders) / k,
-        np.mean(found.covered),
-    )
+    gen, real = _comparable(gen, real, k, allow_unequal)
+    reach_gen, reach_real = _reach(gen, k, closed), _reach(real, k, closed)
+    holders = np.empty(len(gen), np.int64)  # how many real balls hold each generated image
+    # Whether any generated ball holds the real image, and its ball any generated image
+    recalled, covered = np.zeros((2, len(real)), bool)
+    for part, near in near_blocks(gen, real):
+        inside = near.within(reach_real)
+        holders[part] = np.count_nonzero(inside, axis=1)
+        covered |= inside.any(axis=0)
+        recalled |= near.within(reach_gen[part, None]).any(axis=0)
+    density = np.mean(holders) / k
+    values = np.mean(holders > 0), np.mean(recalled), density, np.mean(covered)
     return Manifold(*(Estimate(float(value), None, NO_ERROR) for value in values))
-
-
-def precision_recall(
-    gen: np.ndarray,
-    real: np.ndarray,
-    k: int = 3,
-    *,
-    strict: bool = False,
-    allow_unequal: bool = False,
-) -> tuple[Estimate, Estimate]:
-    """Precision and recall alone, by default as the original code and torch-fidelity have them:
-    k = 3 and closed balls.  `strict` opens them.  Otherwise as `prdc`."""
-    found = _meet(gen, real, k, strict=strict, allow_unequal=allow_unequal)
-    values = (np.mean(found.holders > 0), np.mean(found.recalled))
-    precision, recall = (Estimate(float(value), None, NO_ERROR) for value in values)
-    return precision, recall
 
 
 def coverage_null(n: int, m: int, k: int = 5) -> float:
@@ -83,15 +80,10 @@ def coverage_null(n: int, m: int, k: int = 5) -> float:
     return float(1 - np.prod((m - 1 - i) / (n + m - 1 - i)))
 
 
-class _Meeting(NamedTuple):
-    holders: np.ndarray  # [n], how many real balls hold each generated image
-    recalled: np.ndarray  # [m], whether any generated ball holds the real image
-    covered: np.ndarray  # [m], whether the real ball holds any generated image
-
-
-def _meet(
-    gen: np.ndarray, real: np.ndarray, k: int, *, strict: bool, allow_unequal: bool
-) -> _Meeting:
+def _comparable(
+    gen: np.ndarray, real: np.ndarray, k: int, allow_unequal: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both sets around the origin, with norms of at most 1; errors as `prdc` has them."""
     gen, real = checked(gen), checked(real)
     check_same_width(gen, real)
     if k < 1:
@@ -111,18 +103,10 @@ def _meet(
     largest = max(lengths(points).max() for points in (gen, real))
     for points in (gen, real):
         points /= largest or 1.0
-    reach_gen, reach_real = _reach(gen, k, strict), _reach(real, k, strict)
-    holders = np.empty(len(gen), np.int64)
-    recalled, covered = np.zeros((2, len(real)), bool)
-    for part, near in near_blocks(gen, real):
-        inside = near.within(reach_real)
-        holders[part] = np.count_nonzero(inside, axis=1)
-        covered |= inside.any(axis=0)
-        recalled |= near.within(reach_gen[part, None]).any(axis=0)
-    return _Meeting(holders, recalled, covered)
+    return gen, real
 
 
-def _reach(points: np.ndarray, k: int, strict: bool) -> np.ndarray:
+def _reach(points: np.ndarray, k: int, closed: bool) -> np.ndarray:
     """Largest squared distance [n] that counts as inside the ball of each of points [n,d].
 
     An open ball ends a tie's width before its radius, a closed one as much behind it; neither is
@@ -143,4 +127,4 @@ def _reach(points: np.ndarray, k: int, strict: bool) -> np.ndarray:
         squared[part] = found[order][np.searchsorted(rows, own) + k - 1 - nearer]
     # Who is at the ball's edge has a norm of at most norm + radius.
     tie = 2 * TIE * np.square(lengths(points) + np.sqrt(squared))
-    return np.maximum(squared + (-tie if strict else tie), tie)
+    return np.maximum(squared + (tie if closed else -tie), tie)

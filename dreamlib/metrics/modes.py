@@ -16,7 +16,6 @@ from statistics import NormalDist
 
 import numpy as np
 
-from dreamlib.metrics.kmeans import assign, kmeans
 from dreamlib.rng import numpy_rng
 
 LOST = 0.25  # a mode is lost where the whole interval of its ratio lies below this
@@ -76,33 +75,6 @@ class ModeStudy:
     table: list[Mode]
 
 
-def mode_study(
-    fit: np.ndarray,
-    real: np.ndarray,
-    gen: np.ndarray,
-    seed: int,
-    k: int = 100,
-    *,
-    alpha: float = 0.05,
-    permutations: int = 999,
-) -> ModeStudy:
-    """Features fit [f,d], real [n,d], gen [n,d] -> counts in the k-means cells of `fit`, studied.
-
-    `real` holds other images than `fit`.  For several studies in the same cells call `kmeans`
-    once, then `assign` and `study_of_cells`.  ValueError as in these three.
-    """
-    _check_equal(len(real), len(gen))
-    centres = kmeans(fit, k, seed)
-    return study_of_cells(
-        assign(real, centres),
-        assign(gen, centres),
-        k,
-        seed,
-        alpha=alpha,
-        permutations=permutations,
-    )
-
-
 def study_of_cells(
     real_cells: np.ndarray,
     gen_cells: np.ndarray,
@@ -112,14 +84,19 @@ def study_of_cells(
     alpha: float = 0.05,
     permutations: int = 999,
 ) -> ModeStudy:
-    """The study of cell numbers, each an integer [n] in 0..k-1; `seed` is of the permutations.
+    """The study of cell numbers, each an integer [n] in 0..k-1, such as `kmeans.assign`'s; `seed`
+    is of the permutations.
 
     ValueError where the two sets differ in size, as the power of NDB grows with n, for numbers
     out of range, k < 2, alpha outside (0, 1) and permutations < 1.
     """
     real, gen = count(real_cells, k), count(gen_cells, k)
     n = len(gen_cells)
-    _check_equal(len(real_cells), n)
+    if len(real_cells) != n:
+        raise ValueError(
+            f"{len(real_cells):,} real and {n:,} generated images: the power of NDB grows with "
+            "their number, so take as many of each"
+        )
     if not 0 < alpha < 1 or permutations < 1:
         raise ValueError(
             f"alpha lies between 0 and 1 and permutations are at least 1, got {alpha} and "
@@ -151,8 +128,8 @@ def study_of_cells(
         js_above_null=float(js[0]) - js_null,
         js_band=[float(edge) for edge in np.quantile(js[1:], [0.025, 0.975])],
         js_p=_p_value(js),
-        effective_real=_effective(real / n),
-        effective_gen=_effective(gen / n),
+        effective_real=float(np.exp(_entropy(real / n))),
+        effective_gen=float(np.exp(_entropy(gen / n))),
         lost=sum(mode.high is not None and mode.high < LOST for mode in table),
         hit=int((gen > 0).sum()),
         table=table,
@@ -262,15 +239,3 @@ def _js(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 def _entropy(p: np.ndarray) -> np.ndarray:
     return -(p * np.log(np.where(p > 0, p, 1.0))).sum(axis=-1)
-
-
-def _effective(shares: np.ndarray) -> float:
-    return float(np.exp(_entropy(shares)))
-
-
-def _check_equal(real: int, gen: int) -> None:
-    if real != gen:
-        raise ValueError(
-            f"{real:,} real and {gen:,} generated images: the power of NDB grows with their "
-            "number, so take as many of each"
-        )
