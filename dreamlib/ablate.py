@@ -8,18 +8,19 @@ done is kept; the same call goes on where it was.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
 from dreamlib.config import load_config
 from dreamlib.difference import differences_of
-from dreamlib.errors import ConfigError, Interrupted, NotThere, OutOfTime, RunError
+from dreamlib.errors import ConfigError, Interrupted, NotThere, OutOfTime
 from dreamlib.files import write_json
 from dreamlib.material import Material
 from dreamlib.metrics.frechet import frechet
@@ -28,7 +29,7 @@ from dreamlib.opening import open_run
 from dreamlib.passed import listed
 from dreamlib.progress import Progress, silent, tell
 from dreamlib.run import Run
-from dreamlib.scores import STRICT, why_invalid
+from dreamlib.scores import STRICT, read_record
 from dreamlib.sections import Config, span_steps
 from dreamlib.train import train
 
@@ -116,7 +117,7 @@ def ablate(
     overrides: Sequence[str] = (),
     progress: Progress = silent,
     say: Callable[[str], None] = tell,
-    watch: Callable[[Run, Iterator[Any]], None] | None = None,
+    watch: Callable[[Run, Iterator[Any]], Any] = lambda run, ticks: deque(ticks, maxlen=0),
 ) -> Ablation:
     """Train every loss at `steps` optimizer steps, and at as many forward passes, for every seed;
     score `n` images of each by every sampler.  Writes ablation.json into `folder`.
@@ -128,13 +129,9 @@ def ablate(
     losses, samplers, seeds = listed(losses), listed(samplers), listed(seeds)
     _check(losses, samplers, seeds, steps)
     folder = Path(folder)
-    job = _Job(preset, folder, steps, n, tuple(listed(overrides)), progress, say, watch or _drain)
-    plan = [
-        (budget, seed, arm)
-        for budget in BUDGETS
-        for seed in seeds
-        for arm in _standard_first(losses)
-    ]
+    job = _Job(preset, folder, steps, n, tuple(listed(overrides)), progress, say, watch)
+    others = [arm for arm in losses if arm != STANDARD]
+    plan = list(product(BUDGETS, seeds, [STANDARD, *others]))  # what others are compared with first
     facts = job.facts(seeds, samplers)  # what is missing for scores is said before any training
     for budget, seed, arm in plan:
         job.train(arm, budget, seed)
@@ -157,12 +154,7 @@ def read_ablation(folder: Path | str) -> Ablation:
             f"{folder} holds no ablation: run notebook 07_dream_ablation, or "
             f"`dreamlib ablate PRESET --steps N --out {folder}`"
         )
-    try:
-        return TypeAdapter(Ablation).validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise RunError(
-            f"{path} cannot be read ({why_invalid(error)}): run `dreamlib ablate` again"
-        ) from error
+    return read_record(Ablation, path, "run `dreamlib ablate` again")
 
 
 @dataclass(frozen=True)
@@ -174,7 +166,7 @@ class _Job:
     overrides: tuple[str, ...]
     progress: Progress
     say: Callable[[str], None]
-    watch: Callable[[Run, Iterator[Any]], None]
+    watch: Callable[[Run, Iterator[Any]], Any]
 
     def settings(self, arm: str, budget: str, seed: int) -> tuple[list[str], int, int]:
         """Overrides, optimizer steps and passes of a run."""
@@ -254,16 +246,6 @@ class _Job:
             "seeds": list(seeds),
             "samplers": list(samplers),
         }
-
-
-def _standard_first(losses: Sequence[str]) -> list[str]:
-    """The others are compared with it."""
-    return [STANDARD, *(arm for arm in losses if arm != STANDARD)]
-
-
-def _drain(run: Run, ticks: Iterator[Any]) -> None:
-    for _ in ticks:
-        pass
 
 
 def _check(

@@ -17,15 +17,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 
-from dreamlib.errors import ConfigError, RunError
+from dreamlib.errors import ConfigError
 from dreamlib.files import write_json
 from dreamlib.opening import find_run, open_run
 from dreamlib.passed import listed
 from dreamlib.progress import Progress, silent, tell
 from dreamlib.run import Run
-from dreamlib.scores import STRICT, why_invalid
+from dreamlib.scores import STRICT, read_record
 from dreamlib.train import DiffusionTrainer, trainer_of
 from dreamlib.train_gan import GanTrainer
 
@@ -177,12 +176,7 @@ def _known(folder: Path, presets: Sequence[str], minutes: float) -> Contest | No
     path = folder / "contest.json"
     if not path.exists():
         return None
-    try:
-        found = TypeAdapter(Contest).validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise RunError(
-            f"{path} cannot be read ({why_invalid(error)}): delete it, and it is measured again"
-        ) from error
+    found = read_record(Contest, path, "delete it, and it is measured again")
     if found.minutes != minutes or set(found.paces) != set(presets):
         raise ConfigError(
             f"{folder} holds a contest of {', '.join(found.paces)} for {found.minutes:g} minutes: "

@@ -31,9 +31,9 @@ from dreamlib.metrics.frechet_error import (
 from dreamlib.metrics.inception_score import inception_score
 from dreamlib.metrics.kernel import error_of_means, kernel_sums, kid_and_pulls
 from dreamlib.metrics.kmeans import assign, kmeans
-from dreamlib.metrics.manifold import DENSITY_NULL, coverage_null, prdc
+from dreamlib.metrics.manifold import DENSITY_NULL, Manifold, coverage_null, prdc
 from dreamlib.metrics.modes import ModeStudy, study_of_cells
-from dreamlib.rows import REFERENCE, Plan, of_parts, parts_of, row_of
+from dreamlib.rows import REFERENCE, Plan, cuts, of_parts, parts_of, row_of
 from dreamlib.scores import GENERATED, REAL, Score
 
 log = logging.getLogger(__name__)
@@ -58,17 +58,13 @@ def distance_rows(
     floors = _floors(plan.sizes, reference, kept)
     how = GAUSSIAN if isinstance(reference, Moments) else OWN_FOURTH
     rows = []
-    for size in plan.sizes:
-        for images, features in sets.items():
-            parts = parts_of(features, size)
-            if not parts:
-                continue
-            sides = [summary(part) for part in parts]
-            values = [frechet(side, kept) for side in sides]
-            error = _distance_error(plan, parts, sides, reference, kept, values)
-            found = Estimate(float(np.mean(values)), *error)
-            row = row_of(plan.metric, images, found, size, kept.n, values, real, floors.get(size))
-            rows.append(replace(row, null_method=how if size in floors else ""))
+    for size, images, parts in cuts(plan, sets):
+        sides = [summary(part) for part in parts]
+        values = [frechet(side, kept) for side in sides]
+        error = _distance_error(plan, parts, sides, reference, kept, values)
+        found = Estimate(float(np.mean(values)), *error)
+        row = row_of(plan.metric, images, found, size, kept.n, values, real, floors.get(size))
+        rows.append(replace(row, null_method=how if size in floors else ""))
     return rows
 
 
@@ -131,7 +127,7 @@ def corrected_rows(
         row = row_of(f"{plan.metric} corrected", images, found, len(features), len(reference))
         rows.append(replace(row, null=0.0))
         fit = frechet_fit(features, reference, plan.seed, points=4)
-        fits[images] = {name: _plain(value) for name, value in fit._asdict().items()}
+        fits[images] = fit._asdict()
     return rows, fits
 
 
@@ -147,19 +143,13 @@ def _corrected_error(
 
 def kernel_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score]:
     """KID: unbiased, so that its values at different N may be compared with each other."""
-    sums = kernel_sums(reference)
-    rows = []
-    for size in plan.sizes:
-        for images, features in sets.items():
-            if len(features) < size:
-                continue
-            parts = parts_of(features, size)
-            found, own, shared = zip(*(kid_and_pulls(part, reference, sums) for part in parts))
-            values = [each.value for each in found]
-            se = error_of_means(np.concatenate(own), np.mean(shared, axis=0))
-            total = Estimate(float(np.mean(values)), se, found[0].method)
-            name = plan.named("KID")
-            rows.append(row_of(name, images, total, size, len(reference), values, null=0.0))
+    name, sums, rows = plan.named("KID"), kernel_sums(reference), []
+    for size, images, parts in cuts(plan, sets):
+        found, own, shared = zip(*(kid_and_pulls(part, reference, sums) for part in parts))
+        values = [each.value for each in found]
+        se = error_of_means(np.concatenate(own), np.mean(shared, axis=0))
+        total = Estimate(float(np.mean(values)), se, found[0].method)
+        rows.append(row_of(name, images, total, size, len(reference), values, null=0.0))
     return rows
 
 
@@ -167,18 +157,17 @@ def manifold_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Sco
     """Precision, recall, density, coverage: N generated against as many real images, part by
     part.  Their nulls hold at equal sizes; a fixed real set would read .38 for a perfect model."""
     rows = []
-    for size in plan.sizes:
+    for size, images, parts in cuts(plan, sets):
         if size <= NEIGHBOURS or len(reference) < size:
             continue
         nulls = {"density": DENSITY_NULL, "coverage": coverage_null(size, size, NEIGHBOURS)}
-        for images, features in sets.items():
-            pairs = list(zip(parts_of(features, size), parts_of(reference, size)))
-            found = [prdc(gen, real, k=NEIGHBOURS) for gen, real in pairs]
-            for metric in ("precision", "recall", "density", "coverage") if found else ():
-                values = [getattr(each, metric).value for each in found]
-                total = of_parts(values, getattr(found[0], metric).method, PAIRS)
-                row = row_of(plan.named(metric), images, total, size, size, values)
-                rows.append(replace(row, null=nulls.get(metric)))
+        pairs = zip(parts, parts_of(reference, size))
+        found = [prdc(gen, real, k=NEIGHBOURS) for gen, real in pairs]
+        for metric in Manifold._fields:
+            values = [getattr(each, metric).value for each in found]
+            total = of_parts(values, getattr(found[0], metric).method, PAIRS)
+            row = row_of(plan.named(metric), images, total, size, size, values)
+            rows.append(replace(row, null=nulls.get(metric)))
     return rows
 
 
@@ -299,8 +288,3 @@ def measure_guest(
         log.info("no corrected distance: %s", error)
     rows += kernel_rows(plan, sets, reference) + manifold_rows(plan, sets, reference)
     return [replace(row, real=real) for row in rows]
-
-
-def _plain(value: Any) -> Any:
-    """A number or a list of them, as JSON has it."""
-    return np.asarray(value).tolist()

@@ -18,7 +18,7 @@ from dreamlib.metrics.estimate import Estimate
 from dreamlib.metrics.pixels import FLOATS, memorisation, pixel_stats
 from dreamlib.progress import Progress, silent
 from dreamlib.rng import torch_rng
-from dreamlib.rows import Plan, row_of
+from dreamlib.rows import Plan, cuts, row_of
 from dreamlib.scores import Origin, Score
 
 QUERIES = 1000  # images whose nearest training image is looked for
@@ -62,15 +62,12 @@ def diversity_rows(
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Score]:
     """LPIPS between disjoint pairs, by `identity`; higher than held-out real's is not better."""
-    rows = []
-    for size in plan.sizes:
-        for images, pixels in sets.items():
-            if len(pixels) >= size >= 4:
-                found = pair_diversity(
-                    pixels[:size], distance, plan.seed, progress=progress, should_stop=should_stop
-                )
-                row = row_of("LPIPS diversity", images, found, size, None, real="")
-                rows.append(replace(row, origin=Origin(identity)))
+    asked, rows = {"progress": progress, "should_stop": should_stop}, []
+    for size, images, (pixels, *_) in cuts(plan, sets):
+        if size >= 4:
+            found = pair_diversity(pixels, distance, plan.seed, **asked)
+            row = row_of("LPIPS diversity", images, found, size, None, real="")
+            rows.append(replace(row, origin=Origin(identity)))
     return rows
 
 
@@ -97,16 +94,14 @@ def label_shares(
     attributes: Mapping[str, Sequence[str]], generated: np.ndarray, real: np.ndarray
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Each attribute value's share among the answers for real and for generated images, [N,A]."""
-    shares: dict[str, dict[str, dict[str, float]]] = {}
-    for column, (attribute, values) in enumerate(attributes.items()):
-        shares[attribute] = {
-            value: {
-                "real": float((real[:, column] == code).mean()),
-                "generated": float((generated[:, column] == code).mean()),
-            }
+    answers = {"real": real, "generated": generated}
+    return {
+        attribute: {
+            value: {kind: float((of[:, column] == code).mean()) for kind, of in answers.items()}
             for code, value in enumerate(values)
         }
-    return shares
+        for column, (attribute, values) in enumerate(attributes.items())
+    }
 
 
 def copies(
@@ -122,9 +117,8 @@ def copies(
     the nearest pairs.
     """
     n = min(len(generated), len(held_out), QUERIES)
-    study = memorisation(
-        generated[:n], train, held_out[:n], progress=progress, should_stop=should_stop
-    )
+    asked = {"progress": progress, "should_stop": should_stop}
+    study = memorisation(generated[:n], train, held_out[:n], **asked)
     record = asdict(study) | {"share": study.share.value, "share_se": study.share.se}
     record["closest"] = [list(pair) for pair in study.closest]
     queries = [query for query, _ in study.closest]

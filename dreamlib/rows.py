@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,14 @@ def parts_of(features: np.ndarray, size: int) -> list[np.ndarray]:
     """Disjoint sets of `size`, at most ten; the first is the prefix of every larger set."""
     count = min(PARTS, len(features) // size)
     return [features[i * size : (i + 1) * size] for i in range(count)]
+
+
+def cuts(plan: Plan, sets: Mapping[str, np.ndarray]) -> Iterator[tuple[int, str, list[np.ndarray]]]:
+    """Every size, and the sets that are large enough for it: their names, their disjoint parts."""
+    for size in plan.sizes:
+        for images, features in sets.items():
+            if parts := parts_of(features, size):
+                yield size, images, parts
 
 
 def of_parts(values: Sequence[float], why: str, what: str) -> Estimate:

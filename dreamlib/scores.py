@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
@@ -22,6 +22,8 @@ FACTS = {
     **{"sizes": list, "sample": dict},
 }
 Count = Annotated[int, Field(ge=1)]
+NotNegative = Annotated[FiniteFloat, Field(ge=0)]
+Record = TypeVar("Record")
 
 
 @dataclass(frozen=True)
@@ -51,14 +53,10 @@ class Score:
     value: FiniteFloat  # the mean over `parts` when there are several
     n: Count  # images per set
     n_real: Count | None  # real images it was compared with; None when a statistics file hides it
-    se: (
-        Annotated[FiniteFloat, Field(ge=0)] | None
-    )  # standard error of `value`: sampling noise, not bias
+    se: NotNegative | None  # standard error of `value`: sampling noise, not bias
     se_method: str
     real: str = "reference"  # which real images: "reference", "train", "32 of a training batch"
-    null: FiniteFloat | None = (
-        None  # what a perfect generator is expected to score, where a formula says
-    )
+    null: FiniteFloat | None = None  # expected of a perfect generator, where a formula says
     null_method: str = ""  # how a distance's null was found; "" in older files: Gaussian features
     floor: FiniteFloat | None = None  # what held-out real images score in this place
     parts: list[FiniteFloat] = field(default_factory=list)  # each disjoint set's own value
@@ -133,19 +131,20 @@ def read_study(folder: Path | str) -> Study:
 
 def study_from(path: Path) -> Study:
     """A study from any scores.json; RunError naming the field that does not hold."""
+    remedy = "delete it and run `dreamlib evaluate` again; images and features are kept"
+    study = read_record(Study, path, remedy)
     try:
-        study = TypeAdapter(Study).validate_json(path.read_bytes())
         check_fields(study.facts, metric=str, **(FACTS if study.rows else {}))
-        return study
     except ValueError as error:
-        why = why_invalid(error) if isinstance(error, ValidationError) else f"facts: {error}"
-        raise RunError(
-            f"{path} cannot be read ({why}): delete it and run `dreamlib evaluate` again; images "
-            "and features are kept"
-        ) from error
+        raise RunError(f"{path} cannot be read (facts: {error}): {remedy}") from error
+    return study
 
 
-def why_invalid(error: ValidationError) -> str:
-    """The first field that does not hold, in one line."""
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+def read_record(kind: type[Record], path: Path, remedy: str) -> Record:
+    """A JSON file as that dataclass; RunError naming the first field that does not hold."""
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise RunError(f"{path} cannot be read ({why}): {remedy}") from error
