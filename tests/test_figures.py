@@ -23,7 +23,7 @@ from dreamlib.evaluate import evaluate
 from dreamlib.explain import count_parameters, explain, usual_images
 from dreamlib.generate import Shards, generate, process
 from dreamlib.opening import open_run
-from dreamlib.report import figures, kept, panels, plotting, score_figures, training
+from dreamlib.report import figures, kept, palette, panels, plotting, score_figures, training
 from dreamlib.report.captions import CAPTIONS
 from dreamlib.scores import read_study
 
@@ -122,7 +122,7 @@ def test_a_file_is_the_same_in_another_process_and_says_no_date(tmp_path):
 def test_files_are_300_dpi_and_as_wide_as_a_column_or_two(finished, tmp_path):
     for name in ("fd_against_n", "replay"):
         fig = getattr(score_figures, name)(finished)
-        assert fig.get_figwidth() in (plotting.ONE, plotting.TWO)
+        assert fig.get_figwidth() in (palette.ONE, palette.TWO)
         (png, pdf) = plotting.save_figure(fig, tmp_path, name)
         assert Image.open(png).size[0] == int(300 * fig.get_figwidth())
         assert b"/Type3" not in pdf.read_bytes()  # letters are embedded as TrueType
@@ -142,7 +142,7 @@ def test_every_figure_names_its_run_and_its_words_can_be_read(finished, name):
     wide, high = fig.get_size_inches() * fig.dpi
     for text in [*fig.texts, fig._supxlabel, *(t for ax in fig.axes for t in words_of(ax))]:
         if text.get_visible() and text.get_text():
-            assert text.get_fontsize() >= plotting.SMALL, text
+            assert text.get_fontsize() >= palette.SMALL, text
             box = text.get_window_extent()
             inside = box.x0 > -1 and box.y0 > -1 and box.x1 < wide + 1 and box.y1 < high + 1
             assert inside, f"{text.get_text()!r} is cut: {box}"
@@ -526,8 +526,8 @@ def test_sensitivity_is_the_ablations_differences():
 
 
 def test_footers_break_between_facts():
-    fig, _ = plotting.new_figure(plotting.ONE, 2)
+    fig, _ = plotting.new_figure(palette.ONE, 2)
     facts = [f"fact number {i}" for i in range(12)]
     plotting.footer(fig, " · ".join(facts))
     assert foot(fig).split(" · ") == facts
-    assert max(map(len, fig.get_supxlabel().split("\n"))) <= 19 * plotting.ONE
+    assert max(map(len, fig.get_supxlabel().split("\n"))) <= 19 * palette.ONE

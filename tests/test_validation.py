@@ -17,7 +17,7 @@ from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import frechet
 from dreamlib.opening import open_run
 from dreamlib.report.captions import captions_of
-from dreamlib.report.validated import validation as validation_figure
+from dreamlib.report.figures import validation as validation_figure
 from dreamlib.runtime.checkpoint import newest_checkpoint
 from dreamlib.train import train, trainer_of
 from dreamlib.validation import Validation

@@ -15,7 +15,8 @@ from matplotlib.patches import FancyBboxPatch
 from dreamlib.build import make_net
 from dreamlib.diffusion.unet import Level, UNet
 from dreamlib.explain import count_parameters, usual_images
-from dreamlib.report.plotting import BLUE, GREEN, GREY, SMALL, TWO, footer, new_figure, style
+from dreamlib.report.palette import BLUE, GREEN, GREY, SMALL, TWO
+from dreamlib.report.plotting import footer, new_figure, style
 from dreamlib.sections import Config
 
 # Inches.  Every level is a row: its way down at the left, its way up at the right.

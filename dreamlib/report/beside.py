@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from dreamlib.errors import ConfigError, NotThere
 from dreamlib.images import to_rgb
 from dreamlib.report.kept import extractor_of, folder_name, scored_images, way_of
-from dreamlib.report.plotting import TWO, fit, footer, sheet_figure, style
+from dreamlib.report.plotting import sheet_figure
 from dreamlib.report.score_figures import scored
 from dreamlib.report.tables import ERRORS, MADE, rows_table
 from dreamlib.report.texts import NONE, as_table
@@ -106,7 +106,6 @@ def _comparable(runs: Sequence[Run]) -> list[Study]:
     return studies
 
 
-@style()
 def images_beside(runs: Sequence[Run]) -> Figure:
     """Real training images, then the first that each run was scored by; nobody's choice."""
     studies = _comparable(runs)
@@ -121,26 +120,20 @@ def images_beside(runs: Sequence[Run]) -> Figure:
         error = "" if row.se is None else f" ± {row.se:.2g}"
         blocks.append(_block(images))
         names += ["", f"{run.config.preset}\n{row.metric}\n{row.value:.3g}{error}", ""]
-    fig = sheet_figure(np.concatenate(blocks), names, width=TWO)
     facts = studies[0].facts
-    footer(
-        fig,
+    below = (
         f"{' · '.join(map(folder_name, runs))} · N = {facts['sizes'][-1]:,} · "
-        f"{extractor_of(facts)} · images 0 to {count - 1}, not selected · ± of sampling",
+        f"{extractor_of(facts)} · images 0 to {count - 1}, not selected · ± of sampling"
     )
-    fit(fig)
-    return fig
+    return sheet_figure(np.concatenate(blocks), names, below=below)
 
 
 def _block(images: np.ndarray) -> np.ndarray:
     return to_rgb(images).reshape(ROWS, ACROSS, *images.shape[1:3], 3)
 
 
-@style()
 def walks_beside(runs: Sequence[Run], walks: Sequence[np.ndarray]) -> Figure:
     """Each run's way from one image to another, uint8 [N,H,W,C] each, as `interpolation` draws."""
     sheet = np.stack([to_rgb(walk) for walk in walks])
-    fig = sheet_figure(sheet, [run.config.preset for run in runs], width=TWO)
-    footer(fig, f"{' · '.join(map(folder_name, runs))} · from one image to another")
-    fit(fig)
-    return fig
+    below = f"{' · '.join(map(folder_name, runs))} · from one image to another"
+    return sheet_figure(sheet, [run.config.preset for run in runs], below=below)

@@ -23,7 +23,8 @@ from dreamlib.errors import DreamlibError
 from dreamlib.images import enlarge, to_rgb
 from dreamlib.progress import Advance, Progress, TextProgress
 from dreamlib.report.live import headless
-from dreamlib.report.plotting import SMALL, Picture, style
+from dreamlib.report.palette import SMALL
+from dreamlib.report.plotting import Picture, style
 
 SIDE = 96  # pixels of the page that a small image takes
 SHARP = 2  # pixels of the picture to one of the page, for fine screens

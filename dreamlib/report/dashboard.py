@@ -11,7 +11,8 @@ from dreamlib.errors import Interrupted, OutOfTime
 from dreamlib.host import memory_in_use, platform
 from dreamlib.progress import duration, tell
 from dreamlib.report.live import Panel, is_live
-from dreamlib.report.plotting import BLUE, log_scale, new_figure, style
+from dreamlib.report.palette import BLUE
+from dreamlib.report.plotting import log_scale, new_figure, style
 from dreamlib.run import Run
 from dreamlib.runtime.courier import describe
 from dreamlib.runtime.driver import Tick

@@ -18,14 +18,11 @@ from dreamlib.report.architecture import architecture
 from dreamlib.report.captions import CAPTIONS, why_absent
 from dreamlib.report.kept import folder_name, name_of
 from dreamlib.report.overview import evaluation
-from dreamlib.report.pictures import process, process_x0, quality, sample_grid, samples, stages
+from dreamlib.report.palette import BLUE, GREEN, GREY, ORANGE, TWO
+from dreamlib.report.pictures import process, process_x0, quality, samples, stages
+from dreamlib.report.pictures import sample_grid as sample_grid  # notebooks draw it from here
 from dreamlib.report.players import players
 from dreamlib.report.plotting import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    TWO,
     attempt,
     footer,
     log_scale,
@@ -34,30 +31,9 @@ from dreamlib.report.plotting import (
     save_figure,
     style,
 )
-from dreamlib.report.training import curves, training
-from dreamlib.report.validated import validation
+from dreamlib.report.training import curves, training, validation
 from dreamlib.run import Run
 from dreamlib.sections import Config
-
-__all__ = [
-    "architecture",
-    "curves",
-    "draw",
-    "evaluation",
-    "players",
-    "process",
-    "process_x0",
-    "quality",
-    "sample_grid",
-    "samples",
-    "save_all",
-    "save_figure",
-    "schedule",
-    "sensitivity",
-    "stages",
-    "training",
-    "validation",
-]
 
 
 @style()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 
 from dreamlib.batch_page import POLICY
 
@@ -43,42 +44,4 @@ def fold(title: str, text: str) -> str:
 
 
 PHONE = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1c1e; --soft: #5d5d63; --paper: #fff; --line: #d9d9de;
-  --shade: #f4f4f6; --link: #0062a3; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8ea; --soft: #a5a5ad; --paper: #17171a;
-  --line: #3a3a40; --shade: #222226; --link: #7cc4f5; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.2rem; max-width: 62rem; color: var(--ink);
-  background: var(--paper); font: 1rem/1.55 system-ui, sans-serif; overflow-wrap: break-word; }
-h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; }
-h2 { margin: 2.6rem 0 .8rem; padding-top: .8rem; border-top: 1px solid var(--line); }
-h3 { margin: 0 0 .6rem; font-size: 1.05rem; }
-header p, em, figcaption, td:first-child + td.soft { color: var(--soft); }
-nav { display: flex; flex-wrap: wrap; gap: .3rem 1.1rem; }
-a { color: var(--link); }
-figure { margin: 0 0 2.4rem; }
-img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: 4px; }
-figcaption { margin-top: .5rem; max-width: 46rem; font-size: .92rem; }
-em { display: block; font-style: normal; }
-.wide { overflow-x: auto; margin: 0 0 1rem; }
-table { border-collapse: collapse; font-size: .9rem; line-height: 1.35; }
-th, td { padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; }
-.numbers th, .numbers td { white-space: nowrap; font-variant-numeric: tabular-nums; }
-.words td { overflow-wrap: anywhere; }
-.words td:first-child { white-space: nowrap; overflow-wrap: normal; }
-details { margin: 1rem 0; padding: .5rem .8rem; border: 1px solid var(--line); border-radius: 6px; }
-summary { cursor: pointer; font-weight: 600; }
-pre, code { font: .85rem/1.5 ui-monospace, monospace; }
-pre { overflow-x: auto; }
-code { padding: .1rem .3rem; border-radius: 4px; background: var(--shade); }
-@media (max-width: 36rem) { body { padding: .8rem; } .words td:first-child { white-space: normal; }
-  .numbers th, .numbers td { white-space: normal; }
-  th, td { padding-right: .5rem; } table { font-size: .76rem; } }
-@media print { :root { --ink: #000; --soft: #333; --paper: #fff; --line: #bbb; --shade: #fff; }
-  nav { display: none; } body { max-width: none; padding: 0; font-size: 10pt; }
-  .numbers { font-size: 7.5pt; } .numbers th, .numbers td { white-space: normal; }
-  figure, tr { break-inside: avoid; } h2, h3 { break-after: avoid; }
-  details::details-content { content-visibility: visible; display: block; } }
-"""
+STYLE = "\n" + Path(__file__).with_name("page.css").read_text(encoding="utf-8")

@@ -11,16 +11,8 @@ from matplotlib.lines import Line2D
 from dreamlib.errors import RunError
 from dreamlib.report import panels
 from dreamlib.report.kept import scored_images, study_footer
-from dreamlib.report.plotting import (
-    GREY,
-    TWO,
-    attempt,
-    footer,
-    new_figure,
-    say_missing,
-    show_sheet,
-    style,
-)
+from dreamlib.report.palette import GREY, TWO
+from dreamlib.report.plotting import attempt, footer, new_figure, say_missing, show_sheet, style
 from dreamlib.report.score_figures import scored
 from dreamlib.report.training import draw_loss, log_of
 from dreamlib.run import Run

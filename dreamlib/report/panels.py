@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from dreamlib.errors import NotEnoughSamples
 from dreamlib.report.captions import EVALUATE
-from dreamlib.report.plotting import BLUE, GREY, ORANGE, PALE, PURPLE
+from dreamlib.report.palette import BLUE, GREY, ORANGE, PALE, PURPLE
 from dreamlib.scores import GENERATED, REAL, Score, Study
 
 KINDS = ((GENERATED, BLUE), (REAL, ORANGE))

@@ -16,19 +16,8 @@ from dreamlib.files import parse_json
 from dreamlib.images import to_rgb
 from dreamlib.metrics.pixels import nearest
 from dreamlib.report.kept import name_of, newest, sampler_of, stored
-from dreamlib.report.plotting import (
-    GREY,
-    ONE,
-    SMALL,
-    TWO,
-    attempt,
-    fit,
-    footer,
-    new_figure,
-    plain,
-    sheet_figure,
-    style,
-)
+from dreamlib.report.palette import GREY, ONE, SMALL, TWO
+from dreamlib.report.plotting import attempt, fit, footer, new_figure, plain, sheet_figure, style
 from dreamlib.run import STAGES, Run
 
 SHEET = 64  # images on the sheet of samples
@@ -85,7 +74,6 @@ def process_x0(run: Run) -> Figure:
     return _process(run, "x0_hat", "x0_hat, the clean image expected, at t =")
 
 
-@style()
 def _process(run: Run, key: str, what: str) -> Figure:
     path = run.dir.samples / "process.npz"
     arrays = stored(path, "sample RUN", t=1, step=0, **{key: 5})
@@ -97,11 +85,9 @@ def _process(run: Run, key: str, what: str) -> Figure:
     images, step, made = arrays[key], int(arrays["step"]), _way(path, str(arrays["sample"]))
     rows = [f"image {i}" for i in range(len(images))]
     width = ONE if images.shape[2] <= LARGE else TWO * min(1, (images.shape[1] + 1) / 9)
-    fig = sheet_figure(images, rows, ["end" if t < 0 else str(t) for t in arrays["t"]], width)
-    footer(fig, f"{name_of(run)} · step {step:,} · {made}")
-    fig.axes[0].set_title(what, fontsize=SMALL)
-    fit(fig)
-    return fig
+    columns, below = ["end" if t < 0 else str(t) for t in arrays["t"]], f"step {step:,} · {made}"
+    words = {"below": f"{name_of(run)} · {below}", "title": what, "letters": SMALL}
+    return sheet_figure(images, rows, columns, width=width, **words)
 
 
 def _way(path: Path, sample: str) -> str:
@@ -128,20 +114,16 @@ def sample_grid(run: Run, images: np.ndarray, columns: int = 8) -> Figure:
     return _sheet(run, images, made, columns)
 
 
-@style()
 def _sheet(run: Run, images: np.ndarray, made: str, columns: int = 8) -> Figure:
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     full = np.full((rows * columns, *images.shape[1:]), 255, np.uint8)
     full[: len(images)] = images
     width = ONE if images.shape[1] <= LARGE else TWO
-    fig = sheet_figure(full.reshape(rows, columns, *images.shape[1:]), width=width)
-    footer(fig, f"{name_of(run)} · {made} · images 0 to {len(images) - 1}, not selected")
-    fit(fig)
-    return fig
+    below = f"{name_of(run)} · {made} · images 0 to {len(images) - 1}, not selected"
+    return sheet_figure(full.reshape(rows, columns, *images.shape[1:]), below=below, width=width)
 
 
-@style()
 def quality(run: Run) -> Figure:
     """Training images, generated ones, the training image nearest to each of these in pixels, and
     what the untrained network makes: one row each, nobody's choice."""
@@ -155,12 +137,10 @@ def quality(run: Run) -> Figure:
     untrained = attempt(lambda: newest(run, untrained=True).images(len(ours)), lambda why: None)
     if untrained is not None and len(untrained) == len(ours):
         rows["untrained\nnetwork"] = untrained
-    fig = sheet_figure(np.stack([to_rgb(images) for images in rows.values()]), list(rows))
     told = "" if len(rows) == 4 else " · no images of the untrained network are kept"
-    footer(
-        fig,
+    below = (
         f"{name_of(run)} · step {kept.step:,} · {sampler_of(kept.sample)} · the first "
-        f"{len(ours)} of each, not selected; nearest in pixels{told}",
+        f"{len(ours)} of each, not selected; nearest in pixels{told}"
     )
-    fit(fig)
-    return fig
+    sheet = np.stack([to_rgb(images) for images in rows.values()])
+    return sheet_figure(sheet, list(rows), below=below)

@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from dreamlib.report.kept import name_of
-from dreamlib.report.plotting import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    TWO,
-    footer,
-    log_scale,
-    new_figure,
-    say_missing,
-    style,
-)
-from dreamlib.report.training import Rows, log_of, resumptions
+from dreamlib.report.palette import BLUE, GREEN, GREY, ORANGE, TWO
+from dreamlib.report.plotting import footer, log_scale, new_figure, say_missing, style
+from dreamlib.report.training import Rows, log_of, mark_steps
 from dreamlib.run import Run
 
 Line = tuple[str, str, str]  # key of the row, label, colour
@@ -51,27 +40,22 @@ def players(run: Run) -> Figure:
     """Nine panels against the optimizer step; from log.jsonl."""
     rows = log_of(run)
     fig, axes = new_figure(TWO, 6.0, 3, 3)
-    resumed = resumptions(run, rows[-1]["step"])
     for ax, (title, lines) in zip(axes, PANELS):
         draw_lines(ax, rows, lines)
         ax.set_title(title)
         if not ax.lines:  # a regulariser that is off
             say_missing(ax, "This run has none.")
             continue
-        ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         if title in LOG:
             log_scale(ax)
         if len(lines) > 1:
             ax.legend()
-        for step in resumed:
-            ax.axvline(step, color=GREY, lw=0.6, ls=(0, (2, 2)), zorder=0.5)
+    mark_steps([ax for ax in axes if ax.lines], run, rows)
     target = run.config.gan.ada
     if target is not None:
         axes[1].axhline(target, color=ORANGE, lw=0.8, ls="--")
     axes[2].set_ylim(bottom=0)
     axes[8].set_ylim(bottom=0)
-    for ax in axes[-3:]:
-        ax.set_xlabel("optimizer step")
     every = run.config.train.log_every
     aim = "" if target is None else f" · dashed: p's target for real images, {target:g}"
     footer(

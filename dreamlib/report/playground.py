@@ -20,7 +20,8 @@ from dreamlib.report.closeups import held_out_distance, lambdas
 from dreamlib.report.closeups import neighbours as nearest_images
 from dreamlib.report.closeups import rectified as rectify_image
 from dreamlib.report.controls import SIDE, Tile, View, board
-from dreamlib.report.plotting import BLUE, GREEN, GREY, ORANGE, style
+from dreamlib.report.palette import BLUE, GREEN, GREY, ORANGE
+from dreamlib.report.plotting import style
 from dreamlib.report.studio import studio_of
 from dreamlib.run import Run
 from dreamlib.sections import Sample

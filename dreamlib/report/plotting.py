@@ -19,14 +19,8 @@ from dreamlib.errors import DataError, NotEnoughSamples, RunError
 from dreamlib.files import write_atomic
 from dreamlib.images import grid
 from dreamlib.report.captions import NOT_DRAWN
+from dreamlib.report.palette import GREY, SMALL, TWO
 
-ONE, TWO = 3.3, 7.0  # inches: one column of a page, and two
-SMALL = 7  # points: the smallest letters, at the size at which a figure is printed
-# Okabe & Ito's colours: distinct for colour-blind readers.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#6E6E6E"
-PURPLE, PALE = "#A63A79", "#A8A8A8"  # what to look at, and what not
-# Quarters of t have an order, and so have these: dark to light, in grey print as well.
-QUARTILES = ("#0D0887", "#9C179E", "#E16462", "#F9A126")
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
     "text.parse_math": False,  # names that users give stand in figures, '$' and all
@@ -190,11 +184,22 @@ def gap_of(size: int) -> int:
 
 @style()
 def sheet_figure(
-    images: np.ndarray, rows: Sequence[str] = (), columns: Sequence[str] = (), width: float = TWO
+    images: np.ndarray,
+    rows: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    *,
+    below: str,
+    title: str = "",
+    letters: float = 8,
+    width: float = TWO,
 ) -> Figure:
-    """A sheet of uint8 [R,K,H,W,C] on a figure of its own; `fit` gives it its height."""
+    """A sheet of uint8 [R,K,H,W,C] on a figure of its own; `below` is its footer, `letters` are the
+    title's points."""
     fig, (axes,) = new_figure(width, width * images.shape[0] / images.shape[1] + 0.5)
     show_sheet(axes, images, rows, columns)
+    axes.set_title(title, fontsize=letters)
+    footer(fig, below)
+    fit(fig)
     return fig
 
 

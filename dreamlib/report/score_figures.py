@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from dreamlib.ablate import BUDGETS, STANDARD, Ablation, read_ablation
 from dreamlib.errors import NotEnoughSamples
 from dreamlib.report.kept import extractor_of, stored, study_footer
+from dreamlib.report.palette import BLUE, GREEN, GREY, ONE, ORANGE, TWO
 from dreamlib.report.panels import (
     draw_fd,
     draw_modes,
@@ -21,20 +22,7 @@ from dreamlib.report.panels import (
     named,
     needs,
 )
-from dreamlib.report.plotting import (
-    BLUE,
-    GREEN,
-    GREY,
-    ONE,
-    ORANGE,
-    TWO,
-    fit,
-    footer,
-    new_figure,
-    sheet_figure,
-    show_sheet,
-    style,
-)
+from dreamlib.report.plotting import footer, new_figure, sheet_figure, show_sheet, style
 from dreamlib.run import Run
 from dreamlib.scores import GENERATED, Study, read_study
 
@@ -132,7 +120,6 @@ def _show_strips(axes: Axes, pictures: dict, modes: dict[int, dict]) -> None:
     axes.set_ylabel("ratio")
 
 
-@style()
 def nearest(run: Run) -> Figure:
     """The generated images that lie nearest to a training image, each above that image."""
     study = scored(run)
@@ -140,14 +127,12 @@ def nearest(run: Run) -> Figure:
     needs(found, "nearest neighbours")
     pictures = stored(run.dir.evaluation / "nearest.npz", "evaluate RUN", generated=4, train=4)
     pairs = np.stack([pictures["generated"], pictures["train"]])
-    fig = sheet_figure(pairs, ["generated", "training"])
-    fig.axes[0].set_title(
+    title = (
         f"The nearest to a training image of {found['n']:,} generated; median distance of all "
         f"{found['generated']:,.0f} (held-out real: {found['held_out']:,.0f})"
     )
-    footer(fig, study_footer(run, study))
-    fit(fig)
-    return fig
+    below = study_footer(run, study)
+    return sheet_figure(pairs, ["generated", "training"], title=title, below=below)
 
 
 @style()

@@ -1,4 +1,5 @@
-"""What log.jsonl tells of a training: loss and its parts, lambda, the branches, rate, gradient."""
+"""What a training's files tell: loss and its parts, lambda, the branches, rate, gradient; the
+distance of held-out images, and where it was least."""
 
 from __future__ import annotations
 
@@ -13,19 +14,8 @@ from matplotlib.ticker import MaxNLocator
 from dreamlib.build import total_steps
 from dreamlib.errors import RunError
 from dreamlib.report.kept import name_of
-from dreamlib.report.plotting import (
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    QUARTILES,
-    TWO,
-    footer,
-    log_scale,
-    new_figure,
-    say_missing,
-    style,
-)
+from dreamlib.report.palette import BLUE, GREEN, GREY, ONE, ORANGE, QUARTILES, TWO
+from dreamlib.report.plotting import footer, log_scale, new_figure, say_missing, style
 from dreamlib.run import Run
 from dreamlib.sections import span_steps
 
@@ -79,15 +69,34 @@ def training(run: Run) -> Figure:
     return fig
 
 
+@style()
+def validation(run: Run) -> Figure:
+    """The averaged weights' distance against the optimizer step; from validation.jsonl."""
+    rows = run.dir.read_validation()
+    if not rows:
+        raise RunError(
+            f"{run.folder} has no validation yet: run `dreamlib train RUN` with "
+            "--set validation.every=5% or so"
+        )
+    best = min(rows, key=lambda row: row["score"])
+    fig, (axes,) = new_figure(ONE, 2.4)
+    axes.plot([r["step"] for r in rows], [r["score"] for r in rows], "o-", color=BLUE, ms=3)
+    axes.plot(best["step"], best["score"], "o", color=ORANGE, label=f"best, step {best['step']:,}")
+    axes.set(xlabel="optimizer step", ylabel=best["metric"], title="Validation")
+    log_scale(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    axes.legend()
+    footer(
+        fig,
+        f"{name_of(run)} · averaged weights, N = {best['n']:,} · {best['n_real']:,} held-out "
+        "images (split floor)",
+    )
+    return fig
+
+
 def _finish(fig: Figure, panels: list[Axes], run: Run, rows: Rows) -> None:
     """Marks of resumption, one legend for all panels, and the footer."""
-    for axes in panels[-3:]:
-        axes.set_xlabel("optimizer step")
-    resumed = resumptions(run, rows[-1]["step"])
-    for axes in panels:
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        for step in resumed:
-            axes.axvline(step, color=GREY, lw=0.6, ls=(0, (2, 2)), zorder=0.5)
+    resumed = mark_steps(panels, run, rows)
     keys = [panels[0].plot([], [], color=c, label=q)[0] for c, q in zip(QUARTILES, QUARTERS)]
     keys += panels[0].plot([], [], color="black", lw=1.2, ls="--", label="mean over t")
     if resumed:
@@ -99,6 +108,19 @@ def _finish(fig: Figure, panels: list[Axes], run: Run, rows: Rows) -> None:
         f"{name_of(run)} · step {rows[-1]['step']:,} · {run.config.loss.name} loss · every point "
         f"is the mean of {every:,} steps of {run.config.train.batch:,} images",
     )
+
+
+def mark_steps(panels: list[Axes], run: Run, rows: Rows) -> list[int]:
+    """Whole optimizer steps below every panel, named under the last row; a dashed line at those
+    where training was resumed, which are returned."""
+    resumed = resumptions(run, rows[-1]["step"])
+    for axes in panels[-3:]:
+        axes.set_xlabel("optimizer step")
+    for axes in panels:
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        for step in resumed:
+            axes.axvline(step, color=GREY, lw=0.6, ls=(0, (2, 2)), zorder=0.5)
+    return resumed
 
 
 def resumptions(run: Run, last: int) -> list[int]:

@@ -23,7 +23,8 @@ from dreamlib.files import read_json, write_json
 from dreamlib.generate import generate
 from dreamlib.material import UNTRAINED
 from dreamlib.opening import open_run
-from dreamlib.report.plotting import TWO, fit, footer, new_figure, save_figure, show_sheet, style
+from dreamlib.report.palette import TWO
+from dreamlib.report.plotting import fit, footer, new_figure, save_figure, show_sheet, style
 from dreamlib.run import Run
 from dreamlib.scores import GENERATED
 from dreamlib.train import train

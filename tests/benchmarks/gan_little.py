@@ -27,16 +27,8 @@ from dreamlib.generate import generate
 from dreamlib.measure import measure_guest
 from dreamlib.metrics.features import Extractor, extract
 from dreamlib.opening import open_run
-from dreamlib.report.plotting import (
-    BLUE,
-    GREY,
-    ORANGE,
-    TWO,
-    footer,
-    new_figure,
-    save_figure,
-    style,
-)
+from dreamlib.report.palette import BLUE, GREY, ORANGE, TWO
+from dreamlib.report.plotting import footer, new_figure, save_figure, style
 from dreamlib.rows import Plan
 from dreamlib.run import Run
 from tests.benchmarks.timing import machine

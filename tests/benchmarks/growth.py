@@ -26,7 +26,8 @@ from dreamlib.data.packing import pack
 from dreamlib.diffusion.draw import draw_images
 from dreamlib.diffusion.samplers import dpmpp_2m
 from dreamlib.measure import measure as measure_features
-from dreamlib.report.plotting import TWO, footer, new_figure, style
+from dreamlib.report.palette import TWO
+from dreamlib.report.plotting import footer, new_figure, style
 from dreamlib.rng import numpy_rng
 from dreamlib.rows import Plan
 from dreamlib.scores import GENERATED, REAL

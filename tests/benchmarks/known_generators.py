@@ -25,7 +25,8 @@ from dreamlib.measure import measure
 from dreamlib.metrics.features import ClassifierExtractor, Extractor, extract
 from dreamlib.metrics.kmeans import assign, kmeans
 from dreamlib.opening import pack_data
-from dreamlib.report.plotting import BLUE, GREY, ORANGE, footer, new_figure, save_figure
+from dreamlib.report.palette import BLUE, GREY, ORANGE
+from dreamlib.report.plotting import footer, new_figure, save_figure
 from dreamlib.rng import numpy_rng
 from dreamlib.rows import Plan
 from dreamlib.scores import GENERATED

@@ -54,7 +54,7 @@ from dreamlib.metrics.features import Extractor, extract
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.frechet_error import frechet_difference
 from dreamlib.opening import open_run
-from dreamlib.report.plotting import fit, footer, save_figure, sheet_figure, style
+from dreamlib.report.plotting import save_figure, sheet_figure
 from dreamlib.rows import Plan
 from dreamlib.run import Run
 from dreamlib.train import DiffusionTrainer
@@ -519,7 +519,6 @@ def table(found: dict[str, Any], minutes: str) -> str:
     return "\n".join(lines)
 
 
-@style()
 def figure(out: Path, found: dict[str, Any], minutes: str) -> Figure:
     """The first images of every arm's first seed, not selected, best arm first."""
     arms = sorted(found["minutes"][minutes].items(), key=lambda arm: over_seeds(arm[1], "FD"))
@@ -529,14 +528,11 @@ def figure(out: Path, found: dict[str, Any], minutes: str) -> Figure:
         if path.exists():  # images stay on the machine that drew them
             value, error = over_seeds(seeds[:1], "FD")
             rows[f"{name}\nFD {value:.2f} ± {error:.2f}"] = to_rgb(np.load(path)[:SHOWN])
-    fig = sheet_figure(np.stack(list(rows.values())), list(rows))
-    footer(
-        fig,
+    below = (
         f"Fashion-MNIST 32×32 · {minutes} minutes of training each on two cores · images 0 to "
-        f"{SHOWN - 1} of seed {arms[0][1][0]['seed']}, not selected",
+        f"{SHOWN - 1} of seed {arms[0][1][0]['seed']}, not selected"
     )
-    fit(fig)
-    return fig
+    return sheet_figure(np.stack(list(rows.values())), list(rows), below=below)
 
 
 def ways_table(found: dict[str, Any]) -> str:
