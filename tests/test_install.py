@@ -226,7 +226,7 @@ def test_the_wheel_holds_all_that_the_library_needs(environment, tmp_path, wheel
     env.inputs.mkdir(parents=True)
     shutil.copy(wheel, env.inputs)
     code = choosing(env.inputs / wheel.name) + (
-        "\nimport dreamlib"
+        "\nimport dreamlib, dreamlib.report.page"
         "\nrun = dreamlib.open_run('runs/a', 'faces16', overrides=['data.train=60', "
         "'data.reference=30', 'data.floor=30', 'train.length=2'])"
         "\nprint(dreamlib.__file__, [tick.step for tick in dreamlib.train(run)])"

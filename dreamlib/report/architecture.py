@@ -22,6 +22,8 @@ from dreamlib.sections import Config
 # Inches.  Every level is a row: its way down at the left, its way up at the right.
 WIDE, TILE, PITCH = 2.15, 0.3, 0.86  # a level's box, a tile in it, from one row to the next
 EDGE, INSET = 0.62, 0.3  # left of the first level; deeper levels are further in, if there is room
+# What the network's output means.
+ANSWERS = {"eps": "noise eps", "v": "v = a eps − s x0", "x0": "clean image x0"}
 RESIDUAL, ATTENTION, CHANGE = "#CFE3F1", "#FAD9C6", "#CDEBDF"  # pale: words stand on them
 
 
@@ -47,15 +49,9 @@ def architecture(config: Config, run: str = "") -> Figure:
     fig.suptitle(title, fontsize=8)
     heads = f"{config.net.heads} attention heads, dropout {config.net.dropout:g}"
     images = f"{config.data.name} {config.data.size}×{config.data.size}"
-    footer(fig, f"{run} · {config.preset} · {images} · predicts {_answer(config)} · {heads}")
+    answer = ANSWERS[config.diffusion.prediction]
+    footer(fig, f"{run} · {config.preset} · {images} · predicts {answer} · {heads}")
     return fig
-
-
-def _answer(config: Config) -> str:
-    """What the network's output means."""
-    return {"eps": "noise eps", "v": "v = a eps − s x0", "x0": "clean image x0"}[
-        config.diffusion.prediction
-    ]
 
 
 def _count(number: int) -> str:
@@ -92,7 +88,8 @@ def _ends(axes: Axes, net: UNet, config: Config) -> None:
     image = f"{size}×{size}×{channels}"
     middle = left + WIDE / 2, right + WIDE / 2
     _words(axes, middle[0], -0.14, f"noisy image x_t, {image}", bold=True)
-    _words(axes, middle[1], -0.14, f"predicted {_answer(config)}, {image}", bold=True)
+    answer = f"predicted {ANSWERS[config.diffusion.prediction]}, {image}"
+    _words(axes, middle[1], -0.14, answer, bold=True)
     stem = f"{fold}stem: conv 3×3 → {net.stem.out_channels} · {_count(count_parameters(net.stem))}"
     ends = count_parameters(net.head) + count_parameters(net.norm)
     head = f"norm, SiLU, conv 3×3 → {net.head.out_channels} · {_count(ends)}{unfold}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import zipfile
 from fnmatch import fnmatch
@@ -20,7 +18,7 @@ from dreamlib.report.captions import captions_of, needs
 from dreamlib.report.embed import drawn
 from dreamlib.report.kept import Kept, folder_name, scored_images, way_of
 from dreamlib.report.page import command, headline, study_of
-from dreamlib.report.texts import NONE, no_formula, tex
+from dreamlib.report.texts import NONE, csv_text, no_formula, tex
 from dreamlib.run import Run
 from dreamlib.scores import Study
 
@@ -52,7 +50,11 @@ def package(run: Run, *, asked: int = ASKED, progress: Progress = silent) -> Pat
     up, and kept under evaluation/; weights and images are not packed.
     """
     study = study_of(run)
-    files = {**_found(run), **_written(run, study, asked, progress)}
+    files = _found(run)
+    files["snippets.tex"] = snippets(run, study).encode()
+    kept = scored_images(run, study) if study is not None and study.rows else None
+    if study is not None and kept is not None:
+        files["index.csv"] = index(run, study, kept, asked, progress).encode()
     files["README.txt"] = _readme(run, study, files).encode()
     path = run.dir.figures / "results.zip"
     folder = f"{folder_name(run)}-results"
@@ -87,16 +89,6 @@ def _found(run: Run) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in single.items() if is_own(path)}
 
 
-def _written(run: Run, study: Study | None, asked: int, progress: Progress) -> dict[str, bytes]:
-    """Files that are made for the zip."""
-    made = {"snippets.tex": snippets(run, study)}
-    if study is not None and study.rows:
-        kept = scored_images(run, study)
-        if kept is not None:
-            made["index.csv"] = index(run, study, kept, asked, progress)
-    return {name: text.encode() for name, text in made.items()}
-
-
 # --------------------------------------------------------------------------- the index
 
 
@@ -108,9 +100,7 @@ def index(
     size, count = kept.sample["shard"], max(study.facts["sizes"])
     distances, partners = _nearest(run, kept, min(asked, count), progress)
     names = _names(run, set(partners.tolist()))
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMN_NAMES)
+    rows = []
     for seed in range(count):
         number, row = divmod(seed, size)
         shard = (kept.folder / f"shard-{number:05d}.npy").relative_to(run.folder).as_posix()
@@ -119,8 +109,8 @@ def index(
         if seed < len(partners):
             partner = int(partners[seed])
             near = (partner, no_formula(names.get(partner, "")), f"{distances[seed]:.3f}")
-        writer.writerow((seed, *place, f"{seed + 1:05d}.png", *near))
-    return out.getvalue()
+        rows.append((seed, *place, f"{seed + 1:05d}.png", *near))
+    return csv_text(COLUMN_NAMES, rows)
 
 
 def _nearest(run: Run, kept: Kept, asked: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:

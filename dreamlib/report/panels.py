@@ -113,22 +113,14 @@ def draw_kid(axes: Axes, study: Study) -> None:
     sizes = sorted({row.n for row in study.of(GENERATED, metric)})
     needs(sizes, metric)
     for (kind, colour), shift in zip(KINDS, (-0.08, 0.08)):
-        rows = study.of(kind, metric)
-        places = [sizes.index(row.n) + shift for row in rows if row.n in sizes]
-        _with_errors(axes, places, [row for row in rows if row.n in sizes], colour, kind)
+        rows = [row for row in study.of(kind, metric) if row.n in sizes]
+        values, errors = [row.value for row in rows], [2 * (row.se or 0) for row in rows]
+        look = {"fmt": "o", "ms": 4, "color": colour, "label": kind, "capsize": 2}
+        places = [sizes.index(row.n) + shift for row in rows]
+        axes.errorbar(places, values, errors, elinewidth=0.9, **look)
     axes.axhline(0, color=GREY, lw=0.8)
     axes.set_xticks(range(len(sizes)), [f"N = {n:,}" for n in sizes])
     axes.set(xlim=(-0.5, len(sizes) - 0.5), ylabel=metric)
-
-
-def _with_errors(
-    axes: Axes, places: Sequence[float], rows: Sequence[Score], colour: str, label: str
-) -> None:
-    """Values as points, with a bar of two standard errors where there is an error."""
-    values, errors = [row.value for row in rows], [2 * (row.se or 0) for row in rows]
-    axes.errorbar(
-        places, values, errors, fmt="o", ms=4, color=colour, label=label, capsize=2, elinewidth=0.9
-    )
 
 
 # --------------------------------------------------------------------------- manifolds, modes

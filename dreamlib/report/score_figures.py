@@ -10,18 +10,9 @@ from matplotlib.figure import Figure
 
 from dreamlib.ablate import BUDGETS, STANDARD, Ablation, read_ablation
 from dreamlib.errors import NotEnoughSamples
+from dreamlib.report import panels
 from dreamlib.report.kept import extractor_of, stored, study_footer
 from dreamlib.report.palette import BLUE, GREEN, GREY, ONE, ORANGE, TWO
-from dreamlib.report.panels import (
-    draw_fd,
-    draw_modes,
-    draw_parts,
-    draw_replay,
-    draw_shares,
-    modes_title,
-    named,
-    needs,
-)
 from dreamlib.report.plotting import footer, new_figure, sheet_figure, show_sheet, style
 from dreamlib.run import Run
 from dreamlib.scores import GENERATED, Study, read_study
@@ -43,7 +34,7 @@ def fd_against_n(run: Run) -> Figure:
     corrected estimate at 0, and the line through the points that allow one."""
     study = scored(run)
     fig, (axes,) = new_figure(ONE, 3.0)
-    draw_fd(axes, study)
+    panels.draw_fd(axes, study)
     axes.set_title("The same model at every N: the slope is bias")
     footer(fig, study_footer(run, study))
     return fig
@@ -56,10 +47,10 @@ def parts(run: Run) -> Figure:
     several = [row for row in study.of(GENERATED) if row.parts]
     most = max(study.facts["sizes"])
     sizes = f"evaluate RUN --n {max(2, most // 10)} --n {most}"
-    needs(several, "disjoint sets, as the smallest N must fit into the largest twice", sizes)
+    panels.needs(several, "disjoint sets, as the smallest N must fit into the largest twice", sizes)
     fig, axes = new_figure(TWO, 2.2, 2)
-    for axis, metric in zip(axes, (study.facts["metric"], named(study, "KID"))):
-        draw_parts(axis, study, metric)
+    for axis, metric in zip(axes, (study.facts["metric"], panels.named(study, "KID"))):
+        panels.draw_parts(axis, study, metric)
     axes[1].set_yticklabels([])
     fig.suptitle(
         f"{len(several[0].parts)} disjoint sets of {several[0].n:,} images of one model; bars are "
@@ -75,7 +66,7 @@ def replay(run: Run) -> Figure:
     """One model, compared carelessly first and with care last."""
     study = scored(run)
     fig, (axes,) = new_figure(TWO, 0.26 * len(study.replay) + 1.1)
-    draw_replay(axes, study)
+    panels.draw_replay(axes, study)
     fig.suptitle(
         "One model: only the real images change, and in the last bar its own number",
         fontsize=8,
@@ -89,14 +80,14 @@ def modes(run: Run) -> Figure:
     """Each mode's share among generated images over its real share, with its interval; below,
     images of the modes that deviate most: real ones left, generated ones right."""
     study = scored(run)
-    needs(GENERATED in study.modes, "modes")
+    panels.needs(GENERATED in study.modes, "modes")
     pictures = stored(
         run.dir.evaluation / "modes.npz", "evaluate RUN", real=5, generated=5, cells=1
     )
     deepest = 0.31 * len(pictures["cells"])
     fig, (axes, strip) = new_figure(TWO, 2.9 + deepest, rows=2, height_ratios=(2.2, deepest))
-    draw_modes(axes, study)
-    axes.set_title(modes_title(study))
+    panels.draw_modes(axes, study)
+    axes.set_title(panels.modes_title(study))
     axes.legend(loc="upper left", ncols=2)
     _show_strips(strip, pictures, {mode["cell"]: mode for mode in study.modes[GENERATED]["table"]})
     footer(fig, study_footer(run, study))
@@ -124,7 +115,7 @@ def nearest(run: Run) -> Figure:
     """The generated images that lie nearest to a training image, each above that image."""
     study = scored(run)
     found = study.memorisation
-    needs(found, "nearest neighbours")
+    panels.needs(found, "nearest neighbours")
     pictures = stored(run.dir.evaluation / "nearest.npz", "evaluate RUN", generated=4, train=4)
     pairs = np.stack([pictures["generated"], pictures["train"]])
     title = (
@@ -141,7 +132,7 @@ def shares(run: Run) -> Figure:
     study = scored(run)
     bars = sum(len(values) for values in study.shares.values())
     fig, (axes,) = new_figure(ONE, 0.14 * max(8, bars) + 0.9)
-    draw_shares(axes, study)
+    panels.draw_shares(axes, study)
     axes.set_title("Shares by the classifier's answers")
     footer(fig, study_footer(run, study))
     return fig

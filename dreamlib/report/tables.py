@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +11,7 @@ from dreamlib.ablate import BUDGETS, Ablation
 from dreamlib.compare import Comparison
 from dreamlib.files import write_text
 from dreamlib.report.kept import way_of
-from dreamlib.report.texts import NONE, as_table, no_formula, plain, tex
+from dreamlib.report.texts import NONE, as_table, csv_text, no_formula, plain, tex
 from dreamlib.scores import GENERATED, REAL, Score, Study
 
 PIXELS = "pixels: "
@@ -207,11 +205,7 @@ def as_csv(rows: Iterable[Score]) -> str:
         record |= record.pop("origin")
         texts = {k: no_formula(v) for k, v in record.items() if isinstance(v, str) and k != "parts"}
         flat.append(record | texts)
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(flat[0]) if flat else ["metric"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return out.getvalue()
+    return csv_text(list(flat[0]) if flat else ["metric"], (record.values() for record in flat))
 
 
 def comparison_markdown(found: Comparison) -> str:
@@ -289,13 +283,15 @@ def save_tables(study: Study, folder: Path) -> list[Path]:
         texts["shares.md"] = shares_markdown(study)
     if GENERATED in study.modes:
         texts["modes.md"] = modes_markdown(study)
-    for name, text in texts.items():
-        write_text(folder / name, text + "\n")
-    return [folder / name for name in texts]
+    return _save(texts, folder)
 
 
 def save_ablation_tables(found: Ablation, folder: Path) -> list[Path]:
     texts = {"ablation.md": ablation_markdown(found), "ablation.tex": ablation_latex(found)}
+    return _save(texts, folder)
+
+
+def _save(texts: dict[str, str], folder: Path) -> list[Path]:
     for name, text in texts.items():
         write_text(folder / name, text + "\n")
     return [folder / name for name in texts]

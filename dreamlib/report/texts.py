@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from dreamlib.files import readable
 
@@ -37,6 +40,12 @@ TEX = str.maketrans(
 def tex(text: str) -> str:
     """Text in LaTeX."""
     return readable(text).translate(TEX)
+
+
+def csv_text(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([head, *rows])
+    return out.getvalue()
 
 
 def no_formula(text: str) -> str:
