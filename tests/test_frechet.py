@@ -184,7 +184,7 @@ def test_stored_moments():
             assert frechet(gen, kept) == pytest.approx(frechet(gen, b), rel=1e-11)
             assert frechet(kept, gen) == pytest.approx(frechet(gen, b), rel=1e-11)
         np.testing.assert_allclose(kept.eigenvalues, np.linalg.eigvalsh(cov), rtol=1e-10)
-        assert kept.width == 30
+        assert kept.mean.shape == (30,)
     again = Moments.from_stats(mean, cov, n=500).merge(Moments.of(a))
     np.testing.assert_allclose(again.cov, np.cov(np.vstack([b, a]).T), rtol=1e-9, atol=1e-12)
     # Stored from fewer samples than features, or in float32, it may have no Cholesky factor.

@@ -206,18 +206,6 @@ def weights_bytes(classifier: Classifier) -> bytes:
     return safetensors.torch.save(state)
 
 
-def save_classifier(classifier: Classifier, folder: Path, card: dict[str, Any]) -> Path:
-    """Write `classifier-<12 hex of card["key"]>.safetensors`, then its .json card; -> the former.
-
-    The card, written last, gains the weights' sha256: files without a true card are not trusted.
-    """
-    path = _path(folder, card["key"])
-    data = weights_bytes(classifier)
-    write_bytes(path, data)
-    write_json(path.with_suffix(".json"), {**card, "sha256": hashlib.sha256(data).hexdigest()})
-    return path
-
-
 def load_or_train_classifier(
     folder: Path,
     key: dict[str, Any],
@@ -232,7 +220,8 @@ def load_or_train_classifier(
 ) -> Classifier:
     """The classifier of this data, from `folder` where it was trained before, bit for bit.
 
-    `key` says what the data is (a fingerprint of images and labels).  The card holds the accuracy
+    `key` says what the data is (a fingerprint of images and labels).  `classifier-<12 hex of all
+    that decides the weights>.safetensors` has a .json card, which holds its sha256 and the accuracy
     per attribute on `held_out`, an (images, labels) pair.  Damaged files are trained anew, and
     training that was interrupted goes on.
     """
@@ -240,7 +229,7 @@ def load_or_train_classifier(
     full_key = {**key, **settings, "shape": [*images.shape[1:]]}
     with seeded("classifier weights", seed):
         classifier = Classifier(images.shape[-1], values)
-    path = _path(folder, full_key)
+    path = Path(folder) / f"classifier-{fingerprint(full_key)[:12]}.safetensors"
     if _load_into(classifier, path):
         return classifier
     sweep(folder)
@@ -248,20 +237,19 @@ def load_or_train_classifier(
     part = path.with_suffix(".part")
     asked = {"progress": progress, "should_stop": should_stop}
     classifier = train_classifier(images, labels, values, seed=seed, part=part, **asked)
+    data = weights_bytes(classifier)
     card = {
         "key": full_key,
         "accuracy": accuracy(classifier, *held_out),
         "n": len(images),
         "n_held_out": len(held_out[0]),
         "seconds": round(time.monotonic() - start, 1),
+        "sha256": hashlib.sha256(data).hexdigest(),
     }
-    save_classifier(classifier, folder, card)
+    write_bytes(path, data)
+    write_json(path.with_suffix(".json"), card)  # last: weights without a true card are not trusted
     part.unlink(missing_ok=True)
     return classifier
-
-
-def _path(folder: Path, key: dict[str, Any]) -> Path:
-    return Path(folder) / f"classifier-{fingerprint(key)[:12]}.safetensors"
 
 
 def _load_into(classifier: Classifier, path: Path) -> bool:

@@ -25,7 +25,7 @@ from dreamlib.files import (
 )
 from dreamlib.metrics.classifier import FEATURES, Classifier, read_card, weights_bytes
 from dreamlib.metrics.inception import RESIZE, Inception
-from dreamlib.progress import Progress, silent
+from dreamlib.progress import Advance, Progress, silent
 
 log = logging.getLogger(__name__)
 
@@ -105,19 +105,8 @@ def extract(
     if cache is not None:
         sweep(Path(cache))
     advance = progress(f"{extractor.name} features", len(images))
-    done = 0
-
-    def before_batch() -> None:
-        if should_stop():
-            raise Interrupted(f"stopped after the features of {done} of {len(images)} images")
-
-    def after(count: int) -> None:
-        nonlocal done
-        done += count
-        advance(count)
-
     parts = [
-        _chunk(images[start : start + CHUNK_IMAGES], extractor, batch, cache, before_batch, after)
+        _chunk(images, start, extractor, batch, cache, should_stop, advance)
         for start in range(0, len(images), CHUNK_IMAGES)
     ]
     return np.concatenate([np.empty((0, extractor.dim)), *parts])
@@ -125,31 +114,35 @@ def extract(
 
 def _chunk(
     images: np.ndarray,
+    start: int,
     extractor: Extractor,
     batch: int,
     cache: Path | None,
-    before_batch: Callable[[], None],
-    after: Callable[[int], None],
+    should_stop: Callable[[], bool],
+    advance: Advance,
 ) -> np.ndarray:
-    """Features of some batches, float32: from the cache, or computed and kept there, so that a
-    long extraction that is interrupted goes on with the next chunk."""
+    """Features of some batches from `start` on, float32: from the cache, or computed and kept
+    there, so that a long extraction that is interrupted goes on with the next chunk."""
+    chunk = images[start : start + CHUNK_IMAGES]
     header: dict = {"extractor": extractor.identity, "revision": REVISION}
     path = None
     if cache is not None:
-        header["images"] = sha256_array(images)
+        header["images"] = sha256_array(chunk)
         path = Path(cache) / f"features-{fingerprint(header)[:12]}.npy"
-        found = _cached(path, header, (len(images), extractor.dim))
+        found = _cached(path, header, (len(chunk), extractor.dim))
         if found is not None:
-            after(len(images))
+            advance(len(chunk))
             return found
-    features = np.empty((len(images), extractor.dim), np.float32)
+    features = np.empty((len(chunk), extractor.dim), np.float32)
     with _full_precision():
-        for start in range(0, len(images), batch):
-            before_batch()
-            features[start : start + batch] = _one_batch(images, start, batch, extractor)
-            after(min(batch, len(images) - start))
-    if path is not None:
-        _keep(path, header, features)
+        for at in range(0, len(chunk), batch):
+            if should_stop():
+                done = f"{start + at} of {len(images)} images"
+                raise Interrupted(f"stopped after the features of {done}")
+            features[at : at + batch] = _one_batch(chunk, at, batch, extractor)
+            advance(min(batch, len(chunk) - at))
+    if path is not None:  # the header last
+        write_json(path.with_suffix(".json"), {**header, "sha256": write_npy(path, features)})
     return features
 
 
@@ -180,11 +173,6 @@ def _full_precision() -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(matmul)
-
-
-def _keep(path: Path, header: dict, features: np.ndarray) -> None:
-    """Features first, as float32 (nothing is lost), their header last."""
-    write_json(path.with_suffix(".json"), {**header, "sha256": write_npy(path, features)})
 
 
 def _cached(path: Path, header: dict, shape: tuple[int, int]) -> np.ndarray | None:

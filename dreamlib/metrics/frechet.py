@@ -101,11 +101,6 @@ class Moments:
         return self.n - 1
 
     @property
-    def width(self) -> int:
-        """The number of features."""
-        return len(self.mean)
-
-    @property
     def cov(self) -> np.ndarray:
         """Unbiased covariance [d,d].  ValueError where n < 2."""
         return self.m2 / self._divisor
@@ -127,7 +122,7 @@ class Moments:
         Cholesky where the covariance is positive definite, then k = d.  Otherwise eigenvectors,
         and k the rank, so that directions without variance add no noise.
         """
-        if self.n is None or self.n > self.width:
+        if self.n is None or self.n > len(self.mean):
             # Dead, repeated or dependent features have no Cholesky factor, but the one below.
             # torch's takes one copy less than NumPy's: 129 MiB for a distance, not 150.
             found, failed = torch.linalg.cholesky_ex(torch.from_numpy(self.m2), upper=True)

@@ -46,7 +46,11 @@ def pixel_stats(gen: np.ndarray, real: np.ndarray) -> dict[str, float]:
     half the shorter side, plus 1/12 for the rounding to grey levels: halved contrast scores ln 4.
     A memmap is read in blocks.  TypeError for other images, ValueError for sizes that differ.
     """
-    _check_images(gen, real)
+    for images in (gen, real):
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise TypeError(f"images are uint8 [N,H,W,C], got {images.dtype} {images.shape}")
+    if gen.shape[1:] != real.shape[1:]:
+        raise ValueError(f"image sizes differ: {gen.shape[1:]} and {real.shape[1:]}")
     if min(len(gen), len(real), *gen.shape[1:3]) < 2:
         raise ValueError(f"sets of 2 images of 2 x 2 are needed, got {gen.shape}, {real.shape}")
     a, b, found = _sums(gen), _sums(real), {}
@@ -69,7 +73,7 @@ def _sums(images: np.ndarray) -> _Sums:
     counts = np.zeros((channels, 256), np.int64)
     total = np.zeros((height, width, channels), np.int64)
     squares, power = np.zeros_like(total), np.zeros((height, width))
-    for part in blocks(n, _block(images)):
+    for part in blocks(n, max(1, PIXELS // max(1, math.prod(images.shape[1:])))):
         pixels = np.asarray(images[part])
         for channel in range(channels):
             counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
@@ -240,15 +244,3 @@ def _smaller(a: np.ndarray, b: np.ndarray) -> float:
     n, m = len(a), len(b)  # u: pairs in which a is the larger, a tie being half of one
     z = (u + 0.5 - n * m / 2) / math.sqrt(n * m * (n + m + 1) / 12)
     return 0.5 * math.erfc(-z / math.sqrt(2))
-
-
-def _check_images(*sets: np.ndarray) -> None:
-    for images in sets:
-        if images.dtype != np.uint8 or images.ndim != 4:
-            raise TypeError(f"images are uint8 [N,H,W,C], got {images.dtype} {images.shape}")
-        if images.shape[1:] != sets[0].shape[1:]:
-            raise ValueError(f"image sizes differ: {sets[0].shape[1:]} and {images.shape[1:]}")
-
-
-def _block(images: np.ndarray) -> int:
-    return max(1, PIXELS // max(1, math.prod(images.shape[1:])))

@@ -66,7 +66,7 @@ def find_weights(search: Sequence[Path], file: Pretrained) -> Path:
     """
     found = _locate(search, file)
     if found is None:
-        raise WeightsUnavailable(f"{_missing(search, file)}. {_remedy(file)}")
+        raise _unavailable(search, file)
     return found
 
 
@@ -101,15 +101,14 @@ def obtain(
     if found is not None:
         return found
     tried = "; ".join(said) or "no address is known"
-    raise WeightsUnavailable(
-        f"{_missing(places, file)}. Downloads failed: {tried}. {_remedy(file)}"
-    )
+    raise _unavailable(places, file, f"Downloads failed: {tried}. ")
 
 
 def _locate(search: Sequence[Path], file: Pretrained) -> Path | None:
     for place in map(Path, search):
         path = place / file.filename if place.is_dir() else place
-        if not path.is_file() or _digits(path.name) not in (None, file.sha256[:8]):
+        digits = re.search(r"-([0-9a-f]{8})\.\w+$", path.name)
+        if not path.is_file() or (digits and digits[1] != file.sha256[:8]):
             continue
         found = sha256_file(path)
         if found != file.sha256:
@@ -121,21 +120,12 @@ def _locate(search: Sequence[Path], file: Pretrained) -> Path | None:
     return None
 
 
-def _digits(filename: str) -> str | None:
-    match = re.search(r"-([0-9a-f]{8})\.\w+$", filename)
-    return match[1] if match else None
-
-
-def _missing(search: Sequence[Path], file: Pretrained) -> str:
+def _unavailable(search: Sequence[Path], file: Pretrained, tried: str = "") -> WeightsUnavailable:
     places = ", ".join(dict.fromkeys(map(str, search))) or "no folder at all"
-    return f"{file.filename} ({file.what}; SHA-256 {file.sha256}) was not found; searched: {places}"
-
-
-def _remedy(file: Pretrained) -> str:
-    addresses = " or ".join(file.urls)
-    return (
-        f"Download it elsewhere, from {addresses}, and put it under the name {file.filename} into "
-        "one of these folders, or name its folder by DREAMLIB_WEIGHTS or "
+    return WeightsUnavailable(
+        f"{file.filename} ({file.what}; SHA-256 {file.sha256}) was not found; searched: {places}. "
+        f"{tried}Download it elsewhere, from {' or '.join(file.urls)}, and put it under the name "
+        f"{file.filename} into one of these folders, or name its folder by DREAMLIB_WEIGHTS or "
         f"--set evaluate.weights=FOLDER. {file.without}"
     )
 
