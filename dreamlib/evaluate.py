@@ -136,8 +136,10 @@ def _diversity(
         distance = make_distance(config, material.run.device, material.progress)
     except WeightsUnavailable as error:
         return [], {"LPIPS diversity": str(error)}
-    asked = material.progress, material.should_stop
-    return diversity_rows(material.plan, material.pair, distance, distance.identity, *asked), {}
+    rows = diversity_rows(
+        material.plan, material.pair, distance, distance.identity, **material.asked
+    )
+    return rows, {}
 
 
 def _inception_scores(
@@ -170,13 +172,8 @@ def _keep_pictures(material: Material, found: Measured) -> dict[str, Any]:
             "real": strips(found.cells[REFERENCE], material.reference[0], cells),
             "generated": strips(found.cells[GENERATED], material.images[GENERATED], cells),
         }
-    record, pictures["nearest"] = copies(
-        material.images[GENERATED],
-        material.images[REAL],
-        material.train,
-        material.progress,
-        material.should_stop,
-    )
+    ours, held_out = material.images[GENERATED], material.images[REAL]
+    record, pictures["nearest"] = copies(ours, held_out, material.train, **material.asked)
     for name, arrays in pictures.items():
         path = material.run.dir.evaluation / f"{name}.npz"
         write_atomic(path, lambda file, a=arrays: np.savez_compressed(file, **a))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from dreamlib.build import make_inception
 from dreamlib.errors import ConfigError, DataError, NotEnoughSamples
@@ -22,10 +21,10 @@ from dreamlib.guests import (
     read_statistics,
 )
 from dreamlib.host import choose_device
-from dreamlib.material import Material, check_sizes, metric_name, sizes_of
+from dreamlib.material import Eyes, Material, check_sizes, metric_name, sizes_of
 from dreamlib.measure import measure_guest
 from dreamlib.measure_images import check_apart
-from dreamlib.metrics.features import Extractor, extract
+from dreamlib.metrics.features import Extractor
 from dreamlib.metrics.frechet import Moments
 from dreamlib.pipelines import pipeline_images
 from dreamlib.progress import Progress, silent, tell
@@ -37,32 +36,15 @@ SIZES = (500, 5000)
 
 
 @dataclass(frozen=True)
-class Judge:
+class Judge(Eyes):
     """What looks at images, where its features are kept, and what they are compared with."""
 
     extractor: Extractor
-    folder: Path  # evaluation/ in here holds scores.json and features/
+    folder: Path
     run: Run | None
     progress: Progress = silent
     should_stop: Callable[[], bool] = lambda: False
     say: Callable[[str], None] = tell
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        return extract(
-            images,
-            self.extractor,
-            progress=self.progress,
-            should_stop=self.should_stop,
-            cache=self.folder / "evaluation" / "features",
-        )
-
-    @property
-    def device(self) -> torch.device:
-        return self.run.device if self.run else choose_device()
-
-    @property
-    def channels(self) -> int:
-        return self.run.data.channels if self.run else 3
 
     def read(self, place: Path, size: int | None = None) -> np.ndarray:
         """Images of a folder, a zip or an array; with a run, prepared as its own were.
@@ -104,7 +86,7 @@ class Judge:
         """uint8 [N,H,W,C] as the run's are; DataError for another size: an extractor would answer,
         and mean nothing."""
         check_images(images, name)
-        images = as_channels(images, self.channels, name)
+        images = as_channels(images, self.run.data.channels if self.run else 3, name)
         size = self.run.data.size if self.run else images.shape[1]
         if self.run and images.shape[1:3] != (size, size):
             how = "save them as image files, which are prepared as the run's were"
@@ -148,8 +130,8 @@ def judge(
 ) -> Judge:
     """With a run, its extractor and folder; else Inception, and the folder `out`."""
     if run is not None:
-        material = Material(run, sizes_of(run, None), progress, should_stop)
-        return Judge(material.extractor, run.folder, run, progress, should_stop, run.say)
+        own = Material(run, sizes_of(run, None), progress, should_stop).extractor
+        return Judge(own, run.folder, run, progress, should_stop, run.say)
     if out is None:
         raise ConfigError("name a run folder, or a folder for the scores: --out runs/guests")
     extractor = make_inception(weights, choose_device(), progress)
@@ -222,18 +204,6 @@ def _study_so_far(judge: Judge, plan: Plan) -> Study:
     return Study(facts | {"extractor": judge.extractor.identity}, [])
 
 
-def score_folder(
-    judge: Judge,
-    name: str,
-    place: Path,
-    reference: Real,
-    n: Sequence[int] | None = None,
-    size: int | None = None,
-) -> Study:
-    """`score_guest` of the images in a folder, a zip, an .npy or an .npz file."""
-    return score_guest(judge, name, judge.read(place, size), reference, n)
-
-
 def score_pipeline(
     judge: Judge,
     name: str,
@@ -250,10 +220,9 @@ def score_pipeline(
         judge.folder / "generated",
         seed=seed,
         steps=steps,
-        device=judge.device,
-        progress=judge.progress,
-        should_stop=judge.should_stop,
+        device=judge.run.device if judge.run else choose_device(),
         say=judge.say,
+        **judge.asked,
     )
     made = Origin("", sampler=f"diffusers pipeline {folder.name}", steps=steps, nfe=None, seed=seed)
     return score_guest(judge, name, images, reference, n, made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,26 @@ def check_sizes(n: Sequence[int] | int) -> tuple[int, ...]:
     return tuple(sorted(set(taken(SIZES, listed(n), "N"))))
 
 
+class Eyes:
+    """Whoever has an extractor, and a folder to keep features in."""
+
+    extractor: Extractor
+    folder: Path  # evaluation/ in here holds scores.json and features/
+    progress: Progress
+    should_stop: Callable[[], bool]
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What long work is told."""
+        return {"progress": self.progress, "should_stop": self.should_stop}
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        cache = self.folder / "evaluation" / "features"
+        return extract(images, self.extractor, cache=cache, **self.asked)
+
+
 @dataclass(frozen=True)
-class Material:
+class Material(Eyes):
     """Images and features of a study, each made or found once."""
 
     run: Run
@@ -43,28 +62,21 @@ class Material:
     should_stop: Callable[[], bool] = lambda: False
 
     @property
+    def folder(self) -> Path:
+        return self.run.folder
+
+    @property
     def largest(self) -> int:
         return self.sizes[-1]
 
     @cached_property
     def extractor(self) -> Extractor:
-        run = self.run
-        return make_extractor(run.config, run.data, run.device, self.progress, self.should_stop)
+        return make_extractor(self.run.config, self.run.data, self.run.device, **self.asked)
 
     @cached_property
     def plan(self) -> Plan:
         settings = self.run.config.evaluate
         return Plan(metric_name(self.extractor), self.sizes, settings.cells, settings.jackknife)
-
-    def features(self, images: np.ndarray) -> np.ndarray:
-        cache = self.run.dir.evaluation / "features"
-        return extract(
-            images,
-            self.extractor,
-            progress=self.progress,
-            should_stop=self.should_stop,
-            cache=cache,
-        )
 
     @cached_property
     def reference(self) -> tuple[np.ndarray, np.ndarray]:
@@ -87,13 +99,7 @@ class Material:
         return {name: self.images[name] for name in (GENERATED, REAL)}
 
     def generated(self, seeds: Sequence[int], *, untrained: bool = False) -> np.ndarray:
-        return generate(
-            self.run,
-            seeds,
-            untrained=untrained,
-            progress=self.progress,
-            should_stop=self.should_stop,
-        )
+        return generate(self.run, seeds, untrained=untrained, **self.asked)
 
     @cached_property
     def images(self) -> dict[str, np.ndarray]:
@@ -107,29 +113,23 @@ class Material:
             sets[GAUSSIAN] = gaussian_images(self.train, few, seed=0)
         return sets
 
-    @property
-    def _sampler(self) -> str:
-        config = self.run.config
-        if config.model == "gan":
-            return f"one pass of the generator, truncation {config.gan.truncation:g}"
-        return f"{config.sample.sampler}, {config.sample.spacing} spacing"
-
     def origin(self, row: Score, card: dict[str, Any]) -> Origin:
         """What a row says of its images, and of what looked at them if it does not say so."""
         own = self.extractor.identity
         found = row.origin if row.origin.extractor else Origin(own, own.rpartition("-")[2])
         found = replace(found, seeds=f"0 to {row.n * max(1, len(row.parts)) - 1:,}")
-        sample = self.run.config.sample
+        gan, sample = self.run.config.gan, self.run.config.sample
         if row.images not in (GENERATED, UNTRAINED):
             return found
-        calls = sample.steps * (2 if sample.guidance != 1 else 1)
-        weights = card["sha256"] if row.images == GENERATED else "initial"
+        sampler = f"{sample.sampler}, {sample.spacing} spacing"
+        if self.run.config.model == "gan":
+            sampler = f"one pass of the generator, truncation {gan.truncation:g}"
         return replace(
             found,
-            weights=weights,
-            sampler=self._sampler,
+            weights=card["sha256"] if row.images == GENERATED else "initial",
+            sampler=sampler,
             steps=sample.steps,
-            nfe=calls,
+            nfe=sample.steps * (2 if sample.guidance != 1 else 1),
             seed=sample.seed,
         )
 

@@ -71,6 +71,5 @@ def row_of(
 ) -> Score:
     """An estimate as a row; `parts` are listed where there are several."""
     kept = [float(part) for part in parts] if len(parts) > 1 else []
-    se = None if found.se is None else float(found.se)
-    value = float(found.value)
-    return Score(metric, images, value, n, n_real, se, found.method, real, null, parts=kept)
+    value, se, method = found
+    return Score(metric, images, value, n, n_real, se, method, real, null, parts=kept)

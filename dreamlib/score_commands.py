@@ -49,7 +49,7 @@ def evaluate(
 ) -> None:
     """Score a run (500 within 5000, one reference, a floor at every N), or anybody's images."""
     from dreamlib.evaluate import evaluate as score
-    from dreamlib.evaluate_guests import judge, name_of, score_folder, score_pipeline
+    from dreamlib.evaluate_guests import judge, name_of, score_guest, score_pipeline
     from dreamlib.material import prepare
     from dreamlib.report.tables import markdown
 
@@ -75,7 +75,7 @@ def evaluate(
         by = judge(opened, out, weights, TextProgress(), *asked)
         real = by.reference(reference, size)
         if images:
-            study = score_folder(by, name or name_of(images), images, real, n, size)
+            study = score_guest(by, name or name_of(images), by.read(images, size), real, n)
         else:
             study = score_pipeline(by, name or name_of(place), place, real, n, steps)
         if session:

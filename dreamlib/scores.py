@@ -82,10 +82,10 @@ class Study:
 
     def find(self, images: str, n: int, metric: str | None = None, real: str = "reference"):
         """The row of these images at this N; KeyError when it was not computed."""
-        wanted = metric or self.facts["metric"]
-        for row in self.rows:
-            if (row.images, row.n, row.metric, row.real) == (images, n, wanted, real):
+        for row in self.of(images, metric, real):
+            if row.n == n:
                 return row
+        wanted = metric or self.facts["metric"]
         raise KeyError(f"no {wanted} of {images} images against {real} at N = {n}: {self.absent}")
 
     def of(self, images: str, metric: str | None = None, real: str = "reference") -> list[Score]:

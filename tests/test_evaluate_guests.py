@@ -17,7 +17,7 @@ from dreamlib.data.packed import Packed
 from dreamlib.data.packing import pack
 from dreamlib.errors import ConfigError, DataError, NotEnoughSamples
 from dreamlib.evaluate import evaluate
-from dreamlib.evaluate_guests import Judge, judge, name_of, score_folder, score_guest
+from dreamlib.evaluate_guests import Judge, judge, name_of, score_guest
 from dreamlib.guests import write_statistics
 from dreamlib.material import Material
 from dreamlib.metrics.frechet import Moments
@@ -89,14 +89,14 @@ def test_another_size_is_not_the_classifiers(run, tmp_path):
     by = judge(run, None)
     real = by.reference(None, None)
     with pytest.raises(DataError, match=r"not 16x16: .*--size 16 crops"):
-        score_folder(by, "large", tmp_path / "large.npy", real)
+        score_guest(by, "large", by.read(tmp_path / "large.npy"), real)
     with pytest.raises(DataError, match="--size 16 crops"):
         by.reference(tmp_path / "large.npy", None)
     folder = tmp_path / "folder"
     folder.mkdir()
     for i, image in enumerate(large):
         Image.fromarray(image).save(folder / f"{i}.png")
-    assert score_folder(by, "fitted", folder, real, size=16).guests[0].n == 30
+    assert score_guest(by, "fitted", by.read(folder, 16), real).guests[0].n == 30
 
 
 def of_run(packed):

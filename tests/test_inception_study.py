@@ -15,7 +15,7 @@ from torchvision.models import alexnet
 
 from dreamlib import build
 from dreamlib.evaluate import evaluate
-from dreamlib.evaluate_guests import judge, score_folder
+from dreamlib.evaluate_guests import judge, score_guest
 from dreamlib.guests import write_statistics
 from dreamlib.material import Material
 from dreamlib.metrics.frechet import Moments
@@ -80,7 +80,7 @@ def test_fid_is_its_name_and_everything_is_there(tiny, weights, tmp_path):
     write_statistics(tmp_path / "real.npz", Moments.of(features), {"extractor": "inception"})
     alone = judge(None, tmp_path / "alone")
     stats = alone.reference(tmp_path / "real.npz", None)
-    guest = score_folder(alone, "theirs", folder, stats, n=(60,))
+    guest = score_guest(alone, "theirs", alone.read(folder), stats, n=(60,))
     (score,) = guest.guests
     assert score.metric == "FID"
     assert score.value == pytest.approx(row.value, rel=1e-6)
