@@ -68,11 +68,9 @@ def reading(what: Path | str, below: bool = False) -> Iterator[None]:
         ) from error
 
 
-def _part_order(path: Path) -> tuple[int, str]:
+def _part_order(path: Path) -> tuple[list[bool], str]:
     """The hub's parts in their usual order: train, validation, test; numbered inside each."""
-    parts = ("train", "val", "test")
-    found = [i for i, part in enumerate(parts) if path.name.startswith(part)]
-    return (found[0] if found else len(parts), path.name)
+    return [not path.name.startswith(part) for part in ("train", "val", "test")], path.name
 
 
 def folder_files(folder: Path) -> Files:

@@ -11,7 +11,6 @@ import io
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 
@@ -197,35 +196,35 @@ def _partition(files: Files, images: dict[int, str]) -> dict[int, str]:
     table = _table(files, PARTITION)
     if table is None:
         return {n: SPLIT_OF[(n > LAST_TRAIN) + (n > LAST_VALID)] for n in images}
-    if unknown := [n for n in images if n not in table.rows]:
+    _, rows = table
+    if unknown := [n for n in images if n not in rows]:
         raise DataError(f"{PARTITION} has no line for image {unknown[0]:06d}: fetch it again")
-    return {n: SPLIT_OF[int(table.rows[n][0])] for n in images}
+    return {n: SPLIT_OF[int(rows[n][0])] for n in images}
 
 
 def _attributes(
     files: Files, images: dict[int, str], used: list[int]
-) -> tuple[tuple[str, ...], dict[int, tuple[int, ...]]]:
+) -> tuple[list[str], dict[int, tuple[int, ...]]]:
     """Names of the attributes, and 0 or 1 for each of an image; none when they are not there."""
     if files.flags:
         flags = files.flags.values()
-        return tuple(files.flags), {n: tuple(int(f[images[n]]) for f in flags) for n in used}
+        return list(files.flags), {n: tuple(int(f[images[n]]) for f in flags) for n in used}
     table = _table(files, ATTRIBUTES)
     if table is None:
-        return (), {}
-    if unknown := [n for n in used if len(table.rows.get(n, ())) != len(table.header)]:
+        return [], {}
+    header, rows = table
+    if unknown := [n for n in used if len(rows.get(n, ())) != len(header)]:
         raise DataError(
             f"{ATTRIBUTES} has no whole line for image {unknown[0]:06d}: fetch it again"
         )
-    return table.header, {n: tuple(int(int(v) > 0) for v in table.rows[n]) for n in used}
+    return header, {n: tuple(int(int(v) > 0) for v in rows[n]) for n in used}
 
 
-class _Table(NamedTuple):
-    header: tuple[str, ...]
-    rows: dict[int, list[str]]  # image number -> its cells
+def _table(files: Files, stem: str) -> tuple[list[str], dict[int, list[str]]] | None:
+    """One of CelebA's lists, as .txt or as Kaggle's .csv, among the files or beside their place.
 
-
-def _table(files: Files, stem: str) -> _Table | None:
-    """One of CelebA's lists, as .txt or as Kaggle's .csv, among the files or beside their place."""
+    -> the names of its columns, and the cells of each image by number.
+    """
     called = (f"{stem}.txt", f"{stem}.csv")
     within = [name for name in files.names if PurePosixPath(name).name in called]
     above = Path(files.place).absolute().parents[:2]
@@ -241,4 +240,4 @@ def _table(files: Files, stem: str) -> _Table | None:
             rows[int(match[1])] = cells[1:]
         elif not rows and len(cells) > 1:
             header = [cell for cell in cells if cell != "image_id"]
-    return _Table(tuple(header), rows)
+    return header, rows

@@ -15,10 +15,10 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
@@ -87,8 +87,8 @@ def pack(
         begun = writer.begun()
         label = f"packing {source.name}" + (f" (going on behind {begun:,})" if begun else "")
         advance = progress(label, contents.count - begun)
-        writer.write(contents.items(begun), advance)
-        if not writer.codes:
+        writer.write(iter(contents.items(begun)), advance)
+        if not writer.used:
             for name in (PART, INDEX):
                 (folder / name).unlink()
             raise _nothing_usable(source, writer.rejects)
@@ -137,8 +137,7 @@ def _copy(there: Path, folder: Path, beside: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-@dataclass
-class _Line:
+class _Line(NamedTuple):
     """What the index says of one item."""
 
     name: str
@@ -160,7 +159,7 @@ class _Line:
             return None
 
     def text(self) -> str:
-        used = {key: value for key, value in vars(self).items() if value}
+        used = {key: value for key, value in self._asdict().items() if value}
         return json.dumps(used, separators=(",", ":")) + "\n"
 
 
@@ -168,16 +167,13 @@ class _Writer:
     """Images to disk, and everything about them to the index."""
 
     def __init__(self, source: Source, contents: Contents, folder: Path):
-        self.source, self.attributes, self.folder = source, contents.attributes, folder
-        self.others = contents.others
+        self.source, self.contents, self.folder = source, contents, folder
         self.head = {
             "wanted": wanted(source),
             "origin": fingerprint([contents.origin, contents.count, contents.attributes]),
         }
         self.shape: tuple[int, ...] = ()
-        self.labels: list[tuple[int, ...]] = []
-        self.codes = bytearray()
-        self.digests: set[str] = set()
+        self.used: list[_Line] = []
         self.rejects: list[dict[str, str]] = []
 
     def begun(self) -> int:
@@ -197,35 +193,27 @@ class _Writer:
             self._note(line)
         os.truncate(index, sum(map(len, whole)))
         safe = 0
-        if self.codes:
+        if self.used:
             with open(part, "r+b") as file:
                 _write_header(file, 0, self.shape)  # `finish` may have been killed while writing it
-                safe = file.tell() + len(self.codes) * int(np.prod(self.shape))
+                safe = file.tell() + len(self.used) * int(np.prod(self.shape))
         os.truncate(part, safe)
         return len(whole) - 1
 
     def _note(self, line: _Line) -> None:
         if line.reject:
             self.rejects.append({"name": line.name, "reason": line.reject})
-            return
-        self.shape = self.shape or line.shape
-        self.codes.append(SPLITS.index(line.split))
-        self.labels.append(line.labels)
-        self.digests.add(line.sha256)
+        else:
+            self.used.append(line)
+            self.shape = self.shape or line.shape
 
     def write(self, items: Iterator[Item], advance: Callable[[int], None]) -> None:
         part, told = self.folder / PART, self.folder / INDEX
         with naming(self.folder), open(part, "r+b") as images, open(told, "ab") as index:
             images.seek(0, os.SEEK_END)
-            waiting: list[_Line] = []
-            for item in items:
-                waiting.append(self._take(item, images))
-                if len(waiting) == SAFE_EVERY:
-                    self._make_safe(waiting, images, index)
-                    advance(len(waiting))
-                    waiting = []
-            self._make_safe(waiting, images, index)
-            advance(len(waiting))
+            while lines := [self._take(item, images) for item in islice(items, SAFE_EVERY)]:
+                self._make_safe(lines, images, index)
+                advance(len(lines))
 
     def _take(self, item: Item, images: IO[bytes]) -> _Line:
         if item.image is None:
@@ -243,7 +231,7 @@ class _Writer:
 
     def _check(self, item: Item) -> None:
         """ValueError for what only a wrong source can give."""
-        image, sizes = item.image, [len(values) for values in self.attributes.values()]
+        image, sizes = item.image, [len(values) for values in self.contents.attributes.values()]
         if image.dtype != np.uint8 or image.shape != self.shape or len(self.shape) != 3:
             raise ValueError(
                 f"{item.name} is {image.dtype} {image.shape}, not one uint8 [H,W,C] shape for the "
@@ -269,12 +257,13 @@ class _Writer:
         """The header's count, the small arrays, the rename, the manifest."""
         part = self.folder / PART
         with open(part, "r+b") as file:
-            _write_header(file, len(self.codes), self.shape)
+            _write_header(file, len(self.used), self.shape)
             file.flush()
             os.fsync(file.fileno())
-        labels = np.array(self.labels, np.int16).reshape(len(self.codes), len(self.attributes))
-        write_npy(self.folder / LABELS, labels)
-        write_npy(self.folder / SPLIT, np.frombuffer(bytes(self.codes), np.uint8))
+        labels = np.array([line.labels for line in self.used], np.int16)
+        codes = np.array([SPLITS.index(line.split) for line in self.used], np.uint8)
+        write_npy(self.folder / LABELS, labels.reshape(len(codes), len(self.contents.attributes)))
+        write_npy(self.folder / SPLIT, codes)
         os.replace(part, self.folder / IMAGES)
         sync_folder(self.folder)
         write_json(self.folder / MANIFEST, self.manifest())
@@ -283,19 +272,19 @@ class _Writer:
         """Everything about the files just written; the fingerprint covers what training sees."""
         paths = [self.folder / name for name in (IMAGES, LABELS, SPLIT, INDEX)]
         files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in paths}
-        attributes = {name: list(values) for name, values in self.attributes.items()}
-        held = Counter(self.codes)
+        attributes = {name: list(values) for name, values in self.contents.attributes.items()}
+        held = Counter(line.split for line in self.used)
         return {
             "format": FORMAT,
             "source": self.source.name,
             "description": self.source.description,
-            "count": len(self.codes),
+            "count": len(self.used),
             "shape": list(self.shape),
-            "splits": {name: held[code] for code, name in enumerate(SPLITS)},
+            "splits": {name: held[name] for name in SPLITS},
             "attributes": attributes,
             "rejects": self.rejects,
-            "others": self.others,
-            "duplicates": len(self.codes) - len(self.digests),
+            "others": self.contents.others,
+            "duplicates": len(self.used) - len({line.sha256 for line in self.used}),
             "files": files,
             "fingerprint": pack_fingerprint(files, attributes),
         }

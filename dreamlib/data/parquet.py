@@ -31,9 +31,7 @@ def parquet_files(paths: Sequence[Path]) -> Files:
     for path in paths:
         with _whole(path):
             file = parquet.ParquetFile(path)
-            columns = [
-                file.metadata.schema.column(k).path for k in range(file.metadata.num_columns)
-            ]
+            columns = [column.path for column in file.schema]
             if "image.bytes" not in columns:
                 raise DataError(f"{path} has no column 'image' of bytes and path, but {columns}")
             if file.metadata.num_rows > max(path.stat().st_size, 2**20):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,6 @@ class ResBlock(nn.Module):
         return h + self.shortcut(x)
 
 
-def full_precision(device: str, under_autocast: bool) -> AbstractContextManager[None]:
-    """Leave autocast for a while; asked only where it is on, as not every device has one."""
-    return torch.autocast(device, enabled=False) if under_autocast else nullcontext()
-
-
 class Attention(nn.Module):
     """Multi-head self-attention over pixels, residual.  [B,C,H,W] -> the same shape."""
 
@@ -73,7 +68,8 @@ class Attention(nn.Module):
         # [B,heads,pixels,d], contiguous: SDPA's quick kernels need stride(-1) == 1.  In float32:
         # exact under autocast, and for few pixels on a CPU 4 to 12 times as fast as bfloat16.
         q, k, v = qkv.transpose(-1, -2).float().contiguous().unbind(1)
-        with full_precision(x.device.type, under_autocast=qkv.dtype != torch.float32):
+        autocast = qkv.dtype != torch.float32  # left only where it is on: not every device has one
+        with torch.autocast(x.device.type, enabled=False) if autocast else nullcontext():
             h = F.scaled_dot_product_attention(q, k, v)
         h = h.transpose(-1, -2).reshape(batch, width, height, breadth)
         return x + self.proj(h)
