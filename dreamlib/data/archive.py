@@ -24,8 +24,7 @@ LARGEST_ARCHIVE = 64 * 2**30  # bytes of all members together, unpacked
 def open_files(place: Path | str) -> Files:
     """The files of a folder, a zip, a parquet file, or a folder of parquet files.
 
-    Links are followed; hidden files are not looked at.  DataError when there is nothing of that
-    name, when it cannot be read, or when the archive is damaged or hostile.
+    Links are followed, hidden files left out.  DataError for what is absent, damaged or hostile.
     """
     with reading(place, below=True):
         files = _opened(Path(place))

@@ -1,7 +1,6 @@
 """CelebA: found where it may already be, else fetched; the official partition and attributes.
 
-CelebA (Liu 2015) is for non-commercial research.  Its images are numbered 000001 to 202599, and the
-official partition is by number.
+Liu 2015.  Its images are numbered 000001 to 202599, and the official partition is by number.
 """
 
 from __future__ import annotations
@@ -55,8 +54,7 @@ def celeba_source(
 ) -> Source:
     """CelebA at size x size; `first` keeps only training images up to that number.
 
-    Nothing is looked for before the source is opened, which a packed set never needs.  Splits are
-    the official ones: train; test as reference; valid as floor.
+    Nothing is looked for before the source is opened, which a packed set never needs.
     """
     description = {
         "size": size,

@@ -26,10 +26,7 @@ URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 ARCHIVE = "cifar-10-binary.tar.gz"
 LARGEST = 400 * 2**20  # bytes; CIFAR-10 has 184 million
-PARTS = {
-    **{f"data_batch_{k}.bin": "train" for k in range(1, 6)},
-    "test_batch.bin": "test",
-}
+PARTS = {f"data_batch_{k}.bin": "train" for k in range(1, 6)} | {"test_batch.bin": "test"}
 CLASSES = (
     *("airplane", "automobile", "bird", "cat", "deer"),
     *("dog", "frog", "horse", "ship", "truck"),
@@ -41,8 +38,7 @@ REMEDY = f"fetch {ARCHIVE} by hand and name it, or the folder of its .bin files:
 def cifar10_source(place: Path | str | None, size: int = 32, cache: Path | None = None) -> Source:
     """CIFAR-10 from the archive or a folder of its .bin files; without a place, downloaded.
 
-    The training images are train; the test images, in a keyed order, reference and floor, half
-    each.  DataError for another size, and for files that are not CIFAR-10's.
+    DataError for another size, and for files that are not CIFAR-10's.
     """
     if size != SIZE:
         raise DataError(f"cifar10 has {SIZE} pixels and is not resized; set size to {SIZE}")

@@ -1,7 +1,7 @@
 """Any folder or archive of images, made square RGB of one size.
 
 What cannot be decoded whole is rejected with a reason; nothing is guessed or filled in.  Of an
-animation the first frame is used.  Hidden files and folders are not looked at.
+animation the first frame is used.
 """
 
 from __future__ import annotations

@@ -74,8 +74,7 @@ def idx_source(
     """Fashion-MNIST ("fashion") or MNIST ("mnist") at 28 pixels, or at 32 with a black border.
 
     The four files are looked for in `folder`, gzipped or not.  Without a folder they are looked for
-    in `cache` (and, for Fashion-MNIST, where Debian puts them), then downloaded into `cache`.  The
-    test images become the reference and floor splits, half each.
+    in `cache` (and, for Fashion-MNIST, where Debian puts them), then downloaded into `cache`.
     """
     if name not in CLASSES:
         raise DataError(f"there is no IDX set {name!r}; use one of {', '.join(CLASSES)}")

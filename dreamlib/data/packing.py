@@ -22,6 +22,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from dreamlib import files
 from dreamlib.data.packed import (
     FORMAT,
     IMAGES,
@@ -41,19 +42,6 @@ from dreamlib.data.packed import (
     wanted,
 )
 from dreamlib.errors import DataError, what_failed
-from dreamlib.files import (
-    check_fields,
-    exclusive,
-    fingerprint,
-    naming,
-    parse_json,
-    sha256_file,
-    sweep,
-    sync_folder,
-    write_atomic,
-    write_json,
-    write_npy,
-)
 from dreamlib.progress import Progress, silent, tell
 
 PART, LOCK = f"{IMAGES}.part", "lock"
@@ -78,7 +66,7 @@ def pack(
     with _alone(folder, say):
         if holds(folder, source):  # it was packed while we looked
             return open_packed(folder)
-        sweep(folder)
+        files.sweep(folder)
         contents = source.open()  # before anything is taken away: it may not be there any more
         if (folder / MANIFEST).is_file():  # of something else
             for name in (MANIFEST, INDEX, PART, IMAGES):
@@ -98,7 +86,7 @@ def pack(
 
 def _alone(folder: Path, say: Callable[[str], None]) -> AbstractContextManager[None]:
     """Nobody else packs this folder, or brings it, meanwhile."""
-    return exclusive(
+    return files.exclusive(
         folder / LOCK, waiting=lambda: say(f"waiting for another process, which packs {folder}")
     )
 
@@ -128,7 +116,7 @@ def _copy(there: Path, folder: Path, beside: Path) -> None:
     try:
         for name in names:
             with open(there / name, "rb") as source:
-                write_atomic(beside / name, partial(shutil.copyfileobj, source))
+                files.write_atomic(beside / name, partial(shutil.copyfileobj, source))
         open_packed(beside).verify()
         (folder / PART).unlink(missing_ok=True)
         for name in names:  # the manifest last
@@ -151,7 +139,7 @@ class _Line(NamedTuple):
     def of(cls, text: bytes) -> _Line | None:
         """What `text` wrote; None for anything else."""
         try:
-            fields = check_fields(parse_json(text), name=str)
+            fields = files.check_fields(files.parse_json(text), name=str)
             lists = {key: tuple(map(int, fields.get(key, ()))) for key in ("labels", "shape")}
             line = cls(**fields | lists)
             return line if line.reject or line.split in SPLITS else None
@@ -170,7 +158,7 @@ class _Writer:
         self.source, self.contents, self.folder = source, contents, folder
         self.head = {
             "wanted": wanted(source),
-            "origin": fingerprint([contents.origin, contents.count, contents.attributes]),
+            "origin": files.fingerprint([contents.origin, contents.count, contents.attributes]),
         }
         self.shape: tuple[int, ...] = ()
         self.used: list[_Line] = []
@@ -209,7 +197,7 @@ class _Writer:
 
     def write(self, items: Iterator[Item], advance: Callable[[int], None]) -> None:
         part, told = self.folder / PART, self.folder / INDEX
-        with naming(self.folder), open(part, "r+b") as images, open(told, "ab") as index:
+        with files.naming(self.folder), open(part, "r+b") as images, open(told, "ab") as index:
             images.seek(0, os.SEEK_END)
             while lines := [self._take(item, images) for item in islice(items, SAFE_EVERY)]:
                 self._make_safe(lines, images, index)
@@ -262,16 +250,17 @@ class _Writer:
             os.fsync(file.fileno())
         labels = np.array([line.labels for line in self.used], np.int16)
         codes = np.array([SPLITS.index(line.split) for line in self.used], np.uint8)
-        write_npy(self.folder / LABELS, labels.reshape(len(codes), len(self.contents.attributes)))
-        write_npy(self.folder / SPLIT, codes)
+        files.write_npy(self.folder / LABELS, labels)
+        files.write_npy(self.folder / SPLIT, codes)
         os.replace(part, self.folder / IMAGES)
-        sync_folder(self.folder)
-        write_json(self.folder / MANIFEST, self.manifest())
+        files.sync_folder(self.folder)
+        files.write_json(self.folder / MANIFEST, self.manifest())
 
     def manifest(self) -> dict[str, Any]:
         """Everything about the files just written; the fingerprint covers what training sees."""
         paths = [self.folder / name for name in (IMAGES, LABELS, SPLIT, INDEX)]
-        files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in paths}
+        digests = map(files.sha256_file, paths)
+        told = {p.name: {"bytes": p.stat().st_size, "sha256": d} for p, d in zip(paths, digests)}
         attributes = {name: list(values) for name, values in self.contents.attributes.items()}
         held = Counter(line.split for line in self.used)
         return {
@@ -285,8 +274,8 @@ class _Writer:
             "rejects": self.rejects,
             "others": self.contents.others,
             "duplicates": len(self.used) - len({line.sha256 for line in self.used}),
-            "files": files,
-            "fingerprint": pack_fingerprint(files, attributes),
+            "files": told,
+            "fingerprint": pack_fingerprint(told, attributes),
         }
 
 

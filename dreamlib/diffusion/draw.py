@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,19 +10,15 @@ from torch import Tensor
 
 from dreamlib.diffusion.dream import Net
 from dreamlib.diffusion.prediction import NO_LABEL, Denoiser, Guided
-from dreamlib.diffusion.samplers import Noise, Step
+from dreamlib.diffusion.samplers import Step
 from dreamlib.diffusion.schedule import Schedule
 from dreamlib.errors import Interrupted
 from dreamlib.images import quantise
 from dreamlib.rng import batches, image_noise
 
 LabelsOf = Callable[[int], Sequence[int]]  # image number -> a label per attribute
-
-
-class BoundSampler(Protocol):
-    """A sampler with its steps and options filled in."""
-
-    def __call__(self, net: Net, sched: Schedule, x: Tensor, noise: Noise) -> Iterator[Step]: ...
+# A sampler with its steps and options filled in: (net, sched, x, noise=) -> its steps
+BoundSampler = Callable[..., Iterator[Step]]
 
 
 def guide(
