@@ -41,7 +41,8 @@ from dreamlib.sections import Config, span_steps
 def make_source(config: Config, cache: Path, say: Callable[[str], None] = tell) -> Source:
     """Where the images come from; downloads, if any, go to `cache`."""
     data = config.data
-    if data.path and data.name in ("faces", "digits"):
+    path = Path(data.path) if data.path else None
+    if path and data.name in ("faces", "digits"):
         raise ConfigError(
             f"data.name={data.name} needs no images, but data.path names {data.path}: leave --data "
             "out, or use the images with a preset for folders, such as cats64"
@@ -52,9 +53,7 @@ def make_source(config: Config, cache: Path, say: Callable[[str], None] = tell) 
     if data.name == "digits":
         return digits_source(data.size)
     if data.name in ("fashion", "mnist"):
-        folder = Path(data.path) if data.path else None
-        return idx_source(data.name, folder, data.size, cache)
-    path = Path(data.path) if data.path else None
+        return idx_source(data.name, path, data.size, cache)
     if data.name == "cifar10":
         return cifar10_source(path, data.size, cache)
     if data.name == "celeba":
@@ -92,23 +91,17 @@ def rate_at(config: Config, step: int, images: int) -> float:
 
 def net_shape(config: Config, channels: int, labels: Sequence[int] = ()) -> dict[str, Any]:
     """The network's constructor arguments; `labels` are the values of each attribute."""
-    net = config.net
+    images = {"size": config.data.size, "channels": channels}
     if config.model == "gan":
         vectors = {"z_dim": config.gan.z, "w_dim": config.gan.w, "mapping": config.gan.mapping}
-        vectors["taps"] = list(config.gan.filter)
-        images = {"size": config.data.size, "channels": channels, "widths": list(net.widths)}
-        return images | vectors
-    return {
-        "size": config.data.size,
-        "channels": channels,
-        "widths": list(net.widths),
-        "blocks": net.blocks,
-        "attention": list(net.attention),
-        "heads": net.heads,
-        "dropout": net.dropout,
-        "patch": net.patch,
-        "labels": list(labels) if net.conditional else [],
-    }
+        return (
+            images
+            | {"widths": list(config.net.widths)}
+            | vectors
+            | {"taps": list(config.gan.filter)}
+        )
+    told = list(labels) if config.net.conditional else []
+    return images | config.net.model_dump(mode="json", exclude={"conditional"}) | {"labels": told}
 
 
 def make_net(config: Config, channels: int, labels: Sequence[int] = ()) -> UNet | Generator:

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -30,13 +30,13 @@ from dreamlib.options import (
     existing,
     overrides_of,
 )
-from dreamlib.progress import TextProgress, tell
+from dreamlib.progress import TextProgress
+from dreamlib.progress import tell as say
 from dreamlib.run_commands import run_app
 from dreamlib.runtime.rundir import RunDir
 from dreamlib.score_commands import ablate, compare, evaluate, figures
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-say = tell
 
 app.add_typer(data_app, name="data")
 app.add_typer(run_app, name="run")
@@ -48,7 +48,7 @@ for command in (evaluate, compare, ablate, figures, notebooks):
 def demo(
     preset: Annotated[str, typer.Option(help="a preset's name")] = "faces16",
     data: Data = None,
-    out: Annotated[Optional[Path], typer.Option(help="the run folder")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="the run folder")] = None,
     hours: Hours = None,
     settings: Set = None,
 ) -> None:
@@ -81,11 +81,11 @@ def demo(
 def explain(
     preset: Annotated[str, typer.Argument(help="a preset's name or a YAML file")],
     batch: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, max=10**6, help="measure the memory of a step of this many images"),
     ] = None,
     gpus: Annotated[bool, typer.Option("--gpus", help="micro-batches by free GPU memory")] = False,
-    plot: Annotated[Optional[Path], typer.Option(help="draw the schedule into this PNG")] = None,  # noqa: UP045
+    plot: Annotated[Path | None, typer.Option(help="draw the schedule into this PNG")] = None,
     settings: Set = None,
 ) -> None:
     """A network's parameters by block, its work per image, its memory, its noise schedule."""
@@ -111,16 +111,15 @@ def explain(
 
 @app.command()
 def train(
-    run: Annotated[Optional[Path], typer.Argument(help="a run folder, new or begun")] = None,  # noqa: UP045
+    run: Annotated[Path | None, typer.Argument(help="a run folder, new or begun")] = None,
     preset: Preset = None,
-    name: Annotated[Optional[str], typer.Option(help="make a fresh folder runs/NAME")] = None,  # noqa: UP045
+    name: Annotated[str | None, typer.Option(help="make a fresh folder runs/NAME")] = None,
     data: Data = None,
     hours: Hours = None,
     mirror: MirrorFolder = None,
     take_over: TakeOver = False,
     init_from: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="begin with the weights of this run, of the same shape"),
+        Path | None, typer.Option(help="begin with the weights of this run, of the same shape")
     ] = None,
     settings: Set = None,
 ) -> None:
@@ -169,7 +168,7 @@ def _fresh(home: Path, name: str) -> Path:
 def sample(
     run: RunFolder,
     n: Annotated[int, typer.Option(min=1, max=10**7, help="how many images, from seed 0 on")] = 64,
-    png: Annotated[Optional[Path], typer.Option(help="also write 00001.png, ... here")] = None,  # noqa: UP045
+    png: Annotated[Path | None, typer.Option(help="also write 00001.png, ... here")] = None,
     interpolate: Annotated[bool, typer.Option(help="ten frames from seed 0 to seed 1")] = False,
     ends: Annotated[tuple[int, int], typer.Option(help="seeds to interpolate between")] = (0, 1),
     frames: Annotated[int, typer.Option(min=2, max=10**4)] = 10,
@@ -212,8 +211,8 @@ def main() -> None:
     try:
         app()
     except Interrupted as error:
-        tell(error, "stderr")
+        say(error, "stderr")
         sys.exit(UNFINISHED)
     except (DreamlibError, OSError) as error:  # a disk or a mount can fail anybody
-        tell(f"error: {what_failed(error)}", "stderr")
+        say(f"error: {what_failed(error)}", "stderr")
         sys.exit(2)

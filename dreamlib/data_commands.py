@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -18,17 +18,17 @@ from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import Moments
 from dreamlib.opening import pack_data
 from dreamlib.options import Data, Set, overrides_of
-from dreamlib.progress import TextProgress, tell
+from dreamlib.progress import TextProgress
+from dreamlib.progress import tell as say
 from dreamlib.sections import Config
 
 data_app = typer.Typer(no_args_is_help=True, help="Pack images once; look at them; check them.")
-say = tell
 
 PresetName = Annotated[str, typer.Argument(help="a preset's name or a YAML file")]
 Home = Annotated[Path, typer.Option(envvar="DREAMLIB_DATA", help="where packed images are kept")]
-Size = Annotated[Optional[int], typer.Option(help="pixels per side, in the place of the preset's")]  # noqa: UP045
+Size = Annotated[int | None, typer.Option(help="pixels per side, in the place of the preset's")]
 PresetOption = Annotated[str, typer.Option("--preset", help="a preset's name or a YAML file")]
-Count = Annotated[Optional[int], typer.Option("--n", min=1, help="so many; else all")]  # noqa: UP045
+Count = Annotated[int | None, typer.Option("--n", min=1, help="so many; else all")]
 Split = Annotated[str, typer.Option(help=f"one of {', '.join(SPLITS)}")]
 HOME = Path("runs/data")
 SHEET = 64  # images on a contact sheet

@@ -1,7 +1,4 @@
-"""What a preset's network is made of and what it costs: counted or measured.
-
-Only `micro_batches`, for GPUs that are not here, is a projection.
-"""
+"""What a preset's network is made of and what it costs: counted, measured, or projected."""
 
 from __future__ import annotations
 
@@ -9,9 +6,8 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,25 +17,22 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamlib.build import (
-    make_denoiser,
-    make_loss,
-    make_net,
-    make_optimizer,
-    make_schedule,
-    total_steps,
-)
+from dreamlib import build
 from dreamlib.data.faces import ATTRIBUTES
 from dreamlib.diffusion.dream import Batch
 from dreamlib.diffusion.ema import Averaged
 from dreamlib.errors import ConfigError
-from dreamlib.explain_gan import forward_work, parts, players, step_work, steps
+from dreamlib.gan import step as gan_step
+from dreamlib.gan.ada import draw_maps
+from dreamlib.gan.stylegan2 import GROUP, Discriminator, Generator
 from dreamlib.host import choose_device, choose_precision
 from dreamlib.progress import duration
+from dreamlib.rng import torch_rng
 from dreamlib.runtime.memory import is_out_of_memory
 from dreamlib.sections import Config
 
 GPUS = (4, 8, 12, 16, 24, 40, 80)  # GiB
+P = 0.5  # of a GAN's augmentation in steps that are measured
 SHARE = 0.85  # of the memory: the rest is the GPU's own and what fragments leave unused
 
 
@@ -56,8 +49,7 @@ class Explanation:
     def text(self) -> str:
         wide = max(len(name) for name, _ in self.blocks)
         lines = [f"{name:<{wide}}  {count:>12,}" for name, count in self.blocks]
-        lines.append(f"{'total':<{wide}}  {self.total:>12,}")
-        lines.append("")
+        lines += [f"{'total':<{wide}}  {self.total:>12,}", ""]
         lines.append(f"forward pass      {self.forward / 1e9:8.3f} GFLOP per image")
         lines.append(f"training step     {self.step / 1e9:8.3f} GFLOP per image ({self.what})")
         return "\n".join(lines)
@@ -80,28 +72,64 @@ def explain(config: Config) -> Explanation:
     channels, labels = usual_images(config)
     if config.model == "gan":
         return _explain_gan(config, channels)
-    net = make_net(config, channels, labels)
+    net = build.make_net(config, channels, labels)
     x = torch.zeros(1, channels, config.data.size, config.data.size)
+    t = torch.zeros(1, dtype=torch.int64)
     with sdpa_kernel(SDPBackend.MATH):  # not every torch counts what its fused attention does
-        with FlopCounterMode(display=False) as forward:
-            out = net(x, torch.zeros(1, dtype=torch.int64))
-        with FlopCounterMode(display=False) as backward:
-            out.sum().backward()
+        forward = _flops(lambda: net(x, t))
+        step = _flops(lambda: net(x, t).sum().backward())
     blocks = [(name, count_parameters(part)) for name, part in _parts(net, config.net.widths)]
-    total = count_parameters(net)
-    work = forward.get_total_flops()
-    return Explanation(blocks, total, work, work + backward.get_total_flops())
+    return Explanation(blocks, count_parameters(net), forward, step)
 
 
 def _explain_gan(config: Config, channels: int) -> Explanation:
-    net, judge = players(config, channels)
-    blocks = [(name, sum(map(count_parameters, each))) for name, each in parts(net, judge)]
-    start = net.synthesis.start.numel()
-    blocks.insert(1, ("constant", start))
-    work = step_work(config, net, judge, channels)
+    net, judge = build.make_net(config, channels), build.make_discriminator(config, channels)
+    blocks = [(name, sum(map(count_parameters, each))) for name, each in _gan_parts(net, judge)]
+    blocks.insert(1, ("constant", net.synthesis.start.numel()))
+    draws = _blank(net, 1)
+    with torch.no_grad():
+        forward = _flops(lambda: net(draws.z, draws.noise))
     total = count_parameters(net) + count_parameters(judge)
-    what = "both players, with their regularisers"
-    return Explanation(blocks, total, forward_work(net), work, what)
+    step, what = _gan_work(config, net, judge, channels), "both players, with their regularisers"
+    return Explanation(blocks, total, forward, step, what)
+
+
+def _flops(work: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def _blank(net: Generator, images: int) -> gan_step.Draws:
+    """Draws of zeros, on whichever device tensors are made: counting needs no numbers."""
+    z, cut = torch.zeros(images, net.z_dim), torch.zeros(images, dtype=torch.int64)
+    noise = [torch.zeros(images, 1, n, n) for n in net.synthesis.noise_sizes]
+    return gan_step.Draws(z, z, cut, noise)
+
+
+def _gan_work(config: Config, net: Generator, judge: Discriminator, channels: int) -> int:
+    """FLOPs of a step per image: both players, and their regularisers as often as they come."""
+    gan, real = config.gan, torch.zeros(GROUP, channels, config.data.size, config.data.size)
+    draws = _blank(net, GROUP)
+    half, one = draws.rows(slice(GROUP // 2)), torch.ones(())
+
+    def both() -> None:
+        gan_step.judge_gradients(net, judge, real, draws, (None, None), GROUP)
+        gan_step.maker_gradients(net, judge, draws, None, GROUP)
+
+    def penalty() -> None:  # the counter does not like gradients of a leaf
+        x = real.clone().requires_grad_()
+        gan_step.r1(judge(1 * x), x).sum().backward()
+
+    def path() -> None:
+        gan_step.path_gradients(net, half, real[: GROUP // 2], one, 1.0, GROUP)
+
+    total: float = _flops(both)
+    if gan.r1 != 0:
+        total += _flops(penalty) / gan.r1_every
+    if gan.path != 0:
+        total += _flops(path) / gan.path_every
+    return round(total / GROUP)
 
 
 def step_memory(config: Config, batch: int) -> int:
@@ -121,7 +149,7 @@ def step_memory(config: Config, batch: int) -> int:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             return pool.submit(_growth, config, batch, device).result()
     except RuntimeError as error:  # a killed process is one, too
-        if not (isinstance(error, BrokenProcessPool) or is_out_of_memory(error)):
+        if not (isinstance(error, BrokenExecutor) or is_out_of_memory(error)):
             raise
         raise ConfigError(
             f"{batch} images at once do not fit into the memory of {device}: try a smaller --batch"
@@ -149,7 +177,7 @@ def forecast(config: Config, epoch: float, most: int = 16) -> str:
     """
     batch = min(config.train.batch, most)
     seconds = step_seconds(config, batch)
-    total = total_steps(config, epoch)
+    total = build.total_steps(config, epoch)
     whole = total * seconds * config.train.batch / batch
     return (
         f"Measured: a step of {batch} images takes {seconds:.3g} s here, {batch / seconds:,.3g} "
@@ -176,8 +204,7 @@ def micro_batches(config: Config) -> dict[int, int]:
 
 def _growth(config: Config, batch: int, device: torch.device) -> int:
     before = peak_bytes(device)
-    # The second step stands beside the optimizer's state.
-    for _ in training_steps(config, batch, device, 2):
+    for _ in training_steps(config, batch, device, 2):  # the second beside the optimizer's state
         pass
     return peak_bytes(device) - before
 
@@ -196,26 +223,59 @@ def peak_bytes(device: torch.device) -> int:
 
 def training_steps(config: Config, batch: int, device: torch.device, count: int) -> Iterator[None]:
     """Optimizer steps on noise, with DREAM fully ramped up: the dearest steps of a training."""
-    channels, labels = usual_images(config)
     if config.model == "gan":
-        yield from steps(config, channels, batch, device, count)
+        yield from _gan_steps(config, batch, device, count)
         return
-    net = make_net(config, channels, labels).to(device)
+    channels, labels = usual_images(config)
+    net = build.make_net(config, channels, labels).to(device)
     ema = Averaged(net, config.train.ema)
-    optimizer = make_optimizer(config, net, device)
-    sched, loss = make_schedule(config), make_loss(config, epoch=1, total=1)
+    optimizer = build.make_optimizer(config, net, device)
+    sched, loss = build.make_schedule(config), build.make_loss(config, epoch=1, total=1)
     precision = choose_precision(config.train.precision, device)
-    denoiser = make_denoiser(config, net, sched, precision)
+    denoiser = build.make_denoiser(config, net, sched, precision)
     x = torch.randn(batch, channels, config.data.size, config.data.size, device=device)
     t = torch.linspace(0, len(sched) - 1, batch, device=device).long()
     y = torch.zeros(batch, len(labels), dtype=torch.int64, device=device)
-    told = y if config.net.conditional else None
-    data = Batch(x, t, x, torch.linspace(0, 1, batch, device=device), x, told)
+    coin = torch.linspace(0, 1, batch, device=device)
+    data = Batch(x, t, x, coin, x, y if config.net.conditional else None)
     for _ in range(count):
         for error, _ in loss(denoiser, sched, data, sys.maxsize):
             error.mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+        ema.update_parameters(net)
+        yield
+
+
+def _gan_steps(config: Config, batch: int, device: torch.device, count: int) -> Iterator[None]:
+    """Augmented; each regulariser that the preset has once in as many steps as it comes."""
+    gan, size, (channels, _) = config.gan, config.data.size, usual_images(config)
+    batch = max(GROUP, batch // GROUP * GROUP)
+    half, one = slice(batch // 2), torch.ones((), device=device)
+    net = build.make_net(config, channels).to(device)
+    judge = build.make_discriminator(config, channels).to(device)
+    ema = Averaged(net, config.train.ema)
+    optimizers = {each: torch.optim.Adam(each.parameters(), fused=True) for each in (net, judge)}
+    real = torch.randn(batch, channels, size, size, device=device)
+
+    def take(player: nn.Module) -> None:
+        optimizers[player].step()
+        optimizers[player].zero_grad(set_to_none=True)
+
+    for number in range(count):
+        rng = torch_rng("explain", number)
+        draws = gan_step.draw(net, batch, gan.mixing, rng).to(device)
+        maps = draw_maps(batch, channels, size, P, rng) if gan.ada else None
+        gan_step.judge_gradients(net, judge, real, draws, (maps, maps), batch)
+        take(judge)
+        if gan.r1 != 0 and number % gan.r1_every == 0:
+            gan_step.r1_gradients(judge, real, maps, 1.0, batch)
+            take(judge)
+        gan_step.maker_gradients(net, judge, draws, maps, batch)
+        take(net)
+        if gan.path != 0 and number % gan.path_every == 0:
+            gan_step.path_gradients(net, draws.rows(half), real[half], one, 1.0, batch)
+            take(net)
         ema.update_parameters(net)
         yield
 
@@ -226,12 +286,25 @@ def count_parameters(net: nn.Module) -> int:
 
 def _parts(net: nn.Module, widths: tuple[int, ...]) -> list[tuple[str, nn.Module]]:
     """The network's blocks in the order in which an image passes them."""
-    levels = range(len(widths))
     labels = [("labels", net.labels)] if net.labels else []
     parts = [("time", net.time), *labels, ("stem", net.stem)]
-    for i in levels:
+    for i in range(len(widths)):
         parts += [(f"down {i + 1} ({widths[i]})", net.down[i]), (f"shrink {i + 1}", net.shrink[i])]
     parts.append(("middle", net.middle))
-    for i in reversed(levels):
+    for i in reversed(range(len(widths))):
         parts += [(f"grow {i + 1}", net.grow[i]), (f"up {i + 1} ({widths[i]})", net.up[i])]
     return [*parts, ("norm", net.norm), ("head", net.head)]
+
+
+def _gan_parts(net: Generator, judge: Discriminator) -> list[tuple[str, list[nn.Module]]]:
+    """Both networks' blocks, in the order in which z, and an image, pass them."""
+    draws, size = net.synthesis, 4
+    found = [("mapping", [net.mapping]), ("generator 4", [draws.first, draws.images[0]])]
+    for up, conv, image in zip(draws.ups, draws.convs, list(draws.images)[1:]):
+        size *= 2
+        found.append((f"generator {size}", [up, conv, image]))
+    found.append((f"discriminator {size}", [judge.first]))
+    for block in judge.blocks:
+        found.append((f"discriminator {size} to {size // 2}", [block]))
+        size //= 2
+    return [*found, ("discriminator 4", [judge.last, judge.hidden, judge.logit])]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dreamlib import files
 from dreamlib.build import make_drawing, make_net, make_schedule
 from dreamlib.diffusion.samplers import Step, spaced
 from dreamlib.errors import ConfigError, RunError
-from dreamlib.files import (
-    check_fields,
-    exclusive,
-    fingerprint,
-    read_json,
-    read_npy,
-    read_npz,
-    sha256_array,
-    sweep,
-    write_atomic,
-    write_json,
-    write_npy,
-)
 from dreamlib.images import quantise, to_rgb
 from dreamlib.passed import listed
 from dreamlib.progress import Advance, Progress, silent
@@ -75,22 +62,19 @@ def generate(
     return np.stack([found[i] for i in seeds])
 
 
-@dataclass
 class Shards:
     """Files of `size` consecutive images each, with a manifest of what made them."""
 
-    run: Run
-    untrained: bool
-
-    def __post_init__(self) -> None:
+    def __init__(self, run: Run, untrained: bool = False):
+        self.run, self.untrained = run, untrained
         sample = self.run.config.sample
         self.size = sample.shard
-        self.fingerprint = fingerprint(self.identity())
+        self.fingerprint = files.fingerprint(self.identity())
         step = "untrained" if self.untrained else f"step{self.weights[1]['step']}"
         own = f"{sample.sampler}-{sample.steps}-seed{sample.seed}"
         self.name = f"{own}-{step}-{self.fingerprint[:8]}"
         self.folder = self.run.dir.generated / self.name
-        sweep(self.folder)
+        files.sweep(self.folder)
         self.manifest = self._open()
 
     @cached_property
@@ -114,8 +98,8 @@ class Shards:
         path = self.folder / "manifest.json"
         if path.exists():
             try:
-                manifest = check_fields(read_json(path), shards=dict)
-                return check_fields({"torch": {}} | manifest, torch=dict)
+                manifest = files.check_fields(files.read_json(path), shards=dict)
+                return files.check_fields({"torch": {}} | manifest, torch=dict)
             except ValueError:
                 log.warning("%s is damaged: the images are generated again", path)
         made_by = {"identity": self.identity(), "fingerprint": self.fingerprint}
@@ -136,17 +120,17 @@ class Shards:
 
     def read(self, shard: int) -> np.ndarray | None:
         """A shard that the manifest vouches for, else None."""
-        images, sha256 = read_npy(self.path(shard)), self.manifest["shards"].get(str(shard))
-        return None if images is None or sha256_array(images) != sha256 else images
+        images, sha256 = files.read_npy(self.path(shard)), self.manifest["shards"].get(str(shard))
+        return None if images is None or files.sha256_array(images) != sha256 else images
 
     def write(self, shard: int, images: np.ndarray) -> None:
         """The shard, then its line in the manifest, which other processes may write to as well."""
-        write_npy(self.path(shard), images)
-        with exclusive(self.folder / ".lock"):
+        files.write_npy(self.path(shard), images)
+        with files.exclusive(self.folder / ".lock"):
             self.manifest = self._open()
-            self.manifest["shards"][str(shard)] = sha256_array(images)
+            self.manifest["shards"][str(shard)] = files.sha256_array(images)
             self.manifest["torch"][str(shard)] = torch.__version__
-            write_json(self.folder / "manifest.json", self.manifest)
+            files.write_json(self.folder / "manifest.json", self.manifest)
 
     def check_versions(self, seeds: Sequence[int]) -> None:
         """Say when the images' shards were drawn by several versions of torch: bits may differ."""
@@ -174,10 +158,7 @@ class Shards:
         return net.to(run.device).eval()
 
     def draw(
-        self,
-        images: Sequence[int],
-        should_stop: Callable[[], bool],
-        **more: Any,
+        self, images: Sequence[int], should_stop: Callable[[], bool], **more: Any
     ) -> np.ndarray:
         run = self.run
         drawing = make_drawing(run.config, run.data, self.net, run.precision, run.device)
@@ -200,7 +181,7 @@ def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarra
             "an interpolation has at least 2 frames and two different seeds from 0 on, got "
             f"{count} frames from {first} to {last}"
         )
-    net = Shards(run, untrained=False).net
+    net = Shards(run).net
     draw = make_drawing(run.config, run.data, net, run.precision, run.device, between=True)
     return draw((first, last), count)
 
@@ -216,10 +197,10 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     if run.config.model == "gan":
         raise ConfigError("a GAN draws an image at once: there is no process to show")
     path = run.dir.samples / "process.npz"
-    store, sample = Shards(run, untrained=False), run.config.sample
+    store, sample = Shards(run), run.config.sample
     images = min(images, sample.batch)
     what = f"entering {store.fingerprint} {images} {moments}"
-    if str(read_npz(path).get("what")) == what:
+    if str(files.read_npz(path).get("what")) == what:
         return path
     taken = torch.tensor(spaced(make_schedule(run.config), sample.steps, sample.spacing))
     wanted = torch.linspace(float(taken[0]), float(taken[-1]), moments - 1)
@@ -235,7 +216,7 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
         "step": np.array(store.weights[1]["step"]),
         "sample": np.array(sample.model_dump_json()),
     }
-    write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
+    files.write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
     return path
 
 

@@ -37,7 +37,8 @@ OPTIONAL = {
     "cleanfid": ("clean-fid>=0.1.35", "FID with Inception features"),
     "lpips": ("lpips>=0.1.4", "LPIPS"),
 }
-# A version that pip reads (PEP 440, as packages write it); what has another one is not pinned.
+# A version that pip reads (PEP 440, as packages write it); what has another one is not pinned, as
+# pip refuses a whole constraints file for one line.
 VERSION = re.compile(
     r"(\d+!)?\d+(\.\d+)*((a|b|rc)\d+)?(\.?post\d+)?(\.?dev\d+)?(\+[a-z0-9]+([._-][a-z0-9]+)*)?",
     re.IGNORECASE,
@@ -133,7 +134,7 @@ def _install(need: str, wheels: list[list[str]]) -> str:
     `wheels` are tried first and alone: Kaggle has no Internet by default.
     """
     versions = _versions()
-    pins = [f"{name}=={version}\n" for name, version in versions.items() if _readable(version)]
+    pins = [f"{name}=={told}\n" for name, told in versions.items() if VERSION.fullmatch(told)]
     # A torch that pip does not know of would be fetched again as somebody's dependency.
     alone = [] if all(name in versions for name in NEVER) else ["--no-deps"]
     told = ""
@@ -149,11 +150,6 @@ def _install(need: str, wheels: list[list[str]]) -> str:
                 return ""
             told = (done.stdout + done.stderr).strip()
     return told
-
-
-def _readable(version: str) -> bool:
-    """Whether pip reads it as a version: it refuses a whole constraints file for one line."""
-    return VERSION.fullmatch(version) is not None
 
 
 def _names(needs: list[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -14,12 +14,10 @@ from dreamlib.config import parse_value
 from dreamlib.errors import ConfigError
 from dreamlib.notebooks import find_notebook, numbered, parameters_of, title
 from dreamlib.options import Hours, Preset, Set
-from dreamlib.progress import tell
+from dreamlib.progress import tell as say
 
-say = tell
-
-Words = Optional[list[str]]  # noqa: UP045
-Place = Optional[Path]  # noqa: UP045
+Words = list[str] | None
+Place = Path | None
 
 
 Batches = Annotated[Place, typer.Option(help="a YAML file of many runs, instead")]
@@ -31,12 +29,11 @@ Out = Annotated[
     Place, typer.Option(help="where results go [runs/notebooks; a batch: in there, by its name]")
 ]
 Jobs = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(min=1, help="so many runs of a batch at once; a run's notebooks keep their order"),
 ]
 Timeout = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="for each notebook: 45s, 90min, 3h; what is done by then is kept"),
+    str | None, typer.Option(help="for each notebook: 45s, 90min, 3h; what is done by then is kept")
 ]
 
 

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from dreamlib.errors import RunError
 from dreamlib.opening import find_run, open_run
 from dreamlib.passed import POSITIVE, taken
-from dreamlib.progress import TextProgress, tell
+from dreamlib.progress import TextProgress
+from dreamlib.progress import tell as say
 from dreamlib.run import Run
 
-say = tell
-
-Preset = Annotated[Optional[str], typer.Option(help="a preset's name or a YAML file")]  # noqa: UP045
-Data = Annotated[Optional[Path], typer.Option(help="the folder that holds the images")]  # noqa: UP045
+Preset = Annotated[str | None, typer.Option(help="a preset's name or a YAML file")]
+Data = Annotated[Path | None, typer.Option(help="the folder that holds the images")]
 Set = Annotated[
-    Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", help="section.field=value, as often as you like"),
+    list[str] | None, typer.Option("--set", help="section.field=value, as often as you like")
 ]
 MirrorFolder = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--mirror", help="a folder that keeps copies, or none [else DREAMLIB_MIRROR]"),
 ]
 Hours = Annotated[
-    Optional[float],  # noqa: UP045
+    float | None,
     typer.Option(
         help="time budget of this session",
         callback=lambda hours: hours if hours is None else taken(POSITIVE, hours, "--hours"),

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamlib.boards import Boards, open_boards
+from dreamlib.boards import open_boards
 from dreamlib.build import net_shape
 from dreamlib.config import differences, identity, make_config
 from dreamlib.data.packed import MANIFEST, Packed
@@ -21,16 +21,15 @@ from dreamlib.files import fingerprint
 from dreamlib.host import Precision, choose_device, choose_precision, session_limits
 from dreamlib.images import enlarge, grid, save_png
 from dreamlib.passed import POSITIVE, taken
-from dreamlib.runtime.carrying import LONGEST, carrying
 from dreamlib.runtime.clock import MARGIN, Clock, StopFlag, spare
-from dreamlib.runtime.courier import Courier, Job
+from dreamlib.runtime.courier import LONGEST, Courier, Job, carrying
 from dreamlib.runtime.driver import Driver, Tick, Trainer
 from dreamlib.runtime.lock import Owner
 from dreamlib.runtime.mirror import Mirror
 from dreamlib.runtime.mount import copy_pack
 from dreamlib.runtime.recover import fetch_newer
 from dreamlib.runtime.rundir import RunDir
-from dreamlib.runtime.trainer import Check, Unchecked
+from dreamlib.runtime.trainer import Check
 from dreamlib.sections import Config, span_steps
 from dreamlib.weights import read_weights, write_weights
 
@@ -129,36 +128,31 @@ class Run:
         self, trainer: Trainer, hours: float | None = None, validation: Check | None = None
     ) -> Iterator[Tick]:
         """Take a trainer's steps to their end, the deadline, or a request to stop."""
-        with closing(open_boards(self.dir, self.config, self.say)) as boards:
-            yield from self._driver(trainer, hours, boards, validation or Unchecked()).drive()
-
-    def _driver(
-        self, trainer: Trainer, hours: float | None, boards: Boards, validation: Check
-    ) -> Driver:
-        train = self.config.train
-        reserve = train.reserve_minutes
+        train, reserve = self.config.train, self.config.train.reserve_minutes
         if reserve is None:
             reserve = session_limits()[1]
         where = {"device": self.device.type, "precision": self.precision.name}
-        return Driver(
-            dir=self.dir,
-            trainer=trainer,
-            clock=Clock(self.budget(hours), train.save_minutes, reserve=60 * reserve),
-            facts=self.checkpoint_facts,
-            changes=self.changes,
-            where=where | {"threads": torch.get_num_threads()},
-            export=self.export_weights,
-            exported=lambda step: self.weights_step() == step,
-            write_row=boards.write,
-            preview=lambda images: self._preview(trainer.step, images),
-            previews=self._preview_steps(trainer),
-            say=self.say,
-            take_over=self.take_over,
-            validation=validation,
-            courier=self._courier() if self.mirror else None,
-            fetch=self._fetch,
-            intact=self.data.watch(),
-        )
+        with closing(open_boards(self.dir, self.config, self.say)) as boards:
+            driver = Driver(
+                dir=self.dir,
+                trainer=trainer,
+                clock=Clock(self.budget(hours), train.save_minutes, reserve=60 * reserve),
+                facts=self.checkpoint_facts,
+                changes=self.changes,
+                where=where | {"threads": torch.get_num_threads()},
+                export=self.export_weights,
+                exported=lambda step: self.weights_step() == step,
+                write_row=boards.write,
+                preview=lambda images: self._preview(trainer.step, images),
+                previews=self._preview_steps(trainer),
+                say=self.say,
+                take_over=self.take_over,
+                validation=validation or Check(),
+                courier=self._courier() if self.mirror else None,
+                fetch=self._fetch,
+                intact=self.data.watch(),
+            )
+            yield from driver.drive()
 
     def budget(self, hours: float | None = None) -> float | None:
         """Hours of this session, from the start of this process; None for as long as it takes."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from dreamlib.errors import RunError
 from dreamlib.opening import bring_back, fork_run, mirror_of, open_run
 from dreamlib.options import MirrorFolder, RunFolder, Set
-from dreamlib.progress import TextProgress, duration, tell
+from dreamlib.progress import TextProgress, duration
+from dreamlib.progress import tell as say
 from dreamlib.runtime.checkpoint import look, whole_checkpoints
 from dreamlib.runtime.courier import describe
 from dreamlib.runtime.lock import alive, locked, read_owner
@@ -19,7 +20,6 @@ from dreamlib.runtime.recover import fetch_newer
 from dreamlib.runtime.rundir import RunDir
 
 run_app = typer.Typer(no_args_is_help=True, help="Look at runs; copy, bring back and fork them.")
-say = tell
 EVENTS = 8  # lines of the story that `status` tells
 
 
@@ -67,7 +67,7 @@ def list_runs(
 def fork(
     run: RunFolder,
     folder: Annotated[Path, typer.Argument(help="the new run's folder")],
-    step: Annotated[Optional[int], typer.Option(help="of a kept checkpoint [the newest]")] = None,  # noqa: UP045
+    step: Annotated[int | None, typer.Option(help="of a kept checkpoint [the newest]")] = None,
     settings: Set = None,
 ) -> None:
     """Begin a new run from a checkpoint of this one, under changed settings."""

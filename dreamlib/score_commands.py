@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from dreamlib.errors import ConfigError
 from dreamlib.options import Data, MirrorFolder, RunFolder, Set, existing, overrides_of
-from dreamlib.progress import TextProgress, tell
+from dreamlib.progress import TextProgress
+from dreamlib.progress import tell as say
 
-say = tell
-
-SetSizes = Annotated[Optional[list[int]], typer.Option(help="set sizes: --n 500 --n 5000")]  # noqa: UP045
-Place = Optional[Path]  # noqa: UP045
+SetSizes = Annotated[list[int] | None, typer.Option(help="set sizes: --n 500 --n 5000")]
+Place = Path | None
 NO_IMAGES = (
     "name a run folder alone, or images: --images FOLDER or --diffusers FOLDER (--reference, "
     "--size, --steps, --name, --out and --weights are for those; a run has its settings: --set)"
@@ -33,17 +32,17 @@ def evaluate(
         Place, typer.Option(help="against these images, or STATS.npz; else the run's own")
     ] = None,
     size: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=8, max=4096, help="crop and resize image files to so many pixels"),
     ] = None,
-    steps: Annotated[Optional[int], typer.Option(min=1, max=10**6, help="of the pipeline")] = None,  # noqa: UP045
-    name: Annotated[Optional[str], typer.Option(help="what the rows call the images")] = None,  # noqa: UP045
+    steps: Annotated[int | None, typer.Option(min=1, max=10**6, help="of the pipeline")] = None,
+    name: Annotated[str | None, typer.Option(help="what the rows call the images")] = None,
     out: Annotated[Place, typer.Option(help="where scores go without a run")] = None,
     part: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="1/2: make half of the images and features only, for two processes"),
     ] = None,
-    weights: Annotated[Optional[str], typer.Option(help="the Inception file")] = None,  # noqa: UP045
+    weights: Annotated[str | None, typer.Option(help="the Inception file")] = None,
     mirror: MirrorFolder = None,
     settings: Set = None,
 ) -> None:
@@ -112,7 +111,7 @@ def compare(
 def ablate(
     preset: Annotated[str, typer.Argument(help="a preset's name or a YAML file")],
     steps: Annotated[int, typer.Option(min=1, help="optimizer steps of the standard loss")],
-    losses: Annotated[Optional[list[str]], typer.Option(help="some of them; else all")] = None,  # noqa: UP045
+    losses: Annotated[list[str] | None, typer.Option(help="some of them; else all")] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="so many training seeds")] = 2,
     n: Annotated[int, typer.Option(min=100, max=10**7, help="images per score")] = 2000,
     out: Annotated[Place, typer.Option(help="a folder for runs and results")] = None,

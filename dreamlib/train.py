@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,30 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamlib.build import (
-    make_denoiser,
-    make_drawing,
-    make_loss,
-    make_net,
-    make_optimizer,
-    make_schedule,
-    make_stream,
-    rate_factor,
-    total_steps,
-)
+from dreamlib.build import make_denoiser, make_loss, make_optimizer, make_schedule
 from dreamlib.diffusion.dream import Batch, Perturb
-from dreamlib.diffusion.ema import Averaged
 from dreamlib.diffusion.prediction import NO_LABEL
 from dreamlib.diffusion.process import loss_weight
-from dreamlib.meter import QUARTILES, SEEN, Meter
 from dreamlib.rng import seeded, torch_rng
 from dreamlib.run import Run
-from dreamlib.runtime.driver import Tick, check_finite
-from dreamlib.runtime.memory import MicroBatch
-from dreamlib.runtime.trainer import PREVIEWS
+from dreamlib.runtime.driver import Tick
 from dreamlib.train_gan import GanTrainer
+from dreamlib.trainers import BaseTrainer, gradient_norm
 from dreamlib.validation import Validation
-from dreamlib.weights import averaged_of
+
+QUARTILES = 4  # of the timesteps
+SEEN = ("loss", "error", "shift", "lam")  # what a step tells of each image
 
 
 def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
@@ -73,40 +61,86 @@ def clip_gradients(net: nn.Module, most: float) -> Tensor:
     CPU there is nobody to wait for, and the pass over the gradients is spared.
     """
     if next(net.parameters()).device.type == "cpu":
-        norms = [torch.linalg.vector_norm(p.grad) for p in net.parameters() if p.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(norms))
+        norm = gradient_norm(net)
         if norm + 1e-6 <= most:  # where its factor is 1
             return norm
     return nn.utils.clip_grad_norm_(net.parameters(), most)
 
 
-class DiffusionTrainer:
+class Meter:
+    """Means over the steps since the last log row; part of the state, so that a resumed run's
+    log equals an undisturbed one's."""
+
+    def __init__(self, device: torch.device):
+        exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.sums = torch.zeros(len(SEEN), QUARTILES, dtype=exact, device=device)
+        self.counts = torch.zeros(QUARTILES, dtype=exact, device=device)
+        self.norm = torch.zeros((), dtype=exact, device=device)
+        self.skipped = torch.zeros_like(self.norm)
+        self.steps = 0
+
+    def add(self, quartile: Tensor, seen: dict[str, Tensor], norm: Tensor) -> None:
+        """quartile int64 [B], every value of `seen` [B]: one per image."""
+        values = torch.stack([seen[name] for name in SEEN]).to(self.sums.dtype)
+        self.sums.index_add_(1, quartile, values)
+        self.counts.index_add_(0, quartile, torch.ones_like(values[0]))
+        # Loss scaling finds its scale by overflowing now and then; such a step is not taken.
+        taken = torch.isfinite(norm)
+        self.norm += torch.where(taken, norm, 0)
+        self.skipped += ~taken
+        self.steps += 1
+
+    def row(self) -> dict[str, Any]:
+        """The means, as plain numbers; a quartile that no image fell into is None."""
+        counts = self.counts.tolist()
+        sums = dict(zip(SEEN, self.sums.tolist()))
+        loss, error, shift, lam = (
+            [s / n if n else None for s, n in zip(sums[name], counts)] for name in SEEN
+        )
+        return {
+            "loss": sum(sums["loss"]) / sum(counts),
+            "loss_by_quartile": loss,
+            "error_by_quartile": [_root(x) for x in error],  # rms of D = eps - eps_hat
+            "shift_by_quartile": [_root(x) for x in shift],  # rms of input - x_t
+            "lam": sum(sums["lam"]) / sum(counts),
+            "lam_by_quartile": lam,
+            "grad_norm": float(self.norm) / max(self.steps - float(self.skipped), 1),
+            "skipped_steps": int(self.skipped),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            is_tensor = isinstance(value, Tensor)
+            setattr(self, name, value.to(self.sums) if is_tensor else value)
+
+
+def _root(mean_square: float | None) -> float | None:
+    return None if mean_square is None else mean_square**0.5
+
+
+class DiffusionTrainer(BaseTrainer):
     """Net, averaged weights, optimizer, loss scaler and log means; one step at a time."""
 
+    PARTS = ("net", "ema", "optimizer", "scaler", "meter")
+
     def __init__(self, run: Run):
-        config, self.device = run.config, run.device
-        self.run = run
-        self.config, self.data = config, run.data
-        self.stream = make_stream(config, run.data, self.device)
-        self.epoch = self.stream.epoch_steps
-        self.total = total_steps(config, self.epoch)
+        super().__init__(run, run.config.train.ema)
+        config, precision = run.config, run.precision
         self.sched = make_schedule(config)
         self.loss = make_loss(config, self.epoch, self.total)
-        self.net = make_net(config, run.data.channels, run.data.label_counts).to(self.device)
-        self.ema = Averaged(self.net, config.train.ema)
         self.optimizer = make_optimizer(config, self.net, self.device)
+        self.rates = {"optimizer": config.train.lr}
         own = self.optimizer.param_groups[0]
         self.own = {name: own[name] for name in ("fused", "weight_decay")}
-        precision = run.precision
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scale)
         self.denoiser = make_denoiser(config, self.net, self.sched, precision)
-        micro = min(config.train.micro or config.train.batch, config.train.batch)
-        self.micro = MicroBatch(micro, self.smaller)
-        self.meter = Meter(self.device)
-        self.step = 0
         self.calmed = 0  # times, in this session
-        self.whole = True  # False while a step has moved some of the state, and not yet all
-        self.clock = (time.monotonic(), 0)  # when, and at which step, the last row was written
+
+    def new_meter(self) -> Meter:
+        return Meter(self.device)
 
     # ------------------------------------------------------------------ one step
 
@@ -123,10 +157,7 @@ class DiffusionTrainer:
         self.ema.update_parameters(self.net)
         quartile = (batch.t * QUARTILES // len(self.sched)).to(self.device)
         self.meter.add(quartile, seen, norm)
-        self.step += 1
-        self.whole = True
-        due = self.step % self.config.train.log_every == 0 or self.step == self.total
-        return self.row() if due else None
+        return self.count_step()
 
     def probe(self) -> None:
         """Find a micro-batch that fits before the first step: try that step, throw it away.
@@ -152,8 +183,7 @@ class DiffusionTrainer:
 
     def draw(self, step: int) -> Batch:
         """The batch of a step: images, timesteps and noise for all of it, before any slicing."""
-        seed, x0 = self.config.train.seed, self.stream[step]
-        rng = torch_rng("step", seed, step)
+        x0, rng = self.stream[step], torch_rng("step", self.seed, step)
         t = torch.randint(len(self.sched), (len(x0),), generator=rng)
         eps = torch.randn(x0.shape, generator=rng)
         coin = torch.rand(len(x0), generator=rng)
@@ -166,7 +196,7 @@ class DiffusionTrainer:
         if not self.config.net.conditional:
             return None
         y = torch.from_numpy(self.data.labels[self.stream.rows_at(step)].astype(np.int64))
-        coins = torch.rand(len(y), generator=torch_rng("labels", self.config.train.seed, step))
+        coins = torch.rand(len(y), generator=torch_rng("labels", self.seed, step))
         y[coins < self.config.train.label_dropout] = NO_LABEL
         return y
 
@@ -179,7 +209,7 @@ class DiffusionTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         size, settings = len(batch.x0), self.config
         seen = {name: torch.zeros(size, device=self.device) for name in SEEN}
-        with seeded("dropout", self.config.train.seed, self.step):
+        with seeded("dropout", self.seed, self.step):
             for start in range(0, size, micro):
                 part = slice(start, start + micro)
                 rows = batch.rows(part).to(self.device)
@@ -193,76 +223,21 @@ class DiffusionTrainer:
                         seen[name][part] = value.to(self.device, torch.float32)
         return seen
 
-    def set_lr(self) -> None:
-        """The learning rate is a function of the step."""
-        factor = rate_factor(self.config, self.step, self.epoch, self.total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.train.lr * factor
-
-    def row(self) -> dict[str, Any]:
-        """A log row; raises RunError when the weights are no longer numbers."""
-        self.check_finite()
-        row = {"step": self.step, "epoch": self.step / self.epoch, **self.meter.row()}
-        (then, before), now = self.clock, time.monotonic()
-        row["lr"] = self.optimizer.param_groups[0]["lr"]
-        row["images_per_s"] = (self.step - before) * self.config.train.batch / (now - then)
-        row["time"] = time.time()
-        self.clock = (now, self.step)
-        self.meter = Meter(self.device)
-        return row
-
-    def check_finite(self) -> None:
-        """NaN is said at once, and never becomes a log row or a preview."""
-        check_finite(
-            {
-                "the loss": self.meter.sums,
-                "net": dict(self.net.named_parameters()),
-                "ema": dict(self.ema.named_parameters()),
-            },
-            self.step,
-        )
-
-    def smaller(self, micro: int) -> None:
-        """Memory ran out, and slices are smaller from now on."""
-        self.run.say(f"out of memory at step {self.step}: micro-batches of {micro} from now on")
-        self.run.dir.note("micro-batch", step=self.step, micro=micro)
-
-    # ------------------------------------------------------------------ state
-
-    def state_dict(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
-        return {"step": self.step, **parts}
+    def numbers(self) -> dict[str, Any]:
+        return {"the loss": self.meter.sums} | super().numbers()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in self.PARTS:
-            if name == "scaler" and not state[name]:
-                continue  # saved without loss scaling, on another kind of device
-            getattr(self, name).load_state_dict(state[name])
+        if not state["scaler"]:  # saved without loss scaling, on another kind of device
+            state = state | {"scaler": self.scaler.state_dict()}
+        super().load_state_dict(state)
         for group in self.optimizer.param_groups:
             group |= self.own  # a fork's own settings, and what this device can do
-        self.step, self.whole = state["step"], True
-        self.clock = (time.monotonic(), self.step)
-
-    PARTS = ("net", "ema", "optimizer", "scaler", "meter")
-
-    def averaged(self, state: dict[str, Any]) -> dict[str, Tensor]:
-        return averaged_of(state)
 
     def calm(self) -> str:
         """After NaN: give the loss scaler, if there is one, a scale a sixteenth as large; the
         second time, a sixteenth of that, as the checkpoint brought the first scale back."""
         if not self.scaler.is_enabled():
-            return "with the same arithmetic"
+            return super().calm()
         self.calmed += 1
         self.scaler.update(self.scaler.get_scale() / 16**self.calmed)
         return f"with the loss scale lowered to {self.scaler.get_scale():g}"
-
-    def preview(self) -> dict[str, np.ndarray]:
-        """The same few seeds from the averaged and from the raw weights."""
-        self.check_finite()
-        nets = {"": self.ema.module, "-raw": self.net}
-        how = self.run.precision, self.device
-        return {
-            name: make_drawing(self.config, self.data, net, *how)(range(PREVIEWS), batch=PREVIEWS)
-            for name, net in nets.items()
-        }

@@ -2,45 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamlib.build import (
-    make_discriminator,
-    make_drawing,
-    make_net,
-    make_stream,
-    rate_factor,
-    total_steps,
-)
-from dreamlib.diffusion.ema import Averaged
+from dreamlib.build import make_discriminator
 from dreamlib.errors import Collapsed
+from dreamlib.gan import step as gan_step
 from dreamlib.gan.ada import Adaptive, Maps, draw_maps
-from dreamlib.gan.step import (
-    PATH_DECAY,
-    Draws,
-    Seen,
-    decay,
-    draw,
-    half_life,
-    judge_gradients,
-    lazy,
-    maker_gradients,
-    path_gradients,
-    path_weight,
-    r1_gradients,
-    r1_weight,
-)
+from dreamlib.gan.step import Draws, Seen
 from dreamlib.gan.stylegan2 import GROUP
 from dreamlib.rng import torch_rng
 from dreamlib.run import Run
-from dreamlib.runtime.memory import MicroBatch
-from dreamlib.runtime.trainer import PREVIEWS, check_finite
-from dreamlib.weights import averaged_of
+from dreamlib.trainers import BaseTrainer, gradient_norm
 
 BETAS = (0.0, 0.99)  # Karras 2019, App. C
 W_DECAY = 0.995  # of the mean style
@@ -70,21 +45,18 @@ class Means:
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
-class GanTrainer:
+class GanTrainer(BaseTrainer):
     """Generator, discriminator, averages, optimizers, augmentation; one step of each at a time."""
 
+    PARTS = ("net", "judge", "ema", "optimizer", "judge_optimizer", "ada", "meter")
+
     def __init__(self, run: Run):
-        self.run, self.config, self.data, self.device = run, run.config, run.data, run.device
-        config, gan = self.config, self.config.gan
-        self.batch, size = config.train.batch, config.data.size
-        self.stream = make_stream(config, run.data, self.device)
-        self.epoch = self.stream.epoch_steps
-        self.total = total_steps(config, self.epoch)
-        self.net = make_net(config, run.data.channels).to(self.device)
-        self.judge = make_discriminator(config, run.data.channels).to(self.device)
-        self.ema = Averaged(self.net, self.decay)
-        self.r1 = gan.r1_every * (r1_weight(size, self.batch) if gan.r1 is None else gan.r1)
-        self.path = gan.path_every * (path_weight(size) if gan.path is None else gan.path)
+        super().__init__(run, self.decay, GROUP)
+        gan, size = self.config.gan, self.config.data.size
+        self.judge = make_discriminator(self.config, run.data.channels).to(self.device)
+        r1 = gan_step.r1_weight(size, self.batch) if gan.r1 is None else gan.r1
+        path = gan_step.path_weight(size) if gan.path is None else gan.path
+        self.r1, self.path = gan.r1_every * r1, gan.path_every * path
         self.rates: dict[str, float] = {}
         self.optimizer = self._adam("optimizer", self.net, gan.path_every if self.path else 0)
         self.judge_optimizer = self._adam(
@@ -92,21 +64,20 @@ class GanTrainer:
         )
         self.ada = Adaptive(gan.ada or 0.0, gan.ada_images)
         self.path_mean = torch.zeros((), device=self.device)
-        micro = min(config.train.micro or self.batch, self.batch)
-        self.micro = MicroBatch(micro, self.smaller, GROUP)
-        self.meter = Means()
-        self.step, self.whole = 0, True
-        self.clock = (time.monotonic(), 0)  # when, and at which step, the last row was written
+
+    def new_meter(self) -> Means:
+        return Means()
 
     def _adam(self, name: str, player: nn.Module, every: int) -> torch.optim.Adam:
-        self.rates[name], betas = lazy(every, self.config.train.lr, BETAS)
+        self.rates[name], betas = gan_step.lazy(every, self.config.train.lr, BETAS)
         fused = self.device.type in ("cpu", "cuda")
         return torch.optim.Adam(player.parameters(), self.rates[name], betas, eps=1e-8, fused=fused)
 
     def decay(self, updates: int) -> float:
         """Of the averaged weights, after so many steps."""
         gan = self.config.gan
-        return decay(self.batch, half_life(updates * self.batch, gan.half_life, gan.ramp))
+        images = gan_step.half_life(updates * self.batch, gan.half_life, gan.ramp)
+        return gan_step.decay(self.batch, images)
 
     # ------------------------------------------------------------------ one step
 
@@ -120,10 +91,7 @@ class GanTrainer:
         if self.config.gan.ada is not None:
             self.ada.update(seen["sign_real"].sum(), self.batch)
         self.meter.add(seen)
-        self.step += 1
-        self.whole = True
-        due = self.step % self.config.train.log_every == 0 or self.step == self.total
-        return self.row() if due else None
+        return self.count_step()
 
     def judge_step(self, real: Tensor) -> Seen:
         draws = self.draws("judge", self.batch)
@@ -131,7 +99,7 @@ class GanTrainer:
 
         def gradients(micro: int) -> Seen:
             self.judge_optimizer.zero_grad(set_to_none=True)
-            return judge_gradients(self.net, self.judge, real, draws, maps, micro)
+            return gan_step.judge_gradients(self.net, self.judge, real, draws, maps, micro)
 
         seen = self.micro.redo_smaller(gradients)
         self.take(self.judge_optimizer, self.judge, seen, "judge_norm")
@@ -139,7 +107,7 @@ class GanTrainer:
 
             def penalty(micro: int) -> Seen:
                 self.judge_optimizer.zero_grad(set_to_none=True)
-                return r1_gradients(self.judge, real, maps[0], self.r1, micro)
+                return gan_step.r1_gradients(self.judge, real, maps[0], self.r1, micro)
 
             seen |= self.micro.redo_smaller(penalty)
             self.take(self.judge_optimizer, self.judge)
@@ -150,7 +118,7 @@ class GanTrainer:
 
         def gradients(micro: int) -> tuple[Seen, Tensor]:
             self.optimizer.zero_grad(set_to_none=True)
-            return maker_gradients(self.net, self.judge, draws, maps, micro)
+            return gan_step.maker_gradients(self.net, self.judge, draws, maps, micro)
 
         seen, style = self.micro.redo_smaller(gradients)
         self.take(self.optimizer, self.net, seen, "grad_norm")
@@ -169,11 +137,11 @@ class GanTrainer:
 
         def gradients(micro: int) -> Seen:
             self.optimizer.zero_grad(set_to_none=True)
-            return path_gradients(self.net, draws, y, self.path_mean, weight, micro)
+            return gan_step.path_gradients(self.net, draws, y, self.path_mean, weight, micro)
 
         seen = self.micro.redo_smaller(gradients)
         mean = seen["path"].mean()
-        self.path_mean = self.path_mean.lerp(mean, 1 - PATH_DECAY) if weight else mean
+        self.path_mean = self.path_mean.lerp(mean, 1 - gan_step.PATH_DECAY) if weight else mean
         if weight:
             self.take(self.optimizer, self.net)
         return seen
@@ -188,13 +156,12 @@ class GanTrainer:
         """A player's step along its gradients, whose norm the log is told."""
         self.whole = False
         if seen is not None:
-            norms = [torch.linalg.vector_norm(p.grad) for p in _with_gradients(player)]
-            seen[name] = torch.linalg.vector_norm(torch.stack(norms))[None]
+            seen[name] = gradient_norm(player)[None]
         optimizer.step()
 
     def draws(self, purpose: str, images: int) -> Draws:
         rng = torch_rng(purpose, self.seed, self.step)
-        return draw(self.net, images, self.config.gan.mixing, rng).to(self.device)
+        return gan_step.draw(self.net, images, self.config.gan.mixing, rng).to(self.device)
 
     def maps(self, purpose: str) -> Maps | None:
         if self.ada.p <= 0:
@@ -202,40 +169,13 @@ class GanTrainer:
         rng, size = torch_rng(f"ada {purpose}", self.seed, self.step), self.config.data.size
         return draw_maps(self.batch, self.data.channels, size, self.ada.p, rng)
 
-    @property
-    def seed(self) -> int:
-        return self.config.train.seed
+    # ------------------------------------------------------------------ the log, the state
 
-    def set_lr(self) -> None:
-        """The learning rates are functions of the step."""
-        factor = rate_factor(self.config, self.step, self.epoch, self.total)
-        for name, rate in self.rates.items():
-            for group in getattr(self, name).param_groups:
-                group["lr"] = rate * factor
-
-    def probe(self) -> None:
-        """Find a micro-batch that fits before the first step: a GAN's first steps tell."""
-
-    # ------------------------------------------------------------------ the log
-
-    def row(self) -> dict[str, Any]:
-        """A log row.  NotFinite when numbers are none any more, Collapsed when all is lost."""
-        self.check_finite()
-        means = self.meter.row()
+    def means(self) -> dict[str, Any]:
+        """Collapsed when all is lost."""
+        means = super().means()
         self.check_alive(means)
-        (then, before), now = self.clock, time.monotonic()
-        row = {"step": self.step, "epoch": self.step / self.epoch, **means, "p": self.ada.p}
-        row["lr"] = self.optimizer.param_groups[0]["lr"]
-        row["images_per_s"] = (self.step - before) * self.batch / (now - then)
-        row["time"] = time.time()
-        self.clock = (now, self.step)
-        self.meter = Means()
-        return row
-
-    def check_finite(self) -> None:
-        players = {"net": self.net, "judge": self.judge, "ema": self.ema}
-        state = {name: dict(each.named_parameters()) for name, each in players.items()}
-        check_finite(state, self.step)
+        return means | {"p": self.ada.p}
 
     def check_alive(self, means: dict[str, float]) -> None:
         """Collapsed, with its name, when the generator makes one image, or one colour, or learns
@@ -254,41 +194,9 @@ class GanTrainer:
                 "times) or a smaller train.lr"
             )
 
-    def smaller(self, micro: int) -> None:
-        """Memory ran out, and slices are smaller from now on."""
-        self.run.say(f"out of memory at step {self.step}: micro-batches of {micro} from now on")
-        self.run.dir.note("micro-batch", step=self.step, micro=micro)
-
-    # ------------------------------------------------------------------ state
-
-    PARTS = ("net", "judge", "ema", "optimizer", "judge_optimizer", "ada", "meter")
-
     def state_dict(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
-        return {"step": self.step, "path_mean": self.path_mean, **parts}
+        return {"step": self.step, "path_mean": self.path_mean} | super().state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in self.PARTS:
-            getattr(self, name).load_state_dict(state[name])
         self.path_mean = state["path_mean"].to(self.device)
-        self.step, self.whole = state["step"], True
-        self.clock = (time.monotonic(), self.step)
-
-    def averaged(self, state: dict[str, Any]) -> dict[str, Tensor]:
-        return averaged_of(state)
-
-    def calm(self) -> str:
-        return "with the same arithmetic"
-
-    def preview(self) -> dict[str, np.ndarray]:
-        """The same few seeds from the averaged and from the raw weights."""
-        self.check_finite()
-        how = self.run.precision, self.device
-        return {
-            name: make_drawing(self.config, self.data, net, *how)(range(PREVIEWS), batch=PREVIEWS)
-            for name, net in {"": self.ema.module, "-raw": self.net}.items()
-        }
-
-
-def _with_gradients(player: nn.Module) -> list[nn.Parameter]:
-    return [p for p in player.parameters() if p.grad is not None]
+        super().load_state_dict(state)

@@ -15,14 +15,14 @@ from dreamlib.files import sweep
 from dreamlib.metrics.features import Extractor, extract, metric_name
 from dreamlib.metrics.frechet import frechet
 from dreamlib.run import Run
-from dreamlib.runtime.trainer import Trainer
+from dreamlib.runtime.trainer import Check, Trainer
 from dreamlib.sections import span_steps
 from dreamlib.weights import write_weights
 
 BEST = "best"  # folder in weights/
 
 
-class Validation:
+class Validation(Check):
     """What the driver asks at certain steps.  Its rows lie in validation.jsonl.
 
     Compared are the first `validation.n` images of the sampling seed with the split `floor`, which

@@ -19,8 +19,9 @@ RANK = {
     **dict.fromkeys(["diffusion", "data", "runtime", "metrics", "gan"], 1),
     **dict.fromkeys(["scores", "batch_page"], 1),
     **dict.fromkeys(["build", "rows", "boards"], 2),
-    **dict.fromkeys(["run", "meter", "measure", "difference"], 3),
-    **dict.fromkeys(["train_gan", "explain_gan", "validation"], 3.5),
+    **dict.fromkeys(["run", "measure", "difference"], 3),
+    "trainers": 3.2,
+    **dict.fromkeys(["train_gan", "validation"], 3.5),
     **dict.fromkeys(["opening", "train", "generate", "explain"], 4),
     **dict.fromkeys(["measure_images", "guests", "pipelines"], 4),
     "transfer": 5,
@@ -46,7 +47,7 @@ ORDER = {
     ],
     "runtime": [
         *["checkpoint", "saver", "clock", "memory", "mount", "lock", "rundir"],
-        *["mirror", "courier", "carrying", "recover", "trainer", "driver"],
+        *["mirror", "courier", "recover", "trainer", "driver"],
     ],
     "metrics": [
         *["estimate", "distances", "pretrained", "inception", "classifier", "features"],

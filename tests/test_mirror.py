@@ -19,8 +19,7 @@ import dreamlib.runtime.mount as mount_module
 from dreamlib.errors import MirrorError, RunError
 from dreamlib.files import read_json, seal
 from dreamlib.opening import open_run
-from dreamlib.runtime.carrying import carrying
-from dreamlib.runtime.courier import Courier, Job
+from dreamlib.runtime.courier import Courier, Job, carrying
 from dreamlib.runtime.lock import Owner
 from dreamlib.runtime.mirror import Mirror
 from dreamlib.runtime.recover import bring_run, fetch_newer
@@ -142,7 +141,7 @@ def test_the_manifest_comes_last_and_dropping_after_it(run, mirror, monkeypatch)
 
     monkeypatch.setattr(mirror_module, "open", spy_open, raising=False)
     monkeypatch.setattr(mount_module, "open", spy_open, raising=False)
-    monkeypatch.setattr(mirror_module, "discard", lambda path: order.append(f"drop {path.name}"))
+    monkeypatch.setattr(mount_module, "discard", lambda path: order.append(f"drop {path.name}"))
     mirror.keep = 1
     advance(run, 2)
     push(mirror, run)
@@ -338,14 +337,14 @@ def test_a_forged_manifest_leads_nowhere_else(run, mirror, tmp_path):
 
 
 def test_a_log_that_grows_while_it_is_copied_is_a_whole_prefix(run, mirror, monkeypatch):
-    original = mirror_module.blocks
+    original = mount_module.blocks
 
     def growing(file, size):
         if file.name.endswith("log.jsonl") and "drive" not in file.name:
             run.append_log({"step": 99})
         yield from original(file, size)
 
-    monkeypatch.setattr(mirror_module, "blocks", growing)
+    monkeypatch.setattr(mount_module, "blocks", growing)
     generation = push(mirror, run)
     copy = (mirror.root / generation.files["log.jsonl"]["name"]).read_text()
     assert copy == '{"step": 1}\n'
@@ -428,14 +427,14 @@ def test_a_full_mirror_loses_old_generations_before_it_gives_up(run, mirror, mon
         advance(run, step)
         push(mirror, run)
     limit = {"files": 2}  # how many generations there is room for
-    original = mirror_module.write_record
+    original = mount_module.write_record
 
     def full(path, record):
         if len(mirror.generations()) >= limit["files"]:
             raise OSError(errno.ENOSPC, "No space left on device")
         original(path, record)
 
-    monkeypatch.setattr(mirror_module, "write_record", full)
+    monkeypatch.setattr(mount_module, "write_record", full)
     advance(run, 4)
     push(mirror, run)
     assert [g.step for g in mirror.generations()] == [4, 3]
@@ -523,14 +522,14 @@ def test_errors_are_said_once_and_the_copy_catches_up(run, mirror, weather, numb
 
 def test_a_file_of_the_run_that_cannot_be_read_is_not_the_mirrors_fault(run, mirror, monkeypatch):
     said: list[str] = []
-    blocks = mirror_module.blocks
+    blocks = mount_module.blocks
 
     def fail(file, size):
         if "log.jsonl" in str(file.name):
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))  # a read's names no file
         return blocks(file, size)
 
-    monkeypatch.setattr(mirror_module, "blocks", fail)
+    monkeypatch.setattr(mount_module, "blocks", fail)
     with carrying(courier(mirror, run, said)) as ours:
         assert not ours.flush(20)
     fails = [text for text in said if text.startswith("MIRROR FAILS")]
@@ -759,7 +758,7 @@ def test_making_room_comes_to_an_end(run, mirror, monkeypatch):
         tries.append(path)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(mirror_module, "write_record", full)
+    monkeypatch.setattr(mount_module, "write_record", full)
     with pytest.raises(OSError, match="No space"):
         push(mirror, run)
     assert len(tries) <= 4

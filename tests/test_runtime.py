@@ -210,7 +210,7 @@ def test_what_cannot_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch, cal
         raise OSError(number, os.strerror(number), str(path))
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module, call, fail)
+        patch.setattr(checkpoint_module.files, call, fail)
         with pytest.raises(RunError, match=r"step-00000002.* cannot be read .*make it readable"):
             newest_checkpoint(tmp_path)
         with pytest.raises(RunError, match="cannot be read"):

@@ -23,29 +23,14 @@ from typing import IO, Any
 
 import torch
 
+from dreamlib import files
 from dreamlib.errors import CheckpointError, NoneIntact, RunError
-from dreamlib.files import (
-    check_fields,
-    read_json,
-    seal,
-    sealed,
-    sha256_file,
-    write_atomic,
-    write_json,
-)
 
 FORMAT = 2
 KEEP = 3  # generations
 UNREADABLE = (  # what torch raises for a file that is none of its own
-    pickle.UnpicklingError,
-    struct.error,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
+    *(pickle.UnpicklingError, struct.error, AssertionError, AttributeError, EOFError),
+    *(LookupError, RuntimeError, TypeError, ValueError),
 )
 NAME = re.compile(r"^step-(\d{8})\.(json|pt)$")
 FIELDS: dict[str, Any] = {  # of a manifest
@@ -126,11 +111,11 @@ def save_checkpoint(
         except RuntimeError as error:
             raise hashing[0].error or error from error
 
-    write_atomic(path, write)
+    files.write_atomic(path, write)
     sha256 = hashing[0].digest.hexdigest()
-    if sha256_file(path) != sha256:
+    if files.sha256_file(path) != sha256:
         raise CheckpointError(f"{path} reads back differently than written: check this disk")
-    manifest = seal(
+    manifest = files.seal(
         {
             "format": FORMAT,
             "step": step,
@@ -141,7 +126,7 @@ def save_checkpoint(
             **facts,
         }
     )
-    write_json(path.with_suffix(".json"), manifest)
+    files.write_json(path.with_suffix(".json"), manifest)
     _drop_old(folder, step, keep)
     return Checkpoint(step, path, manifest)
 
@@ -235,25 +220,25 @@ def _checked(folder: Path, beyond: int = -1) -> Iterator[tuple[Checkpoint, str]]
 def _check(path: Path) -> tuple[str, dict[str, Any]]:
     """What is wrong with a checkpoint ('' when nothing), and its manifest."""
     try:
-        manifest = check_fields(read_json(path.with_suffix(".json")), **FIELDS)
+        manifest = files.check_fields(files.read_json(path.with_suffix(".json")), **FIELDS)
         size, sha256, format = manifest["size"], manifest["sha256"], manifest["format"]
     except FileNotFoundError:
         return "it has no manifest: its save was cut short", {}
     except (IsADirectoryError, ValueError) as error:
         return f"its manifest cannot be read ({error})", {}
-    if "seal" in manifest and not sealed(manifest):
+    if "seal" in manifest and not files.sealed(manifest):
         return "its manifest has been altered", {}
     if format != FORMAT:
         raise CheckpointError(
             f"{path} has format {format}, and this version of dreamlib reads {FORMAT}: continue "
             "with the version that saved it, or begin a new run folder"
         )
-    if not sealed(manifest) or manifest["step"] != int(path.stem[5:]):
+    if not files.sealed(manifest) or manifest["step"] != int(path.stem[5:]):
         return "its manifest is not its own", {}
     try:
         if (held := path.stat().st_size) != size:
             return f"it has {held} bytes instead of {size}", {}
-        same = sha256_file(path) == sha256
+        same = files.sha256_file(path) == sha256
     except (FileNotFoundError, IsADirectoryError):
         return "its data is missing", {}
     if not same:

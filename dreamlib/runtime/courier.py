@@ -7,7 +7,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dreamlib.runtime.mirror import Generation, Mirror
 from dreamlib.runtime.rundir import RunDir
 
 PATIENCE = 30.0  # seconds between two lines while somebody waits for the mirror
+LONGEST = 600.0  # seconds that anybody waits for a mirror at the end
 ANSWER = 60.0  # seconds that the beginning of a training waits for it to answer at all
 REASONS = {
     errno.ENOSPC: "it is full: free some space there, its trash included",
@@ -72,11 +74,6 @@ class Courier:
         # A mount that hangs must not keep the process from ending.
         self.thread = threading.Thread(target=self._live, name="mirror", daemon=True)
 
-    def start(self) -> None:
-        self.thread.start()
-
-    # ------------------------------------------------------------------ asking
-
     def request(self) -> None:
         """There is something new.  Returns at once."""
         with self.changed:
@@ -86,8 +83,7 @@ class Courier:
     def ready(self, stop: Callable[[], bool]) -> None:
         """Wait until the run is ours on the mirror too.  RunError when it is somebody else's.
 
-        Waits no longer when the mirror fails or does not answer (the thread goes on trying), or
-        when `stop` asks for it.
+        Waits no longer when the mirror fails or does not answer, or when `stop` asks for it.
         """
         until = time.monotonic() + ANSWER
         with self.changed:
@@ -215,24 +211,18 @@ class Courier:
 
     def _claim(self) -> None:
         if not self.owner.beats:
-            self._check_same_run()
+            ours = self.job
+            self.mirror.check_same(self.mirror.generations(), ours.facts["run"], ours.dir.folder)
             self.owner.claim(take_over=self.take_over, say=self.say)
         elif other := self.owner.usurped():
             raise RunError(f"another session took this run over ({other})")
         else:
             self.owner.beat()
 
-    def _check_same_run(self) -> None:
-        held, ours = self.mirror.generations(), self.job.facts["run"]
-        if held and held[0].facts["run"] != ours:
-            raise RunError(
-                f"{self.mirror.root} holds another run of this name: rename the folder "
-                f"{self.job.dir.folder}, or go on without a mirror (--mirror none)"
-            )
-
     def _push(self) -> None:
         start, first = time.monotonic(), self.last is None
-        new = self._carry()
+        ours = self.job.dir
+        new = self.mirror.push(ours.folder, ours.to_mirror, self.job.facts, ours.pair)
         self.upload = self.mirror.uploaded(new)
         self.last, self.pushed = new, time.time()
         self.cost = time.monotonic() - start
@@ -245,22 +235,16 @@ class Courier:
                 self.unpacked = error.strerror or str(error)
                 self.say(f"the packed images are not copied to {self.mirror.home}: {self.unpacked}")
 
-    def _carry(self) -> Generation:
-        ours = self.job.dir
-        return self.mirror.push(ours.folder, ours.to_mirror, self.job.facts, ours.pair)
-
     def _arithmetic(self, generation: Generation) -> str:
         one, free = generation.bytes / 2**20, shutil.disk_usage(self.mirror.home).free / 2**20
         keep = self.mirror.keep
+        ours, theirs = (os.stat(x).st_dev for x in (self.job.dir.folder, self.mirror.home))
+        alone = "; THE SAME DISK as the run's: it is lost with it" if ours == theirs else ""
         return (
             f"mirror: a copy of this run is {one:,.1f} MiB; {keep} to {keep + 2} of them are "
             f"kept, at most {(keep + 3) * one:,.0f} MiB while one is written; {free:,.0f} MiB are "
-            f"free there{self._same_disk()}"
+            f"free there{alone}"
         )
-
-    def _same_disk(self) -> str:
-        ours, theirs = (os.stat(x).st_dev for x in (self.job.dir.folder, self.mirror.home))
-        return "; THE SAME DISK as the run's: it is lost with it" if ours == theirs else ""
 
     def _settled(self, wanted: int) -> None:
         if self.failing:
@@ -272,8 +256,8 @@ class Courier:
             self.changed.notify_all()
 
     def _failed(self, error: Exception) -> None:
-        number = getattr(error, "errno", None)
-        reason = REASONS.get(number or 0, "") or getattr(error, "strerror", None) or str(error)
+        number, reason = getattr(error, "errno", None), getattr(error, "strerror", None)
+        reason = REASONS.get(number or 0) or reason or str(error)
         failed = getattr(error, "filename", None) or self.mirror.home
         if not Path(failed).is_relative_to(self.mirror.home):  # a file of the run's own
             reason = f"{failed} cannot be read: {os.strerror(number or 0)}"
@@ -289,6 +273,39 @@ class Courier:
             self.failing, self.failures, self.hurry = reason, self.failures + 1, False
             self.tried = time.monotonic()
             self.changed.notify_all()
+
+
+_active: dict[Path, Courier] = {}
+
+
+@contextmanager
+def carrying(
+    courier: Courier,
+    *,
+    wait: bool = True,
+    stop: Callable[[], bool] = lambda: False,
+    patience: Callable[[], float] = lambda: LONGEST,
+) -> Iterator[Courier]:
+    """Keep a run's courier going for a while; inside such a block the one that goes already.
+
+    With `wait` the run is ours on the mirror first: RunError when it is somebody else's.  Ends with
+    what is new carried, in at most `patience()` seconds.
+    """
+    folder = courier.job.dir.folder
+    if folder in _active:
+        yield _active[folder]
+        return
+    courier.thread.start()
+    try:
+        if wait:
+            courier.ready(stop)
+        _active[folder] = courier
+        yield courier
+    finally:
+        _active.pop(folder, None)
+        courier.close(patience())
+        with suppress(OSError, RunError):  # a report: a full disk is told by whoever needs it
+            courier.job.dir.update_status(**courier.facts())
 
 
 def describe(status: dict[str, Any]) -> str:

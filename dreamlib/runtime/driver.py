@@ -12,10 +12,9 @@ import numpy as np
 from torch import Tensor
 
 from dreamlib.errors import CheckpointError, DreamlibError, Interrupted, NotFinite, RunError
-from dreamlib.runtime.carrying import LONGEST, carrying
 from dreamlib.runtime.checkpoint import Checkpoint, look, save_checkpoint
 from dreamlib.runtime.clock import Clock, StopFlag
-from dreamlib.runtime.courier import Courier
+from dreamlib.runtime.courier import LONGEST, Courier, carrying
 from dreamlib.runtime.lock import Lock, locked
 from dreamlib.runtime.rundir import RunDir, disk_error
 from dreamlib.runtime.saver import Saver

@@ -22,18 +22,7 @@ from typing import IO, Any
 
 from dreamlib.errors import MirrorError, RunError
 from dreamlib.files import check_fields, naming, plain_name, read_json, seal, sealed, write_atomic
-from dreamlib.runtime.mount import (
-    blocks,
-    discard,
-    drive_id,
-    hash_of,
-    holds,
-    inside,
-    marker_id,
-    size_of,
-    sync,
-    write_record,
-)
+from dreamlib.runtime import mount
 from dreamlib.runtime.rundir import ESSENTIAL
 
 FORMAT = 1
@@ -101,12 +90,20 @@ class Mirror:
         Of two machines that begin a mirror at once, one finds the other's marker in place of its
         own, and goes by that: the run still has one owner.
         """
-        here = marker_id(self.home, self.id)
+        here = mount.marker_id(self.home, self.id)
         if self.id not in ("", here):
             if not self.root.is_dir():
                 raise OSError(errno.ENODEV, "another mirror is mounted there", str(self.home))
             self.distrust()
         self.id = here
+
+    def check_same(self, found: list[Generation], run: str, folder: Path) -> None:
+        """MirrorError when these generations, newest first, are another run's."""
+        if found and found[0].facts["run"] != run:
+            raise MirrorError(
+                f"{self.root} holds another run of this name: rename the folder {folder}, or go "
+                "on without a mirror (--mirror none)"
+            )
 
     # ------------------------------------------------------------------ copying out
 
@@ -154,7 +151,7 @@ class Mirror:
         told = facts | {"time": time.time()}
         record = seal({"format": FORMAT, "number": number, "facts": told, "files": files})
         path = self._manifest(number)
-        write_record(path, record)
+        mount.write_record(path, record)
         try:
             back = read_json(path)
         except ValueError:
@@ -170,21 +167,22 @@ class Mirror:
         signature = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         known, entry = self.verified.get(name, (None, {}))
         alone = f"{number:08d}~" if name in ESSENTIAL else ""  # else one lost file costs them all
-        if not alone and known == signature and size_of(self.root / entry["name"]) == entry["size"]:
+        kept = self.root / entry.get("name", "")
+        if not alone and known == signature and mount.size_of(kept) == entry["size"]:
             return entry
         with naming(Path(file.name)):
-            sha256 = hash_of(blocks(file, stat.st_size))
+            sha256 = mount.hash_of(mount.blocks(file, stat.st_size))
         here, version = PurePosixPath(name), f"{alone}{sha256[:12]}"
         versioned = str(here.with_name(f"{here.stem}~{version}{here.suffix}"))
         entry = {"name": versioned, "size": stat.st_size, "sha256": sha256}
         there = self.root / versioned
-        if not holds(there, entry, self.beating):
+        if not mount.holds(there, entry, self.beating):
             there.parent.mkdir(parents=True, exist_ok=True)
             with open(there, "wb") as copy:
-                for block in self.beating(blocks(file, stat.st_size)):
+                for block in self.beating(mount.blocks(file, stat.st_size)):
                     copy.write(block)
-                sync(copy)
-            if not holds(there, entry, self.beating):
+                mount.sync(copy)
+            if not mount.holds(there, entry, self.beating):
                 raise OSError(errno.EIO, "reads back differently than written", str(there))
         self.verified[name] = (signature, entry)
         return entry
@@ -214,11 +212,11 @@ class Mirror:
         numbers = {generation.number for generation in kept}
         for number in self._numbers():
             if number not in numbers:
-                discard(self._manifest(number))
+                mount.discard(self._manifest(number))
         used = {entry["name"] for generation in kept for entry in generation.files.values()}
         for path in self.root.rglob("*~*"):
             if VERSIONED.search(path.name) and path.relative_to(self.root).as_posix() not in used:
-                discard(path)
+                mount.discard(path)
 
     def _settled(self, generation: Generation) -> bool:
         """Surely stored: its mount says so, or has had the time."""
@@ -275,9 +273,9 @@ class Mirror:
         """
         missing = []
         for name in names:
-            target = inside(folder, name)
+            target = mount.inside(folder, name)
             entry = generation.files[name]
-            if holds(target, entry):
+            if mount.holds(target, entry):
                 continue
             try:
                 self._bring(entry, target)
@@ -286,12 +284,12 @@ class Mirror:
         return missing
 
     def _bring(self, entry: dict[str, Any], target: Path) -> None:
-        there = inside(self.root, entry["name"])
+        there = mount.inside(self.root, entry["name"])
         digest = hashlib.sha256()
 
         def write(file: IO[bytes]) -> None:
             with naming(there), open(there, "rb") as source:
-                for block in blocks(source, entry["size"]):
+                for block in mount.blocks(source, entry["size"]):
                     digest.update(block)
                     try:
                         file.write(block)
@@ -307,7 +305,7 @@ class Mirror:
     def uploaded(self, generation: Generation) -> str:
         """'uploaded', 'uploading' or 'unknown': what a mounted Drive says of this generation."""
         copies = [self.root / entry["name"] for entry in generation.files.values()]
-        ids = [drive_id(path) for path in (self._manifest(generation.number), *copies)]
+        ids = [mount.drive_id(path) for path in (self._manifest(generation.number), *copies)]
         if any(identity is None for identity in ids):
             return "unknown"
         return "uploading" if any(i.startswith(b"local") for i in ids if i) else "uploaded"

@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 
@@ -26,17 +27,25 @@ def bring_run(mirror: Mirror, run: RunDir, say: Say) -> bool:
 
     MirrorError when the mirror cannot be read, or holds this run and no generation is whole.
     """
-    return _reading(mirror, lambda: _bring(mirror, run, NOT_HERE, say), say)
+    return fetch_newer(mirror, run, NOT_HERE, say)
 
 
 def fetch_newer(
     mirror: Mirror, run: RunDir, step: int, say: Say, stop: Callable[[], bool] = lambda: False
-) -> None:
+) -> bool:
     """The newest generation beyond `step`, if there is one: another machine went further.
 
     Interrupted when `stop` asks for it while the mirror is slow.
     """
-    _reading(mirror, lambda: _bring(mirror, run, step, say), say, stop)
+    try:
+        return _patiently(lambda: _bring(mirror, run, step, say), mirror.home, say, stop)
+    except OSError as error:
+        if not Path(error.filename or mirror.home).is_relative_to(mirror.home):
+            raise  # the run's own disk
+        raise MirrorError(
+            f"the mirror {mirror.home} cannot be read ({error.strerror or error}), and this run "
+            "may be on it: mount it, or go on without it (--mirror none)"
+        ) from error
 
 
 def _bring(mirror: Mirror, run: RunDir, step: int, say: Say) -> bool:
@@ -44,11 +53,8 @@ def _bring(mirror: Mirror, run: RunDir, step: int, say: Say) -> bool:
     found = [x for x in mirror.generations() if x.step > step]
     for flaw in mirror.unlisted(step):
         say(f"passing over what is newest in {mirror.root}: {flaw}")
-    if found and (run.folder / "run.json").exists() and found[0].facts["run"] != run.identity():
-        raise MirrorError(
-            f"{mirror.root} holds another run of this name: rename the folder {run.folder}, or go "
-            "on without a mirror (--mirror none)"
-        )
+    if found and (run.folder / "run.json").exists():
+        mirror.check_same(found, run.identity(), run.folder)
     for generation in found:
         missing = _pull(mirror, generation, run)
         lost = [name for name in missing if name in ESSENTIAL or name.startswith("checkpoints/")]
@@ -95,61 +101,42 @@ def _told(note: Path) -> str | None:
         return None
 
 
-def _reading(
-    mirror: Mirror, work: Callable[[], bool], say: Say, stop: Callable[[], bool] = lambda: False
-) -> bool:
-    """What the mirror says, however slow it is; its errors are ours, with a remedy."""
-    try:
-        return _patiently(work, f"reading {mirror.home}", say, stop)
-    except OSError as error:
-        if not Path(error.filename or mirror.home).is_relative_to(mirror.home):
-            raise  # the run's own disk
-        raise MirrorError(
-            f"the mirror {mirror.home} cannot be read ({error.strerror or error}), and this run "
-            "may be on it: mount it, or go on without it (--mirror none)"
-        ) from error
-
-
-def _patiently(work: Callable[[], bool], what: str, say: Say, stop: Callable[[], bool]) -> bool:
-    """Do something that may hang on a mount, saying so while it does."""
-    done: list[bool] = []
-    failed: list[BaseException] = []
+def _patiently(work: Callable[[], bool], place: Path, say: Say, stop: Callable[[], bool]) -> bool:
+    """Read what may hang on a mount, saying so while it does."""
+    done: Future[bool] = Future()
 
     def run() -> None:
         try:
-            done.append(work())
+            done.set_result(work())
         except BaseException as error:  # noqa: BLE001  raised by the caller
-            failed.append(error)
+            done.set_exception(error)
 
-    thread = threading.Thread(target=run, name="mirror", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="mirror", daemon=True).start()
     start = told = time.monotonic()
-    while thread.is_alive():
-        thread.join(1.0)
+    while not done.done():
+        wait([done], 1.0)
         if stop():
-            raise Interrupted(f"asked to stop while {what}")
-        if thread.is_alive() and time.monotonic() - told >= PATIENCE:
+            raise Interrupted(f"asked to stop while reading {place}")
+        if not done.done() and time.monotonic() - told >= PATIENCE:
             told = time.monotonic()
-            say(f"{what} ({duration(told - start)} so far)")
-    if failed:
-        raise failed[0]
-    return done[0]
+            say(f"reading {place} ({duration(told - start)} so far)")
+    return done.result()
 
 
 def bring_output(folders: Sequence[Path], run: RunDir, say: Say) -> bool:
     """A run from an earlier output, attached read-only: the one with the newest checkpoint."""
-    best: tuple[int, Path] | None = None
+    found: dict[int, Path] = {}
     for folder in folders:
         try:
             newest = newest_checkpoint(folder / "checkpoints")
         except CheckpointError as error:
             say(f"passing over {folder}: {error}")
             continue
-        if newest and (best is None or newest.step > best[0]):
-            best = newest.step, folder
-    if best is None:
+        if newest:
+            found.setdefault(newest.step, folder)
+    if not found:
         return False
-    step, source = best
+    step, source = max(found.items())
     there = RunDir(source)
     for name in sorted(there.to_mirror(step), key=lambda name: name == "config.yaml"):
         with open(source / name, "rb") as file:

@@ -12,18 +12,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from dreamlib import files
 from dreamlib.errors import REMEDIES, RunError
-from dreamlib.files import (
-    check_fields,
-    is_own,
-    naming,
-    no_link,
-    parse_json,
-    plain_name,
-    read_json,
-    write_bytes,
-    write_json,
-)
 
 STATUS: dict[str, Any] = {  # fields of status.json; the last ones may be absent
     **{"state": str, "step": int},
@@ -57,7 +47,7 @@ class RunDir:
         """What mirrors know this run by: the folder's own name, whatever path or link led to it.
         RunError when it has none."""
         try:
-            return plain_name(self.folder.resolve().name)
+            return files.plain_name(self.folder.resolve().name)
         except ValueError as error:
             raise RunError(
                 f"{self.folder} cannot be a run folder ({error}): name another one"
@@ -88,9 +78,9 @@ class RunDir:
         """The run's own id, made when it is first asked for: its name may be another run's too."""
         path = self.folder / "run.json"
         if not path.exists():
-            write_json(path, {"id": uuid.uuid4().hex, "begun": time.time()})
+            files.write_json(path, {"id": uuid.uuid4().hex, "begun": time.time()})
         try:
-            return check_fields(read_json(path), id=str)["id"]
+            return files.check_fields(files.read_json(path), id=str)["id"]
         except ValueError as error:
             raise RunError(
                 f"{path} is damaged ({error}): restore it from a copy; or delete it, and this run "
@@ -116,7 +106,7 @@ class RunDir:
         folders = [self.weights / "best", self.samples, self.generated]
         for folder in (*folders, self.evaluation, self.figures):
             rest += sorted(folder.rglob("*"))
-        paths = [path for path in [*first, *rest] if is_own(path) and path.name[0] != "."]
+        paths = [path for path in [*first, *rest] if files.is_own(path) and path.name[0] != "."]
         return [path.relative_to(self.folder).as_posix() for path in dict.fromkeys(paths)]
 
     # ------------------------------------------------------------------ status
@@ -133,7 +123,7 @@ class RunDir:
         if not path.exists():
             return {"state": "new", "step": 0}
         try:
-            return check_fields(read_json(path), **STATUS)
+            return files.check_fields(files.read_json(path), **STATUS)
         except ValueError as error:
             raise RunError(
                 f"{path} is damaged ({error}): delete it, nothing but a report of where the run "
@@ -141,13 +131,14 @@ class RunDir:
             ) from error
 
     def set_status(self, state: str, **facts: Any) -> None:
-        write_json(self.folder / "status.json", {"state": state, "time": time.time(), **facts})
+        status = {"state": state, "time": time.time(), **facts}
+        files.write_json(self.folder / "status.json", status)
 
     def update_status(self, **facts: Any) -> None:
         """Change some facts and leave the others; not while a training writes its own."""
         status = self.status()
         if status["state"] not in ("new", "running"):
-            write_json(self.folder / "status.json", status | facts)
+            files.write_json(self.folder / "status.json", status | facts)
 
     def note(self, event: str, **facts: Any) -> None:
         """One line in events.jsonl: what happened to this run, for people (and evidence that
@@ -178,7 +169,7 @@ class RunDir:
             kept = [row for row in rows() if row["step"] <= step]
             text = "".join(json.dumps(row) + "\n" for row in kept).encode()
             if path.exists() and text != path.read_bytes():
-                write_bytes(path, text)
+                files.write_bytes(path, text)
 
     def append_validation(self, row: dict[str, Any]) -> None:
         _append(self.validation, row)
@@ -190,7 +181,7 @@ class RunDir:
 
 def _append(path: Path, row: dict[str, Any]) -> None:
     """One line, behind a torn one if a crash left such (a log is cut before it is continued)."""
-    with naming(path), open(path, "a+b", opener=no_link) as file:
+    with files.naming(path), open(path, "a+b", opener=files.no_link) as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
             file.write(b"" if file.read(1) == b"\n" else b"\n")
@@ -206,7 +197,7 @@ def _rows(path: Path, *, skip_damaged: bool = False, **kinds: Any) -> list[dict[
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            rows += [check_fields(parse_json(line), **kinds)] if line else []
+            rows += [files.check_fields(files.parse_json(line), **kinds)] if line else []
         except ValueError as error:
             if skip_damaged:
                 continue

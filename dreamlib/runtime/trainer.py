@@ -33,25 +33,17 @@ class Trainer(Protocol):
     def preview(self) -> dict[str, np.ndarray]: ...  # name -> uint8 images
 
 
-class Check(Protocol):
-    """What the driver knows of a validation."""
+class Check:
+    """What the driver asks of a validation; this one never has to be asked."""
 
-    steps: Set[int]  # after which it is asked
+    steps: Set[int] = frozenset()  # after which it is asked
 
     def begin(self, should_stop: Callable[[], bool]) -> None: ...  # a state was loaded, or none is
     def check(self) -> None: ...
     @property
-    def over(self) -> bool: ...  # training should end: nothing becomes better
-
-
-class Unchecked:
-    """No validation."""
-
-    steps: Set[int] = frozenset()
-    over = False
-
-    def begin(self, should_stop: Callable[[], bool]) -> None: ...
-    def check(self) -> None: ...
+    def over(self) -> bool:
+        """Training should end: nothing becomes better."""
+        return False
 
 
 class Tick(NamedTuple):
