@@ -168,7 +168,7 @@ class Batch:
                     begun=lambda pid: self._set(item, state="running", since=since, pid=pid),
                 )
         except OSError as error:  # a full disk: the others may go on
-            return Ending("failed", None, type(error).__name__, str(error))
+            return Ending("failed", None, type(error).__name__, what_failed(error))
         self._show(item)
         return ending
 

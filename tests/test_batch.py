@@ -446,7 +446,7 @@ def test_what_does_not_end_well_halts_its_run_and_goes_on_next_time(
 
 def test_a_full_disk_fails_one_run_and_the_other_goes_on(tmp_path, ran, monkeypatch):
     def full(path, output, parameters, leash, **more):
-        raise OSError(28, "No space left on device")
+        raise OSError(28, "No space left on device", str(output))
 
     monkeypatch.setattr("dreamlib.batch.execute", full)
     path = write_notebook(tmp_path / "one.ipynb")
@@ -454,7 +454,7 @@ def test_a_full_disk_fails_one_run_and_the_other_goes_on(tmp_path, ran, monkeypa
     assert batch(tmp_path / "out", *specs).run() == FAILED
     assert states(tmp_path / "out") == {"a/one": "failed", "b/one": "failed"}
     facts = read_json(tmp_path / "out/status.json")["runs"]["b"]["notebooks"]["one"]
-    assert "No space left" in facts["evalue"]
+    assert "one.ipynb cannot be used (No space left on device): free some space" in facts["evalue"]
 
 
 def test_a_notebook_that_makes_no_page_is_done_and_says_so(tmp_path, ran, pair, monkeypatch):
