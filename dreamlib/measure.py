@@ -29,7 +29,7 @@ from dreamlib.metrics.frechet_error import (
     frechet_variances,
 )
 from dreamlib.metrics.inception_score import inception_score
-from dreamlib.metrics.kernel import error_of_means, kernel_sums, kid_and_pulls
+from dreamlib.metrics.kernel import error_of_means, kernel_reference, kid_and_pulls
 from dreamlib.metrics.kmeans import assign, kmeans
 from dreamlib.metrics.manifold import DENSITY_NULL, Manifold, coverage_null, prdc
 from dreamlib.metrics.modes import ModeStudy, study_of_cells
@@ -143,9 +143,9 @@ def _corrected_error(
 
 def kernel_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score]:
     """KID: unbiased, so that its values at different N may be compared with each other."""
-    name, sums, rows = plan.named("KID"), kernel_sums(reference), []
+    name, real, rows = plan.named("KID"), kernel_reference(reference), []
     for size, images, parts in cuts(plan, sets):
-        found, own, shared = zip(*(kid_and_pulls(part, reference, sums) for part in parts))
+        found, own, shared = zip(*(kid_and_pulls(part, real) for part in parts))
         values = [each.value for each in found]
         se = error_of_means(np.concatenate(own), np.mean(shared, axis=0))
         total = Estimate(float(np.mean(values)), se, found[0].method)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamlib.metrics import distances
-from dreamlib.metrics.kernel import KernelSums, kernel_sums, kid, kid_difference
+from dreamlib.metrics.kernel import kernel_reference, kid, kid_difference
 
 
 def drawn(n, key, d=16, shift=0.0, scale=1.0):
@@ -112,28 +112,24 @@ def test_the_spread_over_subsets_is_no_error_bar():
     assert np.mean(subsets) == pytest.approx(estimate.value, abs=4 * np.std(subsets) / 10)
 
 
-def test_kept_sums_serve_their_own_reference(small_blocks):
+def test_a_reference_may_serve_many_sets(small_blocks):
     real = drawn(30, 1)
-    sums = kernel_sums(real)
+    kept = kernel_reference(real)
     plain = [((np.dot(x, y) / 16) + 1) ** 3 for x in real[:1] for y in real[1:]]
-    assert sums.rows[0] == pytest.approx(sum(plain), rel=1e-12)
+    assert kept.rows[0] == pytest.approx(sum(plain), rel=1e-12)
     for i in range(3):
         part = drawn(10, (i, 7), scale=1.2)
-        assert kid(part, real, real_sums=sums) == kid(part, real)
-    # The same numbers kept as float32 are the same features.
-    halved = real.astype(np.float32)
-    assert kid(real, halved, real_sums=kernel_sums(halved.astype(np.float64))).value < 1
-    for other in (drawn(30, 2), real[::-1], real[:29], real[:, :15]):
-        with pytest.raises(ValueError, match="kernel_sums"):
-            kid(drawn(10, 8, d=other.shape[1]), other, real_sums=sums)
+        assert kid(part, kept) == kid(part, real)
+    with pytest.raises(ValueError, match="widths differ"):
+        kid(real[:, :15], kept)
 
 
-def test_kept_sums_are_used(monkeypatch):
+def test_kept_sums_are_used():
     gen, real = drawn(10, 1), drawn(12, 2)
-    sums = kernel_sums(real)
-    doubled = KernelSums(2 * sums.rows, sums.features_sha256)
-    extra = sums.rows.sum() / (12 * 11)
-    moved = kid(gen, real, real_sums=doubled).value - kid(gen, real).value
+    kept = kernel_reference(real)
+    doubled = kept._replace(rows=2 * kept.rows)
+    extra = kept.rows.sum() / (12 * 11)
+    moved = kid(gen, doubled).value - kid(gen, real).value
     assert moved == pytest.approx(extra, rel=1e-10)
 
 
@@ -210,7 +206,7 @@ def test_wrong_features_are_refused():
             with pytest.raises(ValueError, match=message):
                 kid_difference(*sets, paired=False)
     with pytest.raises(ValueError, match="1 of 5 feature rows"):
-        kernel_sums(bad)
+        kernel_reference(bad)
     with pytest.raises(ValueError, match="paired sets need equal sizes, got 5 and 4"):
         kid_difference(good, good[:4], good, paired=True)
     assert kid_difference(good, good[:4], good, paired=False).se >= 0

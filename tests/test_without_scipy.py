@@ -43,7 +43,7 @@ import numpy as np
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.frechet_error import frechet_corrected, frechet_floor, frechet_se
 from dreamlib.metrics.inception_score import inception_score
-from dreamlib.metrics.kernel import kernel_sums, kid, kid_difference
+from dreamlib.metrics.kernel import kernel_reference, kid, kid_difference
 from dreamlib.metrics.manifold import coverage_null, prdc
 rng = np.random.default_rng(0)
 gen, real = 1.2 * rng.standard_normal((60, 6)), rng.standard_normal((60, 6))
@@ -54,7 +54,7 @@ found = [
     frechet_se(gen, real),
     frechet_corrected(gen, real, seed=0),
     *kid(gen, real)[:2],
-    *kid(gen, real, real_sums=kernel_sums(real))[:2],
+    *kid(gen, kernel_reference(real))[:2],
     *kid_difference(gen, real[::-1], real, paired=True)[:2],
     *inception_score(gen)[:2],
     *(estimate.value for estimate in prdc(gen, real)),

@@ -105,8 +105,8 @@ def frechet_jackknife(
     tenth and more.  Efron & Stein 1981.  NotEnoughSamples for fewer than two samples to a group.
     """
     gen, real = _checked_pair(gen, real)
-    left = _left_out(gen, _groups(gen, groups, seed, 0))
-    held = _left_out(real, _groups(real, groups, seed, 1)) if both else repeat(summary(real))
+    left = _left_out(gen, groups, seed, 0)
+    held = _left_out(real, groups, seed, 1) if both else repeat(summary(real))
     return _jackknife_error([frechet(a, b) for a, b in zip(left, held)])
 
 
@@ -211,10 +211,8 @@ def frechet_difference(
     value = _minus(*sides)
     if any(isinstance(side, Few) for side in sides):
         keys = (0, 0 if paired else 2, 1)
-        left = (
-            _left_out(features, _groups(features, groups, seed, key))
-            for features, key in zip((gen_a, gen_b, real), keys)
-        )
+        sets = zip((gen_a, gen_b, real), keys)
+        left = (_left_out(features, groups, seed, key) for features, key in sets)
         se = _jackknife_error([_minus(*three) for three in zip(*left)])
         return Estimate(value, se, f"jackknife of {groups} groups, {how}, one reference")
     own_a, real_a = _influences(gen_a, real, sides[0], sides[2])
@@ -277,10 +275,10 @@ def _groups(features: np.ndarray, groups: int, seed: int, key: int) -> list[np.n
     return np.array_split(numpy_rng("frechet groups", seed, key).permutation(n), groups)
 
 
-def _left_out(features: np.ndarray, groups: list[np.ndarray]) -> Iterator[Few | Moments]:
+def _left_out(features: np.ndarray, groups: int, seed: int, key: int) -> Iterator[Few | Moments]:
     """The set without each group in turn; moments are taken off, not summed again."""
     whole = summary(features)
-    for group in groups:
+    for group in _groups(features, groups, seed, key):
         if isinstance(whole, Moments):
             yield whole.without(Moments.of(features[group]))
         else:

@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dreamlib.files import sha256_array
 from dreamlib.metrics.distances import blocks, check_same_width, seen
 from dreamlib.metrics.estimate import Estimate
 
@@ -27,49 +26,39 @@ METHOD = (
 )
 
 
-class KernelSums(NamedTuple):
-    """What a reference's own pairs come to.  They are most of the work where m is much above n."""
+class KernelReference(NamedTuple):
+    """Real features with what their own pairs come to: most of the work where m is much above n."""
 
+    features: np.ndarray  # [m,d]
     rows: np.ndarray  # [m], sums of k(y_j, y_l) over all l != j
-    features_sha256: str  # of the features as float64: sums serve no other set
 
 
-def kernel_sums(features: np.ndarray) -> KernelSums:
-    """Sums [m] of the kernel over each row's other rows, for a reference [m,d] used many times.
-
-    ValueError for NaN, other shapes and m < 2.
-    """
+def kernel_reference(features: np.ndarray) -> KernelReference:
+    """A reference [m,d] for many sets.  ValueError for NaN, other shapes and m < 2."""
     features = seen(features)
-    return KernelSums(_own_sums(features), _hash_of(features))
+    return KernelReference(features, _own_sums(features))
 
 
-def kid(gen: np.ndarray, real: np.ndarray, *, real_sums: KernelSums | None = None) -> Estimate:
+def kid(gen: np.ndarray, real: np.ndarray | KernelReference) -> Estimate:
     """Unbiased squared MMD of two feature sets [n,d] and [m,d], and its standard error.
 
     SE^2 = 4 Var(a_i - c_i) / n + 4 Var(b_j - c_j) / m, where a, b are the mean kernels of a row
     with the others of its set and c those with the other set.  It covers sampling of both sides.
-    `real_sums` is `kernel_sums(real)`.  ValueError for NaN, for other shapes or widths that
-    differ, for n or m < 2, and for sums of another reference.
+    ValueError for NaN, for other shapes or widths that differ, and for n or m < 2.
     """
-    return kid_and_pulls(gen, real, real_sums)[0]
+    return kid_and_pulls(gen, real)[0]
 
 
 def kid_and_pulls(
-    gen: np.ndarray, real: np.ndarray, real_sums: KernelSums | None = None
+    gen: np.ndarray, real: np.ndarray | KernelReference
 ) -> tuple[Estimate, np.ndarray, np.ndarray]:
     """`kid`, and how each generated [n] and each real image [m] moves it, for the error of a mean
     over several sets: the reference's part is one for all of them."""
-    gen, real = seen(gen), seen(real)
-    check_same_width(gen, real)
-    if real_sums is None:
-        real_rows = _own_sums(real)
-    elif real_sums.features_sha256 == _hash_of(real):
-        real_rows = real_sums.rows
-    else:
-        raise ValueError("real_sums belong to other features: pass kernel_sums(real)")
+    gen, kept = seen(gen), real if isinstance(real, KernelReference) else kernel_reference(real)
+    check_same_width(gen, kept.features)
     within_gen = _own_sums(gen) / (len(gen) - 1)
-    within_real = real_rows / (len(real) - 1)
-    gen_to_real, real_to_gen = _cross_means(gen, real)
+    within_real = kept.rows / (len(kept.rows) - 1)
+    gen_to_real, real_to_gen = _cross_means(gen, kept.features)
     value = within_gen.mean() + within_real.mean() - 2 * gen_to_real.mean()
     pulls = 2 * (within_gen - gen_to_real), 2 * (within_real - real_to_gen)
     return Estimate(float(value), error_of_means(*pulls), METHOD), *pulls
@@ -109,10 +98,6 @@ def kid_difference(
 def error_of_means(*projections: np.ndarray) -> float:
     """Standard error of a sum of means of independent samples."""
     return float(np.sqrt(sum(values.var(ddof=1) / len(values) for values in projections)))
-
-
-def _hash_of(features: np.ndarray) -> str:
-    return sha256_array(features.astype(np.float64, copy=False))
 
 
 def _own_sums(features: np.ndarray) -> np.ndarray:

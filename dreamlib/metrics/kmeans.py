@@ -62,14 +62,13 @@ def _seeds(centred: np.ndarray, k: int, seed: int) -> list[int]:
 
 def _lloyd(features: np.ndarray, centres: np.ndarray, iterations: int) -> np.ndarray:
     """Centres after Lloyd's iterations from given ones."""
-    before = None
+    cells = np.full(len(features), -1)
     for _ in range(iterations):
-        cells, far = _nearest(features, centres)
-        if before is not None and np.array_equal(cells, before):
+        before, (cells, far) = cells, _nearest(features, centres)
+        if np.array_equal(cells, before):
             break
         centres, empty = _means(features, cells, len(centres))
         centres[empty] = features[np.argsort(-far, kind="stable")[: len(empty)]]
-        before = cells
     return centres
 
 
