@@ -29,7 +29,7 @@ from dreamlib.opening import open_run
 from dreamlib.passed import listed
 from dreamlib.progress import Progress, silent, tell
 from dreamlib.run import Run
-from dreamlib.scores import STRICT, read_record
+from dreamlib.scores import Record, read_record
 from dreamlib.sections import Config, span_steps
 from dreamlib.train import train
 
@@ -46,10 +46,8 @@ SAMPLERS = ("dpmpp_2m:25:karras", "ddim:50:uniform", "ddim:10:uniform")
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(Record):
     """One trained model, sampled one way."""
-
-    __pydantic_config__ = STRICT
 
     arm: str
     budget: str  # what is equal among the arms: "steps" or "passes"
@@ -68,10 +66,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Ablation:
+class Ablation(Record):
     """What ablation.json holds."""
-
-    __pydantic_config__ = STRICT
 
     facts: dict[str, Any]
     cells: list[Cell]
@@ -182,9 +178,8 @@ class _Job:
     def open(self, arm: str, budget: str, seed: int, sampler: str | None = None) -> Run:
         wanted, total, _ = self.settings(arm, budget, seed)
         if sampler:
-            name, steps, spacing = sampler.split(":")
-            wanted += [f"sample.sampler={name}", f"sample.steps={steps}"]
-            wanted += [f"sample.spacing={spacing}"]
+            parts = zip(("sampler", "steps", "spacing"), sampler.split(":"))
+            wanted += [f"sample.{name}={value}" for name, value in parts]
         place, mirror = self.place(f"{arm}-seed{seed}-{total}")
         how = {"overrides": wanted, "mirror": mirror, "progress": self.progress, "say": self.say}
         return open_run(place, self.preset, **how)

@@ -99,12 +99,10 @@ def compare(
             rows += differences_of(seen[0].plan.metric, pair, reference, paired_seeds(a, b), absent)
         if [run.weights()[1] for run in (a, b)] != cards:
             raise RunError("a run was trained further while it was compared: compare again")
-        names = [a.folder.name, b.folder.name]
-        if names[0] == names[1]:
-            names = [str(a.folder), str(b.folder)]
+        alike = a.folder.name == b.folder.name
         facts = {
-            "a": names[0],
-            "b": names[1],
+            "a": str(a.folder) if alike else a.folder.name,
+            "b": str(b.folder) if alike else b.folder.name,
             "weights": [card["sha256"] for card in cards],
             "samplers": [run.config.sample.model_dump(mode="json") for run in (a, b)],
             "extractor": seen[0].extractor.identity,

@@ -24,7 +24,7 @@ from dreamlib.opening import find_run, open_run
 from dreamlib.passed import listed
 from dreamlib.progress import Progress, silent, tell
 from dreamlib.run import Run
-from dreamlib.scores import STRICT, read_record
+from dreamlib.scores import Record, read_record
 from dreamlib.train import DiffusionTrainer, trainer_of
 from dreamlib.train_gan import GanTrainer
 
@@ -35,20 +35,16 @@ P = 0.5  # of a GAN's augmentation while it is timed
 
 
 @dataclass(frozen=True)
-class Pace:
+class Pace(Record):
     """What a training step of a model costs on this machine."""
-
-    __pydantic_config__ = STRICT
 
     seconds: float  # of a step: the median of the rounds
     rounds: list[float]
 
 
 @dataclass(frozen=True)
-class Contest:
+class Contest(Record):
     """What contest.json holds."""
-
-    __pydantic_config__ = STRICT
 
     minutes: float  # asked for
     seconds: float  # that each training takes here
@@ -88,23 +84,20 @@ def contest(
     folder, own = Path(folder), [*overrides, f"train.seed={seed}"]
     common: dict[str, Any] = {"mirror": mirror, "progress": progress, "say": say, "hours": hours}
     found = _known(folder, presets, minutes)
-    runs: dict[str, Run] = {}
-    for preset in presets:
-        if find_run(place(folder, preset, seed), mirror, say):
-            runs[preset] = open_run(place(folder, preset, seed), overrides=own, **common)
-    missing = [preset for preset in presets if preset not in runs]
+    places = {preset: place(folder, preset, seed) for preset in presets}
+    begun = [preset for preset, at in places.items() if find_run(at, mirror, say)]
+    runs = {preset: open_run(places[preset], overrides=own, **common) for preset in begun}
+    missing = [preset for preset in presets if preset not in begun]
     if missing and found is None:
         measured = paces(presets, folder, overrides, turn=turn, progress=progress)
-        standing = next((p for p in presets if p in runs), None)
         seconds = 60 * minutes
-        if standing is not None:
-            seconds = trainer_of(runs[standing]).total * measured[standing].seconds
+        if begun:
+            seconds = trainer_of(runs[begun[0]]).total * measured[begun[0]].seconds
         found = Contest(minutes, seconds, measured)
         write_json(folder / "contest.json", asdict(found))
     for preset in missing:
         length = f"train.length={found.steps(preset)}"
-        at = place(folder, preset, seed)
-        runs[preset] = open_run(at, preset, overrides=[*own, length], **common)
+        runs[preset] = open_run(places[preset], preset, overrides=[*own, length], **common)
     return [runs[preset] for preset in presets]
 
 

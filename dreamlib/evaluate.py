@@ -194,10 +194,7 @@ def _facts(material: Material, card: dict[str, Any]) -> dict[str, Any]:
         "sizes": list(material.sizes),
         "reference": "held-out split 'reference', the same for every row",
         "floor": "held-out split 'floor', disjoint from the reference",
-        "sampler": sample.sampler,
-        "steps": sample.steps,
-        "spacing": sample.spacing,
-        "seed": sample.seed,
+        **{name: getattr(sample, name) for name in ("sampler", "steps", "spacing", "seed")},
         "sample": sample.model_dump(mode="json"),
         "torch": torch.__version__,
     }

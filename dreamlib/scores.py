@@ -14,7 +14,6 @@ from dreamlib.errors import NotEnoughSamples, RunError
 from dreamlib.files import check_fields, exclusive, write_json
 
 GENERATED, REAL = "generated", "held-out real"
-STRICT = ConfigDict(extra="forbid", strict=True)
 # What tables and figures take from a study's facts
 FACTS = {
     **dict.fromkeys(["preset", "extractor", "sampler", "spacing", "weights"], str),
@@ -23,14 +22,18 @@ FACTS = {
 }
 Count = Annotated[int, Field(ge=1)]
 NotNegative = Annotated[FiniteFloat, Field(ge=0)]
-Record = TypeVar("Record")
+Kind = TypeVar("Kind", bound="Record")
+
+
+class Record:
+    """Of a JSON file: other fields and kinds than it tells are errors where it is read."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
 
 
 @dataclass(frozen=True)
-class Origin:
+class Origin(Record):
     """Where a row's images come from, and what looked at them."""
-
-    __pydantic_config__ = STRICT
 
     extractor: str  # identity: name, 12 hex of the weights' SHA-256, resize; "" for pixels
     resize: str = "native"  # how images reach the extractor's size
@@ -43,10 +46,8 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Record):
     """One number and everything needed to defend it."""
-
-    __pydantic_config__ = STRICT
 
     metric: str  # "FD[classifier]", "FID", "KID[classifier]", "coverage", ...
     images: str  # "generated", "held-out real", "untrained", "gaussian", or a guest's name
@@ -64,10 +65,8 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(Record):
     """What scores.json holds."""
-
-    __pydantic_config__ = STRICT
 
     facts: dict[str, Any]  # metric, run, step, sampler, sizes, splits, library versions
     rows: list[Score]
@@ -140,8 +139,8 @@ def study_from(path: Path) -> Study:
     return study
 
 
-def read_record(kind: type[Record], path: Path, remedy: str) -> Record:
-    """A JSON file as that dataclass; RunError naming the first field that does not hold."""
+def read_record(kind: type[Kind], path: Path, remedy: str) -> Kind:
+    """A JSON file as that record; RunError naming the first field that does not hold."""
     try:
         return TypeAdapter(kind).validate_json(path.read_bytes())
     except ValidationError as error:
