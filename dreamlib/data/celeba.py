@@ -181,10 +181,10 @@ def _contents(files: Files, size: int, last_train: int) -> Contents:
         )
     chosen = {images[number]: number for number in used}
 
-    def told(name: str, _: np.ndarray) -> tuple[tuple[int, ...], str]:
+    def about(name: str, _: np.ndarray) -> tuple[tuple[int, ...], str]:
         return labels.get(chosen[name], ()), partition[chosen[name]]
 
-    items = items_of(files, list(chosen), size, told)
+    items = items_of(files, list(chosen), size, about)
     attributes = {name: ("no", "yes") for name in names}
     return Contents(attributes, len(used), items, fingerprint(list(chosen)))
 

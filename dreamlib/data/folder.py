@@ -31,6 +31,7 @@ from dreamlib.errors import DataError
 from dreamlib.files import fingerprint, parse_json, readable
 
 T, R = TypeVar("T"), TypeVar("R")
+About = Callable[[str, np.ndarray], tuple[tuple[int, ...], str]]  # name, image -> labels, split
 
 TRANSPARENT = frozenset({"LA", "PA", "RGBA", "RGBa"})
 # What Pillow's decoders raise on damaged files; random damage finds all of them
@@ -84,11 +85,11 @@ def folder_source(
     if told:
         description["classes"] = f"{told}: {fingerprint(dict(class_of))[:16]}"
 
-    def labels_and_split(name: str, image: np.ndarray) -> tuple[tuple[int, ...], str]:
+    def about(name: str, image: np.ndarray) -> tuple[tuple[int, ...], str]:
         labels = (classes.index(class_of[name]),) if classes else ()
         return labels, split_of(image, held_out)
 
-    items = items_of(files, [name for _, name in pictures], size, labels_and_split, fit)
+    items = items_of(files, [name for _, name in pictures], size, about, fit)
     attributes = {"class": tuple(classes)} if classes else {}
     contents = Contents(attributes, len(pictures), items, others=others)
     return Source("folder", description, lambda: contents, place=str(place))
@@ -107,19 +108,15 @@ def touched(place: Path, packed: Packed) -> bool:
 
 
 def items_of(
-    files: Files,
-    names: Sequence[str],
-    size: int,
-    labels_and_split: Callable[[str, np.ndarray], tuple[tuple[int, ...], str]],
-    fit: str = "crop",
+    files: Files, names: Sequence[str], size: int, about: About, fit: str = "crop"
 ) -> Callable[[int], Iterator[Item]]:
-    """Contents.items of images by name, in their order; `labels_and_split` tells those of one."""
+    """Contents.items of these images, in this order."""
 
     def item(name: str) -> Item:
         image, reject = decoded(files.read, name, size, fit)
         if image is None:
             return Item(name, None, reject=reject)
-        return Item(name, image, *labels_and_split(name, image))
+        return Item(name, image, *about(name, image))
 
     return lambda start: in_order(item, names[start:])
 

@@ -221,10 +221,8 @@ def open_packed(folder: Path | str) -> Packed:
     if not (folder / MANIFEST).is_file():
         raise DataError(f"no packed images in {folder}; run `dreamlib data prepare` first")
     manifest = read_manifest(folder)
-    if manifest.get("format") != FORMAT:
-        raise _damaged(
-            folder, f"its format is {manifest.get('format')}, this version reads {FORMAT}"
-        )
+    if (found := manifest.get("format")) != FORMAT:
+        raise _damaged(folder, f"its format is {found}, this version reads {FORMAT}")
     for name, record in manifest["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != record["bytes"]:

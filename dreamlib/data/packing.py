@@ -220,16 +220,14 @@ class _Writer:
     def _check(self, item: Item) -> None:
         """ValueError for what only a wrong source can give."""
         image, sizes = item.image, [len(values) for values in self.contents.attributes.values()]
-        if image.dtype != np.uint8 or image.shape != self.shape or len(self.shape) != 3:
-            raise ValueError(
-                f"{item.name} is {image.dtype} {image.shape}, not one uint8 [H,W,C] shape for the "
-                "whole source"
-            )
+        alike = image.dtype == np.uint8 and image.shape == self.shape and len(self.shape) == 3
         in_range = [0 <= label < size for label, size in zip(item.labels, sizes)]
-        if len(item.labels) != len(sizes) or not all(in_range) or item.split not in SPLITS:
+        told = len(item.labels) == len(sizes) and all(in_range) and item.split in SPLITS
+        if not alike or not told:
             raise ValueError(
-                f"{item.name} has labels {item.labels} and split {item.split!r}, not one value per "
-                f"attribute and one of {SPLITS}"
+                f"{item.name} is {image.dtype} {image.shape} with labels {item.labels} and split "
+                f"{item.split!r}, not one uint8 [H,W,C] shape for the whole source with one value "
+                f"per attribute and one of {SPLITS}"
             )
 
     def _make_safe(self, lines: list[_Line], images: IO[bytes], index: IO[bytes]) -> None:

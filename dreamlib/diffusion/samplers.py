@@ -2,11 +2,6 @@
 
     sampler(net, sched, x_T, steps, noise, *, spacing, clamp, **own) -> Iterator[Step]
 
-    sampler    source                     own options
-    ddpm       Ho 2020, Alg. 2            variance, temperature
-    ddim       Song 2021, Eq. 12          eta
-    dpmpp_2m   Lu 2022 (DPM-Solver++)     -
-
 x_T float [B,C,H,W] is standard normal.  `noise(t)` returns the standard normal [B,C,H,W] to be
 used at timestep t; who draws it decides how it is keyed.  `clamp` holds the network's clean image
 inside [-1, 1], for every sampler, and DDIM's eps is taken from the image so held.  Progress bars,

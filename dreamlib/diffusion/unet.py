@@ -76,33 +76,27 @@ class Attention(nn.Module):
 
 
 class Level(nn.Module):
-    """Blocks at one resolution: residual blocks in a row, then attention where it is asked for."""
+    """Blocks at one resolution: residual blocks in a row, then attention where it has heads."""
 
     def __init__(
-        self,
-        widths: Sequence[int],
-        time_dim: int,
-        dropout: float,
-        heads: int,
-        attend: bool,
-        recompute: bool,
+        self, widths: Sequence[int], time_dim: int, dropout: float, heads: int, recompute: bool
     ):
         super().__init__()
         self.recompute = recompute
         self.blocks = nn.ModuleList(
             ResBlock(inp, out, time_dim, dropout) for inp, out in pairwise(widths)
         )
-        self.attention = Attention(widths[-1], heads) if attend else nn.Identity()
+        self.attention = Attention(widths[-1], heads) if heads else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         for block in self.blocks:
-            x = recomputed(block, x, emb) if self.recompute else block(x, emb)
-        return recomputed(self.attention, x) if self.recompute else self.attention(x)
+            x = answer(block, self.recompute, x, emb)
+        return answer(self.attention, self.recompute, x)
 
 
-def recomputed(block: nn.Module, *inputs: Tensor) -> Tensor:
-    """The block's answer, its inner activations dropped and computed again for the gradient."""
-    return checkpoint(block, *inputs, use_reentrant=False)
+def answer(block: nn.Module, recompute: bool, *inputs: Tensor) -> Tensor:
+    """With `recompute`, inner activations are dropped and computed again for the gradient."""
+    return checkpoint(block, *inputs, use_reentrant=False) if recompute else block(*inputs)
 
 
 class Middle(nn.Module):
@@ -116,10 +110,9 @@ class Middle(nn.Module):
         self.second = ResBlock(width, width, time_dim, dropout)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        if not self.recompute:
-            return self.second(self.attention(self.first(x, emb)), emb)
-        x = recomputed(self.attention, recomputed(self.first, x, emb))
-        return recomputed(self.second, x, emb)
+        x = answer(self.first, self.recompute, x, emb)
+        x = answer(self.attention, self.recompute, x)
+        return answer(self.second, self.recompute, x, emb)
 
 
 class UNet(nn.Module):
@@ -155,8 +148,8 @@ class UNet(nn.Module):
         inputs = [widths[0], *widths[:-1]]
 
         def level(first: int, rest: int, i: int) -> Level:
-            row = [first, *[rest] * blocks]
-            return Level(row, time_dim, dropout, heads, inner[i] in attention, recompute)
+            row, own = [first, *[rest] * blocks], heads if inner[i] in attention else 0
+            return Level(row, time_dim, dropout, own, recompute)
 
         self.time = nn.Sequential(
             nn.Linear(widths[0], time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)

@@ -74,8 +74,7 @@ def lazy(every: int, lr: float, betas: Sequence[float]) -> tuple[float, tuple[fl
 
 
 def half_life(images_seen: int, images: float, ramp: float | None) -> float:
-    """Half-life of the averaged weights, in images: shorter at first, in proportion to what was
-    seen."""
+    """Half-life of the averaged weights, in images: at first in proportion to those seen."""
     return images if ramp is None else min(images, ramp * images_seen)
 
 
