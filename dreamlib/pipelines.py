@@ -36,9 +36,8 @@ def pipeline_images(
 ) -> np.ndarray:
     """n images of a local diffusers pipeline -> uint8 [n,H,W,3]; image i is drawn by seed + i.
 
-    Weights are read from safetensors only, code from the installed packages only.  Shards are kept
-    in `keep`, so that interrupted work goes on.  DataError for a folder that holds no pipeline, one
-    with code of its own, or one with parts whose weights are not there.
+    Weights are read from safetensors only, code from the installed packages only.  Interrupted work
+    goes on with what is in `keep`.  DataError for no pipeline, code of its own, or lost weights.
     """
     pipeline = _pipeline(folder).to(device)
     pipeline.set_progress_bar_config(disable=True)

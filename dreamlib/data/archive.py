@@ -52,10 +52,7 @@ def _read(files: Files, name: str) -> bytes:
 
 @contextmanager
 def reading(what: Path | str, below: bool = False) -> Iterator[None]:
-    """The disk's errors, or the mount's, as DataError: the file itself may be good.
-
-    It names `what`, or, of a folder that is looked through, the place `below` it.
-    """
+    """The disk's errors, or the mount's, as DataError of `what`, or of the place `below` it."""
     try:
         yield
     except OSError as error:
@@ -64,7 +61,7 @@ def reading(what: Path | str, below: bool = False) -> Iterator[None]:
             f"{what} cannot be read ({error.strerror or error}): see that it is there and may be "
             "read (a mounted folder may have to be mounted again), then run the same command or "
             "cell again; what is packed already is kept"
-        ) from error
+        ) from error  # the file itself may be good
 
 
 def _part_order(path: Path) -> tuple[list[bool], str]:

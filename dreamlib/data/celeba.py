@@ -219,10 +219,8 @@ def _attributes(
 
 
 def _table(files: Files, stem: str) -> tuple[list[str], dict[int, list[str]]] | None:
-    """One of CelebA's lists, as .txt or as Kaggle's .csv, among the files or beside their place.
-
-    -> the names of its columns, and the cells of each image by number.
-    """
+    """Columns, and cells by image number, of one of CelebA's lists: .txt or Kaggle's .csv, among
+    the files or beside their place."""
     called = (f"{stem}.txt", f"{stem}.csv")
     within = [name for name in files.names if PurePosixPath(name).name in called]
     above = Path(files.place).absolute().parents[:2]

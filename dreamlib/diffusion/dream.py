@@ -10,8 +10,7 @@ never hold their activations together.
 
 `net` answers with eps, whatever it predicts (`prediction.Denoiser`), and errors are weighted by
 `process.loss_weight`.  So for v the target at a rectified input is a (eps + lam*D) - s x0, and the
-pair still describes x0.  `perturb` alone asks what the network predicts: its target is the output
-for the unmoved x_t.
+pair still describes x0.  `perturb` alone asks what the network predicts.
 """
 
 from __future__ import annotations
@@ -123,10 +122,8 @@ def standard(net: nn.Module, sched: Schedule, batch: Batch, step: int = 0) -> It
 class Conservative:
     """The original recipe's loss: a share `weight` of the error comes from the adapted input.
 
-    Two estimators of one objective.  `both` evaluates both branches, the second reusing the
-    first's detached prediction, its dropout included.  `sampled` sends each image down one branch,
-    the adapted one with probability `weight`, and pays an extra forward pass, without dropout, for
-    those images alone.
+    `both` evaluates both branches, the second with the first's detached prediction.  `sampled`
+    sends each image down one, the adapted one with probability `weight`: one objective.
     """
 
     lam_max: float = 0.5

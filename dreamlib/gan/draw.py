@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dreamlib.errors import Interrupted
 from dreamlib.gan.stylegan2 import Generator
@@ -14,15 +13,11 @@ from dreamlib.images import quantise
 from dreamlib.rng import batches, image_noise
 
 
-def noise(net: Generator, seed: int, slots: Sequence[int | None], device: torch.device):
-    """Every layer's noise, keyed by (seed, image, layer); z is layer 0."""
-    sizes = net.synthesis.noise_sizes
-    return [image_noise(seed, slots, (1, n, n), k + 1, device) for k, n in enumerate(sizes)]
-
-
-def latents(net: Generator, seed: int, slots: Sequence[int | None], device: torch.device) -> Tensor:
-    """z [B,Z], keyed by (seed, image)."""
-    return image_noise(seed, slots, (net.z_dim,), 0, device)
+def draws(net: Generator, seed: int, slots: Sequence[int | None], device: torch.device):
+    """z [B,Z] and every layer's noise, keyed by (seed, image, layer), where z is layer 0."""
+    shapes = [(net.z_dim,), *((1, n, n) for n in net.synthesis.noise_sizes)]
+    z, *own = (image_noise(seed, slots, shape, k, device) for k, shape in enumerate(shapes))
+    return z, own
 
 
 @torch.inference_mode()
@@ -42,7 +37,7 @@ def draw_images(
     """
     drawn: dict[int, np.ndarray] = {}
     for slots in batches(list(dict.fromkeys(images)), batch):
-        z, own = latents(net, seed, slots, device), noise(net, seed, slots, device)
+        z, own = draws(net, seed, slots, device)
         for row, image in zip(quantise(net(z, own, truncation)), slots):
             if image is not None:
                 drawn[image] = row
@@ -69,9 +64,9 @@ def interpolate(
     """
     if count < 2 or ends[0] == ends[1]:
         raise ValueError(f"interpolation needs 2 images or more and two ends, got {count}, {ends}")
-    z = latents(net, seed, [*ends, *[None] * max(0, batch - 2)], device)
+    z, _ = draws(net, seed, [*ends, *[None] * max(0, batch - 2)], device)
     first, last = net.truncated(z, truncation)[:2]
-    own = noise(net, seed, [ends[0]] * batch, device)
+    _, own = draws(net, seed, [ends[0]] * batch, device)
     share = torch.linspace(0, 1, count, device=device)[:, None]
     ws = first + share * (last - first)
     frames = []

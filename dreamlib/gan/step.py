@@ -111,10 +111,7 @@ def draw(net: Generator, images: int, mixing: float, rng: torch.Generator) -> Dr
 
 
 def mix(first: Tensor, second: Tensor, cut: Tensor) -> Tensor:
-    """Styles of two images: `first` up to layer cut [B], `second` from there on.  [B,L,W] each.
-
-    Style mixing, Karras 2019, Sec. 3.1.
-    """
+    """`first` up to layer cut [B], then `second`; styles [B,L,W].  Karras 2019, Sec. 3.1."""
     layers = torch.arange(first.shape[1], device=first.device)
     return torch.where((layers < cut[:, None])[:, :, None], first, second)
 
