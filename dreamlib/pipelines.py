@@ -138,7 +138,5 @@ def _check_spacing(pipeline: Any, steps: int | None, say: Callable[[str], None])
 def _content(folder: Path) -> list[list[Any]]:
     """Names, sizes and times: cheap, and different for another pipeline in the same place."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return [
-        [path.relative_to(folder).as_posix(), path.stat().st_size, path.stat().st_mtime_ns]
-        for path in files
-    ]
+    stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+    return [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]

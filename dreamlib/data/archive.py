@@ -135,17 +135,15 @@ def check_unpacked(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
 
 def _refusal(name: str, info: zipfile.ZipInfo) -> str:
     """Why a member makes its archive untrustworthy; '' when it does not."""
-    windows = PureWindowsPath(name)
-    if name.startswith("/") or windows.drive or ".." in PurePosixPath(name).parts:
-        return "points outside the archive"
+    rooted = name.startswith("/") or PureWindowsPath(name).drive
     kind = stat.S_IFMT(info.external_attr >> 16)
-    if kind not in (0, stat.S_IFREG):
-        return "is a link or a device, not a file"
-    if info.flag_bits & 1:
-        return "is encrypted"
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # Python unpacks these in pieces without a bound, whatever size the member claims
-        return "is compressed in another way than zip's usual one: unpack it and name the folder"
-    if info.file_size > LARGEST_FILE:
-        return f"would unpack to {info.file_size:,} bytes"
-    return ""
+    # Python unpacks these in pieces without a bound, whatever size the member claims
+    rare = info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    reasons = {
+        "points outside the archive": rooted or ".." in PurePosixPath(name).parts,
+        "is a link or a device, not a file": kind not in (0, stat.S_IFREG),
+        "is encrypted": info.flag_bits & 1,
+        "is compressed in another way than zip's usual one: unpack it and name the folder": rare,
+        f"would unpack to {info.file_size:,} bytes": info.file_size > LARGEST_FILE,
+    }
+    return next((reason for reason, true in reasons.items() if true), "")

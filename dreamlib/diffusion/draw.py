@@ -107,20 +107,17 @@ def interpolate(
 ) -> np.ndarray:
     """`count` images between two of `seed`, ends included -> uint8 [count,H,W,C].
 
-    Starts are interpolated spherically; the sampler must be deterministic, because noise added on
-    the way would leave nothing in common between neighbours.  All have the first end's labels.
-    `on_step` sees every step of every batch.  ValueError for an ancestral sampler, fewer than 2
-    images, or equal ends.
+    Starts are interpolated spherically; all have the first end's labels.  `on_step` sees every step
+    of every batch.  ValueError for an ancestral sampler, fewer than 2 images, or equal ends.
     """
     if count < 2 or ends[0] == ends[1]:
         raise ValueError(f"interpolation needs 2 images or more and two ends, got {count}, {ends}")
     cpu = torch.device("cpu")
     first, last = (image_noise(seed, [end], shape, len(sched), cpu)[0] for end in ends)
-    starts = [slerp(first, last, i / (count - 1)) for i in range(count)]
+    starts = torch.stack([slerp(first, last, i / (count - 1)) for i in range(count)])
     guided = guide(net, [ends[0]] * batch, labels_of, guidance, device)
     frames = []
-    for begin in range(0, count, batch):
-        part = torch.stack(starts[begin : begin + batch])
+    for part in starts.split(batch):
         x = torch.zeros(batch, *shape, device=device)
         x[: len(part)] = part.to(device)
         for step in sampler(guided, sched, x, noise=_no_noise):
