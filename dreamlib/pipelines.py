@@ -124,9 +124,8 @@ def _check_spacing(pipeline: Any, steps: int | None, say: Callable[[str], None])
     spacing, trained = config.get("timestep_spacing"), config.get("num_train_timesteps")
     asked = inspect.signature(pipeline.__call__).parameters.get("num_inference_steps")
     steps = steps or (asked.default if asked else None)
-    if spacing not in ("leading", "trailing") or not isinstance(steps, int) or not trained:
-        return
-    if trained % steps and steps < trained:
+    known = spacing in ("leading", "trailing") and isinstance(steps, int) and trained
+    if known and steps < trained and trained % steps:
         fitting = max(k for k in range(1, steps) if trained % k == 0)
         say(
             f"WARNING: {steps} steps of {spacing!r} spacing do not divide the scheduler's "
