@@ -21,6 +21,7 @@ from dreamlib.sections import Config
 
 # Inches.  Every level is a row: its way down at the left, its way up at the right.
 WIDE, TILE, PITCH = 2.15, 0.3, 0.86  # a level's box, a tile in it, from one row to the next
+FIRST = -1.42  # height of the first level's centre
 EDGE, INSET = 0.62, 0.3  # left of the first level; deeper levels are further in, if there is room
 # What the network's output means.
 ANSWERS = {"eps": "noise eps", "v": "v = a eps − s x0", "x0": "clean image x0"}
@@ -61,18 +62,11 @@ def _count(number: int) -> str:
     return f"{number / 1e3:.3g} k" if number >= 1000 else str(number)
 
 
-def _rows(config: Config) -> tuple[float, float]:
-    """(y of the first level's centre, how much further in each deeper level is)."""
-    levels = len(config.net.widths)
-    room = TWO / 2 - EDGE - WIDE - 0.3
-    return -1.42, min(INSET, room / max(1, levels - 1))
-
-
 def _boxes(config: Config, i: int) -> tuple[float, float, float]:
     """Left edges of a level's two boxes, and their centre's height."""
-    first, inset = _rows(config)
-    left = EDGE + i * inset
-    return left, TWO - EDGE - WIDE - i * inset + 0.32, first - i * PITCH
+    room = TWO / 2 - EDGE - WIDE - 0.3
+    inset = i * min(INSET, room / max(1, len(config.net.widths) - 1))
+    return EDGE + inset, TWO - EDGE - WIDE - inset + 0.32, FIRST - i * PITCH
 
 
 # --------------------------------------------------------------------------- parts of it
@@ -147,7 +141,7 @@ def _level(axes: Axes, net: UNet, config: Config, i: int) -> None:
 
 def _middle(axes: Axes, net: UNet, config: Config) -> None:
     levels = len(config.net.widths)
-    y = _rows(config)[0] - levels * PITCH
+    y = FIRST - levels * PITCH
     x = TWO / 2 + 0.16 - WIDE / 2
     size = net.size // net.patch // 2**levels
     tiles = ["residual", "attention", "residual"]

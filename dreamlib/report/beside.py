@@ -46,14 +46,10 @@ def scores_beside(runs: Sequence[Run]) -> str:
         replace(row, images=name)
         for study, name in zip(studies, names)
         for row in study.rows
-        if row.images == GENERATED and row.n == most and row.metric in wanted
+        if row.images == GENERATED
     ]
-    rows += [
-        row
-        for row in studies[0].rows
-        if row.images == REAL and row.n == most and row.metric in wanted
-    ]
-    rows = [row for row in rows if row.real == "reference"]
+    rows += [row for row in studies[0].rows if row.images == REAL]
+    rows = [r for r in rows if r.real == "reference" and r.n == most and r.metric in wanted]
     rows.sort(key=lambda row: wanted.index(row.metric))
     head, cells = rows_table(rows)
     cut = len(head) - len(MADE)  # how images are made differs between the columns

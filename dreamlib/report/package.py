@@ -81,11 +81,9 @@ def _found(run: Run) -> dict[str, bytes]:
         "weights-card.json": run.dir.weights / "card.json",
         "report.html": run.dir.figures / "report.html",
     }
-    kinds = {"figures": ("png", "pdf"), "tables": ("md", "tex", "csv")}
-    for folder, endings in kinds.items():
-        for ending in endings:
-            paths = sorted(run.dir.figures.glob(f"[!.]*.{ending}"))
-            single |= {f"{folder}/{path.name}": path for path in paths}
+    for folder, _, pattern in (part.partition("/") for part in PARTS if "/" in part):
+        paths = sorted(run.dir.figures.glob(f"[!.]{pattern}"))
+        single |= {f"{folder}/{path.name}": path for path in paths}
     return {name: path.read_bytes() for name, path in single.items() if is_own(path)}
 
 

@@ -35,12 +35,6 @@ def write_page(run: Run, paths: Iterable[Path]) -> Path:
     Parts that the run's files do not hold are named, with the command that makes them.  RunError
     where a file is damaged.
     """
-    path = run.dir.figures / "report.html"
-    write_text(path, page(run, paths))
-    return path
-
-
-def page(run: Run, paths: Iterable[Path]) -> str:
     study = study_of(run)
     pictures = {path.stem: path for path in paths if path.suffix == ".png" and drawn(path)}
     config = load_config(run.dir.config)
@@ -54,7 +48,9 @@ def page(run: Run, paths: Iterable[Path]) -> str:
         "Missing": _missing(run, study, pictures),
     }
     head = f"<h1>{escape(name)}</h1>\n<p>{_where_it_stands(run, config)}</p>"
-    return document(f"{name}: report", head, sections)
+    path = run.dir.figures / "report.html"
+    write_text(path, document(f"{name}: report", head, sections))
+    return path
 
 
 def study_of(run: Run) -> Study | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any, TypeVar
@@ -97,16 +98,12 @@ def save_figure(fig: Figure, folder: Path, name: str) -> list[Path]:
     """NAME.png at 300 dpi and NAME.pdf, without dates, so that equal figures are equal files."""
     fig.draw_without_rendering()
     fig.set_layout_engine("none")  # laid out once; both files are the same picture
-    paths = []
+    paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
     facts = {"Software": None} | ({"Comment": NOT_DRAWN} if fig.get_label() == NOT_DRAWN else {})
-    for kind, plain in (("png", facts), ("pdf", {"CreationDate": None})):
-
-        def write(file, kind=kind, plain=plain) -> None:
-            fig.savefig(file, format=kind, dpi=DPI, metadata=plain)
-
-        paths.append(folder / f"{name}.{kind}")
-        with style(STYLE | TRUETYPE):
-            write_atomic(paths[-1], write)
+    with style(STYLE | TRUETYPE):
+        for path, plain in zip(paths, (facts, {"CreationDate": None})):
+            kind = path.suffix[1:]
+            write_atomic(path, partial(fig.savefig, format=kind, dpi=DPI, metadata=plain))
     return paths
 
 
@@ -154,7 +151,7 @@ def show_sheet(
 ) -> None:
     """uint8 [R,K,H,W,C] as R rows of K images, with words at the left and above."""
     count, across, height, width = images.shape[:4]
-    gap = gap_of(height)
+    gap = max(1, height // 16)  # pixels between images
     sheet = grid(images.reshape(-1, *images.shape[2:]), across, gap=gap)
     axes.set_anchor("N")
     axes.imshow(sheet, interpolation="nearest")
@@ -175,11 +172,6 @@ def log_scale(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
     if high / low < 100:
         axes.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-
-
-def gap_of(size: int) -> int:
-    """Pixels between images of this size on a sheet."""
-    return max(1, size // 16)
 
 
 @style()

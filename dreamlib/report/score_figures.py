@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dreamlib.ablate import BUDGETS, STANDARD, Ablation, read_ablation
+from dreamlib.ablate import BUDGETS, STANDARD, Ablation, Cell, read_ablation
 from dreamlib.errors import NotEnoughSamples
 from dreamlib.report import panels
 from dreamlib.report.kept import extractor_of, stored, study_footer
@@ -174,16 +175,20 @@ def ablation(folder: Path | str) -> Figure:
     return fig
 
 
-def _budgets() -> list[tuple[str, str, float]]:
-    return list(zip(BUDGETS, (BLUE, GREEN), (0.16, -0.16)))
+def _rows(
+    found: Ablation, arms: list[str], sampler: str
+) -> Iterator[tuple[list[Cell], str, float]]:
+    """The cells of every budget and loss, their colour, and the height of their row."""
+    for budget, colour, shift in zip(BUDGETS, (BLUE, GREEN), (0.16, -0.16)):
+        for height, arm in enumerate(arms):
+            yield found.of(arm, budget, sampler), colour, height + shift
 
 
 def _distances(axis: Axes, found: Ablation, arms: list[str], sampler: str) -> None:
-    for budget, colour, shift in _budgets():
-        for height, arm in enumerate(arms):
-            values = [cell.fd for cell in found.of(arm, budget, sampler)]
-            axis.plot(values, [height + shift] * len(values), "o", color=colour, ms=3.5)
-            axis.plot(np.mean(values), height + shift, "|", color=colour, ms=11, mew=1.5)
+    for cells, colour, height in _rows(found, arms, sampler):
+        values = [cell.fd for cell in cells]
+        axis.plot(values, [height] * len(values), "o", color=colour, ms=3.5)
+        axis.plot(np.mean(values), height, "|", color=colour, ms=11, mew=1.5)
     axis.axvline(found.facts["floor"], color=ORANGE, lw=1)
     axis.set_yticks(range(len(arms)), arms)
     axis.set(xlim=(0, None), ylim=(-0.5, len(arms) - 0.5), xlabel=f"raw {found.facts['metric']}")
@@ -191,13 +196,12 @@ def _distances(axis: Axes, found: Ablation, arms: list[str], sampler: str) -> No
 
 def _differences(axis: Axes, found: Ablation, arms: list[str], sampler: str) -> None:
     """Below 0 the loss scored lower than the standard one, at the same seed and budget."""
-    for budget, colour, shift in _budgets():
-        for height, arm in enumerate(arms):
-            cells = [c for c in found.of(arm, budget, sampler) if c.minus_standard is not None]
-            for place, cell in zip(np.linspace(0.08, -0.08, len(cells)), cells):
-                error = 2 * (cell.minus_standard_se or 0)
-                where = cell.minus_standard, height + shift + place
-                axis.errorbar(*where, xerr=error, fmt="o", ms=3, color=colour, lw=0.9)
+    for every, colour, height in _rows(found, arms, sampler):
+        cells = [cell for cell in every if cell.minus_standard is not None]
+        for place, cell in zip(np.linspace(0.08, -0.08, len(cells)), cells):
+            error = 2 * (cell.minus_standard_se or 0)
+            where = cell.minus_standard, height + place
+            axis.errorbar(*where, xerr=error, fmt="o", ms=3, color=colour, lw=0.9)
     axis.axvline(0, color=GREY, lw=0.8)
     axis.set_yticks(range(len(arms)), arms)
     axis.set(ylim=(-0.5, max(len(arms), 1) - 0.5), xlabel=f"{found.minus_metric} − standard's")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 
@@ -230,25 +231,22 @@ def ablation_rows(found: Ablation) -> list[tuple[str, ...]]:
     """A row per sampler, budget and loss, over the training seeds."""
     rows = []
     arms = list(dict.fromkeys(cell.arm for cell in found.cells))
-    for sampler in found.facts["samplers"]:
-        for budget in BUDGETS:
-            for arm in arms:
-                cells = found.of(arm, budget, sampler)
-                others = [cell for cell in cells if cell.minus_standard is not None]
-                minus = [cell.minus_standard for cell in others]
-                known = [c for c in others if c.minus_standard_se is not None]
-                each = [f"{c.minus_standard:+.3f} ± {c.minus_standard_se:.3f}" for c in known]
-                rows.append(
-                    (
-                        *(arm, budget, f"{cells[0].steps:,}", f"{cells[0].passes:,}"),
-                        " ".join(sampler.split(":")),
-                        _number(fmean(cell.fd for cell in cells)),
-                        ", ".join(_number(cell.fd) for cell in cells),
-                        f"{fmean(minus):+.3f}" if minus else NONE,
-                        ", ".join(each) or NONE,
-                        _number(fmean(cell.kid for cell in cells)),
-                    )
-                )
+    for sampler, budget, arm in product(found.facts["samplers"], BUDGETS, arms):
+        cells = found.of(arm, budget, sampler)
+        others = [cell for cell in cells if cell.minus_standard is not None]
+        minus = [cell.minus_standard for cell in others]
+        known = [cell for cell in others if cell.minus_standard_se is not None]
+        each = [f"{cell.minus_standard:+.3f} ± {cell.minus_standard_se:.3f}" for cell in known]
+        row = (
+            *(arm, budget, f"{cells[0].steps:,}", f"{cells[0].passes:,}"),
+            " ".join(sampler.split(":")),
+            _number(fmean(cell.fd for cell in cells)),
+            ", ".join(_number(cell.fd) for cell in cells),
+            f"{fmean(minus):+.3f}" if minus else NONE,
+            ", ".join(each) or NONE,
+            _number(fmean(cell.kid for cell in cells)),
+        )
+        rows.append(row)
     return rows
 
 
