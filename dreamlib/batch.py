@@ -12,19 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dreamlib import files
 from dreamlib.batch_page import index, rows
 from dreamlib.batch_plan import Planned
 from dreamlib.errors import DreamlibError, RunError, what_failed
-from dreamlib.files import (
-    read_json,
-    seal,
-    sealed,
-    sha256_file,
-    sweep,
-    try_lock,
-    write_json,
-    write_text,
-)
 from dreamlib.kernels import Ending, Leash, execute
 from dreamlib.notebooks import to_html
 from dreamlib.progress import duration, tell
@@ -63,11 +54,11 @@ class Batch:
         """
         self.out.mkdir(parents=True, exist_ok=True)
         with open(self.out / ".lock", "a+b") as file:
-            if not try_lock(file):
+            if not files.try_lock(file):
                 raise RunError(
                     f"another command runs notebooks in {self.out}: wait for it, or use --out"
                 )
-            sweep(self.out)
+            files.sweep(self.out)
             self._begin()
             try:
                 with self._stop.listening(), ThreadPoolExecutor(self.jobs) as pool:
@@ -146,9 +137,9 @@ class Batch:
             "begun": begun,
             "seconds": time.monotonic() - clock,
             "inputs": inputs,
-            "output": sha256_file(output) if output.is_file() else None,
+            "output": files.sha256_file(output) if output.is_file() else None,
         }
-        write_json(item.result(".json"), seal(record))
+        files.write_json(item.result(".json"), files.seal(record))
         self._ended(item, ending, record["seconds"])
         return record
 
@@ -207,8 +198,8 @@ class Batch:
 
     def _write(self) -> None:
         with self._mutex:
-            write_json(self.out / "status.json", {**self.status, "time": time.time()})
-            write_text(self.out / "index.html", index(self.status, self.out))
+            files.write_json(self.out / "status.json", {**self.status, "time": time.time()})
+            files.write_text(self.out / "index.html", index(self.status, self.out))
 
 
 def _inputs(item: Planned, after: str | None) -> dict[str, Any]:
@@ -217,7 +208,7 @@ def _inputs(item: Planned, after: str | None) -> dict[str, Any]:
     from dreamlib import __version__
 
     return {
-        "source": sha256_file(item.notebook),
+        "source": files.sha256_file(item.notebook),
         "parameters": item.parameters,
         "dreamlib": __version__,
         "after": after,
@@ -228,11 +219,11 @@ def _finished(item: Planned, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """The manifest of a notebook that was done with these inputs and whose output is whole."""
     output = item.result(".ipynb")
     try:
-        record = read_json(item.result(".json"))
+        record = files.read_json(item.result(".json"))
     except (OSError, ValueError):
         return None
-    same = sealed(record) and record["state"] == "done" and record["inputs"] == inputs
-    whole = same and output.is_file() and sha256_file(output) == record["output"]
+    same = files.sealed(record) and record["state"] == "done" and record["inputs"] == inputs
+    whole = same and output.is_file() and files.sha256_file(output) == record["output"]
     return record if whole else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from dreamlib.diffusion.samplers import spaced
 from dreamlib.errors import ConfigError, RunError
 from dreamlib.report import score_figures
 from dreamlib.report.architecture import architecture
-from dreamlib.report.captions import CAPTIONS, why_absent
+from dreamlib.report.captions import CAPTIONS, captions_of, why_absent
 from dreamlib.report.kept import folder_name, name_of
 from dreamlib.report.overview import evaluation
 from dreamlib.report.palette import BLUE, GREEN, GREY, ORANGE, TWO
@@ -77,24 +78,17 @@ def sensitivity(run: Run, ablation: Path | None) -> Figure:
 def all_of(run: Run, ablation: Path | None = None) -> dict[str, Callable[[], Figure]]:
     """How each figure of the run is drawn, by the name of its files."""
     name, config = folder_name(run), run.config
-    gan = config.model == "gan"
-    own = [players, stages, samples, quality, evaluation]
-    if not gan:
-        own = [curves, training, stages, samples, process, process_x0, quality, evaluation]
+    own = [curves, training, players, stages, samples, process, process_x0, quality, evaluation]
     scores = ["fd_against_n", "parts", "replay", "modes", "nearest", "shares"]
-    own += [getattr(score_figures, each) for each in scores]
-    drawn: dict[str, Callable[[], Figure]] = {
-        each.__name__: lambda draw=each: draw(run) for each in own
-    }
-    if config.validation.every:
-        drawn["validation"] = lambda: validation(run)
-    if gan:
-        return drawn
-    return drawn | {
+    own += [*(getattr(score_figures, each) for each in scores), validation]
+    drawn: dict[str, Callable[[], Figure]] = {each.__name__: partial(each, run) for each in own}
+    drawn |= {
         "architecture": lambda: architecture(config, name),
         "schedule": lambda: schedule(config, name),
         "sensitivity": lambda: sensitivity(run, ablation),
     }
+    wanted = captions_of(config)
+    return {name: draw for name, draw in drawn.items() if name in wanted}
 
 
 def draw(run: Run, name: str, ablation: Path | None = None) -> Figure:
@@ -121,6 +115,4 @@ def save_all(run: Run, ablation: Path | None = None) -> list[Path]:
 
 def _absent(run: Run, name: str, why: str) -> Figure:
     # The run by its name: the same figure wherever the folder lies.
-    fig = missing(name, why.replace(str(run.folder), folder_name(run)))
-    footer(fig, name_of(run))
-    return fig
+    return missing(name, why.replace(str(run.folder), folder_name(run)), name_of(run))

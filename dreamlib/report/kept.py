@@ -9,16 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from dreamlib import files
 from dreamlib.errors import RunError
-from dreamlib.files import (
-    DAMAGED,
-    check_fields,
-    load_arrays,
-    read_json,
-    read_npy,
-    readable,
-    sha256_array,
-)
 from dreamlib.run import Run
 from dreamlib.scores import Study
 
@@ -41,8 +33,8 @@ class Kept:
 
     def shard(self, number: int) -> np.ndarray | None:
         """A shard that the manifest vouches for, uint8 [N,H,W,C], else None."""
-        images = read_npy(self.folder / f"shard-{number:05d}.npy")
-        if images is None or sha256_array(images) != self.shards.get(str(number)):
+        images = files.read_npy(self.folder / f"shard-{number:05d}.npy")
+        if images is None or files.sha256_array(images) != self.shards.get(str(number)):
             return None
         return images
 
@@ -63,7 +55,7 @@ def kept_folders(run: Run) -> list[Kept]:
     for path in sorted(run.dir.generated.glob("*/manifest.json")):
         try:
             kinds = {"identity": dict, "fingerprint": str, "shards": dict}
-            manifest = check_fields(read_json(path), **kinds)
+            manifest = files.check_fields(files.read_json(path), **kinds)
         except ValueError:
             continue  # damaged: as good as not there, and made again by `sample`
         sample, weights = (manifest["identity"].get(name) for name in ("sample", "weights"))
@@ -110,11 +102,11 @@ def stored(path: Path, command: str, **dims: int) -> dict[str, np.ndarray]:
     if not path.exists():
         raise RunError(f"{path.parent.name}/{path.name} is missing: run `dreamlib {command}`")
     try:
-        found = load_arrays(path)
+        found = files.load_arrays(path)
         if odd := [name for name, ndim in dims.items() if found[name].ndim != ndim]:
             raise ValueError(f"odd {', '.join(odd)}")
         return found
-    except DAMAGED as error:
+    except files.DAMAGED as error:
         raise RunError(
             f"{path} is damaged ({error}): delete it and run `dreamlib {command}`"
         ) from error
@@ -130,7 +122,7 @@ def name_of(run: Run) -> str:
 
 
 def folder_name(run: Run) -> str:
-    return readable(run.folder.resolve().name)
+    return files.readable(run.folder.resolve().name)
 
 
 def way_of(facts: dict[str, Any]) -> str:

@@ -16,9 +16,7 @@ from matplotlib.figure import Figure
 
 from dreamlib.diffusion.samplers import spaced
 from dreamlib.progress import Progress
-from dreamlib.report.closeups import held_out_distance, lambdas
-from dreamlib.report.closeups import neighbours as nearest_images
-from dreamlib.report.closeups import rectified as rectify_image
+from dreamlib.report import closeups
 from dreamlib.report.controls import SIDE, Tile, View, board
 from dreamlib.report.palette import BLUE, GREEN, GREY, ORANGE
 from dreamlib.report.plotting import style
@@ -128,8 +126,8 @@ def rectified(run: Run) -> widgets.VBox:
     def draw(
         progress: Progress, image: int, noise: int, t: int, lam_max: float, p: float, done: float
     ) -> View:
-        lam = lambdas(run, lam_max, p, done / 100)
-        seen = rectify_image(studio, image, t, noise, lam)
+        lam = closeups.lambdas(run, lam_max, p, done / 100)
+        seen = closeups.rectified(studio, image, t, noise, lam)
         now = {name: float(values[t]) for name, values in lam.items()}
         captions = {
             "x0": "x0, a training image",
@@ -164,7 +162,7 @@ def neighbours(run: Run) -> widgets.VBox:
         rows = [[Tile(image, f"seed {seed}, generated", _side(run))]]
         searched = []
         for split, name in (("train", "training"), ("reference", "held-out")):
-            found = nearest_images(studio, image, k, split, progress)
+            found = closeups.neighbours(studio, image, k, split, progress)
             searched.append(found.among)
             rows.append(
                 [
@@ -172,11 +170,12 @@ def neighbours(run: Run) -> widgets.VBox:
                     for real, row, distance in zip(found.images, found.rows, found.distances)
                 ]
             )
+        scale = closeups.held_out_distance(studio)
         text = (
             f"Distances are Euclidean, in grey levels. {searched[0]:,} training images were "
             f"searched and {searched[1]:,} held-out ones; of fewer images the nearest is farther. "
-            f"For scale: new real images are {held_out_distance(studio):,.0f} from their nearest "
-            "training image (median)."
+            f"For scale: new real images are {scale:,.0f} from their nearest training image "
+            "(median)."
         )
         return View(rows, text)
 

@@ -119,12 +119,14 @@ def attempt(draw: Callable[[], Drawn], otherwise: Callable[[str], Drawn]) -> Dra
 
 
 @style()
-def missing(name: str, why: str) -> Figure:
-    """A figure in the place of one that cannot be drawn: what is missing, in words."""
+def missing(name: str, why: str, below: str) -> Figure:
+    """A figure in the place of one that cannot be drawn: what is missing, in words; `below` is its
+    footer."""
     fig, (axes,) = new_figure(TWO, 1.2)
     say_missing(axes, why, width=100)
     axes.set_title(f"{name.replace('_', ' ')}: not drawn", loc="left", fontweight="bold")
     fig.set_label(NOT_DRAWN)
+    footer(fig, below)
     return fig
 
 
