@@ -46,8 +46,7 @@ def architecture(config: Config, run: str = "") -> Figure:
     for i in range(levels):
         _level(axes, net, config, i)
     _middle(axes, net, config)
-    title = f"The U-Net of {config.preset}: {count_parameters(net):,} parameters"
-    fig.suptitle(title, fontsize=8)
+    fig.suptitle(f"The U-Net of {config.preset}: {count_parameters(net):,} parameters")
     heads = f"{config.net.heads} attention heads, dropout {config.net.dropout:g}"
     images = f"{config.data.name} {config.data.size}×{config.data.size}"
     answer = ANSWERS[config.diffusion.prediction]
@@ -144,8 +143,7 @@ def _middle(axes: Axes, net: UNet, config: Config) -> None:
     y = FIRST - levels * PITCH
     x = TWO / 2 + 0.16 - WIDE / 2
     size = net.size // net.patch // 2**levels
-    tiles = ["residual", "attention", "residual"]
-    _row_of_tiles(axes, x, y, tiles)
+    _row_of_tiles(axes, x, y, ["residual", "attention", "residual"])
     _words(axes, x - 0.3, y, f"{size}×{size}", bold=True)
     width = config.net.widths[-1]
     count = count_parameters(net.middle)

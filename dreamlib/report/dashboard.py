@@ -124,7 +124,10 @@ def facts(run: Run, tick: Tick, row: dict[str, Any], rate: float) -> list[str]:
         told.append(f"loss {row['loss']:.4f} · {own}")
     told.append(f"{rate * run.config.train.batch:,.0f} images/s · ETA {duration(left)}")
     status = run.dir.status()
-    return [*told, safety(run, status), *_budget(status), _memory(run)]
+    told.append(safety(run, status))
+    if (budget := status.get("left_seconds")) is not None:
+        told.append(f"pauses by itself in {duration(max(0.0, budget))}")
+    return [*told, _memory(run)]
 
 
 def safety(run: Run, status: dict[str, Any]) -> str:
@@ -146,11 +149,6 @@ def safety(run: Run, status: dict[str, Any]) -> str:
     late = behind > 120 * run.config.train.mirror_minutes or (status["mirrored"] or -1) < 0
     safe = not (late or status["mirror_fails"] or status["upload"] == "uploading")
     return f"{'safe' if safe else 'not yet safe'} to close: {text}, {describe(status)}"
-
-
-def _budget(status: dict[str, Any]) -> list[str]:
-    left = status.get("left_seconds")
-    return [] if left is None else [f"pauses by itself in {duration(max(0.0, left))}"]
 
 
 def _memory(run: Run) -> str:

@@ -5,8 +5,6 @@ Nothing is generated here, and no network is asked.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from matplotlib import image
 from matplotlib.figure import Figure
@@ -82,22 +80,19 @@ def _process(run: Run, key: str, what: str) -> Figure:
             f"{path.parent.name}/{path.name} is of an older version, which kept the state after "
             "each step and not its sampler: run `dreamlib sample RUN`"
         )
-    images, step, made = arrays[key], int(arrays["step"]), _way(path, str(arrays["sample"]))
-    rows = [f"image {i}" for i in range(len(images))]
-    width = ONE if images.shape[2] <= LARGE else TWO * min(1, (images.shape[1] + 1) / 9)
-    columns, below = ["end" if t < 0 else str(t) for t in arrays["t"]], f"step {step:,} · {made}"
-    words = {"below": f"{name_of(run)} · {below}", "title": what, "letters": SMALL}
-    return sheet_figure(images, rows, columns, width=width, **words)
-
-
-def _way(path: Path, sample: str) -> str:
-    """The sampler that a file names.  RunError where it is damaged."""
     try:
-        return sampler_of(parse_json(sample))
+        made = sampler_of(parse_json(str(arrays["sample"])))
     except (ValueError, LookupError, TypeError) as error:
         raise RunError(
             f"{path} is damaged ({error}): delete it and run `dreamlib sample RUN`"
         ) from error
+    images, step = arrays[key], int(arrays["step"])
+    rows = [f"image {i}" for i in range(len(images))]
+    width = ONE if images.shape[2] <= LARGE else TWO * min(1, (images.shape[1] + 1) / 9)
+    columns = ["end" if t < 0 else str(t) for t in arrays["t"]]
+    below = f"{name_of(run)} · step {step:,} · {made}"
+    words = {"below": below, "title": what, "letters": SMALL}
+    return sheet_figure(images, rows, columns, width=width, **words)
 
 
 def samples(run: Run) -> Figure:

@@ -27,6 +27,7 @@ STYLE = {
     "text.parse_math": False,  # names that users give stand in figures, '$' and all
     "font.size": 8,
     "axes.titlesize": 8,
+    "figure.titlesize": 8,
     "axes.labelsize": 7.5,
     "xtick.labelsize": SMALL,
     "ytick.labelsize": SMALL,

@@ -55,8 +55,7 @@ def parts(run: Run) -> Figure:
     axes[1].set_yticklabels([])
     fig.suptitle(
         f"{len(several[0].parts)} disjoint sets of {several[0].n:,} images of one model; bars are "
-        "their means",
-        fontsize=8,
+        "their means"
     )
     footer(fig, study_footer(run, study))
     return fig
@@ -68,10 +67,7 @@ def replay(run: Run) -> Figure:
     study = scored(run)
     fig, (axes,) = new_figure(TWO, 0.26 * len(study.replay) + 1.1)
     panels.draw_replay(axes, study)
-    fig.suptitle(
-        "One model: only the real images change, and in the last bar its own number",
-        fontsize=8,
-    )
+    fig.suptitle("One model: only the real images change, and in the last bar its own number")
     footer(fig, study_footer(run, study))
     return fig
 

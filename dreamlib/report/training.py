@@ -134,16 +134,14 @@ def resumptions(run: Run, last: int) -> list[int]:
 # --------------------------------------------------------------------------- one panel each
 
 
-def _steps(rows: Rows) -> list[int]:
-    return [row["step"] for row in rows]
-
-
-def _marks(rows: Rows) -> dict[str, Any]:
-    return {"marker": "o", "ms": 2} if len(rows) <= FEW else {}
+def _line(axes: Axes, rows: Rows, values: list[float], **look: Any) -> None:
+    """Against the step; a few rows are points as well."""
+    marks = {"marker": "o", "ms": 2} if len(rows) <= FEW else {}
+    axes.plot([row["step"] for row in rows], values, **look, **marks)
 
 
 def draw_loss(axes: Axes, rows: Rows) -> None:
-    axes.plot(_steps(rows), [row["loss"] for row in rows], color=BLUE, **_marks(rows))
+    _line(axes, rows, [row["loss"] for row in rows], color=BLUE)
     log_scale(axes)
 
 
@@ -151,7 +149,7 @@ def draw_quartiles(axes: Axes, rows: Rows, key: str, title: str, log: bool = Tru
     """A line for each quarter of the timesteps; a gap where no image fell into one."""
     for i, colour in enumerate(QUARTILES):
         values = [np.nan if row[key][i] is None else row[key][i] for row in rows]
-        axes.plot(_steps(rows), values, color=colour, lw=1, **_marks(rows))
+        _line(axes, rows, values, color=colour, lw=1)
     axes.set_title(title)
     if log:
         log_scale(axes)
@@ -162,7 +160,8 @@ def draw_quartiles(axes: Axes, rows: Rows, key: str, title: str, log: bool = Tru
 def draw_lam(axes: Axes, rows: Rows) -> None:
     """Lambda by quarter of t, and its mean over the batch."""
     draw_quartiles(axes, rows, "lam_by_quartile", "λ", log=False)
-    axes.plot(_steps(rows), [row["lam"] for row in rows], color="black", ls="--")
+    steps, means = zip(*((row["step"], row["lam"]) for row in rows))
+    axes.plot(steps, means, color="black", ls="--")
     axes.set_ylim(0, max(0.1, 1.05 * axes.dataLim.y1))
 
 
@@ -191,6 +190,6 @@ def draw_branches(axes: Axes, run: Run, rows: Rows) -> None:
 
 
 def draw_row(axes: Axes, rows: Rows, key: str, title: str, colour: str) -> None:
-    axes.plot(_steps(rows), [row[key] for row in rows], color=colour, **_marks(rows))
+    _line(axes, rows, [row[key] for row in rows], color=colour)
     axes.set_title(title)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
