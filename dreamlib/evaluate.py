@@ -80,8 +80,7 @@ def _study(material: Material, intact: Callable[..., None]) -> Study:
     reference, train = (material.features(x) for x in (material.reference[0], material.some_train))
     found = measure(plan, sets, reference, train)
     rows, absent = found.rows + pixel_rows(plan, material.pair, material.reference[0]), found.absent
-    for more in (_diversity, _inception_scores):
-        seen, missing = more(material, sets)
+    for seen, missing in (_diversity(material), _inception_scores(material, sets)):
         rows, absent = rows + seen, absent | missing
     replay = replay_rows(plan, sets[GENERATED], reference, train)
     memory = _keep_pictures(material, found)
@@ -123,9 +122,7 @@ def guests_of(run: Run) -> list[Score]:
         return []
 
 
-def _diversity(
-    material: Material, sets: dict[str, np.ndarray]
-) -> tuple[list[Score], dict[str, str]]:
+def _diversity(material: Material) -> tuple[list[Score], dict[str, str]]:
     config = material.run.config
     wanted = config.evaluate.lpips
     if wanted is None:
@@ -136,10 +133,7 @@ def _diversity(
         distance = make_distance(config, material.run.device, material.progress)
     except WeightsUnavailable as error:
         return [], {"LPIPS diversity": str(error)}
-    rows = diversity_rows(
-        material.plan, material.pair, distance, distance.identity, **material.asked
-    )
-    return rows, {}
+    return diversity_rows(material.plan, material.pair, distance, **material.asked), {}
 
 
 def _inception_scores(

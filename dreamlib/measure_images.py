@@ -13,7 +13,7 @@ import torch
 from dreamlib.errors import DataError
 from dreamlib.files import row_hashes
 from dreamlib.images import dequantise, quantise
-from dreamlib.metrics.diversity import Distance, pair_diversity
+from dreamlib.metrics.diversity import Lpips, pair_diversity
 from dreamlib.metrics.estimate import Estimate
 from dreamlib.metrics.pixels import FLOATS, memorisation, pixel_stats
 from dreamlib.progress import Progress, silent
@@ -56,18 +56,17 @@ def pixel_rows(plan: Plan, sets: Images, reference: np.ndarray) -> list[Score]:
 def diversity_rows(
     plan: Plan,
     sets: Images,
-    distance: Distance,
-    identity: str,
+    distance: Lpips,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Score]:
-    """LPIPS between disjoint pairs, by `identity`; higher than held-out real's is not better."""
+    """LPIPS between disjoint pairs; higher than held-out real's is not better."""
     asked, rows = {"progress": progress, "should_stop": should_stop}, []
     for size, images, (pixels, *_) in cuts(plan, sets):
         if size >= 4:
             found = pair_diversity(pixels, distance, plan.seed, **asked)
             row = row_of("LPIPS diversity", images, found, size, None, real="")
-            rows.append(replace(row, origin=Origin(identity)))
+            rows.append(replace(row, origin=Origin(distance.identity)))
     return rows
 
 

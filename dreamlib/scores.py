@@ -110,11 +110,9 @@ def scores_lock(folder: Path) -> AbstractContextManager[None]:
     return exclusive(folder / "evaluation" / ".lock")
 
 
-def write_study(folder: Path, study: Study) -> Path:
+def write_study(folder: Path, study: Study) -> None:
     """evaluation/scores.json of a run folder."""
-    path = folder / "evaluation" / "scores.json"
-    write_json(path, asdict(study))
-    return path
+    write_json(folder / "evaluation" / "scores.json", asdict(study))
 
 
 def read_study(folder: Path | str) -> Study:

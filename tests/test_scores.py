@@ -32,7 +32,8 @@ def stored(tmp_path):
     facts |= {"spacing": "uniform", "weights": "w", "steps": 5, "seed": 0, "sizes": [100]}
     facts |= {"sample": {"sampler": "ddim"}}
     study = Study(facts, [row(parts=[1.5, 2.5]), row(REAL, 1.0)], replay=[row(real="train")])
-    return study, write_study(tmp_path, study)
+    write_study(tmp_path, study)
+    return study, tmp_path / "evaluation" / "scores.json"
 
 
 def test_round_trip(tmp_path, stored):

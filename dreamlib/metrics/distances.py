@@ -30,6 +30,13 @@ def seen(features: np.ndarray, least: int = 2) -> np.ndarray:
     return features
 
 
+def checked_pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as `checked` has them; ValueError where their widths differ, too."""
+    a, b = checked(a), checked(b)
+    check_same_width(a, b)
+    return a, b
+
+
 def check_same_width(a: np.ndarray, b: np.ndarray) -> None:
     """ValueError where the last axes of two arrays differ in length."""
     if a.shape[-1] != b.shape[-1]:

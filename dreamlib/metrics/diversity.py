@@ -23,6 +23,7 @@ from dreamlib.errors import Interrupted, NotEnoughSamples, WeightsUnavailable
 from dreamlib.files import sha256_file
 from dreamlib.images import dequantise, to_rgb
 from dreamlib.metrics.estimate import Estimate, mean_estimate
+from dreamlib.metrics.features import full_precision
 from dreamlib.metrics.pretrained import ALEXNET
 from dreamlib.progress import Progress, silent
 from dreamlib.rng import numpy_rng, seeded
@@ -44,15 +45,13 @@ class Lpips:
     WeightsUnavailable where lpips is not installed or the file holds another network.
     """
 
-    name = "lpips"
-
     def __init__(self, trunk_weights: Path, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
         net = _build()
         net.net.load_state_dict(_trunk(trunk_weights, net.net.state_dict()))
         self.net = net.eval().requires_grad_(False).to(self.device)
         digest = sha256_file(trunk_weights)[:12]
-        self.identity = f"{self.name}-alex-{version('lpips')}-{digest}-min{SMALLEST}"
+        self.identity = f"lpips-alex-{version('lpips')}-{digest}-min{SMALLEST}"
 
     @torch.inference_mode()
     def __call__(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -68,9 +67,7 @@ class Lpips:
                 )
         if a.shape != b.shape:
             raise ValueError(f"a pair has one shape, got {a.shape} and {b.shape}")
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-        ):
+        with full_precision():
             found = self.net(self._prepared(a), self._prepared(b))
         return found.flatten().double().cpu().numpy()
 

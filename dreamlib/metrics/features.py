@@ -134,7 +134,7 @@ def _chunk(
             advance(len(chunk))
             return found
     features = np.empty((len(chunk), extractor.dim), np.float32)
-    with _full_precision():
+    with full_precision():
         for at in range(0, len(chunk), batch):
             if should_stop():
                 done = f"{start + at} of {len(images)} images"
@@ -162,7 +162,7 @@ def _one_batch(images: np.ndarray, start: int, batch: int, extractor: Extractor)
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
     """Keep TF32 out of the features of a GPU; on a CPU this changes nothing."""
     matmul = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dreamlib.errors import NotEnoughSamples
-from dreamlib.metrics.distances import blocks, check_same_width, checked
+from dreamlib.metrics.distances import blocks, checked_pair
 from dreamlib.metrics.estimate import Estimate
 from dreamlib.metrics.frechet import Few, Moments, frechet, summary
 from dreamlib.rng import numpy_rng
@@ -71,7 +71,7 @@ def frechet_se(gen: np.ndarray, real: np.ndarray) -> float:
     sampling noise, not the bias, and is 1.3 to 1.6 times too wide where the laws are equal.
     Needs more samples than features on both sides, else NotEnoughSamples.
     """
-    gen, real = _checked_pair(gen, real)
+    gen, real = checked_pair(gen, real)
     if min(len(gen), len(real)) <= gen.shape[1]:
         raise NotEnoughSamples(
             f"the delta standard error needs more samples than features on both sides, got "
@@ -104,7 +104,7 @@ def frechet_jackknife(
     alone and is too wide where the laws are equal; with under 100 samples it is wide anyway, by a
     tenth and more.  Efron & Stein 1981.  NotEnoughSamples for fewer than two samples to a group.
     """
-    gen, real = _checked_pair(gen, real)
+    gen, real = checked_pair(gen, real)
     left = _left_out(gen, groups, seed, 0)
     held = _left_out(real, groups, seed, 1) if both else repeat(summary(real))
     return _jackknife_error([frechet(a, b) for a, b in zip(left, held)])
@@ -119,7 +119,7 @@ def frechet_corrected(
     drawn by `seed`.  `whole` is FD(n,m), where it is known already.  NotEnoughSamples where half a
     set holds fewer than 1.2 d samples.
     """
-    gen, real = _checked_pair(gen, real)
+    gen, real = checked_pair(gen, real)
     n, d = min(len(gen), len(real)), gen.shape[1]
     if n / 2 < SAMPLES_PER_FEATURE * d:
         raise NotEnoughSamples(
@@ -164,7 +164,7 @@ def frechet_fit(gen: np.ndarray, real: np.ndarray, seed: int, points: int = 5) -
     NotEnoughSamples where they would not span a factor of two or fewer than 4 differ; ValueError
     for fewer than 4 points.
     """
-    gen, real = _checked_pair(gen, real)
+    gen, real = checked_pair(gen, real)
     if points < FEWEST_POINTS:
         raise ValueError(f"a fit needs at least {FEWEST_POINTS} points, got {points}")
     d, most = gen.shape[1], min(len(gen), len(real))
@@ -203,7 +203,7 @@ def frechet_difference(
     drawn by `seed`.  Each FD keeps its bias, and the two biases need not be equal: sizes should be.
     ValueError where paired sets differ in size.
     """
-    (gen_a, real), (gen_b, _) = _checked_pair(gen_a, real), _checked_pair(gen_b, real)
+    (gen_a, real), (gen_b, _) = checked_pair(gen_a, real), checked_pair(gen_b, real)
     if paired and len(gen_a) != len(gen_b):
         raise ValueError(f"paired sets have equal sizes, got {len(gen_a)} and {len(gen_b)}")
     how = "paired images" if paired else "independent images"
@@ -308,9 +308,3 @@ def _growing(features: np.ndarray, sizes: list[int], rng: np.random.Generator) -
     for start, end in pairwise(sizes):
         grown = grown.merge(Moments.of(features[order[start:end]]))
         yield grown
-
-
-def _checked_pair(gen: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    gen, real = checked(gen), checked(real)
-    check_same_width(gen, real)
-    return gen, real

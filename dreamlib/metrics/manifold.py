@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dreamlib.errors import NotEnoughSamples
-from dreamlib.metrics.distances import check_same_width, checked, lengths, near_blocks, pairs
+from dreamlib.metrics.distances import checked_pair, lengths, near_blocks, pairs
 from dreamlib.metrics.estimate import Estimate
 
 DENSITY_NULL = 1.0  # expected of a perfect generator at any sizes and any k
@@ -84,8 +84,7 @@ def _comparable(
     gen: np.ndarray, real: np.ndarray, k: int, allow_unequal: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both sets around the origin, with norms of at most 1; errors as `prdc` has them."""
-    gen, real = checked(gen), checked(real)
-    check_same_width(gen, real)
+    gen, real = checked_pair(gen, real)
     if k < 1:
         raise ValueError(f"k counts neighbours and is at least 1, got {k}")
     if min(len(gen), len(real)) <= k:
