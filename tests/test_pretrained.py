@@ -165,9 +165,9 @@ def test_nothing_is_asked_for_when_the_file_is_there(tmp_path, server):
     assert obtain([path.parent], known(server.at + "/good"), tmp_path / "hub") == path
 
 
-def test_none_forbids_the_download(tmp_path, server):
+def test_to_find_is_not_to_download(tmp_path, server):
     with pytest.raises(WeightsUnavailable, match="not found"):
-        obtain([tmp_path], known(server.at + "/good"), None)
+        find_weights([tmp_path], known(server.at + "/good"))
     assert server.seen == []
 
 

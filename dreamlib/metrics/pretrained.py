@@ -71,19 +71,14 @@ def find_weights(search: Sequence[Path], file: Pretrained) -> Path:
 
 
 def obtain(
-    search: Sequence[Path],
-    file: Pretrained,
-    download_to: Path | None,
-    progress: Progress = silent,
+    search: Sequence[Path], file: Pretrained, download_to: Path, progress: Progress = silent
 ) -> Path:
     """`find_weights`, or else a download from each URL in turn into the folder `download_to`.
 
     The download goes to a temporary file beside, and gets its name when its hash is right, so
-    that a cut one leaves nothing, and two at once do no harm.  None as `download_to` forbids it.
-    WeightsUnavailable, with what each URL said, where all of that fails.
+    that a cut one leaves nothing, and two at once do no harm.  WeightsUnavailable, with what each
+    URL said, where all of that fails.
     """
-    if download_to is None:
-        return find_weights(search, file)
     target = Path(download_to) / file.filename
     places = [*search, target.parent]
     found = _locate(places, file)
