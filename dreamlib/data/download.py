@@ -12,6 +12,7 @@ from dreamlib.errors import DataError
 
 CELEBA_ID = "0B7EVK8r0v71pZjFTYXZWM3FlRnM"  # img_align_celeba.zip on Google Drive
 CELEBA_MD5 = "00d2c5bc6d35e252742224ab0c1e8fcb"
+NETWORK = (OSError, ValueError, RuntimeError, http.client.HTTPException)
 
 
 class Unavailable(DataError):
@@ -34,7 +35,7 @@ def fetched(
 def from_kagglehub(dataset: str) -> Path:
     """A Kaggle data set's folder; public ones need no account.  Resumes by itself."""
     kagglehub = _library("kagglehub")
-    return _try(lambda: Path(kagglehub.dataset_download(dataset)))
+    return _try(lambda: Path(kagglehub.dataset_download(dataset)), kagglehub)
 
 
 def from_hub(dataset: str, revision: str) -> Path:
@@ -42,7 +43,7 @@ def from_hub(dataset: str, revision: str) -> Path:
     names their content.  Resumes by itself."""
     hub = _library("huggingface_hub")
     wanted = {"repo_type": "dataset", "revision": revision, "allow_patterns": "*.parquet"}
-    return _try(lambda: Path(hub.snapshot_download(dataset, **wanted)))
+    return _try(lambda: Path(hub.snapshot_download(dataset, **wanted)), hub)
 
 
 def from_drive(folder: Path, file_id: str = CELEBA_ID, md5: str = CELEBA_MD5) -> Path:
@@ -57,7 +58,7 @@ def from_drive(folder: Path, file_id: str = CELEBA_ID, md5: str = CELEBA_MD5) ->
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "img_align_celeba.zip"
     if not check_integrity(str(path), md5):
-        got = _try(lambda: gdown.download(id=file_id, output=str(path), resume=True))
+        got = _try(lambda: gdown.download(id=file_id, output=str(path), resume=True), gdown)
         if got is None or not path.is_file():
             raise Unavailable("Google Drive gave nothing: its daily quota is often used up")
     if _is_page(path):
@@ -76,13 +77,26 @@ def _library(name: str) -> ModuleType:
         raise Unavailable(f"{name} is not installed (pip install {name})") from error
 
 
-def _try(fetch: Callable[[], Path | str | None]) -> Path | str | None:
+def _try(fetch: Callable[[], Path | str | None], library: ModuleType) -> Path | str | None:
     """Call a download; whatever its library or the network raises becomes Unavailable."""
     try:
         return fetch()
-    except Exception as error:  # each library has kinds of its own
+    except (*NETWORK, *_errors_of(library)) as error:
         said = " ".join(str(error).split())[:200]
         raise Unavailable(f"{type(error).__name__}: {said}") from error
+
+
+def _errors_of(library: ModuleType) -> tuple[type[Exception], ...]:
+    """The exceptions that a library defines for its users."""
+    found = []
+    for name in ("", ".errors", ".exceptions"):
+        try:
+            module = importlib.import_module(library.__name__ + name)
+        except ImportError:
+            continue
+        classes = [value for value in vars(module).values() if isinstance(value, type)]
+        found += [kind for kind in classes if issubclass(kind, Exception)]
+    return tuple(found)
 
 
 def _is_page(path: Path) -> bool:
