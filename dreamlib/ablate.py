@@ -246,11 +246,9 @@ class _Job:
 def _check(
     losses: Sequence[str], samplers: Sequence[str], seeds: Sequence[int], steps: int
 ) -> None:
-    unknown = [name for name in losses if name not in ARMS]
-    if unknown:
+    if unknown := [name for name in losses if name not in ARMS]:
         raise ConfigError(f"unknown losses {', '.join(unknown)}: choose from {', '.join(ARMS)}")
-    odd = [name for name in samplers if name.count(":") != 2]
-    if odd:
+    if odd := [name for name in samplers if name.count(":") != 2]:
         raise ConfigError(f"a sampler reads name:steps:spacing (ddim:50:uniform), not {odd[0]}")
     if not seeds or steps < 1:
         raise ConfigError("an ablation needs at least one seed and one step")
