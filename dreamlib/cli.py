@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from dreamlib import host
+from dreamlib import host, options
 from dreamlib.batch import UNFINISHED
 from dreamlib.config import load_config
 from dreamlib.data_commands import data_app
@@ -19,17 +19,6 @@ from dreamlib.errors import ConfigError, DreamlibError, Interrupted, OutOfTime, 
 from dreamlib.images import enlarge, grid, save_png
 from dreamlib.notebook_commands import notebooks
 from dreamlib.opening import open_run
-from dreamlib.options import (
-    Data,
-    Hours,
-    MirrorFolder,
-    Preset,
-    RunFolder,
-    Set,
-    TakeOver,
-    existing,
-    overrides_of,
-)
 from dreamlib.progress import TextProgress
 from dreamlib.progress import tell as say
 from dreamlib.run_commands import run_app
@@ -47,16 +36,16 @@ for command in (evaluate, compare, ablate, figures, notebooks):
 @app.command()
 def demo(
     preset: Annotated[str, typer.Option(help="a preset's name")] = "faces16",
-    data: Data = None,
+    data: options.Data = None,
     out: Annotated[Path | None, typer.Option(help="the run folder")] = None,
-    hours: Hours = None,
-    settings: Set = None,
+    hours: options.Hours = None,
+    settings: options.Set = None,
 ) -> None:
     """The whole story in one command: the notebook 00_complete, run headless."""
     from dreamlib.notebooks import find_notebook, run_notebook
 
     folder = out or Path("runs") / ("demo" if preset == "faces16" else f"demo-{preset}")
-    overrides = overrides_of(settings, data)
+    overrides = options.overrides_of(settings, data)
     load_config(preset, overrides)  # a wrong setting is said at once, not inside a cell
     parameters = {"PRESET": preset, "RUN": str(folder.absolute()), "OVERRIDES": overrides}
     parameters |= {"HOURS": hours} if hours is not None else {}
@@ -86,7 +75,7 @@ def explain(
     ] = None,
     gpus: Annotated[bool, typer.Option("--gpus", help="micro-batches by free GPU memory")] = False,
     plot: Annotated[Path | None, typer.Option(help="draw the schedule into this PNG")] = None,
-    settings: Set = None,
+    settings: options.Set = None,
 ) -> None:
     """A network's parameters by block, its work per image, its memory, its noise schedule."""
     from dreamlib.explain import explain as count_work
@@ -112,24 +101,24 @@ def explain(
 @app.command()
 def train(
     run: Annotated[Path | None, typer.Argument(help="a run folder, new or begun")] = None,
-    preset: Preset = None,
+    preset: options.Preset = None,
     name: Annotated[str | None, typer.Option(help="make a fresh folder runs/NAME")] = None,
-    data: Data = None,
-    hours: Hours = None,
-    mirror: MirrorFolder = None,
-    take_over: TakeOver = False,
+    data: options.Data = None,
+    hours: options.Hours = None,
+    mirror: options.MirrorFolder = None,
+    take_over: options.TakeOver = False,
     init_from: Annotated[
         Path | None, typer.Option(help="begin with the weights of this run, of the same shape")
     ] = None,
-    settings: Set = None,
+    settings: options.Set = None,
 ) -> None:
     """Begin a run, or continue it: the same command does both.
 
     Exit code 0 when it is finished, 75 when it was paused and the same command goes on.
     """
     from dreamlib.report.dashboard import watch
+    from dreamlib.train import init_from as begin_with
     from dreamlib.train import train as train_run
-    from dreamlib.transfer import init_from as begin_with
 
     if (run is None) == (name is None):
         raise ConfigError("name a run folder (runs/faces), or --name for a fresh one; not both")
@@ -137,7 +126,7 @@ def train(
     opened = open_run(
         folder,
         preset,
-        overrides=overrides_of(settings, data),
+        overrides=options.overrides_of(settings, data),
         mirror=mirror,
         take_over=take_over,
         hours=hours,
@@ -166,21 +155,21 @@ def _fresh(home: Path, name: str) -> Path:
 
 @app.command()
 def sample(
-    run: RunFolder,
+    run: options.RunFolder,
     n: Annotated[int, typer.Option(min=1, max=10**7, help="how many images, from seed 0 on")] = 64,
     png: Annotated[Path | None, typer.Option(help="also write 00001.png, ... here")] = None,
     interpolate: Annotated[bool, typer.Option(help="ten frames from seed 0 to seed 1")] = False,
     ends: Annotated[tuple[int, int], typer.Option(help="seeds to interpolate between")] = (0, 1),
     frames: Annotated[int, typer.Option(min=2, max=10**4)] = 10,
-    mirror: MirrorFolder = None,
-    settings: Set = None,
+    mirror: options.MirrorFolder = None,
+    settings: options.Set = None,
 ) -> None:
     """Generate images with the averaged weights."""
     from dreamlib.generate import export_png, generate, interpolation, process
 
     if not interpolate and (ends, frames) != ((0, 1), 10):
         raise ConfigError("--ends and --frames are for --interpolate: add it, or leave them out")
-    opened = existing(run, mirror, settings, images=False)
+    opened = options.existing(run, mirror, settings, images=False)
     if interpolate:
         images = interpolation(opened, *ends, frames)
         sheet = opened.dir.samples / f"interpolation-{ends[0]}-{ends[1]}.png"

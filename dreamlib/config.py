@@ -60,19 +60,18 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-# Settings that decide something only while another one has one of these values.
+# Settings that decide something only while another one has this value.
 ONLY = (
-    ("loss.name", ("conservative",), "loss.lam_max loss.start loss.ramp loss.weight"),
-    ("loss.name", ("conservative",), "loss.estimator"),
-    ("loss.name", ("paper",), "loss.p"),
-    ("loss.name", ("perturb",), "loss.gamma"),
-    ("diffusion.schedule", ("linear",), "diffusion.beta_start diffusion.beta_end"),
-    ("sample.sampler", ("ddim",), "sample.eta"),
-    ("sample.sampler", ("ddpm",), "sample.temperature sample.variance"),
-    ("train.optimizer", ("adamw",), "train.weight_decay"),
-    ("net.conditional", (True,), "train.label_dropout"),
-    ("model", ("diffusion",), "train.optimizer train.clip train.ema train.channels_last"),
-    ("model", ("diffusion",), "train.recompute sample.spacing sample.clamp"),  # it has no steps
+    ("loss.name", "conservative", "loss.lam_max loss.start loss.ramp loss.weight loss.estimator"),
+    ("loss.name", "paper", "loss.p"),
+    ("loss.name", "perturb", "loss.gamma"),
+    ("diffusion.schedule", "linear", "diffusion.beta_start diffusion.beta_end"),
+    ("sample.sampler", "ddim", "sample.eta"),
+    ("sample.sampler", "ddpm", "sample.temperature sample.variance"),
+    ("train.optimizer", "adamw", "train.weight_decay"),
+    ("net.conditional", True, "train.label_dropout"),
+    ("model", "diffusion", "train.optimizer train.clip train.ema train.channels_last"),
+    ("model", "diffusion", "train.recompute sample.spacing sample.clamp"),  # it has no steps
 )
 
 
@@ -81,10 +80,10 @@ def idle(config: Config) -> dict[str, str]:
     plain = Config(preset="", data=Data(name="faces", size=8), net=Net(widths=(1,)))
     ours, usual = (_flat(each.model_dump()) for each in (config, plain))
     return {
-        name: f"{which} {' or '.join(map(str, values))}"
-        for which, values, names in ONLY
+        name: f"{which} {value}"
+        for which, value, names in ONLY
         for name in names.split()
-        if ours[which] not in values and ours[name] != usual[name]
+        if ours[which] != value and ours[name] != usual[name]
     }
 
 

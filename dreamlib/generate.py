@@ -48,15 +48,15 @@ def generate(
     advance = progress(f"generating ({store.name})", len(seeds))
     with run.session(should_stop) as session:
         for shard, wanted in store.plan(seeds):
-            images = store.read(shard)
+            images, first = store.read(shard), shard * store.size
             if images is None and len(wanted) == store.size:
-                images = store.draw(store.members(shard), session.should_stop)
+                images = store.draw(range(first, first + store.size), session.should_stop)
                 store.write(shard, images)
                 session.kept()
             if images is None:
                 found |= zip(wanted, store.draw(wanted, session.should_stop))
             else:
-                found |= {i: images[i - shard * store.size] for i in wanted}
+                found |= {i: images[i - first] for i in wanted}
             advance(len(wanted))
     store.check_versions(seeds)
     return np.stack([found[i] for i in seeds])
@@ -111,9 +111,6 @@ class Shards:
         for seed in dict.fromkeys(seeds):
             wanted.setdefault(seed // self.size, []).append(seed)
         return sorted(wanted.items())
-
-    def members(self, shard: int) -> range:
-        return range(shard * self.size, (shard + 1) * self.size)
 
     def path(self, shard: int) -> Path:
         return self.folder / f"shard-{shard:05d}.npy"

@@ -18,12 +18,7 @@ from dreamlib.host import attached, earlier_outputs, mirror_home
 from dreamlib.passed import listed
 from dreamlib.progress import Progress, silent, tell
 from dreamlib.run import Run
-from dreamlib.runtime.checkpoint import (
-    Checkpoint,
-    newest_checkpoint,
-    save_checkpoint,
-    whole_checkpoints,
-)
+from dreamlib.runtime import checkpoint
 from dreamlib.runtime.lock import alive, read_owner
 from dreamlib.runtime.mirror import Mirror
 from dreamlib.runtime.recover import bring_output, bring_run
@@ -269,7 +264,7 @@ def fork_run(
     there, new = RunDir(source), Path(folder)
     if new.exists():
         raise RunError(f"{new} is there already: name a folder for the new run")
-    origin = newest_checkpoint(there.checkpoints) if step is None else _at(there, step)
+    origin = checkpoint.newest_checkpoint(there.checkpoints) if step is None else _at(there, step)
     if origin is None:
         raise RunError(f"{source} has no checkpoint to begin from: train it first")
     state = origin.load()
@@ -283,7 +278,7 @@ def fork_run(
     if misfit:
         shutil.rmtree(beside)
         raise RunError(f"the weights of {source} do not fit these settings ({'; '.join(misfit)})")
-    save_checkpoint(run.dir.checkpoints, origin.step, state, run.checkpoint_facts)
+    checkpoint.save_checkpoint(run.dir.checkpoints, origin.step, state, run.checkpoint_facts)
     if origin.step:
         run.export_weights(origin.step, averaged_of(state))
     if there.log.exists():
@@ -304,8 +299,8 @@ def fork_run(
     return open_run(new, mirror="none", progress=progress, say=say)
 
 
-def _at(run: RunDir, step: int) -> Checkpoint:
-    found = {c.step: c for c in whole_checkpoints(run.checkpoints)}
+def _at(run: RunDir, step: int) -> checkpoint.Checkpoint:
+    found = {c.step: c for c in checkpoint.whole_checkpoints(run.checkpoints)}
     if step not in found:
         have = ", ".join(f"{s:,}" for s in sorted(found)) or "none"
         raise RunError(f"{run.folder} keeps no whole checkpoint of step {step:,}: it has {have}")

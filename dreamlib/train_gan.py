@@ -169,8 +169,6 @@ class GanTrainer(BaseTrainer):
         rng, size = torch_rng(f"ada {purpose}", self.seed, self.step), self.config.data.size
         return draw_maps(self.batch, self.data.channels, size, self.ada.p, rng)
 
-    # ------------------------------------------------------------------ the log, the state
-
     def means(self) -> dict[str, Any]:
         """Collapsed when all is lost."""
         means = super().means()

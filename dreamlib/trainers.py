@@ -15,7 +15,6 @@ from dreamlib.diffusion.ema import Averaged
 from dreamlib.run import Run
 from dreamlib.runtime.memory import MicroBatch
 from dreamlib.runtime.trainer import PREVIEWS, check_finite
-from dreamlib.weights import averaged_of
 
 
 class BaseTrainer:
@@ -113,9 +112,6 @@ class BaseTrainer:
             getattr(self, name).load_state_dict(state[name])
         self.step, self.whole = state["step"], True
         self.clock = (time.monotonic(), self.step)
-
-    def averaged(self, state: dict[str, Any]) -> dict[str, Tensor]:
-        return averaged_of(state)
 
 
 def gradient_norm(net: nn.Module) -> Tensor:

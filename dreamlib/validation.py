@@ -17,7 +17,7 @@ from dreamlib.metrics.frechet import frechet
 from dreamlib.run import Run
 from dreamlib.runtime.trainer import Check, Trainer
 from dreamlib.sections import span_steps
-from dreamlib.weights import write_weights
+from dreamlib.weights import averaged_of, write_weights
 
 BEST = "best"  # folder in weights/
 
@@ -89,7 +89,7 @@ class Validation(Check):
             )
 
     def keep(self, step: int) -> None:
-        weights = self.trainer.averaged(self.trainer.state_dict())
+        weights = averaged_of(self.trainer.state_dict())
         own = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
         write_weights(self.folder, step, own, self.run.facts | self.run.network)
 

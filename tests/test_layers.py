@@ -24,7 +24,6 @@ RANK = {
     **dict.fromkeys(["train_gan", "validation"], 3.5),
     **dict.fromkeys(["opening", "train", "generate", "explain"], 4),
     **dict.fromkeys(["measure_images", "guests", "pipelines"], 4),
-    "transfer": 5,
     **dict.fromkeys(["material", "doctor", "rehearsal", "kernels"], 5),
     **dict.fromkeys(["evaluate", "compare", "evaluate_guests", "ablate", "contest"], 6),
     "notebooks": 6,

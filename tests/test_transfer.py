@@ -10,8 +10,7 @@ from typer.testing import CliRunner
 
 from dreamlib.cli import app
 from dreamlib.errors import RunError
-from dreamlib.train import train, trainer_of
-from dreamlib.transfer import init_from
+from dreamlib.train import init_from, train, trainer_of
 from tests.test_train import final_state
 from tests.test_train_gan import tiny_gan  # noqa: F401  a fixture
 

@@ -19,6 +19,7 @@ from dreamlib.runtime.lock import Lock, locked
 from dreamlib.runtime.rundir import RunDir, disk_error
 from dreamlib.runtime.saver import Saver
 from dreamlib.runtime.trainer import Check, Tick, Trainer, check_finite, moved
+from dreamlib.weights import averaged_of
 
 ROLLBACKS = 2
 BEAT = 15.0  # seconds between two heartbeats in status.json
@@ -188,7 +189,7 @@ class Driver:
                 "and its .json to go on from the generation before"
             ) from error
         if checkpoint.step and not self.exported(checkpoint.step):
-            self.export(checkpoint.step, self.trainer.averaged(state))
+            self.export(checkpoint.step, averaged_of(state))
         self.dir.cut_log(self.trainer.step)
         self.saved, self.saved_at = checkpoint.step, checkpoint.manifest["time"]
 
@@ -219,7 +220,7 @@ class Driver:
         )
         if step:
             with self.dir.pair:
-                self.export(step, self.trainer.averaged(state))
+                self.export(step, averaged_of(state))
         self.saved, self.saved_at = step, time.time()
         self.dir.note("saved", step=step, sha256=saved.manifest["sha256"])
         if self.courier:

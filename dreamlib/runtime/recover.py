@@ -89,16 +89,12 @@ def _misfits(generation: Generation, run: RunDir) -> list[str]:
     for name, entry in generation.files.items():
         note = run.folder / Path(name).with_suffix(".json")
         if name.startswith("checkpoints/") and name.endswith(".pt") and note.exists():
-            found += [] if _told(note) == entry["sha256"] else [name]
+            try:
+                told = check_fields(read_json(note), sha256=str)["sha256"]
+            except ValueError:
+                told = None
+            found += [] if told == entry["sha256"] else [name]
     return found
-
-
-def _told(note: Path) -> str | None:
-    """The hash in a checkpoint's manifest; None when it cannot be read."""
-    try:
-        return check_fields(read_json(note), sha256=str)["sha256"]
-    except ValueError:
-        return None
 
 
 def _patiently(work: Callable[[], bool], place: Path, say: Say, stop: Callable[[], bool]) -> bool:

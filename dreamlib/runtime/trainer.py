@@ -29,7 +29,6 @@ class Trainer(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
     def check_finite(self) -> None: ...  # NotFinite when weights are no longer numbers
     def calm(self) -> str: ...  # after NaN: lower the loss scale, and say what was done
-    def averaged(self, state: dict[str, Any]) -> dict[str, Tensor]: ...  # weights to generate with
     def preview(self) -> dict[str, np.ndarray]: ...  # name -> uint8 images
 
 

@@ -21,6 +21,7 @@ from dreamlib.run import Run
 from dreamlib.runtime.checkpoint import save_checkpoint
 from dreamlib.runtime.saver import Saver
 from dreamlib.train import DiffusionTrainer
+from dreamlib.weights import averaged_of
 
 STEPS, AT = 20, 3  # the save comes after step 3, so that it ends within the 20
 SETTINGS = [
@@ -39,7 +40,7 @@ class Bench:
 
     def write(self, state: dict[str, Any]) -> None:
         save_checkpoint(self.folder, self.number, state, self.run.checkpoint_facts, keep=1)
-        self.run.export_weights(self.number, self.trainer.averaged(state))
+        self.run.export_weights(self.number, averaged_of(state))
 
     def behind(self) -> None:
         self.saver.save(self.trainer.state_dict(), self.write)
