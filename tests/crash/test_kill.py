@@ -176,7 +176,6 @@ def test_a_pack_is_safe_before_its_index_and_manifest_say_so(few):
     begin = calls.index(f"write packed/{part}")
     assert calls[begin:] == [
         *safe_point * 3,
-        *[f"fsync packed/{part}", f"fsync packed/{index}"],  # of no further images
         *together(["open", "write", "fsync"], part),  # its header, with the count
         *safely("packed", "labels.npy"),
         *safely("packed", "split.npy"),
