@@ -8,13 +8,13 @@ Four verbs, no hidden state:
     study = evaluate(run, n=(500, 5000))
 
 The verbs are bound here at once, because each shares its name with the module it comes from:
-whichever is imported last would own the name `dreamlib.train`.
+whichever is imported last would own the name `dreamlib.training.diffusion`.
 """
 
-from dreamlib.evaluate import evaluate
-from dreamlib.generate import generate
-from dreamlib.opening import open_run
-from dreamlib.train import train
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.runs.open import open_run
+from dreamlib.sampling.generate import generate
+from dreamlib.training.diffusion import train
 
 __version__ = "0.1.0"
 __all__ = ["evaluate", "generate", "open_run", "train"]

@@ -1,4 +1,4 @@
-from dreamlib.cli import main
+from dreamlib.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -7,9 +7,9 @@ import shutil
 import pytest
 import torch
 
-from dreamlib.opening import open_run
-from dreamlib.run import Run
-from dreamlib.train import train
+from dreamlib.runs.open import open_run
+from dreamlib.runs.run import Run
+from dreamlib.training.diffusion import train
 
 TINY = [
     "data.train=120",

@@ -7,14 +7,14 @@ import json
 import pytest
 import torch
 
-from dreamlib.ablate import ARMS, ablate, passes, read_ablation
-from dreamlib.config import load_config
+from dreamlib.config.load import load_config
 from dreamlib.diffusion.unet import UNet
-from dreamlib.errors import ConfigError, Interrupted, RunError
-from dreamlib.opening import open_run
+from dreamlib.evaluation.ablation import ARMS, ablate, passes, read_ablation
 from dreamlib.report import tables
-from dreamlib.report.score_figures import ablation as figure
-from dreamlib.train import train
+from dreamlib.report.figures.score_figures import ablation as figure
+from dreamlib.runs.open import open_run
+from dreamlib.training.diffusion import train
+from dreamlib.utils.errors import ConfigError, Interrupted, RunError
 from tests.conftest import TINY
 
 LENGTH = [item for item in TINY if item.startswith("train.length")]

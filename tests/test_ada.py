@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from dreamlib.gan import ada
-from dreamlib.gan.ada import Adaptive, Draw, colours, draw_maps, geometry, move, paint
+from dreamlib.gan import augment as ada
+from dreamlib.gan.augment import Adaptive, Draw, colours, draw_maps, geometry, move, paint
 
 
 def rng(key=0):

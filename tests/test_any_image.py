@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from dreamlib.data.folder import decoded, folder_source, load_square
-from dreamlib.data.packing import pack
+from dreamlib.data.image_folder import decoded, folder_source, load_square
+from dreamlib.data.prepare import pack
 
 SIZES = [(1, 1), (1, 5000), (5000, 1), (2, 3), (17, 64), (300, 200)]
 FORMATS = {  # that can hold a mode as it is

@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamlib.data import archive, packing
+from dreamlib.data import file_readers as archive
 from dreamlib.data import parquet as parquet_data
-from dreamlib.data.archive import open_files
-from dreamlib.data.folder import decoded, folder_source
+from dreamlib.data import prepare as packing
+from dreamlib.data.file_readers import open_files
 from dreamlib.data.formats import images_among
-from dreamlib.data.packing import pack
-from dreamlib.errors import DataError
+from dreamlib.data.image_folder import decoded, folder_source
+from dreamlib.data.prepare import pack
+from dreamlib.utils.errors import DataError
 from tests.test_any_image import bomb
 
 

@@ -17,14 +17,20 @@ import nbformat
 import psutil
 import pytest
 
-from dreamlib.batch import FAILED, UNFINISHED, Batch
-from dreamlib.batch_page import POLICY, index, table
-from dreamlib.batch_plan import Spec, plan_batch, plan_run, read_batch
-from dreamlib.errors import ConfigError, DreamlibError, Interrupted, RunError
-from dreamlib.files import read_json, try_lock, write_json
-from dreamlib.kernels import PAUSED, Ending, Leash, _last, _manager, execute
-from dreamlib.notebooks import find_notebook, parameters_of, run_notebook, title, to_html
-from dreamlib.opening import find_run, open_run
+from dreamlib.notebook.runner.execute import PAUSED, Ending, Leash, _last, _manager, execute
+from dreamlib.notebook.runner.index_page import POLICY, index, table
+from dreamlib.notebook.runner.job_spec import Spec, plan_batch, plan_run, read_batch
+from dreamlib.notebook.runner.jobs import FAILED, UNFINISHED, Batch
+from dreamlib.notebook.runner.notebooks import (
+    find_notebook,
+    parameters_of,
+    run_notebook,
+    title,
+    to_html,
+)
+from dreamlib.runs.open import find_run, open_run
+from dreamlib.utils.errors import ConfigError, DreamlibError, Interrupted, RunError
+from dreamlib.utils.files import read_json, try_lock, write_json
 from tests.conftest import TINY
 
 
@@ -224,7 +230,7 @@ def test_the_kernel_is_this_interpreters_whoever_owns_the_name(tmp_path, monkeyp
 
 
 def test_what_is_not_installed_is_named_before_anything_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr("dreamlib.kernels.find_spec", lambda name: None)
+    monkeypatch.setattr("dreamlib.notebook.runner.execute.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install papermill ipykernel nbconvert psutil$"):
         execute(tmp_path / "n.ipynb", tmp_path / "out.ipynb", {}, Leash())
 
@@ -250,7 +256,7 @@ def test_a_notebook_whose_time_ended_reaches_its_end_and_is_not_done():
     ],
 )
 def test_run_notebook_says_how_it_ended(tmp_path, monkeypatch, ending, kind, words):
-    monkeypatch.setattr("dreamlib.notebooks.execute", lambda *words: ending)
+    monkeypatch.setattr("dreamlib.notebook.runner.notebooks.execute", lambda *words: ending)
     path = write_notebook(tmp_path / "n.ipynb")
     with pytest.raises(kind, match=words):
         run_notebook(path, path, {})
@@ -340,8 +346,10 @@ def ran(monkeypatch):
         nbformat.write(made, output)
         return Ending(endings.get(path.stem, "done"))
 
-    monkeypatch.setattr("dreamlib.batch.execute", pretend)
-    monkeypatch.setattr("dreamlib.batch.to_html", lambda path: path.with_suffix(".html").touch())
+    monkeypatch.setattr("dreamlib.notebook.runner.jobs.execute", pretend)
+    monkeypatch.setattr(
+        "dreamlib.notebook.runner.jobs.to_html", lambda path: path.with_suffix(".html").touch()
+    )
     began_and_endings = type("Ran", (), {"began": began, "endings": endings})
     return began_and_endings
 
@@ -448,7 +456,7 @@ def test_a_full_disk_fails_one_run_and_the_other_goes_on(tmp_path, ran, monkeypa
     def full(path, output, parameters, leash, **more):
         raise OSError(28, "No space left on device", str(output))
 
-    monkeypatch.setattr("dreamlib.batch.execute", full)
+    monkeypatch.setattr("dreamlib.notebook.runner.jobs.execute", full)
     path = write_notebook(tmp_path / "one.ipynb")
     specs = [Spec(name=name, notebooks=(str(path),)) for name in ("a", "b")]
     assert batch(tmp_path / "out", *specs).run() == FAILED
@@ -458,7 +466,7 @@ def test_a_full_disk_fails_one_run_and_the_other_goes_on(tmp_path, ran, monkeypa
 
 
 def test_a_notebook_that_makes_no_page_is_done_and_says_so(tmp_path, ran, pair, monkeypatch):
-    monkeypatch.setattr("dreamlib.batch.to_html", to_html)
+    monkeypatch.setattr("dreamlib.notebook.runner.jobs.to_html", to_html)
     path = write_notebook(tmp_path / "one.ipynb")
     made = nbformat.read(path, 4)
     made.cells[0]["source"] += "\n\n![lost](attachment:lost.png)"
@@ -477,7 +485,7 @@ def test_an_error_of_our_own_is_raised_and_the_other_run_goes_on(tmp_path, ran, 
         if "/a/" in str(path):
             raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr("dreamlib.batch.to_html", bug)
+    monkeypatch.setattr("dreamlib.notebook.runner.jobs.to_html", bug)
     path = write_notebook(tmp_path / "one.ipynb")
     specs = [Spec(name=name, notebooks=(str(path),)) for name in ("a", "b")]
     with pytest.raises(ZeroDivisionError):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from dreamlib.config import load_config
+from dreamlib.config.load import load_config
 from tests.benchmarks import (
     dream_cost,
     gan_faces,

@@ -11,13 +11,13 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from dreamlib.boards import Boards, TensorBoard, WeightsAndBiases, scalars
-from dreamlib.config import identity, load_config
-from dreamlib.errors import ConfigError
-from dreamlib.images import save_png
-from dreamlib.run import Run
-from dreamlib.runtime.checkpoint import whole_checkpoints
-from dreamlib.train import train
+from dreamlib.config.load import identity, load_config
+from dreamlib.runs.checkpoints import whole_checkpoints
+from dreamlib.runs.run import Run
+from dreamlib.training.diffusion import train
+from dreamlib.training.loggers import Boards, TensorBoard, WeightsAndBiases, scalars
+from dreamlib.utils.errors import ConfigError
+from dreamlib.utils.images import save_png
 
 
 def row(step: int) -> dict:

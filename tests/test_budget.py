@@ -19,19 +19,19 @@ from typing import Any
 
 import pytest
 
-from dreamlib import host
-from dreamlib.cli import UNFINISHED, main
-from dreamlib.errors import ConfigError, Interrupted
-from dreamlib.evaluate import evaluate
-from dreamlib.files import read_json
-from dreamlib.generate import Shards, generate
-from dreamlib.notebooks import find_notebook
-from dreamlib.opening import open_run
-from dreamlib.run import Run
-from dreamlib.runtime import clock as clock_module
-from dreamlib.runtime.checkpoint import newest_checkpoint
-from dreamlib.runtime.rundir import RunDir
-from dreamlib.train import train
+from dreamlib.cli.main import UNFINISHED, main
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.notebook.runner.notebooks import find_notebook
+from dreamlib.runs import time_budget as clock_module
+from dreamlib.runs.checkpoints import newest_checkpoint
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.open import open_run
+from dreamlib.runs.run import Run
+from dreamlib.sampling.generate import Shards, generate
+from dreamlib.training.diffusion import train
+from dreamlib.utils import platform as host
+from dreamlib.utils.errors import ConfigError, Interrupted
+from dreamlib.utils.files import read_json
 from tests.conftest import TINY
 from tests.test_train import assert_same_state, final_state, rows
 
@@ -493,7 +493,7 @@ def test_the_demo_hands_its_hours_on(tmp_path, monkeypatch, hours):
         found.update(parameters)
         raise Interrupted("seen enough")
 
-    monkeypatch.setattr("dreamlib.notebooks.run_notebook", run_notebook)
+    monkeypatch.setattr("dreamlib.notebook.runner.notebooks.run_notebook", run_notebook)
     words = [] if hours is None else ["--hours", str(hours)]
     monkeypatch.setattr(sys, "argv", ["dreamlib", "demo", "--out", str(tmp_path / "run"), *words])
     with pytest.raises(SystemExit) as end:

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 
 from dreamlib.data import celeba, download
-from dreamlib.data.archive import open_files
 from dreamlib.data.celeba import (
     attached,
     celeba_places,
@@ -24,9 +23,10 @@ from dreamlib.data.celeba import (
     numbered,
 )
 from dreamlib.data.download import Unavailable, from_drive, from_hub, from_kagglehub
-from dreamlib.data.folder import load_square
-from dreamlib.data.packing import pack
-from dreamlib.errors import DataError
+from dreamlib.data.file_readers import open_files
+from dreamlib.data.image_folder import load_square
+from dreamlib.data.prepare import pack
+from dreamlib.utils.errors import DataError
 
 NUMBERS = [1, 2, 3, 50_001, 162_770, 162_771, 182_637, 182_638, 202_599]
 SPLITS = [*["train"] * 5, *["floor"] * 2, *["reference"] * 2]

@@ -13,8 +13,8 @@ import pytest
 
 from dreamlib.data import cifar
 from dreamlib.data.cifar import CLASSES, PARTS, RECORD, cifar10_source
-from dreamlib.data.packing import pack
-from dreamlib.errors import DataError
+from dreamlib.data.prepare import pack
+from dreamlib.utils.errors import DataError
 
 RANDOM = np.random.default_rng(0)
 FILES = {name: RANDOM.integers(0, 256, (6, RECORD), dtype=np.uint8) for name in PARTS}

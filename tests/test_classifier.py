@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from dreamlib.errors import Interrupted
 from dreamlib.metrics.classifier import (
     Classifier,
     _batches,
@@ -18,6 +17,7 @@ from dreamlib.metrics.classifier import (
     train_classifier,
     weights_bytes,
 )
+from dreamlib.utils.errors import Interrupted
 
 VALUES = (3, 2)
 EPOCHS = 12

@@ -14,14 +14,14 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamlib.build import make_extractor
-from dreamlib.cli import main
-from dreamlib.config import load_config
-from dreamlib.data.packed import open_packed
-from dreamlib.errors import what_failed
-from dreamlib.files import write_atomic
+from dreamlib.cli.main import main
+from dreamlib.config.factory import make_extractor
+from dreamlib.config.load import load_config
+from dreamlib.data.dataset import open_packed
+from dreamlib.evaluation.results import read_study
 from dreamlib.metrics.features import extract
-from dreamlib.scores import read_study
+from dreamlib.utils.errors import what_failed
+from dreamlib.utils.files import write_atomic
 from tests.conftest import TINY
 
 

@@ -27,9 +27,9 @@ import typer
 import yaml
 from PIL import Image
 
-from dreamlib import build
-from dreamlib.cli import app, main
-from dreamlib.data.idx import FILES
+from dreamlib.cli.main import app, main
+from dreamlib.config import factory as build
+from dreamlib.data.mnist import FILES
 from dreamlib.metrics.features import extract
 from tests.conftest import TINY
 from tests.test_inception import stand_in as stand_in_for

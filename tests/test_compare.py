@@ -8,16 +8,16 @@ import shutil
 import numpy as np
 import pytest
 
-from dreamlib.compare import Comparison, compare, comparison_path
-from dreamlib.difference import Difference, differences_of
-from dreamlib.errors import ConfigError
-from dreamlib.generate import generate
-from dreamlib.material import Material
+from dreamlib.evaluation.compare import Comparison, compare, comparison_path
+from dreamlib.evaluation.difference import Difference, differences_of
+from dreamlib.evaluation.inputs import Material
 from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import frechet
-from dreamlib.opening import open_run
 from dreamlib.report.tables import comparison_markdown
-from dreamlib.train import train
+from dreamlib.runs.open import open_run
+from dreamlib.sampling.generate import generate
+from dreamlib.training.diffusion import train
+from dreamlib.utils.errors import ConfigError
 from tests.conftest import TINY
 
 

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from dreamlib.config import (
+from dreamlib.config.load import (
     differences,
     dump_config,
     identity,
     load_config,
     save_config,
 )
-from dreamlib.errors import ConfigError
-from dreamlib.sections import span_steps
+from dreamlib.config.schema import span_steps
+from dreamlib.utils.errors import ConfigError
 
 
 def test_round_trip(tmp_path):

@@ -8,14 +8,14 @@ import shutil
 import numpy as np
 import pytest
 
-from dreamlib import contest as contests
-from dreamlib.contest import Contest, Pace, contest, paces, place
-from dreamlib.errors import ConfigError, NotEnoughSamples, RunError
-from dreamlib.evaluate import evaluate
-from dreamlib.generate import generate, interpolation
-from dreamlib.report import beside
-from dreamlib.runtime.checkpoint import newest_checkpoint
-from dreamlib.train import train
+from dreamlib.evaluation import equal_time as contests
+from dreamlib.evaluation.equal_time import Contest, Pace, contest, paces, place
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.report.figures import comparison as beside
+from dreamlib.runs.checkpoints import newest_checkpoint
+from dreamlib.sampling.generate import generate, interpolation
+from dreamlib.training.diffusion import train
+from dreamlib.utils.errors import ConfigError, NotEnoughSamples, RunError
 
 BOTH = ("smoke", "gan-smoke")
 SMALL = (

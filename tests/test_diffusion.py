@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from dreamlib.diffusion import schedule
-from dreamlib.diffusion.prediction import Denoiser, Guided
-from dreamlib.diffusion.process import (
+from dreamlib.diffusion import schedules as schedule
+from dreamlib.diffusion.denoiser import Denoiser, Guided
+from dreamlib.diffusion.forward_process import (
     conversion,
     eps_from_output,
     loss_weight,

@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dreamlib.errors import Interrupted, NotEnoughSamples, WeightsUnavailable
-from dreamlib.metrics.diversity import Lpips, pair_diversity
-from dreamlib.rng import seeded
+from dreamlib.metrics.lpips import Lpips, pair_diversity
+from dreamlib.utils.errors import Interrupted, NotEnoughSamples, WeightsUnavailable
+from dreamlib.utils.rng import seeded
 
 # ------------------------------------------------------------------- pair diversity
 

@@ -13,12 +13,12 @@ from statistics import mean, stdev
 import pytest
 import torch
 
-from dreamlib.ablate import read_ablation
-from dreamlib.config import load_config
+from dreamlib.config.load import load_config
 from dreamlib.diffusion.unet import UNet
-from dreamlib.explain import explain
+from dreamlib.evaluation.ablation import read_ablation
+from dreamlib.evaluation.results import study_from
 from dreamlib.report.tables import ablation_markdown, markdown
-from dreamlib.scores import study_from
+from dreamlib.training.cost import explain
 from tests.benchmarks import (
     coverage,
     frechet_speed,
@@ -234,7 +234,7 @@ def test_block_table_has_the_networks_own_shapes():
 
 
 def test_the_example_of_many_runs_is_a_batch(tmp_path):
-    from dreamlib.batch_plan import plan_batch, read_batch
+    from dreamlib.notebook.runner.job_spec import plan_batch, read_batch
 
     (text,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/TRAINING.md").read_text("utf-8"), re.S)
     (tmp_path / "runs.yaml").write_text(text, "utf-8")

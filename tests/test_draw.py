@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from dreamlib.diffusion.draw import batches, draw_images, image_noise, interpolate, slerp
 from dreamlib.diffusion.samplers import ddim, ddpm
-from dreamlib.diffusion.schedule import cosine
+from dreamlib.diffusion.sampling import batches, draw_images, image_noise, interpolate, slerp
+from dreamlib.diffusion.schedules import cosine
 from dreamlib.diffusion.unet import UNet
-from dreamlib.errors import Interrupted
-from dreamlib.rng import mix, mix_each
+from dreamlib.utils.errors import Interrupted
+from dreamlib.utils.rng import mix, mix_each
 
 SCHED = cosine(30)
 SHAPE = (3, 16, 16)

@@ -11,11 +11,11 @@ from torch import nn
 from torch.testing import assert_close
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamlib.diffusion import dream
-from dreamlib.diffusion.dream import Batch, Conservative, Paper, Perturb, standard
-from dreamlib.diffusion.prediction import Denoiser
-from dreamlib.diffusion.process import conversion, q_sample, x0_from_eps
-from dreamlib.diffusion.schedule import cosine
+from dreamlib.diffusion import losses as dream
+from dreamlib.diffusion.denoiser import Denoiser
+from dreamlib.diffusion.forward_process import conversion, q_sample, x0_from_eps
+from dreamlib.diffusion.losses import Batch, Conservative, Paper, Perturb, standard
+from dreamlib.diffusion.schedules import cosine
 from dreamlib.diffusion.unet import UNet
 
 SCHED = cosine(100)

@@ -15,20 +15,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamlib.errors import NotFinite, RunError, WeightsUnavailable
-from dreamlib.files import read_json
-from dreamlib.opening import open_run
-from dreamlib.report.dashboard import watch
-from dreamlib.run import Run
-from dreamlib.runtime.checkpoint import save_checkpoint, whole_checkpoints
-from dreamlib.runtime.clock import Clock
-from dreamlib.runtime.courier import Courier
-from dreamlib.runtime.lock import Owner
-from dreamlib.runtime.rundir import RunDir
-from dreamlib.runtime.saver import Saver, Snapshot
-from dreamlib.runtime.trainer import check_finite
-from dreamlib.train import DiffusionTrainer, train
-from dreamlib.validation import Validation
+from dreamlib.notebook.dashboard import watch
+from dreamlib.runs.checkpoints import save_checkpoint, whole_checkpoints
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.lock import Owner
+from dreamlib.runs.mirror.uploader import Courier
+from dreamlib.runs.open import open_run
+from dreamlib.runs.run import Run
+from dreamlib.runs.time_budget import Clock
+from dreamlib.training.async_save import Saver, Snapshot
+from dreamlib.training.diffusion import DiffusionTrainer, train
+from dreamlib.training.trainer import check_finite
+from dreamlib.training.validation import Validation
+from dreamlib.utils.errors import NotFinite, RunError, WeightsUnavailable
+from dreamlib.utils.files import read_json
 from tests.conftest import TINY
 from tests.test_train import assert_same_state, final_state, rows
 

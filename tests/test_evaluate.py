@@ -16,25 +16,33 @@ import torch
 
 mpl.use("Agg")
 
-from dreamlib.errors import (
+from dreamlib.evaluation.aggregate import Plan
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.evaluation.feature_scores import (
+    GAUSSIAN,
+    OWN_FOURTH,
+    corrected_rows,
+    distance_rows,
+    kernel_rows,
+)
+from dreamlib.evaluation.image_scores import check_apart, gaussian_images
+from dreamlib.evaluation.inputs import Material, prepare
+from dreamlib.evaluation.results import Score, read_study
+from dreamlib.metrics.frechet import Moments
+from dreamlib.metrics.frechet_stats import frechet_floor, frechet_se, frechet_variances
+from dreamlib.report import tables
+from dreamlib.report.figures import registry as figures
+from dreamlib.report.figures import score_figures
+from dreamlib.report.texts import tex
+from dreamlib.runs.open import open_run
+from dreamlib.sampling.generate import Shards
+from dreamlib.utils.errors import (
     ConfigError,
     DataError,
     NotEnoughSamples,
     RunError,
     WeightsUnavailable,
 )
-from dreamlib.evaluate import evaluate
-from dreamlib.generate import Shards
-from dreamlib.material import Material, prepare
-from dreamlib.measure import GAUSSIAN, OWN_FOURTH, corrected_rows, distance_rows, kernel_rows
-from dreamlib.measure_images import check_apart, gaussian_images
-from dreamlib.metrics.frechet import Moments
-from dreamlib.metrics.frechet_error import frechet_floor, frechet_se, frechet_variances
-from dreamlib.opening import open_run
-from dreamlib.report import figures, score_figures, tables
-from dreamlib.report.texts import tex
-from dreamlib.rows import Plan
-from dreamlib.scores import Score, read_study
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +313,7 @@ def test_an_older_file_is_put_aside(trained, study, tmp_path):
 
 def test_two_processes_share_the_work(trained, study, tmp_path, monkeypatch):
     """Each makes half; what follows asks no network, and scores the same."""
-    monkeypatch.setattr("dreamlib.material.CHUNK_IMAGES", 20)
+    monkeypatch.setattr("dreamlib.evaluation.inputs.CHUNK_IMAGES", 20)
     monkeypatch.setattr("dreamlib.metrics.features.CHUNK_IMAGES", 20)
     folder = tmp_path / "shared"
     folder.mkdir()

@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamlib import evaluate_guests
-from dreamlib.data.folder import folder_source
-from dreamlib.data.packed import Packed
-from dreamlib.data.packing import pack
-from dreamlib.errors import ConfigError, DataError, NotEnoughSamples
-from dreamlib.evaluate import evaluate
-from dreamlib.evaluate_guests import Judge, judge, name_of, score_guest
-from dreamlib.guests import write_statistics
-from dreamlib.material import Material
+from dreamlib.data.dataset import Packed
+from dreamlib.data.image_folder import folder_source
+from dreamlib.data.prepare import pack
+from dreamlib.evaluation import score_external as evaluate_guests
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.evaluation.external_images import write_statistics
+from dreamlib.evaluation.inputs import Material
+from dreamlib.evaluation.results import read_study
+from dreamlib.evaluation.score_external import Judge, judge, name_of, score_guest
 from dreamlib.metrics.frechet import Moments
-from dreamlib.opening import open_run
-from dreamlib.report.score_figures import fd_against_n
+from dreamlib.report.figures.score_figures import fd_against_n
 from dreamlib.report.tables import markdown, save_tables
-from dreamlib.scores import read_study
+from dreamlib.runs.open import open_run
+from dreamlib.utils.errors import ConfigError, DataError, NotEnoughSamples
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from dreamlib import explain as module
-from dreamlib.config import load_config
-from dreamlib.errors import ConfigError
-from dreamlib.explain import explain, step_memory
-from dreamlib.report.figures import schedule
+from dreamlib.config.load import load_config
+from dreamlib.report.figures.registry import schedule
+from dreamlib.training import cost as module
+from dreamlib.training.cost import explain, step_memory
+from dreamlib.utils.errors import ConfigError
 
 CELEBA = load_config("celeba64", ["net.widths=[64, 128]", "data.size=32", "train.device=cpu"])
 

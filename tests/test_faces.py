@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamlib.data.faces import ATTRIBUTES, BLOCK, SHARES, draw_faces, faces_source
-from dreamlib.errors import DataError
+from dreamlib.utils.errors import DataError
 
 
 def test_a_face_depends_on_its_number_and_seed_alone():

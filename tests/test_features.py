@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamlib.errors import Interrupted
-from dreamlib.files import sha256_file
-from dreamlib.images import save_png
 from dreamlib.metrics.classifier import Classifier
 from dreamlib.metrics.features import ClassifierExtractor, extract
 from dreamlib.metrics.frechet import frechet
-from dreamlib.rng import seeded
+from dreamlib.utils.errors import Interrupted
+from dreamlib.utils.files import sha256_file
+from dreamlib.utils.images import save_png
+from dreamlib.utils.rng import seeded
 
 
 def classifier(key=0, channels=3):

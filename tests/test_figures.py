@@ -16,16 +16,21 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from dreamlib.build import make_net
-from dreamlib.config import load_config
-from dreamlib.errors import NotEnoughSamples, RunError
-from dreamlib.evaluate import evaluate
-from dreamlib.explain import count_parameters, explain, usual_images
-from dreamlib.generate import Shards, generate, process
-from dreamlib.opening import open_run
-from dreamlib.report import figures, kept, palette, panels, plotting, score_figures, training
+from dreamlib.config.factory import make_net
+from dreamlib.config.load import load_config
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.evaluation.results import read_study
+from dreamlib.report import sources as kept
 from dreamlib.report.captions import CAPTIONS
-from dreamlib.scores import read_study
+from dreamlib.report.figures import palette, score_figures
+from dreamlib.report.figures import registry as figures
+from dreamlib.report.figures import score_panels as panels
+from dreamlib.report.figures import style as plotting
+from dreamlib.report.figures import training_curves as training
+from dreamlib.runs.open import open_run
+from dreamlib.sampling.generate import Shards, generate, process
+from dreamlib.training.cost import count_parameters, explain, usual_images
+from dreamlib.utils.errors import NotEnoughSamples, RunError
 
 ABLATION = Path(__file__).resolve().parent.parent / "figures" / "ablation"
 NAMES = {
@@ -105,8 +110,8 @@ def test_every_figure_is_the_same_file_twice(finished):
 @pytest.mark.slow
 def test_a_file_is_the_same_in_another_process_and_says_no_date(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from dreamlib.config import load_config;"
-        "from dreamlib.report.figures import architecture, save_figure;"
+        "import sys; from pathlib import Path; from dreamlib.config.load import load_config;"
+        "from dreamlib.report.figures.registry import architecture, save_figure;"
         "save_figure(architecture(load_config('faces16')), Path(sys.argv[1]), 'there')"
     )
     env = os.environ | {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from dreamlib.diffusion.dream import Batch, Conservative, Paper, standard
+from dreamlib.diffusion.losses import Batch, Conservative, Paper, standard
 from dreamlib.diffusion.samplers import ddim, ddpm
-from dreamlib.diffusion.schedule import cosine
+from dreamlib.diffusion.schedules import cosine
 
 SCHED = cosine(1000)
 VARIANCES = torch.tensor([4, 1, 0.25, 0.05, 0.01], dtype=torch.float64)

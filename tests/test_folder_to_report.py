@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamlib import build
-from dreamlib.cli import app
+from dreamlib.cli.main import app
+from dreamlib.config import factory as build
 from dreamlib.data.faces import ATTRIBUTES, draw_faces
 from dreamlib.metrics.features import extract
 from tests.test_inception import stand_in as stand_in_for

@@ -321,7 +321,7 @@ def test_speed_and_digits_were_measured():
 
 def test_core_imports_no_optional_package():
     code = (
-        "import sys, dreamlib.metrics.frechet_error, dreamlib.metrics.features;"
+        "import sys, dreamlib.metrics.frechet_stats, dreamlib.metrics.features;"
         "print([m for m in ('scipy','cleanfid','lpips','torchvision','torchmetrics',"
         "'torch_fidelity','matplotlib') if m in sys.modules])"
     )

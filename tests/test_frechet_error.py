@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamlib.errors import NotEnoughSamples
-from dreamlib.metrics import frechet_error
+from dreamlib.metrics import frechet_stats as frechet_error
 from dreamlib.metrics.frechet import Moments, frechet
-from dreamlib.metrics.frechet_error import (
+from dreamlib.metrics.frechet_stats import (
     corrected_se,
     frechet_corrected,
     frechet_difference,
@@ -19,6 +18,7 @@ from dreamlib.metrics.frechet_error import (
     frechet_jackknife,
     frechet_se,
 )
+from dreamlib.utils.errors import NotEnoughSamples
 from tests.benchmarks import gaussian_truth
 from tests.benchmarks.gaussian_truth import Law, laws
 from tests.test_frechet import drawn, normal, spectrum

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dreamlib.gan import step, stylegan2
+from dreamlib.gan import losses as step
+from dreamlib.gan import stylegan2
 from dreamlib.gan.stylegan2 import Conv, Discriminator, Generator, Mapping, Modulated
 
 

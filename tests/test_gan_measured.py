@@ -9,8 +9,8 @@ from statistics import mean
 
 import pytest
 
-from dreamlib.config import load_config
-from dreamlib.train_gan import FLAT
+from dreamlib.config.load import load_config
+from dreamlib.training.gan import FLAT
 from tests.benchmarks import gan_faces, gan_little
 
 ROOT = Path(__file__).resolve().parent.parent

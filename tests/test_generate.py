@@ -9,14 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamlib.build import make_labels
-from dreamlib.diffusion.draw import image_noise
-from dreamlib.errors import ConfigError, Interrupted, RunError
-from dreamlib.files import sha256_file, write_json
-from dreamlib.generate import Shards, export_png, generate, interpolation, process
-from dreamlib.images import quantise
-from dreamlib.opening import open_run
-from dreamlib.train import DiffusionTrainer, train
+from dreamlib.config.factory import make_labels
+from dreamlib.diffusion.sampling import image_noise
+from dreamlib.runs.open import open_run
+from dreamlib.sampling.generate import Shards, export_png, generate, interpolation, process
+from dreamlib.training.diffusion import DiffusionTrainer, train
+from dreamlib.utils.errors import ConfigError, Interrupted, RunError
+from dreamlib.utils.files import sha256_file, write_json
+from dreamlib.utils.images import quantise
 from tests.conftest import TINY
 
 
@@ -67,7 +67,7 @@ def test_a_moved_run_draws_without_its_images(run, tmp_path, monkeypatch):
     want = generate(run, range(10))
     monkeypatch.setenv("DREAMLIB_DATA", str(tmp_path / "elsewhere"))
     shutil.copytree(run.folder, tmp_path / "moved", ignore=shutil.ignore_patterns("generated"))
-    monkeypatch.setattr("dreamlib.opening.pack_data", None)
+    monkeypatch.setattr("dreamlib.runs.open.pack_data", None)
     moved = open_run(tmp_path / "moved", images=False, say=lambda text: None)
     assert np.array_equal(generate(moved, range(10)), want)
     assert not (tmp_path / "elsewhere").exists()

@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dreamlib.errors import ConfigError, DataError, Interrupted
-from dreamlib.guests import (
+from dreamlib.data.pipelines import pipeline_images
+from dreamlib.evaluation.external_images import (
     is_statistics,
     read_images,
     read_statistics,
     write_statistics,
 )
 from dreamlib.metrics.frechet import Moments, frechet
-from dreamlib.pipelines import pipeline_images
+from dreamlib.utils.errors import ConfigError, DataError, Interrupted
 
 
 def pictures(n, size=12, channels=3, key=0):
@@ -309,7 +309,7 @@ def test_a_local_pipeline_draws_images_by_seed(pipeline, tmp_path):
 
 
 def test_an_interrupted_pipeline_goes_on(pipeline, tmp_path, monkeypatch):
-    monkeypatch.setattr("dreamlib.pipelines.SHARD", 4)
+    monkeypatch.setattr("dreamlib.data.pipelines.SHARD", 4)
     ask = {"steps": 2, "batch": 2}
     whole = pipeline_images(pipeline, 10, tmp_path / "whole", **ask)
     calls = iter([False] * 3 + [True] * 9)

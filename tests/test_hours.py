@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamlib.config import load_config
+from dreamlib.config.load import load_config
 from tests.benchmarks.training_hours import (
     SHARES,
     clock,

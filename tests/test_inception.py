@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from dreamlib.errors import WeightsUnavailable
-from dreamlib.files import sha256_file
 from dreamlib.metrics import inception as inc
 from dreamlib.metrics.features import InceptionExtractor, extract
+from dreamlib.utils.errors import WeightsUnavailable
+from dreamlib.utils.files import sha256_file
 
 
 def pictures(n, size, channels=3):

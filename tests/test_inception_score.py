@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from dreamlib.errors import NotEnoughSamples
 from dreamlib.metrics.inception_score import inception_score
+from dreamlib.utils.errors import NotEnoughSamples
 
 SURE = 200.0  # a logit that leaves e^-200 to every other class
 

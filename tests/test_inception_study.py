@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from torchvision.models import alexnet
 
-from dreamlib import build
-from dreamlib.evaluate import evaluate
-from dreamlib.evaluate_guests import judge, score_guest
-from dreamlib.guests import write_statistics
-from dreamlib.material import Material
+from dreamlib.config import factory as build
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.evaluation.external_images import write_statistics
+from dreamlib.evaluation.inputs import Material
+from dreamlib.evaluation.score_external import judge, score_guest
 from dreamlib.metrics.frechet import Moments
 from dreamlib.report.tables import markdown
-from dreamlib.train import train
+from dreamlib.training.diffusion import train
 from tests.test_inception import stand_in as stand_in_for
 from tests.test_inception import weights as random_inception
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from dreamlib import __version__, install
-from dreamlib.notebooks import HOME
+from dreamlib.notebook.runner.notebooks import HOME
 
 ROOT = HOME.parent
 COLAB = install.COLAB
@@ -226,7 +226,7 @@ def test_the_wheel_holds_all_that_the_library_needs(environment, tmp_path, wheel
     env.inputs.mkdir(parents=True)
     shutil.copy(wheel, env.inputs)
     code = choosing(env.inputs / wheel.name) + (
-        "\nimport dreamlib, dreamlib.report.page"
+        "\nimport dreamlib, dreamlib.report.html_report"
         "\nrun = dreamlib.open_run('runs/a', 'faces16', overrides=['data.train=60', "
         "'data.reference=30', 'data.floor=30', 'train.length=2'])"
         "\nprint(dreamlib.__file__, [tick.step for tick in dreamlib.train(run)])"

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from dreamlib.metrics import distances
-from dreamlib.metrics.kernel import kernel_reference, kid, kid_difference
+from dreamlib.metrics import pairwise as distances
+from dreamlib.metrics.kid import kernel_reference, kid, kid_difference
 
 
 def drawn(n, key, d=16, shift=0.0, scale=1.0):

@@ -7,12 +7,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from dreamlib import host, progress
-from dreamlib.errors import Interrupted, NotEnoughSamples, NotThere, OutOfTime, RunError
-from dreamlib.progress import TextProgress
-from dreamlib.report import dashboard, live
-from dreamlib.report.live import LiveProgress, begin, is_live, live_progress, politely, standing
-from dreamlib.runtime.driver import Tick
+from dreamlib.notebook import dashboard
+from dreamlib.notebook import session as live
+from dreamlib.notebook.session import (
+    LiveProgress,
+    begin,
+    is_live,
+    live_progress,
+    politely,
+    standing,
+)
+from dreamlib.training.loop import Tick
+from dreamlib.utils import platform as host
+from dreamlib.utils import progress
+from dreamlib.utils.errors import Interrupted, NotEnoughSamples, NotThere, OutOfTime, RunError
+from dreamlib.utils.progress import TextProgress
 from tests.conftest import TINY
 
 

@@ -13,19 +13,19 @@ from typing import Any
 
 import pytest
 
-from dreamlib.cli import UNFINISHED
-from dreamlib.errors import RunError
-from dreamlib.files import PLACE, read_json, write_json
-from dreamlib.runtime import lock as module
-from dreamlib.runtime.clock import process_start
-from dreamlib.runtime.lock import Owner, alive, describe, locked, myself, read_owner
-from dreamlib.runtime.rundir import RunDir
+from dreamlib.cli.main import UNFINISHED
+from dreamlib.runs import lock as module
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.lock import Owner, alive, describe, locked, myself, read_owner
+from dreamlib.runs.time_budget import process_start
+from dreamlib.utils.errors import RunError
+from dreamlib.utils.files import PLACE, read_json, write_json
 from tests.conftest import TINY
 
 HOLDER = """
 import sys
 from pathlib import Path
-from dreamlib.runtime.lock import locked
+from dreamlib.runs.lock import locked
 
 with locked(Path(sys.argv[1])):
     print("held", flush=True)

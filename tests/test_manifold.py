@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from dreamlib.errors import NotEnoughSamples
-from dreamlib.metrics import distances, manifold
-from dreamlib.metrics.manifold import DENSITY_NULL, coverage_null, prdc
+from dreamlib.metrics import pairwise as distances
+from dreamlib.metrics import prdc as manifold
+from dreamlib.metrics.prdc import DENSITY_NULL, coverage_null, prdc
+from dreamlib.utils.errors import NotEnoughSamples
 
 
 def drawn(n, key, d=8, scale=1.0, shift=0.0):

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
-import dreamlib.runtime.mirror as mirror_module
-import dreamlib.runtime.mount as mount_module
-from dreamlib.errors import MirrorError, RunError
-from dreamlib.files import read_json, seal
-from dreamlib.opening import open_run
-from dreamlib.runtime.courier import Courier, Job, carrying
-from dreamlib.runtime.lock import Owner
-from dreamlib.runtime.mirror import Mirror
-from dreamlib.runtime.recover import bring_run, fetch_newer
-from dreamlib.runtime.rundir import RunDir
-from dreamlib.train import train
+import dreamlib.runs.mirror.filesystem as mount_module
+import dreamlib.runs.mirror.store as mirror_module
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.lock import Owner
+from dreamlib.runs.mirror.restore import bring_run, fetch_newer
+from dreamlib.runs.mirror.store import Mirror
+from dreamlib.runs.mirror.uploader import Courier, Job, carrying
+from dreamlib.runs.open import open_run
+from dreamlib.training.diffusion import train
+from dreamlib.utils.errors import MirrorError, RunError
+from dreamlib.utils.files import read_json, seal
 from tests.conftest import TINY
 from tests.test_train import assert_same_state, final_state, rows
 
@@ -584,7 +584,7 @@ def test_asking_never_waits_and_a_hung_mirror_does_not_keep_the_process(run, mir
 
 
 def test_a_mirror_that_does_not_answer_holds_nobody_up(run, mirror, monkeypatch):
-    import dreamlib.runtime.courier as module
+    import dreamlib.runs.mirror.uploader as module
 
     hang = threading.Event()
     monkeypatch.setattr(module, "ANSWER", 0.1)

@@ -10,12 +10,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dreamlib.batch import FAILED, UNFINISHED
-from dreamlib.errors import ConfigError
-from dreamlib.files import read_json
-from dreamlib.kernels import Ending
-from dreamlib.notebook_commands import notebooks
-from dreamlib.notebooks import numbered
+from dreamlib.cli.notebooks import notebooks
+from dreamlib.notebook.runner.execute import Ending
+from dreamlib.notebook.runner.jobs import FAILED, UNFINISHED
+from dreamlib.notebook.runner.notebooks import numbered
+from dreamlib.utils.errors import ConfigError
+from dreamlib.utils.files import read_json
 from tests.test_batch import STUDY, write_notebook
 
 APP = typer.Typer()
@@ -47,8 +47,10 @@ def given(monkeypatch):
         output.write_text(path.read_text())
         return Ending(**ending)
 
-    monkeypatch.setattr("dreamlib.batch.execute", pretend)
-    monkeypatch.setattr("dreamlib.batch.to_html", lambda path: path.with_suffix(".html").touch())
+    monkeypatch.setattr("dreamlib.notebook.runner.jobs.execute", pretend)
+    monkeypatch.setattr(
+        "dreamlib.notebook.runner.jobs.to_html", lambda path: path.with_suffix(".html").touch()
+    )
     return found, ending
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dreamlib.errors import DreamlibError
-from dreamlib.notebooks import HOME, find_notebook, numbered, run_notebook
-from dreamlib.report import live
-from dreamlib.runtime.rundir import RunDir
+from dreamlib.notebook import session as live
+from dreamlib.notebook.runner.notebooks import HOME, find_notebook, numbered, run_notebook
+from dreamlib.runs.folder import RunDir
+from dreamlib.utils.errors import DreamlibError
 from tests.conftest import TINY
 
 NAMES = [
@@ -113,7 +113,7 @@ def test_the_setup_cell_is_the_same_everywhere():
 def test_out_of_time_every_cell_goes_through(tmp_path, data_home, monkeypatch, capsys):
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
     monkeypatch.setattr(live, "_paused", False)
-    monkeypatch.setattr("dreamlib.report.deliver.save_report", lambda run: [])
+    monkeypatch.setattr("dreamlib.report.build.save_report", lambda run: [])
     given = {"PRESET": "faces16", "RUN": str(tmp_path / "run"), "HOURS": 1e-6, "MIRROR": "none"}
     cells, names = sources(find_notebook("00_complete"), "code"), {"display": print}
     for source in cells[1:]:  # without the set-up

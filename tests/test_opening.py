@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamlib.data import packed
-from dreamlib.data.folder import folder_source
-from dreamlib.data.packing import pack
-from dreamlib.errors import ConfigError, DataError, RunError
-from dreamlib.evaluate import evaluate
-from dreamlib.files import read_json, write_json
-from dreamlib.guests import read_images
-from dreamlib.opening import open_run
-from dreamlib.train import train
+from dreamlib.data import dataset as packed
+from dreamlib.data.image_folder import folder_source
+from dreamlib.data.prepare import pack
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.evaluation.external_images import read_images
+from dreamlib.runs.open import open_run
+from dreamlib.training.diffusion import train
+from dreamlib.utils.errors import ConfigError, DataError, RunError
+from dreamlib.utils.files import read_json, write_json
 
 from .conftest import TINY
 

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamlib.evaluate import evaluate
-from dreamlib.generate import generate
-from dreamlib.report import package as module
-from dreamlib.report.package import package
-from dreamlib.report.page import headline, write_page
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.evaluation.results import GENERATED, read_study
+from dreamlib.report import zip_bundle as module
+from dreamlib.report.html_report import headline, write_page
 from dreamlib.report.tables import save_tables
-from dreamlib.scores import GENERATED, read_study
+from dreamlib.report.zip_bundle import package
+from dreamlib.sampling.generate import generate
 from tests.conftest import copy_of
 
 ODD = "a_b & 50 % #{1}"  # a run's name

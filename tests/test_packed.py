@@ -12,11 +12,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dreamlib.data import packing
-from dreamlib.data.packed import Contents, Item, Source, open_packed
-from dreamlib.data.packing import bring, pack
-from dreamlib.errors import DataError, NotEnoughSamples
-from dreamlib.files import read_json, sha256_file, write_json
+from dreamlib.data import prepare as packing
+from dreamlib.data.dataset import Contents, Item, Source, open_packed
+from dreamlib.data.prepare import bring, pack
+from dreamlib.utils.errors import DataError, NotEnoughSamples
+from dreamlib.utils.files import read_json, sha256_file, write_json
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 5, 3), dtype=np.uint8)
 PIXELS[7] = PIXELS[1]  # one duplicate
@@ -447,7 +447,7 @@ def test_the_data_commands_look_on_the_mirror(tmp_path, monkeypatch):
     """A pack on the mirror is taken before its source is opened."""
     from typer.testing import CliRunner
 
-    from dreamlib.cli import app
+    from dreamlib.cli.main import app
 
     words = ["data", "prepare", "faces16"]
     for setting in ("data.train=30", "data.reference=5", "data.floor=5"):

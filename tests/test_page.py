@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from dreamlib.errors import RunError
-from dreamlib.evaluate import evaluate
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.evaluation.results import GENERATED, REAL, read_study
 from dreamlib.report.captions import CAPTIONS, NOT_DRAWN
 from dreamlib.report.embed import LIGHT
-from dreamlib.report.page import headline, write_page
+from dreamlib.report.html_report import headline, write_page
 from dreamlib.report.tables import _number, _with_error
-from dreamlib.scores import GENERATED, REAL, read_study
+from dreamlib.utils.errors import RunError
 from tests.conftest import copy_of
 
 ODD = 'a <b> & "c"'  # a run's name

@@ -13,9 +13,9 @@ from torch import nn
 from dreamlib.metrics.features import InceptionExtractor
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.inception_score import inception_score
-from dreamlib.metrics.kernel import kid
-from dreamlib.metrics.manifold import prdc
-from dreamlib.rng import seeded
+from dreamlib.metrics.kid import kid
+from dreamlib.metrics.prdc import prdc
+from dreamlib.utils.rng import seeded
 from tests.test_inception import weights as random_inception
 
 SUBSETS, SUBSET = 20, 80

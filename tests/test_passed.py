@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dreamlib.batch_plan import Spec, plan_run
-from dreamlib.config import idle, load_config, preset_names
-from dreamlib.errors import ConfigError
-from dreamlib.generate import generate
-from dreamlib.material import sizes_of
-from dreamlib.notebooks import check_parameters, find_notebook
-from dreamlib.opening import open_run
-from dreamlib.passed import listed
+from dreamlib.config.load import idle, load_config, preset_names
+from dreamlib.evaluation.inputs import sizes_of
+from dreamlib.notebook.runner.job_spec import Spec, plan_run
+from dreamlib.notebook.runner.notebooks import check_parameters, find_notebook
+from dreamlib.runs.open import open_run
+from dreamlib.sampling.generate import generate
+from dreamlib.utils.errors import ConfigError
+from dreamlib.utils.passed import listed
 from tests.conftest import TINY
 
 

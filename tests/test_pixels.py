@@ -7,9 +7,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from dreamlib.errors import Interrupted
-from dreamlib.metrics import pixels as px
-from dreamlib.metrics.pixels import memorisation, nearest, pixel_stats
+from dreamlib.metrics import pixel_stats as px
+from dreamlib.metrics.pixel_stats import memorisation, nearest, pixel_stats
+from dreamlib.utils.errors import Interrupted
 
 
 def pictures(n, size=16, channels=3, key=0):

@@ -15,13 +15,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dreamlib.files import read_json
-from dreamlib.kernels import Leash, execute
-from dreamlib.notebooks import find_notebook
-from dreamlib.opening import open_run
-from dreamlib.runtime.mirror import Mirror
-from dreamlib.runtime.rundir import RunDir
-from dreamlib.train import train
+from dreamlib.notebook.runner.execute import Leash, execute
+from dreamlib.notebook.runner.notebooks import find_notebook
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.mirror.store import Mirror
+from dreamlib.runs.open import open_run
+from dreamlib.training.diffusion import train
+from dreamlib.utils.files import read_json
 from tests import stand_ins
 from tests.conftest import TINY
 

@@ -10,21 +10,22 @@ import pytest
 import torch
 from PIL import Image
 
-from dreamlib.build import make_schedule
-from dreamlib.diffusion.draw import image_noise
+from dreamlib.config.factory import make_schedule
 from dreamlib.diffusion.samplers import spaced
-from dreamlib.errors import ConfigError, RunError
-from dreamlib.generate import generate, interpolation
-from dreamlib.images import quantise
-from dreamlib.metrics.pixels import nearest
-from dreamlib.opening import open_run
-from dreamlib.report import studio as studio_module
-from dreamlib.report.closeups import held_out_distance, lambdas, neighbours, rectified
-from dreamlib.report.studio import Studio, studio_of
-from dreamlib.train import train
+from dreamlib.diffusion.sampling import image_noise
+from dreamlib.metrics.pixel_stats import nearest
+from dreamlib.notebook.playground import inference as studio_module
+from dreamlib.notebook.playground.inference import Studio, studio_of
+from dreamlib.notebook.playground.inspect import held_out_distance, lambdas, neighbours, rectified
+from dreamlib.runs.open import open_run
+from dreamlib.sampling.generate import generate, interpolation
+from dreamlib.training.diffusion import train
+from dreamlib.utils.errors import ConfigError, RunError
+from dreamlib.utils.images import quantise
 
 widgets = pytest.importorskip("ipywidgets")
-from dreamlib.report import controls, playground  # noqa: E402  they need ipywidgets
+from dreamlib.notebook.playground import board as controls  # noqa: E402  they need ipywidgets
+from dreamlib.notebook.playground import widgets as playground  # noqa: E402  they need ipywidgets
 
 SEEDS = [0, 3, 9, 17]  # no whole shard: nothing is written
 

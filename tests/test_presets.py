@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dreamlib.config import differences, load_config, preset_names
-from dreamlib.sections import span_steps
+from dreamlib.config.load import differences, load_config, preset_names
+from dreamlib.config.schema import span_steps
 from tests.benchmarks.timing import counted
 
 TRAINING = (Path(__file__).resolve().parent.parent / "docs" / "TRAINING.md").read_text("utf-8")

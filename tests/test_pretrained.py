@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamlib import build, host
-from dreamlib.errors import WeightsUnavailable
-from dreamlib.metrics import pretrained
-from dreamlib.metrics.pretrained import ALEXNET, INCEPTION, Pretrained, find_weights, obtain
+from dreamlib.config import factory as build
+from dreamlib.metrics import pretrained_weights as pretrained
+from dreamlib.metrics.pretrained_weights import ALEXNET, INCEPTION, Pretrained, find_weights, obtain
+from dreamlib.utils import platform as host
+from dreamlib.utils.errors import WeightsUnavailable
 
 BODY = bytes(range(256)) * 9000  # 2.3 MB: three blocks, of which the last is not full
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamlib import progress
-from dreamlib.files import PLACE, sweep
-from dreamlib.images import enlarge, grid
-from dreamlib.progress import TextProgress, duration, tell
-from dreamlib.report import dashboard
+from dreamlib.evaluation.results import Study
+from dreamlib.notebook import dashboard
 from dreamlib.report.tables import shares_markdown
-from dreamlib.runtime.driver import Tick
-from dreamlib.scores import Study
+from dreamlib.training.loop import Tick
+from dreamlib.utils import progress
+from dreamlib.utils.files import PLACE, sweep
+from dreamlib.utils.images import enlarge, grid
+from dreamlib.utils.progress import TextProgress, duration, tell
 
 
 @pytest.fixture

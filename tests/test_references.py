@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from dreamlib.diffusion import dream, schedule
-from dreamlib.diffusion.dream import Batch
-from dreamlib.diffusion.process import conversion, eps_from_output, q_sample
+from dreamlib.diffusion import losses as dream
+from dreamlib.diffusion import schedules as schedule
+from dreamlib.diffusion.forward_process import conversion, eps_from_output, q_sample
+from dreamlib.diffusion.losses import Batch
 from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m
 
 diffusers = pytest.importorskip("diffusers")

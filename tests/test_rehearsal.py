@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dreamlib.doctor import checkup
-from dreamlib.errors import RunError
-from dreamlib.explain import forecast, step_seconds
-from dreamlib.rehearsal import Rehearsal
+from dreamlib.notebook.crash_demo import Rehearsal
+from dreamlib.notebook.doctor import checkup
+from dreamlib.training.cost import forecast, step_seconds
+from dreamlib.utils.errors import RunError
 from tests.conftest import TINY
 
 SETTINGS = [*TINY, "train.length=300", "train.save_minutes=0.003"]

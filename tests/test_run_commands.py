@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 import torch
 
-from dreamlib.cli import main
-from dreamlib.errors import CheckpointError, ConfigError, DreamlibError, RunError
-from dreamlib.files import PLACE, read_json, write_json
-from dreamlib.opening import fork_run, open_run
-from dreamlib.run import Run
-from dreamlib.runtime.checkpoint import whole_checkpoints
-from dreamlib.runtime.lock import myself
-from dreamlib.runtime.mirror import Mirror
-from dreamlib.runtime.rundir import RunDir
-from dreamlib.train import train
+from dreamlib.cli.main import main
+from dreamlib.runs.checkpoints import whole_checkpoints
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.lock import myself
+from dreamlib.runs.mirror.store import Mirror
+from dreamlib.runs.open import fork_run, open_run
+from dreamlib.runs.run import Run
+from dreamlib.training.diffusion import train
+from dreamlib.utils.errors import CheckpointError, ConfigError, DreamlibError, RunError
+from dreamlib.utils.files import PLACE, read_json, write_json
 from tests.conftest import TINY
 from tests.test_train import assert_same_state, final_state, rows
 
@@ -433,7 +433,7 @@ def test_a_mirror_and_its_run_lie_apart(
 def test_a_run_on_the_drive_itself_is_done_without_copies(
     parent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dreamlib.host as host
+    import dreamlib.utils.platform as host
 
     monkeypatch.setattr(host, "platform", lambda: "colab")
     monkeypatch.setattr(host, "DRIVE", tmp_path.parent)

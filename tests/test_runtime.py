@@ -14,8 +14,13 @@ import numpy as np
 import pytest
 import torch
 
-from dreamlib.errors import CheckpointError, RunError
-from dreamlib.files import (
+from dreamlib.runs import checkpoints as checkpoint_module
+from dreamlib.runs.checkpoints import newest_checkpoint, save_checkpoint, whole_checkpoints
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.time_budget import NAMES, Clock, StopFlag, process_age
+from dreamlib.training.micro_batch import MicroBatch
+from dreamlib.utils.errors import CheckpointError, RunError
+from dreamlib.utils.files import (
     plain_name,
     read_json,
     read_npy,
@@ -26,11 +31,6 @@ from dreamlib.files import (
     write_json,
     write_npy,
 )
-from dreamlib.runtime import checkpoint as checkpoint_module
-from dreamlib.runtime.checkpoint import newest_checkpoint, save_checkpoint, whole_checkpoints
-from dreamlib.runtime.clock import NAMES, Clock, StopFlag, process_age
-from dreamlib.runtime.memory import MicroBatch
-from dreamlib.runtime.rundir import RunDir
 
 FACTS = {"config": "c", "data": "d"}
 
@@ -370,7 +370,7 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path):
 
 
 def test_the_deadline_leaves_room_for_the_last_save(monkeypatch):
-    import dreamlib.runtime.clock as clock_module
+    import dreamlib.runs.time_budget as clock_module
 
     age = [0.0]
     monkeypatch.setattr(clock_module, "process_age", lambda: age[0])

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from dreamlib.diffusion.process import eps_from_output
+from dreamlib.diffusion.forward_process import eps_from_output
 from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m, spaced
-from dreamlib.diffusion.schedule import cosine
-from dreamlib.rng import torch_rng
+from dreamlib.diffusion.schedules import cosine
+from dreamlib.utils.rng import torch_rng
 
 SCHED = cosine(200)
 

@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from dreamlib.errors import NotEnoughSamples, RunError
-from dreamlib.scores import (
+from dreamlib.evaluation.results import (
     GENERATED,
     REAL,
     Origin,
@@ -18,6 +17,7 @@ from dreamlib.scores import (
     with_floors,
     write_study,
 )
+from dreamlib.utils.errors import NotEnoughSamples, RunError
 
 ORIGIN = Origin("classifier-abc-native", sampler="ddim", steps=5, nfe=5, seed=0, seeds="0 to 99")
 

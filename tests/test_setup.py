@@ -13,8 +13,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from dreamlib.config import load_config
-from dreamlib.explain import explain
+from dreamlib.config.load import load_config
+from dreamlib.training.cost import explain
 
 ROOT = Path(__file__).resolve().parent.parent
 

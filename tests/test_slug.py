@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dreamlib import __version__
-from dreamlib.notebooks import HOME
+from dreamlib.notebook.runner.notebooks import HOME
 
 ROOT = HOME.parent
 COPIED = ("pyproject.toml", "README.md", "CONTRIBUTING.md", "docs", "notebooks", "tools/slug.py")

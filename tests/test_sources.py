@@ -12,11 +12,11 @@ import pytest
 from PIL import Image, ImageFile
 from torchvision import datasets
 
-from dreamlib.data import idx
-from dreamlib.data.folder import folder_source, load_square, to_rgb
-from dreamlib.data.idx import CLASSES, DEBIAN, FILES, digits_source, idx_source, read_idx
-from dreamlib.data.packing import pack
-from dreamlib.errors import DataError
+from dreamlib.data import mnist as idx
+from dreamlib.data.image_folder import folder_source, load_square, to_rgb
+from dreamlib.data.mnist import CLASSES, DEBIAN, FILES, digits_source, idx_source, read_idx
+from dreamlib.data.prepare import pack
+from dreamlib.utils.errors import DataError
 
 RED, GREEN, BLUE, GREY = (220, 30, 40), (20, 200, 60), (30, 60, 210), (128, 128, 128)
 

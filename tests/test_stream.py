@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from dreamlib.data.stream import Stream
-from dreamlib.errors import DataError
-from dreamlib.images import dequantise
+from dreamlib.data.loader import Stream
+from dreamlib.utils.errors import DataError
+from dreamlib.utils.images import dequantise
 
 ROWS = np.array([2, 3, 5, 7, 11, 13, 17, 19, 23, 29])
 

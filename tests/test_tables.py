@@ -9,10 +9,10 @@ import os
 import pytest
 from PIL import Image
 
-from dreamlib.data.folder import folder_source
-from dreamlib.evaluate_guests import name_of
+from dreamlib.data.image_folder import folder_source
+from dreamlib.evaluation.results import Origin, Score
+from dreamlib.evaluation.score_external import name_of
 from dreamlib.report import tables
-from dreamlib.scores import Origin, Score
 
 
 @pytest.mark.parametrize(

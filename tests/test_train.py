@@ -14,15 +14,15 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from dreamlib.build import make_source
-from dreamlib.config import load_config
-from dreamlib.data.packed import SPLITS
-from dreamlib.errors import ConfigError, DataError, RunError
-from dreamlib.files import PLACE, read_json
-from dreamlib.images import save_png
-from dreamlib.opening import open_run
-from dreamlib.runtime.checkpoint import newest_checkpoint
-from dreamlib.train import DiffusionTrainer, train
+from dreamlib.config.factory import make_source
+from dreamlib.config.load import load_config
+from dreamlib.data.dataset import SPLITS
+from dreamlib.runs.checkpoints import newest_checkpoint
+from dreamlib.runs.open import open_run
+from dreamlib.training.diffusion import DiffusionTrainer, train
+from dreamlib.utils.errors import ConfigError, DataError, RunError
+from dreamlib.utils.files import PLACE, read_json
+from dreamlib.utils.images import save_png
 from tests.conftest import TINY
 
 TIMES = {"time", "images_per_s"}

@@ -11,26 +11,26 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from dreamlib.build import make_discriminator, make_net
-from dreamlib.config import load_config
-from dreamlib.errors import Collapsed, ConfigError
-from dreamlib.evaluate import evaluate
-from dreamlib.explain import explain, step_seconds
-from dreamlib.gan import step as gan_step
-from dreamlib.generate import Shards, generate, interpolation, process
-from dreamlib.opening import open_run
-from dreamlib.report import figures
+from dreamlib.config.factory import make_discriminator, make_net
+from dreamlib.config.load import load_config
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.evaluation.results import GENERATED, REAL
+from dreamlib.gan import losses as gan_step
+from dreamlib.notebook.dashboard import facts
+from dreamlib.notebook.playground.inference import Studio
 from dreamlib.report.captions import NOT_DRAWN
-from dreamlib.report.dashboard import facts
-from dreamlib.report.package import package
-from dreamlib.report.page import write_page
-from dreamlib.report.studio import Studio
-from dreamlib.run import Run
-from dreamlib.runtime.driver import Tick
-from dreamlib.runtime.memory import MicroBatch
-from dreamlib.scores import GENERATED, REAL
-from dreamlib.train import train
-from dreamlib.train_gan import GanTrainer
+from dreamlib.report.figures import registry as figures
+from dreamlib.report.html_report import write_page
+from dreamlib.report.zip_bundle import package
+from dreamlib.runs.open import open_run
+from dreamlib.runs.run import Run
+from dreamlib.sampling.generate import Shards, generate, interpolation, process
+from dreamlib.training.cost import explain, step_seconds
+from dreamlib.training.diffusion import train
+from dreamlib.training.gan import GanTrainer
+from dreamlib.training.loop import Tick
+from dreamlib.training.micro_batch import MicroBatch
+from dreamlib.utils.errors import Collapsed, ConfigError
 from tests.test_train import assert_same_state, final_state, rows
 
 TINY_GAN = [

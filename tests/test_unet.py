@@ -5,12 +5,12 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from dreamlib.build import make_net
-from dreamlib.config import load_config, preset_names
+from dreamlib.config.factory import make_net
+from dreamlib.config.load import load_config, preset_names
 from dreamlib.diffusion.ema import Averaged, warm_decay
 from dreamlib.diffusion.unet import Attention, UNet, time_embedding
-from dreamlib.errors import CheckpointError, RunError
-from dreamlib.runtime.checkpoint import newest_checkpoint
+from dreamlib.runs.checkpoints import newest_checkpoint
+from dreamlib.utils.errors import CheckpointError, RunError
 from tests.benchmarks.timing import meta
 
 

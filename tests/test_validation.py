@@ -11,17 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dreamlib.errors import Interrupted
-from dreamlib.generate import generate
 from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import frechet
-from dreamlib.opening import open_run
 from dreamlib.report.captions import captions_of
-from dreamlib.report.figures import validation as validation_figure
-from dreamlib.runtime.checkpoint import newest_checkpoint
-from dreamlib.train import train, trainer_of
-from dreamlib.validation import Validation
-from dreamlib.weights import read_weights
+from dreamlib.report.figures.registry import validation as validation_figure
+from dreamlib.runs.checkpoints import newest_checkpoint
+from dreamlib.runs.open import open_run
+from dreamlib.sampling.generate import generate
+from dreamlib.training.diffusion import train, trainer_of
+from dreamlib.training.validation import Validation
+from dreamlib.utils.errors import Interrupted
+from dreamlib.utils.weights import read_weights
 from tests.test_train import assert_same_state, final_state
 from tests.test_train_gan import tiny_gan  # noqa: F401  a fixture
 
@@ -53,7 +53,7 @@ def test_it_scores_what_sampling_would_draw_against_held_out_images(opened):
 
 def test_the_weights_of_the_least_distance_are_kept(opened, monkeypatch):
     values = iter([3.0, 1.0, 2.0, 1.0])
-    monkeypatch.setattr("dreamlib.validation.frechet", lambda a, b: next(values))
+    monkeypatch.setattr("dreamlib.training.validation.frechet", lambda a, b: next(values))
     run = opened("run", *EVERY)
     list(train(run))
     weights, card = read_weights(run.dir.weights / "best")
@@ -74,7 +74,7 @@ def test_validation_does_not_change_what_is_trained(opened):
 
 def test_it_stops_when_nothing_becomes_better(opened, monkeypatch):
     values = iter([3.0, 1.0, 2.0, 1.5])
-    monkeypatch.setattr("dreamlib.validation.frechet", lambda a, b: next(values))
+    monkeypatch.setattr("dreamlib.training.validation.frechet", lambda a, b: next(values))
     said = []
     run = opened("run", *EVERY, "validation.patience=1")
     object.__setattr__(run, "say", said.append)
@@ -109,7 +109,7 @@ def test_stopped_while_its_classifier_is_trained_it_goes_on_there(opened, monkey
 
     run = opened("run", *EVERY, "train.length=2")
     with monkeypatch.context() as patch:
-        patch.setattr("dreamlib.validation.make_extractor", stopping)
+        patch.setattr("dreamlib.training.validation.make_extractor", stopping)
         assert list(train(run)) == []
     assert run.dir.status()["state"] == "interrupted"
     list(train(run))

@@ -41,10 +41,10 @@ for name in names:
 RUN = """
 import numpy as np
 from dreamlib.metrics.frechet import frechet
-from dreamlib.metrics.frechet_error import frechet_corrected, frechet_floor, frechet_se
+from dreamlib.metrics.frechet_stats import frechet_corrected, frechet_floor, frechet_se
 from dreamlib.metrics.inception_score import inception_score
-from dreamlib.metrics.kernel import kernel_reference, kid, kid_difference
-from dreamlib.metrics.manifold import coverage_null, prdc
+from dreamlib.metrics.kid import kernel_reference, kid, kid_difference
+from dreamlib.metrics.prdc import coverage_null, prdc
 rng = np.random.default_rng(0)
 gen, real = 1.2 * rng.standard_normal((60, 6)), rng.standard_normal((60, 6))
 found = [

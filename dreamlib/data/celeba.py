@@ -13,14 +13,14 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from dreamlib.data.archive import folder_files, open_files
+from dreamlib.data.dataset import Contents, Source
 from dreamlib.data.download import Unavailable, from_drive, from_hub, from_kagglehub
-from dreamlib.data.folder import UNREADABLE, items_of
+from dreamlib.data.file_readers import folder_files, open_files
 from dreamlib.data.formats import Files, open_image
-from dreamlib.data.packed import Contents, Source
-from dreamlib.errors import DataError
-from dreamlib.files import fingerprint
-from dreamlib.progress import tell
+from dreamlib.data.image_folder import UNREADABLE, items_of
+from dreamlib.utils.errors import DataError
+from dreamlib.utils.files import fingerprint
+from dreamlib.utils.progress import tell
 
 COUNT = 202_599
 ALIGNED = (178, 218)  # pixels; those "in the wild" have the same names, and sizes of their own

@@ -15,12 +15,12 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from dreamlib.data.archive import open_files
+from dreamlib.data.dataset import Source
 from dreamlib.data.download import fetched
-from dreamlib.data.idx import HALVES, halved
-from dreamlib.data.packed import Source
-from dreamlib.errors import DataError
-from dreamlib.files import sha256_array
+from dreamlib.data.file_readers import open_files
+from dreamlib.data.mnist import HALVES, halved
+from dreamlib.utils.errors import DataError
+from dreamlib.utils.files import sha256_array
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 MD5 = "c32a1d4ab5d03f1284b67883e8d87530"

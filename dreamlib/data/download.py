@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from dreamlib.errors import DataError
+from dreamlib.utils.errors import DataError
 
 CELEBA_ID = "0B7EVK8r0v71pZjFTYXZWM3FlRnM"  # img_align_celeba.zip on Google Drive
 CELEBA_MD5 = "00d2c5bc6d35e252742224ab0c1e8fcb"

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dreamlib.data.drawing import Canvas, Field, arc, box, ellipse, glow
-from dreamlib.data.packed import SPLITS, Contents, Item, Source
-from dreamlib.errors import DataError
-from dreamlib.rng import numpy_rng
+from dreamlib.data.dataset import SPLITS, Contents, Item, Source
+from dreamlib.data.faces_canvas import Canvas, Field, arc, box, ellipse, glow
+from dreamlib.utils.errors import DataError
+from dreamlib.utils.rng import numpy_rng
 
 DRAWING = 1  # raise it whenever a change here or in drawing.py alters the pixels of any face
 BLOCK = 64  # consecutive faces whose parameters are drawn together

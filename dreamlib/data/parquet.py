@@ -10,8 +10,8 @@ from threading import Lock
 from typing import Any
 
 from dreamlib.data.formats import LARGEST_RATIO, Files, ending, extensions
-from dreamlib.errors import DataError
-from dreamlib.files import parse_json
+from dreamlib.utils.errors import DataError
+from dreamlib.utils.files import parse_json
 
 ROWS = 64  # unpacked together
 

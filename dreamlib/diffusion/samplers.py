@@ -18,9 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dreamlib.diffusion.dream import Net
-from dreamlib.diffusion.process import blend, posterior
-from dreamlib.diffusion.schedule import Schedule
+from dreamlib.diffusion.forward_process import blend, posterior
+from dreamlib.diffusion.losses import Net
+from dreamlib.diffusion.schedules import Schedule
 
 Noise = Callable[[int], Tensor]
 

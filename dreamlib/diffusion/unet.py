@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from dreamlib.errors import CheckpointError
-from dreamlib.files import read_json, sha256_file
-from dreamlib.progress import tell
-from dreamlib.weights import averaged_of, read_weights
+from dreamlib.utils.errors import CheckpointError
+from dreamlib.utils.files import read_json, sha256_file
+from dreamlib.utils.progress import tell
+from dreamlib.utils.weights import averaged_of, read_weights
 
 GROUPS = 8
 

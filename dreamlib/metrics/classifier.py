@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dreamlib.errors import Interrupted
-from dreamlib.files import fingerprint, read_json, sweep, write_bytes, write_json
-from dreamlib.images import dequantise
-from dreamlib.progress import Progress, silent
-from dreamlib.rng import numpy_rng, seeded
+from dreamlib.utils.errors import Interrupted
+from dreamlib.utils.files import fingerprint, read_json, sweep, write_bytes, write_json
+from dreamlib.utils.images import dequantise
+from dreamlib.utils.progress import Progress, silent
+from dreamlib.utils.rng import numpy_rng, seeded
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dreamlib.errors import Interrupted
-from dreamlib.files import (
+from dreamlib.metrics.classifier import FEATURES, Classifier, read_card, weights_bytes
+from dreamlib.metrics.inception import RESIZE, Inception
+from dreamlib.utils.errors import Interrupted
+from dreamlib.utils.files import (
     fingerprint,
     read_npy,
     sha256_array,
@@ -23,9 +25,7 @@ from dreamlib.files import (
     write_json,
     write_npy,
 )
-from dreamlib.metrics.classifier import FEATURES, Classifier, read_card, weights_bytes
-from dreamlib.metrics.inception import RESIZE, Inception
-from dreamlib.progress import Advance, Progress, silent
+from dreamlib.utils.progress import Advance, Progress, silent
 
 log = logging.getLogger(__name__)
 

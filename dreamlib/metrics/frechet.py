@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from dreamlib.metrics.distances import ROWS, blocks, check_same_width, checked, seen
+from dreamlib.metrics.pairwise import ROWS, blocks, check_same_width, checked, seen
 
 # A covariance may have eigenvalues below zero by the rounding of whoever stored it, in float32 at
 # worst; more than this share of the largest is no covariance.

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dreamlib.errors import WeightsUnavailable
-from dreamlib.images import to_rgb
-from dreamlib.metrics.pretrained import INCEPTION
+from dreamlib.metrics.pretrained_weights import INCEPTION
+from dreamlib.utils.errors import WeightsUnavailable
+from dreamlib.utils.images import to_rgb
 
 RESIZE = "clean"
 SIZE = 299

@@ -16,10 +16,10 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from dreamlib.errors import NotEnoughSamples
-from dreamlib.metrics.distances import checked
 from dreamlib.metrics.estimate import Estimate, mean_estimate
-from dreamlib.rng import numpy_rng
+from dreamlib.metrics.pairwise import checked
+from dreamlib.utils.errors import NotEnoughSamples
+from dreamlib.utils.rng import numpy_rng
 
 
 def inception_score(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from dreamlib.metrics.distances import blocks, check_same_width, checked, distances
-from dreamlib.rng import numpy_rng
+from dreamlib.metrics.pairwise import blocks, check_same_width, checked, distances
+from dreamlib.utils.rng import numpy_rng
 
 # Where all squared distances to the seeds sum to less of the spread, what is left is rounding.
 ROUNDING = 1e-12

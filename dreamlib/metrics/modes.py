@@ -16,7 +16,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from dreamlib.rng import numpy_rng
+from dreamlib.utils.rng import numpy_rng
 
 LOST = 0.25  # a mode is lost where the whole interval of its ratio lies below this
 BISECTIONS = 80  # of an interval of 1e24: down to the last bits of a float

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from dreamlib.config import read_yaml
-from dreamlib.run import Run
-from dreamlib.scores import GENERATED, Study
-from dreamlib.sections import Config
+from dreamlib.config.load import read_yaml
+from dreamlib.config.schema import Config
+from dreamlib.evaluation.results import GENERATED, Study
+from dreamlib.runs.run import Run
 
 TRAIN, SAMPLE, EVALUATE = "train RUN", "sample RUN", "evaluate RUN"
 FIGURES = "figures RUN"

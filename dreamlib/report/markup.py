@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from dreamlib.batch_page import POLICY
+from dreamlib.notebook.runner.index_page import POLICY
 
 
 def document(title: str, head: str, sections: dict[str, str]) -> str:

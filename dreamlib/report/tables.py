@@ -8,12 +8,12 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 
-from dreamlib.ablate import BUDGETS, Ablation
-from dreamlib.compare import Comparison
-from dreamlib.files import write_text
-from dreamlib.report.kept import way_of
+from dreamlib.evaluation.ablation import BUDGETS, Ablation
+from dreamlib.evaluation.compare import Comparison
+from dreamlib.evaluation.results import GENERATED, REAL, Score, Study
+from dreamlib.report.sources import way_of
 from dreamlib.report.texts import NONE, as_table, csv_text, no_formula, plain, tex
-from dreamlib.scores import GENERATED, REAL, Score, Study
+from dreamlib.utils.files import write_text
 
 PIXELS = "pixels: "
 

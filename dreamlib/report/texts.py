@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from dreamlib.files import readable
+from dreamlib.utils.files import readable
 
 NONE = "–"
 

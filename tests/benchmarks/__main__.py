@@ -14,8 +14,8 @@ import argparse
 from importlib import import_module
 from pathlib import Path
 
-from dreamlib.files import read_json, write_json, write_text
-from dreamlib.report.plotting import save_figure
+from dreamlib.report.figures.style import save_figure
+from dreamlib.utils.files import read_json, write_json, write_text
 from tests.benchmarks.suite import NAMES, QUICK, ROUNDS, page, run
 from tests.benchmarks.timing import apart
 

@@ -23,14 +23,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamlib.compare import Comparison
-from dreamlib.difference import differences_of
-from dreamlib.files import write_text
-from dreamlib.measure import distance_rows, kernel_rows
+from dreamlib.evaluation.aggregate import Plan
+from dreamlib.evaluation.compare import Comparison
+from dreamlib.evaluation.difference import differences_of
+from dreamlib.evaluation.feature_scores import distance_rows, kernel_rows
 from dreamlib.metrics.frechet import Moments
-from dreamlib.metrics.frechet_error import frechet_floor
-from dreamlib.rng import numpy_rng
-from dreamlib.rows import Plan
+from dreamlib.metrics.frechet_stats import frechet_floor
+from dreamlib.utils.files import write_text
+from dreamlib.utils.rng import numpy_rng
 from tests.benchmarks.gaussian_truth import laws
 
 Draw = Callable[[int, np.random.Generator], np.ndarray]

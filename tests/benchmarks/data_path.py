@@ -18,10 +18,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dreamlib.data.celeba import celeba_source
-from dreamlib.data.folder import load_square
-from dreamlib.data.packing import pack
-from dreamlib.data.stream import Stream
-from dreamlib.images import dequantise
+from dreamlib.data.image_folder import load_square
+from dreamlib.data.loader import Stream
+from dreamlib.data.prepare import pack
+from dreamlib.utils.images import dequantise
 from tests.benchmarks.timing import ratios, text
 from tests.crash.test_pack import synthetic_celeba
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from dreamlib.diffusion.dream import Batch, Conservative, Term, adapt, ask, mean_square
-from dreamlib.diffusion.process import q_sample
-from dreamlib.diffusion.schedule import Schedule
+from dreamlib.diffusion.forward_process import q_sample
+from dreamlib.diffusion.losses import Batch, Conservative, Term, adapt, ask, mean_square
+from dreamlib.diffusion.schedules import Schedule
 from tests.benchmarks.timing import interleave, ratios, repeat, text
 from tests.benchmarks.training_step import CASES, SIZES, flops, trainer
 

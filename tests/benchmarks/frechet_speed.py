@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from dreamlib.files import write_text
 from dreamlib.metrics.frechet import Moments, frechet
-from dreamlib.rng import numpy_rng
+from dreamlib.utils.files import write_text
+from dreamlib.utils.rng import numpy_rng
 
 D, N = 2048, 5000
 

@@ -18,16 +18,16 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from dreamlib.evaluate import evaluate
-from dreamlib.files import read_json, write_json
-from dreamlib.generate import generate
-from dreamlib.material import UNTRAINED
-from dreamlib.opening import open_run
-from dreamlib.report.palette import TWO
-from dreamlib.report.plotting import fit, footer, new_figure, save_figure, show_sheet, style
-from dreamlib.run import Run
-from dreamlib.scores import GENERATED
-from dreamlib.train import train
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.evaluation.inputs import UNTRAINED
+from dreamlib.evaluation.results import GENERATED
+from dreamlib.report.figures.palette import TWO
+from dreamlib.report.figures.style import fit, footer, new_figure, save_figure, show_sheet, style
+from dreamlib.runs.open import open_run
+from dreamlib.runs.run import Run
+from dreamlib.sampling.generate import generate
+from dreamlib.training.diffusion import train
+from dreamlib.utils.files import read_json, write_json
 from tests.benchmarks.timing import machine
 from tests.benchmarks.training_hours import clock, time_text, with_error
 

@@ -21,16 +21,16 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from dreamlib.build import make_extractor
-from dreamlib.files import read_json, write_json
-from dreamlib.generate import generate
-from dreamlib.measure import measure_guest
+from dreamlib.config.factory import make_extractor
+from dreamlib.evaluation.aggregate import Plan
+from dreamlib.evaluation.feature_scores import measure_guest
 from dreamlib.metrics.features import Extractor, extract
-from dreamlib.opening import open_run
-from dreamlib.report.palette import BLUE, GREY, ORANGE, TWO
-from dreamlib.report.plotting import footer, new_figure, save_figure, style
-from dreamlib.rows import Plan
-from dreamlib.run import Run
+from dreamlib.report.figures.palette import BLUE, GREY, ORANGE, TWO
+from dreamlib.report.figures.style import footer, new_figure, save_figure, style
+from dreamlib.runs.open import open_run
+from dreamlib.runs.run import Run
+from dreamlib.sampling.generate import generate
+from dreamlib.utils.files import read_json, write_json
 from tests.benchmarks.timing import machine
 from tests.benchmarks.training_hours import train_to, with_error
 

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from dreamlib.build import make_drawing, make_net
-from dreamlib.config import load_config
-from dreamlib.explain import training_steps, usual_images
-from dreamlib.host import choose_precision
-from dreamlib.sections import Config
+from dreamlib.config.factory import make_drawing, make_net
+from dreamlib.config.load import load_config
+from dreamlib.config.schema import Config
+from dreamlib.training.cost import training_steps, usual_images
+from dreamlib.utils.platform import choose_precision
 from tests.benchmarks.timing import counted, interleave, ratios, repeat, spread, text
 
 # GAN -> the diffusion model of the same images; images per step, steps of a turn

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamlib.files import write_text
 from dreamlib.metrics.frechet import Moments, frechet
-from dreamlib.metrics.frechet_error import SAMPLES_PER_FEATURE, frechet_corrected, frechet_floor
-from dreamlib.rng import numpy_rng
+from dreamlib.metrics.frechet_stats import SAMPLES_PER_FEATURE, frechet_corrected, frechet_floor
+from dreamlib.utils.files import write_text
+from dreamlib.utils.rng import numpy_rng
 
 TRACE, DECAY = 90.0, 1.2
 SIZES = (500, 5000)

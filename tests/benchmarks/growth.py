@@ -22,15 +22,15 @@ import torch
 from matplotlib.figure import Figure
 
 from dreamlib.data.celeba import celeba_source
-from dreamlib.data.packing import pack
-from dreamlib.diffusion.draw import draw_images
+from dreamlib.data.prepare import pack
 from dreamlib.diffusion.samplers import dpmpp_2m
-from dreamlib.measure import measure as measure_features
-from dreamlib.report.palette import TWO
-from dreamlib.report.plotting import footer, new_figure, style
-from dreamlib.rng import numpy_rng
-from dreamlib.rows import Plan
-from dreamlib.scores import GENERATED, REAL
+from dreamlib.diffusion.sampling import draw_images
+from dreamlib.evaluation.aggregate import Plan
+from dreamlib.evaluation.feature_scores import measure as measure_features
+from dreamlib.evaluation.results import GENERATED, REAL
+from dreamlib.report.figures.palette import TWO
+from dreamlib.report.figures.style import footer, new_figure, style
+from dreamlib.utils.rng import numpy_rng
 from tests.benchmarks.sampling_cost import denoiser
 from tests.benchmarks.timing import apart, peak_growth
 from tests.benchmarks.training_step import CASES, trainer

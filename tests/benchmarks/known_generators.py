@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dreamlib.build import make_classifier
-from dreamlib.config import load_config
+from dreamlib.config.factory import make_classifier
+from dreamlib.config.load import load_config
 from dreamlib.data.faces import ATTRIBUTES, draw_faces
-from dreamlib.files import read_json, write_json
-from dreamlib.measure import measure
+from dreamlib.evaluation.aggregate import Plan
+from dreamlib.evaluation.feature_scores import measure
+from dreamlib.evaluation.results import GENERATED
 from dreamlib.metrics.features import ClassifierExtractor, Extractor, extract
 from dreamlib.metrics.kmeans import assign, kmeans
-from dreamlib.opening import pack_data
-from dreamlib.report.palette import BLUE, GREY, ORANGE
-from dreamlib.report.plotting import footer, new_figure, save_figure
-from dreamlib.rng import numpy_rng
-from dreamlib.rows import Plan
-from dreamlib.scores import GENERATED
+from dreamlib.report.figures.palette import BLUE, GREY, ORANGE
+from dreamlib.report.figures.style import footer, new_figure, save_figure
+from dreamlib.runs.open import pack_data
+from dreamlib.utils.files import read_json, write_json
+from dreamlib.utils.rng import numpy_rng
 
 SIZE = 16
 NAIVE = 20  # clusters, of which "20 of 20 covered" says that each was hit once

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 
 from dreamlib.metrics.frechet import frechet
-from dreamlib.metrics.kernel import kid
-from dreamlib.metrics.manifold import prdc
-from dreamlib.rng import numpy_rng
+from dreamlib.metrics.kid import kid
+from dreamlib.metrics.prdc import prdc
+from dreamlib.utils.rng import numpy_rng
 from tests.benchmarks.timing import apart, interleave, peak_growth, ratios, spread, text
 
 D, N = 2048, 5000

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from dreamlib.build import total_steps
-from dreamlib.config import load_config, preset_names
-from dreamlib.explain import step_memory, step_seconds
-from dreamlib.sections import Config, span_steps
+from dreamlib.config.factory import total_steps
+from dreamlib.config.load import load_config, preset_names
+from dreamlib.config.schema import Config, span_steps
+from dreamlib.training.cost import step_memory, step_seconds
 from tests.benchmarks.timing import apart, counted
 
 IMAGES = {"celeba": 162_770, "fashion": 60_000, "mnist": 60_000}

@@ -30,35 +30,35 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from dreamlib.build import (
+from dreamlib.config.factory import (
     make_drawing,
     make_extractor,
     make_sampler,
     make_schedule,
     make_stream,
 )
-from dreamlib.contest import P
-from dreamlib.diffusion.draw import BoundSampler, draw_images
-from dreamlib.diffusion.dream import Batch, Conservative, adapt, mean_square, ramp
+from dreamlib.diffusion.denoiser import Denoiser
 from dreamlib.diffusion.ema import Averaged
-from dreamlib.diffusion.prediction import Denoiser
-from dreamlib.diffusion.process import q_sample
+from dreamlib.diffusion.forward_process import q_sample
+from dreamlib.diffusion.losses import Batch, Conservative, adapt, mean_square, ramp
 from dreamlib.diffusion.samplers import ddim, dpmpp_2m
-from dreamlib.diffusion.schedule import Schedule
+from dreamlib.diffusion.sampling import BoundSampler, draw_images
+from dreamlib.diffusion.schedules import Schedule
 from dreamlib.diffusion.unet import UNet
-from dreamlib.files import read_json, write_json, write_npy
-from dreamlib.host import choose_precision
-from dreamlib.images import quantise, to_rgb
-from dreamlib.measure import measure_guest
+from dreamlib.evaluation.aggregate import Plan
+from dreamlib.evaluation.equal_time import P
+from dreamlib.evaluation.feature_scores import measure_guest
 from dreamlib.metrics.features import Extractor, extract
 from dreamlib.metrics.frechet import frechet
-from dreamlib.metrics.frechet_error import frechet_difference
-from dreamlib.opening import open_run
-from dreamlib.report.plotting import save_figure, sheet_figure
-from dreamlib.rows import Plan
-from dreamlib.run import Run
-from dreamlib.train import DiffusionTrainer
-from dreamlib.train_gan import GanTrainer
+from dreamlib.metrics.frechet_stats import frechet_difference
+from dreamlib.report.figures.style import save_figure, sheet_figure
+from dreamlib.runs.open import open_run
+from dreamlib.runs.run import Run
+from dreamlib.training.diffusion import DiffusionTrainer
+from dreamlib.training.gan import GanTrainer
+from dreamlib.utils.files import read_json, write_json, write_npy
+from dreamlib.utils.images import quantise, to_rgb
+from dreamlib.utils.platform import choose_precision
 from tests.benchmarks.peers import Lucidrains
 from tests.benchmarks.timing import interleave, machine, repeat
 

@@ -15,13 +15,13 @@ import time
 from pathlib import Path
 from statistics import mean, stdev
 
-from dreamlib.evaluate import evaluate
-from dreamlib.files import read_json, write_json
-from dreamlib.generate import generate
-from dreamlib.opening import open_run
-from dreamlib.progress import TextProgress
-from dreamlib.run import Run
-from dreamlib.train import train
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.runs.open import open_run
+from dreamlib.runs.run import Run
+from dreamlib.sampling.generate import generate
+from dreamlib.training.diffusion import train
+from dreamlib.utils.files import read_json, write_json
+from dreamlib.utils.progress import TextProgress
 
 ROWS = [
     ("ddpm", "uniform", 100),

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dreamlib.build import make_net, make_schedule
-from dreamlib.config import load_config
-from dreamlib.diffusion.draw import BoundSampler, draw_images, image_noise
-from dreamlib.diffusion.prediction import Denoiser
+from dreamlib.config.factory import make_net, make_schedule
+from dreamlib.config.load import load_config
+from dreamlib.diffusion.denoiser import Denoiser
 from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m
-from dreamlib.diffusion.schedule import Schedule
-from dreamlib.host import choose_precision
+from dreamlib.diffusion.sampling import BoundSampler, draw_images, image_noise
+from dreamlib.diffusion.schedules import Schedule
+from dreamlib.utils.platform import choose_precision
 from tests.benchmarks.timing import interleave, ratios, repeat, spread, text
 
 STEPS = 50

@@ -16,12 +16,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dreamlib.opening import open_run
-from dreamlib.run import Run
-from dreamlib.runtime.checkpoint import save_checkpoint
-from dreamlib.runtime.saver import Saver
-from dreamlib.train import DiffusionTrainer
-from dreamlib.weights import averaged_of
+from dreamlib.runs.checkpoints import save_checkpoint
+from dreamlib.runs.open import open_run
+from dreamlib.runs.run import Run
+from dreamlib.training.async_save import Saver
+from dreamlib.training.diffusion import DiffusionTrainer
+from dreamlib.utils.weights import averaged_of
 
 STEPS, AT = 20, 3  # the save comes after step 3, so that it ends within the 20
 SETTINGS = [

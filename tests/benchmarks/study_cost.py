@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamlib import measure
-from dreamlib.files import write_text
-from dreamlib.rng import numpy_rng
-from dreamlib.rows import Plan
-from dreamlib.scores import GENERATED, REAL
+from dreamlib.evaluation import feature_scores as measure
+from dreamlib.evaluation.aggregate import Plan
+from dreamlib.evaluation.results import GENERATED, REAL
+from dreamlib.utils.files import write_text
+from dreamlib.utils.rng import numpy_rng
 
 D, N = 2048, 5000
 STEPS = ("distance_rows", "corrected_rows", "kernel_rows", "manifold_rows", "mode_rows")

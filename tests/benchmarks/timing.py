@@ -22,9 +22,9 @@ from unittest.mock import patch
 
 import torch
 
-from dreamlib.explain import Explanation, explain, peak_bytes
-from dreamlib.host import cpu_flags
-from dreamlib.sections import Config
+from dreamlib.config.schema import Config
+from dreamlib.training.cost import Explanation, explain, peak_bytes
+from dreamlib.utils.platform import cpu_flags
 
 FOREIGN = 0.10  # share of one core that others may use during a turn
 STAT = Path("/proc/stat")

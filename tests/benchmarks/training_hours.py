@@ -24,13 +24,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from dreamlib.build import make_stream, total_steps
-from dreamlib.evaluate import evaluate
-from dreamlib.files import read_json, write_json, write_text
-from dreamlib.opening import open_run
-from dreamlib.report.plotting import footer, new_figure, save_figure
-from dreamlib.run import Run
-from dreamlib.train import train
+from dreamlib.config.factory import make_stream, total_steps
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.report.figures.style import footer, new_figure, save_figure
+from dreamlib.runs.open import open_run
+from dreamlib.runs.run import Run
+from dreamlib.training.diffusion import train
+from dreamlib.utils.files import read_json, write_json, write_text
 
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)
 N = (500, 2000)

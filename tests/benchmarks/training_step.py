@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from dreamlib.opening import open_run
-from dreamlib.train import DiffusionTrainer
+from dreamlib.runs.open import open_run
+from dreamlib.training.diffusion import DiffusionTrainer
 from tests.benchmarks.peers import Diffusers, Lucidrains
 from tests.benchmarks.timing import interleave, repeat, spread, text
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from dreamlib.runtime.rundir import RunDir
-from dreamlib.train import train
+from dreamlib.runs.folder import RunDir
+from dreamlib.training.diffusion import train
 from tests.browser.pages import (
     HASHES,
     SCREENS,

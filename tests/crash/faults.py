@@ -37,15 +37,15 @@ import torch._dynamo  # what a first optimizer step imports: seconds that a fork
 import yaml
 from PIL import Image
 
-from dreamlib import cli
-from dreamlib.data import packing
-from dreamlib.errors import DreamlibError
-from dreamlib.files import read_json, sha256_file
-from dreamlib.opening import open_run
-from dreamlib.report import figures
-from dreamlib.runtime.checkpoint import newest_checkpoint
-from dreamlib.runtime.mirror import Mirror
-from dreamlib.train import train
+from dreamlib.cli import main as cli
+from dreamlib.data import prepare as packing
+from dreamlib.report.figures import registry as figures
+from dreamlib.runs.checkpoints import newest_checkpoint
+from dreamlib.runs.mirror.store import Mirror
+from dreamlib.runs.open import open_run
+from dreamlib.training.diffusion import train
+from dreamlib.utils.errors import DreamlibError
+from dreamlib.utils.files import read_json, sha256_file
 from tests.crash.harness import OURS, debris, trained, tree
 from tests.crash.syscalls import FAILURES, KILL, Call, Fault, Watch, possible, watched
 
@@ -78,7 +78,11 @@ PRESET = {
 }
 DRAWN = ("samples", "fd_against_n")  # of many figures, as each takes half a second
 # What the commands import when they need it.
-LAZY = ("dreamlib.evaluate_guests", "dreamlib.report.deliver", "dreamlib.report.dashboard")
+LAZY = (
+    "dreamlib.evaluation.score_external",
+    "dreamlib.report.build",
+    "dreamlib.notebook.dashboard",
+)
 LAZY += ("matplotlib.backends.backend_pdf", "papermill", "nbconvert", "psutil")
 REMEDY = re.compile(
     r"\b(again|restore|free|put|delete|choose|use|mount|check|wait|stop|give|name|copy|change|make"

@@ -44,19 +44,19 @@ import torch._dynamo  # what a first optimizer step imports: seconds that a fork
 from PIL import Image
 from torch import Tensor
 
-from dreamlib.build import make_extractor
-from dreamlib.data import packing
-from dreamlib.data.packed import SPLITS, Contents, Item, Source
-from dreamlib.errors import DreamlibError
-from dreamlib.evaluate import evaluate
-from dreamlib.files import read_json
-from dreamlib.generate import generate
-from dreamlib.opening import open_run
-from dreamlib.run import Run
-from dreamlib.runtime.checkpoint import newest_checkpoint
-from dreamlib.runtime.rundir import RunDir
-from dreamlib.train import DiffusionTrainer, train
-from dreamlib.train_gan import GanTrainer
+from dreamlib.config.factory import make_extractor
+from dreamlib.data import prepare as packing
+from dreamlib.data.dataset import SPLITS, Contents, Item, Source
+from dreamlib.evaluation.evaluate import evaluate
+from dreamlib.runs.checkpoints import newest_checkpoint
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.open import open_run
+from dreamlib.runs.run import Run
+from dreamlib.sampling.generate import generate
+from dreamlib.training.diffusion import DiffusionTrainer, train
+from dreamlib.training.gan import GanTrainer
+from dreamlib.utils.errors import DreamlibError
+from dreamlib.utils.files import read_json
 from tests.conftest import TINY
 from tests.test_train import TIMES, flatten
 from tests.test_train_gan import TINY_GAN

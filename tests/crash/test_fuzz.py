@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 import torch
 
-from dreamlib.errors import CheckpointError, DreamlibError, RunError
-from dreamlib.files import read_json, seal, write_json
-from dreamlib.opening import open_run
-from dreamlib.run import Run
-from dreamlib.runtime.checkpoint import newest_checkpoint
-from dreamlib.runtime.rundir import RunDir
-from dreamlib.train import DiffusionTrainer, train
+from dreamlib.runs.checkpoints import newest_checkpoint
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.open import open_run
+from dreamlib.runs.run import Run
+from dreamlib.training.diffusion import DiffusionTrainer, train
+from dreamlib.utils.errors import CheckpointError, DreamlibError, RunError
+from dreamlib.utils.files import read_json, seal, write_json
 from tests.conftest import TINY
 from tests.test_train import assert_same_state, final_state, rows
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dreamlib.cli import UNFINISHED
-from dreamlib.runtime.checkpoint import newest_checkpoint
-from dreamlib.runtime.rundir import RunDir
+from dreamlib.cli.main import UNFINISHED
+from dreamlib.runs.checkpoints import newest_checkpoint
+from dreamlib.runs.folder import RunDir
 from tests.conftest import TINY
 from tests.crash.harness import trained
 

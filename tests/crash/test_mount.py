@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from dreamlib.files import sha256_file
-from dreamlib.runtime.checkpoint import newest_checkpoint
-from dreamlib.runtime.mirror import Generation, Mirror
-from dreamlib.runtime.rundir import RunDir
+from dreamlib.runs.checkpoints import newest_checkpoint
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.mirror.store import Generation, Mirror
+from dreamlib.utils.files import sha256_file
 from tests.conftest import TINY
 from tests.test_train import assert_same_state
 

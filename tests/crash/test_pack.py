@@ -17,13 +17,13 @@ import pytest
 from PIL import Image
 
 from dreamlib.data.celeba import LAST_TRAIN, LAST_VALID
-from dreamlib.data.packed import open_packed
+from dreamlib.data.dataset import open_packed
 
 PROGRAM = """
 import json, re, sys, time
 from pathlib import Path
 from dreamlib.data.celeba import celeba_source
-from dreamlib.data.packing import pack
+from dreamlib.data.prepare import pack
 
 images, folder = map(Path, sys.argv[1:])
 source = celeba_source(64, path=images, downloads=folder, say=lambda text: None)

@@ -11,8 +11,8 @@ _shell = get_ipython()  # noqa: F821
 
 
 def _lay_out(*_):
-    from dreamlib import host
-    from dreamlib.runtime.lock import Owner
+    from dreamlib.runs.lock import Owner
+    from dreamlib.utils import platform as host
 
     host.DRIVE = Path(os.environ["STAND_IN_MYDRIVE"])
     host.INPUTS = Path(os.environ["STAND_IN_INPUTS"])

@@ -1,0 +1,52 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dreamlib.runs.open import find_run, open_run
+from dreamlib.runs.run import Run
+from dreamlib.utils.errors import RunError
+from dreamlib.utils.passed import POSITIVE, taken
+from dreamlib.utils.progress import TextProgress
+from dreamlib.utils.progress import tell as say
+
+Preset = Annotated[str | None, typer.Option(help="a preset's name or a YAML file")]
+Data = Annotated[Path | None, typer.Option(help="the folder that holds the images")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="section.field=value, as often as you like")
+]
+MirrorFolder = Annotated[
+    str | None,
+    typer.Option("--mirror", help="a folder that keeps copies, or none [else DREAMLIB_MIRROR]"),
+]
+Hours = Annotated[
+    float | None,
+    typer.Option(
+        help="time budget of this session",
+        callback=lambda hours: hours if hours is None else taken(POSITIVE, hours, "--hours"),
+    ),
+]
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="take the run from whoever seems to train it")
+]
+RunFolder = Annotated[Path, typer.Argument(help="a run folder")]
+
+
+def overrides_of(settings: list[str] | None, data: Path | None) -> list[str]:
+    named = [f"data.path={json.dumps(str(data.absolute()))}"] if data else []
+    return [*(settings or []), *named]
+
+
+def existing(
+    run: Path, mirror: str | None, settings: list[str] | None = None, images: bool = True
+) -> Run:
+    """Open a run that is here or on the mirror, without making a folder for a misspelt name."""
+    if not find_run(run, mirror, say):
+        raise RunError(f"{run} holds no run: check the path, or begin one with `dreamlib train`")
+    asked = {"overrides": settings or [], "mirror": mirror, "images": images}
+    return open_run(run, **asked, progress=TextProgress(), say=say)

@@ -1,0 +1,164 @@
+"""`dreamlib evaluate`, `compare`, `ablate` and `figures`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dreamlib.cli.options import Data, MirrorFolder, RunFolder, Set, existing, overrides_of
+from dreamlib.utils.errors import ConfigError
+from dreamlib.utils.progress import TextProgress
+from dreamlib.utils.progress import tell as say
+
+SetSizes = Annotated[list[int] | None, typer.Option(help="set sizes: --n 500 --n 5000")]
+Place = Path | None
+NO_IMAGES = (
+    "name a run folder alone, or images: --images FOLDER or --diffusers FOLDER (--reference, "
+    "--size, --steps, --name, --out and --weights are for those; a run has its settings: --set)"
+)
+
+
+def evaluate(
+    run: Annotated[Place, typer.Argument(help="a run folder")] = None,
+    n: SetSizes = None,
+    images: Annotated[
+        Place, typer.Option(help="score these instead: a folder, a zip, an .npy or .npz")
+    ] = None,
+    diffusers: Annotated[Place, typer.Option(help="or those of this local pipeline")] = None,
+    reference: Annotated[
+        Place, typer.Option(help="against these images, or STATS.npz; else the run's own")
+    ] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(min=8, max=4096, help="crop and resize image files to so many pixels"),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, max=10**6, help="of the pipeline")] = None,
+    name: Annotated[str | None, typer.Option(help="what the rows call the images")] = None,
+    out: Annotated[Place, typer.Option(help="where scores go without a run")] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(help="1/2: make half of the images and features only, for two processes"),
+    ] = None,
+    weights: Annotated[str | None, typer.Option(help="the Inception file")] = None,
+    mirror: MirrorFolder = None,
+    settings: Set = None,
+) -> None:
+    """Score a run (500 within 5000, one reference, a floor at every N), or anybody's images."""
+    from dreamlib.evaluation.evaluate import evaluate as score
+    from dreamlib.evaluation.inputs import prepare
+    from dreamlib.evaluation.score_external import judge, name_of, score_guest, score_pipeline
+    from dreamlib.report.tables import markdown
+
+    opened = existing(run, mirror, settings) if run else None
+    if part is not None:
+        if opened is None:
+            raise ConfigError("--part needs a run folder")
+        prepare(opened, _part(part), n, progress=TextProgress())
+        say(f"part {part} is ready: run the other parts, then the command without --part")
+        return
+    place = images or diffusers
+    if place is None:
+        if opened is None or any((reference, size, steps, name, out, weights)):
+            raise ConfigError(NO_IMAGES)
+        say(markdown(score(opened, n, progress=TextProgress())))
+        say(f"\nscores in {opened.dir.evaluation / 'scores.json'}")
+        return
+    if images and diffusers:
+        raise ConfigError("--images or --diffusers, not both")
+    with ExitStack() as stack:
+        session = stack.enter_context(opened.session()) if opened else None
+        asked = [session.should_stop] if session else []
+        by = judge(opened, out, weights, TextProgress(), *asked)
+        real = by.reference(reference, size)
+        if images:
+            study = score_guest(by, name or name_of(images), by.read(images, size), real, n)
+        else:
+            study = score_pipeline(by, name or name_of(place), place, real, n, steps)
+        if session:
+            session.kept()
+    say(markdown(study))
+    say(f"\nscores in {by.folder / 'evaluation' / 'scores.json'}")
+
+
+def _part(text: str) -> tuple[int, int]:
+    number, slash, of = text.partition("/")
+    if not (slash and number.isdigit() and of.isdigit()):
+        raise ConfigError(f"--part reads 1/2, not {text}")
+    return int(number) - 1, int(of)
+
+
+def compare(
+    run: RunFolder,
+    other: Annotated[Path, typer.Argument(help="the run to compare it with")],
+    n: SetSizes = None,
+    mirror: MirrorFolder = None,
+    settings: Set = None,
+) -> None:
+    """Two runs at the same N, against one reference, with the same seeds; with the error."""
+    from dreamlib.evaluation.compare import compare as difference
+    from dreamlib.evaluation.compare import comparison_path
+    from dreamlib.report.tables import comparison_markdown
+
+    a, b = (existing(folder, mirror, settings) for folder in (run, other))
+    found = difference(a, b, n, progress=TextProgress())
+    say(comparison_markdown(found))
+    say(f"\nin {comparison_path(run, found)}")
+
+
+def ablate(
+    preset: Annotated[str, typer.Argument(help="a preset's name or a YAML file")],
+    steps: Annotated[int, typer.Option(min=1, help="optimizer steps of the standard loss")],
+    losses: Annotated[list[str] | None, typer.Option(help="some of them; else all")] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="so many training seeds")] = 2,
+    n: Annotated[int, typer.Option(min=100, max=10**7, help="images per score")] = 2000,
+    out: Annotated[Place, typer.Option(help="a folder for runs and results")] = None,
+    data: Data = None,
+    settings: Set = None,
+) -> None:
+    """Train and score every loss at equal steps and at equal network passes.
+
+    The same command goes on where it was.
+    """
+    from dreamlib.evaluation.ablation import ARMS
+    from dreamlib.evaluation.ablation import ablate as run_ablation
+    from dreamlib.notebook.dashboard import watch
+    from dreamlib.report.figures.score_figures import ablation
+    from dreamlib.report.figures.style import save_figure
+    from dreamlib.report.tables import ablation_markdown, save_ablation_tables
+
+    folder = out or Path("runs") / f"ablation-{Path(preset).stem}"
+    found = run_ablation(
+        preset,
+        losses or tuple(ARMS),
+        range(seeds),
+        folder=folder,
+        steps=steps,
+        n=n,
+        overrides=overrides_of(settings, data),
+        progress=TextProgress(),
+        say=say,
+        watch=watch,
+    )
+    say(ablation_markdown(found))
+    for path in [
+        *save_ablation_tables(found, folder),
+        *save_figure(ablation(folder), folder, "ablation"),
+    ]:
+        say(str(path))
+
+
+def figures(
+    run: RunFolder,
+    ablation: Annotated[Place, typer.Option(help="a folder of `dreamlib ablate`")] = None,
+    mirror: MirrorFolder = None,
+) -> None:
+    """Every figure and table of a run, one page and one zip, from its files alone."""
+    from dreamlib.report.build import save_report
+
+    opened = existing(run, mirror)
+    for path in save_report(opened, ablation, TextProgress()):
+        say(str(path))
+    opened.keep()

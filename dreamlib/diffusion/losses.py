@@ -1,0 +1,220 @@
+"""The DREAM family: one shift along the model's own error, four losses.
+
+With D = eps - eps_hat (no gradient), the clean image that the network sees in x_t is
+x0_hat = x0 + (s/a) D.  Moving the input by s*lam*D is therefore the same as noising
+x0 + lam*(x0_hat - x0).  docs/ARCHITECTURE.md has the table of their inputs, targets and lam.
+
+A loss is called as `loss(net, sched, batch, step)` and yields one or more Terms, whose errors hold
+one value per image; the training step sums them, calling backward after each so that two branches
+never hold their activations together.
+
+`net` answers with eps, whatever it predicts (`prediction.Denoiser`), and errors are weighted by
+`process.loss_weight`.  So for v the target at a rectified input is a (eps + lam*D) - s x0, and the
+pair still describes x0.  `perturb` alone asks what the network predicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dreamlib.diffusion.forward_process import conversion, q_sample, x0_from_eps
+from dreamlib.diffusion.schedules import Schedule
+
+
+class Batch(NamedTuple):
+    """A training batch and everything random about it, drawn for the whole batch at once."""
+
+    x0: Tensor  # [B,C,H,W] in [-1, 1]
+    t: Tensor  # int64 [B]
+    eps: Tensor  # [B,C,H,W], standard normal
+    coin: Tensor  # float32 [B], uniform in [0, 1), for the sampled estimator
+    xi: Tensor | None = None  # [B,C,H,W], a second standard normal, for `perturb`
+    y: Tensor | None = None  # int64 [B,A], a label per attribute; NO_LABEL where dropped
+
+    def rows(self, which: Tensor | slice) -> Batch:
+        return Batch(*(None if field is None else field[which] for field in self))
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(None if field is None else field.to(device) for field in self))
+
+
+class Term(NamedTuple):
+    """A part of the loss, and what the log should know; every value is per image, [B]."""
+
+    error: Tensor  # with gradient
+    # "error": mean square of D at x_t (perturb: at its own input); "shift": of input - x_t, as far
+    # as the loss shows it; "lam"
+    seen: dict[str, Tensor]
+
+
+Net = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[nn.Module, Schedule, Batch, int], Iterator[Term]]
+
+
+def ramp(step: int, start: int, length: int) -> float:
+    """0 before `start`, then min(step / length, 1), with both in optimizer steps."""
+    return 0.0 if step < start else min(step / max(length, 1), 1.0)
+
+
+def _spread(lam: Tensor, like: Tensor) -> Tensor:
+    """lam [B] -> [B,1,1,1] beside the images, at their precision."""
+    return lam.to(like.device, like.dtype).view(-1, 1, 1, 1)
+
+
+@contextmanager
+def own_error(net: nn.Module) -> Iterator[None]:
+    """Measure the model's own error: no gradient, dropout off; restores the training mode."""
+    training = net.training
+    net.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        net.train(training)
+
+
+def ask(net: nn.Module, batch: Batch, x: Tensor) -> Tensor:
+    """The network's eps_hat for inputs x at the batch's timesteps and labels."""
+    return net(x, batch.t) if batch.y is None else net(x, batch.t, batch.y)
+
+
+def mean_square(x: Tensor) -> Tensor:
+    """Mean square per image, [B]."""
+    return x.square().flatten(1).mean(1)
+
+
+def rectify(
+    sched: Schedule, batch: Batch, x_t: Tensor, eps_hat: Tensor, lam: Tensor
+) -> tuple[Tensor, Tensor]:
+    """DREAM's pair: input and target moved along the model's own error.  lam [B]; lam = 0 is DDPM.
+
+    The pair still describes x0 exactly.  Zhou 2024, Alg. 1.
+    """
+    _, s = sched.signal_noise(batch.t, x_t.dtype)
+    shift = _spread(lam, x_t) * (batch.eps - eps_hat)
+    return x_t + s * shift, batch.eps + shift
+
+
+def adapt(sched: Schedule, batch: Batch, x_t: Tensor, eps_hat: Tensor, lam: Tensor) -> Tensor:
+    """The same input, with x0_hat clipped to [-1, 1] first.  lam [B] -> [B,C,H,W].
+
+    Noising x0 + lam*(clip(x0_hat) - x0) with the same eps adds a*lam*(clip(x0_hat) - x0) to x_t.
+    """
+    a, _ = sched.signal_noise(batch.t, x_t.dtype)
+    x0_hat = x0_from_eps(sched, x_t, batch.t, eps_hat).clamp(-1, 1)
+    return x_t + a * _spread(lam, x_t) * (x0_hat - batch.x0)
+
+
+def standard(net: nn.Module, sched: Schedule, batch: Batch, step: int = 0) -> Iterator[Term]:
+    """Predict the noise in x_t.  Ho 2020, Eq. 14."""
+    x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
+    error = mean_square(ask(net, batch, x_t) - batch.eps)
+    yield Term(error, {"error": error.detach()})
+
+
+@dataclass(frozen=True)
+class Conservative:
+    """The original recipe's loss: a share `weight` of the error comes from the adapted input.
+
+    `both` evaluates both branches, the second with the first's detached prediction.  `sampled`
+    sends each image down one, the adapted one with probability `weight`: one objective.
+    """
+
+    lam_max: float = 0.5
+    start: int = 0
+    length: int = 1
+    weight: float = 0.3
+    estimator: str = "sampled"
+
+    def lam(self, sched: Schedule, t: Tensor, step: int) -> Tensor:
+        """lam_max * t/T * ramp, float64 [B] on the CPU: large where the image is mostly noise."""
+        factor = ramp(step, self.start, self.length)
+        return self.lam_max * factor * t.cpu().double() / len(sched)
+
+    def __call__(self, net: nn.Module, sched: Schedule, batch: Batch, step: int) -> Iterator[Term]:
+        lam = self.lam(sched, batch.t, step)
+        if not lam.any():
+            return standard(net, sched, batch)
+        branches = self._both if self.estimator == "both" else self._sampled
+        return branches(net, sched, batch, lam)
+
+    def _both(self, net: nn.Module, sched: Schedule, batch: Batch, lam: Tensor) -> Iterator[Term]:
+        x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
+        eps_hat = ask(net, batch, x_t)
+        error = mean_square(eps_hat - batch.eps)
+        yield Term((1 - self.weight) * error, {"error": error.detach()})
+        x_adapted = adapt(sched, batch, x_t, eps_hat.detach(), lam)
+        error = mean_square(ask(net, batch, x_adapted) - batch.eps)
+        shift = self.weight * mean_square(x_adapted - x_t)
+        yield Term(self.weight * error, {"shift": shift, "lam": lam})
+
+    def _sampled(
+        self, net: nn.Module, sched: Schedule, batch: Batch, lam: Tensor
+    ) -> Iterator[Term]:
+        x_t = x = q_sample(sched, batch.x0, batch.t, batch.eps)
+        rows = torch.nonzero((batch.coin.cpu() < self.weight) & (lam > 0)).flatten()
+        seen = {"lam": lam}
+        if len(rows):
+            part, lam, rows = batch.rows(rows.to(x_t.device)), lam[rows], rows.to(x_t.device)
+            with own_error(net):
+                eps_hat = ask(net, part, x_t[rows])
+            x = x_t.index_copy(0, rows, adapt(sched, part, x_t[rows], eps_hat, lam))
+            seen["shift"] = mean_square(x - x_t)
+        error = mean_square(ask(net, batch, x) - batch.eps)
+        seen["error"] = error.detach()
+        if len(rows):  # at the unmoved input, as for the other images
+            seen["error"] = seen["error"].index_copy(0, rows, mean_square(eps_hat - part.eps))
+        yield Term(error, seen)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The DREAM paper's loss: shifted input, shifted target.  Zhou 2024, Alg. 1."""
+
+    p: float = 1.0
+
+    def lam(self, sched: Schedule, t: Tensor, step: int) -> Tensor:
+        """s**p, float64 [B] on the CPU.  Zhou 2024 (DREAM), Sec. 4.2."""
+        return (1 - sched.alpha_bar[t.cpu()]).sqrt() ** self.p
+
+    def __call__(self, net: nn.Module, sched: Schedule, batch: Batch, step: int) -> Iterator[Term]:
+        lam = self.lam(sched, batch.t, step)
+        if not lam.any():
+            yield from standard(net, sched, batch)
+            return
+        x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
+        with own_error(net):
+            eps_hat = ask(net, batch, x_t)
+        x_hat, target = rectify(sched, batch, x_t, eps_hat, lam)
+        error = mean_square(ask(net, batch, x_hat) - target)
+        seen = {"error": mean_square(eps_hat - batch.eps), "shift": mean_square(x_hat - x_t)}
+        yield Term(error, seen | {"lam": lam})
+
+
+@dataclass(frozen=True)
+class Perturb:
+    """Input perturbation: an independent Gaussian in the place of D.  Ning 2023, Alg. 1.
+
+    The target is the network's own for the unmoved x_t.  A prediction of v or x0 is read as noise
+    with the moved input, which adds p times the move (`process.conversion`); so does the target.
+    """
+
+    gamma: float = 0.1
+    prediction: str = "eps"
+
+    def __call__(self, net: nn.Module, sched: Schedule, batch: Batch, step: int) -> Iterator[Term]:
+        if self.gamma == 0:
+            yield from standard(net, sched, batch)
+            return
+        x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
+        _, s = sched.signal_noise(batch.t, x_t.dtype)
+        p, _ = conversion(self.prediction, sched, batch.t, x_t.dtype)
+        move = s * self.gamma * batch.xi
+        error = mean_square(ask(net, batch, x_t + move) - (batch.eps + p * move))
+        yield Term(error, {"error": error.detach(), "shift": mean_square(move)})

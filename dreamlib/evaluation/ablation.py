@@ -1,0 +1,254 @@
+"""Which loss is worth its cost?  Arms at equal steps and at equal network passes, several seeds.
+
+One pass more per image is time that a plain loss could have trained on, so every arm is trained
+twice: for the same number of optimizer steps, and for the same number of forward passes.  What is
+done is kept; the same call goes on where it was.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dreamlib.config.load import load_config
+from dreamlib.config.schema import Config, span_steps
+from dreamlib.evaluation.difference import differences_of
+from dreamlib.evaluation.inputs import Material
+from dreamlib.evaluation.results import Record, read_record
+from dreamlib.metrics.frechet import frechet
+from dreamlib.metrics.kid import kid
+from dreamlib.runs.open import open_run
+from dreamlib.runs.run import Run
+from dreamlib.training.diffusion import train
+from dreamlib.utils.errors import ConfigError, Interrupted, NotThere, OutOfTime
+from dreamlib.utils.files import write_json
+from dreamlib.utils.passed import listed
+from dreamlib.utils.progress import Progress, silent, tell
+
+STANDARD = "standard"
+ARMS = {
+    STANDARD: ("loss.name=standard",),
+    "conservative": ("loss.name=conservative",),
+    "paper-p1": ("loss.name=paper", "loss.p=1.0"),
+    "paper-p10": ("loss.name=paper", "loss.p=10.0"),
+    "perturb-0.1": ("loss.name=perturb", "loss.gamma=0.1"),
+}
+BUDGETS = ("steps", "passes")
+SAMPLERS = ("dpmpp_2m:25:karras", "ddim:50:uniform", "ddim:10:uniform")
+
+
+@dataclass(frozen=True)
+class Cell(Record):
+    """One trained model, sampled one way."""
+
+    arm: str
+    budget: str  # what is equal among the arms: "steps" or "passes"
+    seed: int  # of training
+    steps: int
+    passes: int  # network evaluations per image position, gradient or not
+    sampler: str  # name:steps:spacing
+    fd: float
+    kid: float
+    kid_se: float | None
+    # Against the standard loss at the same budget, training seed and sampler, image by image.
+    minus_standard: float | None
+    minus_standard_se: float | None
+    weights: str  # SHA-256
+    minus_metric: str = ""  # what that is a difference of; "" in older files: the raw distance
+
+
+@dataclass(frozen=True)
+class Ablation(Record):
+    """What ablation.json holds."""
+
+    facts: dict[str, Any]
+    cells: list[Cell]
+
+    @property
+    def minus_metric(self) -> str:
+        """What the differences are of."""
+        return self.cells[-1].minus_metric or f"raw {self.facts['metric']}"
+
+    def of(self, arm: str, budget: str, sampler: str) -> list[Cell]:
+        """One cell per seed."""
+        wanted = arm, budget, sampler
+        return [cell for cell in self.cells if (cell.arm, cell.budget, cell.sampler) == wanted]
+
+
+def passes(config: Config, total: int) -> float:
+    """Forward passes per image position in `total` steps: `paper` asks the network twice, and
+    `conservative` once more for the adapted share (`sampled`) or all (`both`) while lambda > 0."""
+    loss = config.loss
+    if loss.name == "paper":
+        return 2.0 * total
+    if loss.name != "conservative":
+        return float(total)
+    if "epoch" in str(loss.start):
+        raise ConfigError(
+            f"loss.start is {loss.start!r}: an ablation changes the length, so give a share "
+            '("10 %") or steps (--set)'
+        )
+    start = span_steps(loss.start, epoch=1, total=total)
+    more = loss.weight if loss.estimator == "sampled" else 1.0
+    return total + more * max(0, total - max(1, start))
+
+
+def ablate(
+    preset: str | Path,
+    losses: Sequence[str] = tuple(ARMS),
+    seeds: Sequence[int] = (0, 1),
+    *,
+    folder: str | Path,
+    steps: int,
+    n: int = 2000,
+    samplers: Sequence[str] = SAMPLERS,
+    overrides: Sequence[str] = (),
+    progress: Progress = silent,
+    say: Callable[[str], None] = tell,
+    watch: Callable[[Run, Iterator[Any]], Any] = lambda run, ticks: deque(ticks, maxlen=0),
+) -> Ablation:
+    """Train every loss at `steps` optimizer steps, and at as many forward passes, for every seed;
+    score `n` images of each by every sampler.  Writes ablation.json into `folder`.
+
+    Runs lie in `folder` and continue like any other; its name begins theirs, because a mirror knows
+    runs by the names of their folders alone.  `watch` drives a training and shows it.
+    ConfigError for an unknown loss or sampler; Interrupted when a training was stopped.
+    """
+    losses, samplers, seeds = listed(losses), listed(samplers), listed(seeds)
+    _check(losses, samplers, seeds, steps)
+    folder = Path(folder)
+    job = _Job(preset, folder, steps, n, tuple(listed(overrides)), progress, say, watch)
+    others = [arm for arm in losses if arm != STANDARD]
+    plan = list(product(BUDGETS, seeds, [STANDARD, *others]))  # what others are compared with first
+    facts = job.facts(seeds, samplers)  # what is missing for scores is said before any training
+    for budget, seed, arm in plan:
+        job.train(arm, budget, seed)
+    cells: list[Cell] = []
+    advance = progress("scored", len(plan) * len(samplers))
+    for budget, seed, arm in plan:
+        for sampler in samplers:
+            cells.append(job.score(arm, budget, seed, sampler))
+            advance(1)
+    found = Ablation(facts, cells)
+    write_json(folder / "ablation.json", asdict(found))
+    return found
+
+
+def read_ablation(folder: Path | str) -> Ablation:
+    """What `ablate` wrote.  RunError when there is nothing, or it does not hold."""
+    path = Path(folder) / "ablation.json"
+    if not path.exists():
+        raise NotThere(
+            f"{folder} holds no ablation: run notebook 07_dream_ablation, or "
+            f"`dreamlib ablate PRESET --steps N --out {folder}`"
+        )
+    return read_record(Ablation, path, "run `dreamlib ablate` again")
+
+
+@dataclass(frozen=True)
+class _Job:
+    preset: str | Path
+    folder: Path
+    steps: int
+    n: int
+    overrides: tuple[str, ...]
+    progress: Progress
+    say: Callable[[str], None]
+    watch: Callable[[Run, Iterator[Any]], Any]
+
+    def settings(self, arm: str, budget: str, seed: int) -> tuple[list[str], int, int]:
+        """Overrides, optimizer steps and passes of a run."""
+        wanted = [*self.overrides, *ARMS[arm], f"train.seed={seed}"]
+        count = partial(passes, load_config(self.preset, wanted))
+        total = self.steps
+        if budget == "passes":
+            total = bisect_right(range(self.steps + 1), self.steps, key=count) - 1
+            if total < 1:
+                raise ConfigError(f"{self.steps} passes are less than a step of {arm}: --steps 2")
+        return [*wanted, f"train.length={total}"], total, round(count(total))
+
+    def open(self, arm: str, budget: str, seed: int, sampler: str | None = None) -> Run:
+        wanted, total, _ = self.settings(arm, budget, seed)
+        if sampler:
+            parts = zip(("sampler", "steps", "spacing"), sampler.split(":"))
+            wanted += [f"sample.{name}={value}" for name, value in parts]
+        place, mirror = self.place(f"{arm}-seed{seed}-{total}")
+        how = {"overrides": wanted, "mirror": mirror, "progress": self.progress, "say": self.say}
+        return open_run(place, self.preset, **how)
+
+    def place(self, name: str) -> tuple[Path, str | None]:
+        """The folder of a run, and its mirror: none for one whose name is any ablation's, as all
+        had before."""
+        if (self.folder / name).exists():
+            return self.folder / name, "none"
+        return self.folder / f"{self.folder.absolute().name}-{name}", None
+
+    def train(self, arm: str, budget: str, seed: int) -> None:
+        run = self.open(arm, budget, seed)
+        self.watch(run, train(run))
+        state = run.dir.status()["state"]
+        if state != "finished":
+            kind = OutOfTime if state == "paused_deadline" else Interrupted
+            raise kind(f"{run.folder} was paused: the same command goes on")
+
+    def features(
+        self, arm: str, budget: str, seed: int, sampler: str
+    ) -> tuple[Material, np.ndarray]:
+        material = Material(self.open(arm, budget, seed, sampler), (self.n,), self.progress)
+        return material, material.features(material.generated(range(self.n)))
+
+    def score(self, arm: str, budget: str, seed: int, sampler: str) -> Cell:
+        material, features = self.features(arm, budget, seed, sampler)
+        reference = material.features(material.reference[0])
+        found = kid(features, reference)
+        minus, error, judge = None, None, ""
+        if arm != STANDARD:
+            _, plain = self.features(STANDARD, budget, seed, sampler)
+            name = material.plan.metric
+            less = differences_of(name, (features, plain), reference, True, {})[1]
+            minus, error, judge = less.value, less.se, less.metric
+        _, total, count = self.settings(arm, budget, seed)
+        weights = material.run.weights()[1]["sha256"]
+        fd = frechet(features, reference)
+        known = arm, budget, seed, total, count, sampler
+        return Cell(*known, fd, found.value, found.se, minus, error, weights, judge)
+
+    def facts(self, seeds: Sequence[int], samplers: Sequence[str]) -> dict[str, Any]:
+        """What all cells share; the floor is what other held-out images score at the same n."""
+        run = self.open(STANDARD, "steps", seeds[0])
+        material = Material(run, (self.n,), self.progress)
+        reference = material.features(material.reference[0])
+        floor = frechet(material.features(run.data.take("floor", self.n)[0]), reference)
+        return {
+            "metric": material.plan.metric,
+            "preset": run.config.preset,
+            "images": f"{run.config.data.name} {run.config.data.size}x{run.config.data.size}",
+            "data": run.data.fingerprint,
+            "extractor": material.extractor.identity,
+            "steps": self.steps,
+            "batch": run.config.train.batch,
+            "n": self.n,
+            "n_real": len(reference),
+            "floor": floor,
+            "seeds": list(seeds),
+            "samplers": list(samplers),
+        }
+
+
+def _check(
+    losses: Sequence[str], samplers: Sequence[str], seeds: Sequence[int], steps: int
+) -> None:
+    if unknown := [name for name in losses if name not in ARMS]:
+        raise ConfigError(f"unknown losses {', '.join(unknown)}: choose from {', '.join(ARMS)}")
+    if odd := [name for name in samplers if name.count(":") != 2]:
+        raise ConfigError(f"a sampler reads name:steps:spacing (ddim:50:uniform), not {odd[0]}")
+    if not seeds or steps < 1:
+        raise ConfigError("an ablation needs at least one seed and one step")

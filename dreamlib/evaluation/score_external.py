@@ -1,0 +1,236 @@
+"""Anybody's images, scored by the same measures: a folder, an array, a diffusers pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dreamlib.config.factory import make_inception
+from dreamlib.data.pipelines import pipeline_images
+from dreamlib.evaluation.aggregate import REFERENCE, Plan
+from dreamlib.evaluation.external_images import (
+    as_channels,
+    check_images,
+    fit_of,
+    is_statistics,
+    read_images,
+    read_statistics,
+)
+from dreamlib.evaluation.feature_scores import measure_guest
+from dreamlib.evaluation.image_scores import check_apart
+from dreamlib.evaluation.inputs import Eyes, Material, check_sizes, metric_name, sizes_of
+from dreamlib.evaluation.results import (
+    REAL,
+    Origin,
+    Score,
+    Study,
+    read_study,
+    scores_lock,
+    write_study,
+)
+from dreamlib.metrics.features import Extractor
+from dreamlib.metrics.frechet import Moments
+from dreamlib.runs.run import Run
+from dreamlib.utils.errors import ConfigError, DataError, NotEnoughSamples
+from dreamlib.utils.files import readable, row_hashes, sha256_array, sha256_file
+from dreamlib.utils.platform import choose_device
+from dreamlib.utils.progress import Progress, silent, tell
+
+SIZES = (500, 5000)
+
+
+@dataclass(frozen=True)
+class Judge(Eyes):
+    """What looks at images, where its features are kept, and what they are compared with."""
+
+    extractor: Extractor
+    folder: Path
+    run: Run | None
+    progress: Progress = silent
+    should_stop: Callable[[], bool] = lambda: False
+    say: Callable[[str], None] = tell
+
+    def read(self, place: Path, size: int | None = None) -> np.ndarray:
+        """Images of a folder, a zip or an array; with a run, prepared as its own were.
+
+        ConfigError for another size than the run's, DataError for images that do not get it.
+        """
+        if self.run is None:
+            return read_images(place, size=size, say=self.say)
+        data, fit = self.run.data, fit_of(self.run.data)
+        if size not in (None, data.size):
+            raise ConfigError(
+                f"the run's images have {data.size} pixels: leave --size out; or leave out the "
+                "run, and name --reference and --out"
+            )
+        how = {"channels": data.channels, "size": data.size if fit else size, "fit": fit or "crop"}
+        return self.fitting(read_images(place, **how, say=self.say), place.name)
+
+    def reference(self, place: Path | None, size: int | None) -> Real:
+        """What to compare with: a statistics file (mu and sigma, or features), images, or the
+        run's own reference.  DataError for images that the run was trained on."""
+        if place is None:
+            if self.run is None:
+                raise ConfigError("name the real images: --reference FOLDER or STATS.npz")
+            images = Material(self.run, sizes_of(self.run, None)).reference[0]
+            return Real(REFERENCE, self.features(images), frozenset(row_hashes(images)))
+        if is_statistics(place):
+            found = read_statistics(place, self.extractor.name, self.extractor.dim)
+            return Real(f"{name_of(place)} {sha256_file(place)[:8]}", found)
+        images = self.read(place, size)
+        if self.run is not None:
+            check_apart([images], self.run.data.rows("train"), share=0.0)
+        known = frozenset(row_hashes(images))
+        if repeats := len(images) - len(known):
+            self.say(f"WARNING: {repeats:,} of the {len(images):,} images of {place} are repeats")
+        name = f"{name_of(place)} {sha256_array(images)[:8]}"
+        return Real(name, self.features(images), known)
+
+    def fitting(self, images: np.ndarray, name: str) -> np.ndarray:
+        """uint8 [N,H,W,C] as the run's are; DataError for another size: an extractor would answer,
+        and mean nothing."""
+        check_images(images, name)
+        images = as_channels(images, self.run.data.channels if self.run else 3, name)
+        size = self.run.data.size if self.run else images.shape[1]
+        if self.run and images.shape[1:3] != (size, size):
+            how = "save them as image files, which are prepared as the run's were"
+            if not fit_of(self.run.data):
+                how = f"the run's are never resized; --size {size} crops and resizes files"
+            raise DataError(f"{name} holds images of {images.shape[1:3]}, not {size}x{size}: {how}")
+        return images
+
+    def warnings(self, images: np.ndarray, known: frozenset[bytes]) -> list[str]:
+        """What makes these images look better than they are: "30 are training images"."""
+        hashes = row_hashes(images)
+        train = set(row_hashes(self.run.data.rows("train"))) if self.run else set()
+        counts = {
+            "training images": sum(each in train for each in hashes),
+            "images of the reference": sum(each in known for each in hashes),
+            "repeats": len(hashes) - len(set(hashes)),
+        }
+        return [f"{count:,} are {what}" for what, count in counts.items() if count]
+
+
+class Real(NamedTuple):
+    """What images are compared with: its name in the rows, and its features or moments."""
+
+    name: str
+    features: np.ndarray | Moments
+    known: frozenset[bytes] = frozenset()  # its images' hashes, where there are images
+
+
+def name_of(place: Path) -> str:
+    """What images are called after their place: a folder's whole name, a file's without ending."""
+    place = place.resolve()
+    return readable(place.name if place.is_dir() else place.stem)
+
+
+def judge(
+    run: Run | None,
+    out: Path | None,
+    weights: str | None = None,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Judge:
+    """With a run, its extractor and folder; else Inception, and the folder `out`."""
+    if run is not None:
+        own = Material(run, sizes_of(run, None), progress, should_stop).extractor
+        return Judge(own, run.folder, run, progress, should_stop, run.say)
+    if out is None:
+        raise ConfigError("name a run folder, or a folder for the scores: --out runs/guests")
+    extractor = make_inception(weights, choose_device(), progress)
+    return Judge(extractor, out, None, progress, should_stop)
+
+
+def score_guest(
+    judge: Judge,
+    name: str,
+    images: np.ndarray,
+    reference: Real,
+    n: Sequence[int] | None = None,
+    origin: Origin | None = None,
+) -> Study:
+    """Score uint8 images [N,H,W,C] and append the rows, under `name`, to scores.json.
+
+    Sizes above N are left out; without any, N itself is scored.  Earlier rows of the same images,
+    reference and sizes are replaced.  Images of the training set or the reference, and repeats,
+    are counted, in the rows too.  NotEnoughSamples for fewer images than every size asked for,
+    ConfigError when the name is that of other images, or for sizes below 2.
+    """
+    images = judge.fitting(images, name)
+    sizes = tuple(size for size in check_sizes(n or SIZES) if size <= len(images))
+    if n and not sizes:
+        raise NotEnoughSamples(f"{name} has {len(images):,} images, fewer than N = {min(n):,}")
+    plan = Plan(metric_name(judge.extractor), sizes or (len(images),))
+    identity = judge.extractor.identity
+    which = f"{len(images):,} images {sha256_array(images)[:12]}"
+    _check_name(_study_so_far(judge, plan), name, which)
+    warnings = judge.warnings(images, reference.known)
+    if warnings:
+        judge.say(f"WARNING: of {which} of {name}, {', '.join(warnings)}: scores look too good")
+    made = replace(
+        origin or Origin(identity),
+        extractor=identity,
+        resize=identity.rpartition("-")[2],
+        seeds="; ".join([which, *warnings]),
+    )
+    rows = measure_guest(plan, {name: judge.features(images)}, reference.features, reference.name)
+    new = {(row.images, row.real, row.metric, row.n) for row in rows}
+    with scores_lock(judge.folder):  # another process may have added rows meanwhile
+        study = _study_so_far(judge, plan)
+        _check_name(study, name, which)
+        rows = [replace(row, origin=made, floor=_floor_of(study, row)) for row in rows]
+        kept = [r for r in study.guests if (r.images, r.real, r.metric, r.n) not in new]
+        study = replace(study, guests=[*kept, *rows])
+        write_study(judge.folder, study)
+    return study
+
+
+def _check_name(study: Study, name: str, which: str) -> None:
+    """ConfigError when the name is that of other images; what follows a ; is said of them only."""
+    theirs = {row.origin.seeds.partition(";")[0] for row in study.guests if row.images == name}
+    if theirs - {which}:
+        raise ConfigError(f"{name} is the name of other images in these scores: give --name")
+
+
+def _floor_of(study: Study, row: Score) -> float | None:
+    """What the run's held-out images score in this place, where that is the same place."""
+    for own in study.of(REAL, row.metric, row.real):
+        if (own.n, own.n_real) == (row.n, row.n_real) and row.real == REFERENCE:
+            return own.value
+    return None
+
+
+def _study_so_far(judge: Judge, plan: Plan) -> Study:
+    if (judge.folder / "evaluation" / "scores.json").exists():
+        return read_study(judge.folder)
+    facts = {"metric": plan.metric, "preset": "", "step": 0}
+    return Study(facts | {"extractor": judge.extractor.identity}, [])
+
+
+def score_pipeline(
+    judge: Judge,
+    name: str,
+    folder: Path,
+    reference: Real,
+    n: Sequence[int] | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+) -> Study:
+    """`score_guest` of images that a local diffusers pipeline draws, as many as the largest N."""
+    images = pipeline_images(
+        folder,
+        max(n or SIZES),
+        judge.folder / "generated",
+        seed=seed,
+        steps=steps,
+        device=judge.run.device if judge.run else choose_device(),
+        say=judge.say,
+        **judge.asked,
+    )
+    made = Origin("", sampler=f"diffusers pipeline {folder.name}", steps=steps, nfe=None, seed=seed)
+    return score_guest(judge, name, images, reference, n, made)

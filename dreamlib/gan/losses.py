@@ -1,0 +1,222 @@
+"""One training step of a GAN: what is drawn for it, its losses, and the gradients of both players.
+
+Everything random is drawn for the whole batch first; gradients are then added up slice by slice, so
+that slices change nothing but memory.  A slice is whole groups (`stylegan2.minibatch_std`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dreamlib.gan.augment import Maps
+from dreamlib.gan.stylegan2 import Discriminator, Generator
+
+LN2 = math.log(2)
+PATH_DECAY = 0.99  # of the running mean length: Karras 2020 (arXiv 1912.04958), App. B
+Seen = dict[str, Tensor]  # what the log should know, a value per image
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Logits [B] of real and generated images -> [B].  Goodfellow 2014, logistic."""
+    return F.softplus(-real) + F.softplus(fake)
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """Logits [B] -> [B]; non-saturating: where D is sure, it still has a gradient."""
+    return F.softplus(-fake)
+
+
+def r1(logits: Tensor, x: Tensor) -> Tensor:
+    """Squared norm of the discriminator's gradient at the images it saw, [B].
+
+    x [B,C,H,W] must require a gradient, and `logits` [B] come from it.  The penalty is gamma/2
+    times this.  Mescheder 2018 (arXiv 1801.04406), Eq. 9.
+    """
+    (gradient,) = torch.autograd.grad(logits.sum(), x, create_graph=True)
+    return gradient.square().sum((1, 2, 3))
+
+
+def r1_weight(size: int, batch: int) -> float:
+    """A first guess of gamma: 0.0002 pixels / batch.  Karras 2020 (arXiv 2006.06676), App. C."""
+    return 0.0002 * size**2 / batch
+
+
+def path_length(images: Tensor, w: Tensor, y: Tensor) -> Tensor:
+    """|J^T y| per image, [B]: how far the image moves when w does, along y [B,C,H,W].
+
+    w [B,W] must require a gradient, and `images` come from it.  Karras 2020, Eq. 4.
+    """
+    (gradient,) = torch.autograd.grad((images * y).sum(), w, create_graph=True)
+    return gradient.norm(dim=1)
+
+
+def path_weight(size: int) -> float:
+    """Weight of (|J^T y| - mean)^2 for y of unit normals: the same for every size.  App. B."""
+    return LN2 / (size**2 * (math.log(size) - LN2))
+
+
+def lazy(every: int, lr: float, betas: Sequence[float]) -> tuple[float, tuple[float, ...]]:
+    """Adam's settings for a player whose regulariser is a step of its own, once in `every` steps.
+
+    lr c and betas^c with c = k/(k+1).  Karras 2020 (arXiv 1912.04958), App. B.
+    """
+    if every < 1:
+        return lr, tuple(betas)
+    c = every / (every + 1)
+    return lr * c, tuple(beta**c for beta in betas)
+
+
+def half_life(images_seen: int, images: float, ramp: float | None) -> float:
+    """Half-life of the averaged weights, in images: at first in proportion to those seen."""
+    return images if ramp is None else min(images, ramp * images_seen)
+
+
+def decay(batch: int, images: float) -> float:
+    """The share of an average that stays after a batch, for a half-life in images."""
+    return 0.5 ** (batch / images) if images > 0 else 0.0
+
+
+class Draws(NamedTuple):
+    """All that is random in a batch of generated images."""
+
+    z: Tensor  # [B,Z]
+    other: Tensor  # [B,Z], of the style from layer `cut` on
+    cut: Tensor  # int64 [B]
+    noise: list[Tensor]  # of every layer, [B,1,H,W]
+
+    def rows(self, which: slice) -> Draws:
+        noise = [each[which] for each in self.noise]
+        return Draws(self.z[which], self.other[which], self.cut[which], noise)
+
+    def to(self, device: torch.device) -> Draws:
+        noise = [each.to(device) for each in self.noise]
+        return Draws(self.z.to(device), self.other.to(device), self.cut.to(device), noise)
+
+
+def draw(net: Generator, images: int, mixing: float, rng: torch.Generator) -> Draws:
+    """Draws for a whole batch, on the CPU.  `mixing` is the share of images with two styles."""
+    layers = net.synthesis.count
+    z, other = (torch.randn(images, net.z_dim, generator=rng) for _ in range(2))
+    cut = torch.randint(1, layers, (images,), generator=rng)
+    cut[torch.rand(images, generator=rng) >= mixing] = layers
+    sizes = net.synthesis.noise_sizes
+    return Draws(z, other, cut, [torch.randn(images, 1, n, n, generator=rng) for n in sizes])
+
+
+def mix(first: Tensor, second: Tensor, cut: Tensor) -> Tensor:
+    """`first` up to layer cut [B], then `second`; styles [B,L,W].  Karras 2019, Sec. 3.1."""
+    layers = torch.arange(first.shape[1], device=first.device)
+    return torch.where((layers < cut[:, None])[:, :, None], first, second)
+
+
+def make(net: Generator, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Images [B,C,H,W] and the first style w [B,W] of each."""
+    w = net.mapping(draws.z)
+    ws = mix(net.spread(w), net.spread(net.mapping(draws.other)), draws.cut)
+    return net.synthesis(ws, draws.noise), w
+
+
+def in_slices(one: Callable[[slice], tuple[Tensor, ...]], images: int, micro: int) -> list[Tensor]:
+    """Add up the gradients of a batch's mean loss; -> what was seen, for the whole batch.
+
+    `one` answers with the losses [b] of a slice, and whatever else is to be seen of it, [b] each.
+    """
+    found = []
+    for start in range(0, images, micro):
+        loss, *seen = one(slice(start, start + micro))
+        (loss.sum() / images).backward()
+        found.append([loss.detach(), *(each.detach() for each in seen)])
+    return [torch.cat(each) for each in zip(*found)]
+
+
+def augmented(x: Tensor, maps: Maps | None, part: slice) -> Tensor:
+    """A slice's images by its part of the batch's maps."""
+    return x if maps is None else maps.rows(part)(x)
+
+
+@contextmanager
+def held(player: nn.Module) -> Iterator[None]:
+    """The other player's weights get no gradient meanwhile."""
+    player.requires_grad_(False)
+    try:
+        yield
+    finally:
+        player.requires_grad_(True)
+
+
+def judge_gradients(
+    net: Generator,
+    judge: Discriminator,
+    real: Tensor,
+    draws: Draws,
+    maps: tuple[Maps | None, Maps | None],
+    micro: int,
+) -> Seen:
+    """Gradients of the discriminator's mean loss.  `maps`: of real and of generated images."""
+
+    def one(part: slice) -> tuple[Tensor, ...]:
+        with torch.no_grad():
+            fake, _ = make(net, draws.rows(part))
+        logits = judge(augmented(real[part], maps[0], part))
+        false = judge(augmented(fake, maps[1], part))
+        return discriminator_loss(logits, false), logits, false
+
+    loss, logits, false = in_slices(one, len(real), micro)
+    signs = {"sign_real": logits.sign(), "sign_fake": false.sign()}
+    return {"loss": loss, "logit_real": logits, "logit_fake": false, **signs}
+
+
+def r1_gradients(
+    judge: Discriminator, real: Tensor, maps: Maps | None, weight: float, micro: int
+) -> Seen:
+    """Gradients of weight/2 times R1, at the images as the discriminator sees them."""
+
+    def one(part: slice) -> tuple[Tensor, ...]:
+        x = augmented(real[part], maps, part).detach().requires_grad_()
+        penalty = r1(judge(x), x)
+        return weight / 2 * penalty, penalty
+
+    return {"r1": in_slices(one, len(real), micro)[1]}
+
+
+def maker_gradients(
+    net: Generator, judge: Discriminator, draws: Draws, maps: Maps | None, micro: int
+) -> tuple[Seen, Tensor]:
+    """Gradients of the generator's mean loss; and the mean style [W] of the batch.
+
+    "spread" is the standard deviation of a pixel among the images of a slice, "contrast" that of
+    an image among its pixels: 0 where all images, or all pixels, are the same.
+    """
+
+    def one(part: slice) -> tuple[Tensor, ...]:
+        fake, w = make(net, draws.rows(part))
+        pixels = fake.detach()
+        spread = pixels.std(0).mean().expand(len(pixels))
+        loss = generator_loss(judge(augmented(fake, maps, part)))
+        return loss, spread, pixels.flatten(1).std(1), w
+
+    with held(judge):
+        loss, spread, contrast, styles = in_slices(one, len(draws.z), micro)
+    seen = {"generator_loss": loss, "spread": spread, "contrast": contrast}
+    return seen, styles.mean(0)
+
+
+def path_gradients(
+    net: Generator, draws: Draws, y: Tensor, mean: Tensor, weight: float, micro: int
+) -> Seen:
+    """Gradients of weight times (path length - mean)^2, for directions y [B,C,H,W]."""
+
+    def one(part: slice) -> tuple[Tensor, ...]:
+        w = net.mapping(draws.z[part])
+        images = net.synthesis(net.spread(w), draws.rows(part).noise)
+        length = path_length(images, w, y[part])
+        return weight * (length - mean).square(), length
+
+    return {"path": in_slices(one, len(draws.z), micro)[1]}

@@ -1,0 +1,1 @@
+"""The widgets that let one play with a trained run."""

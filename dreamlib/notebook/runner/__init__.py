@@ -1,0 +1,1 @@
+"""Notebooks by papermill, one or a batch of them."""

@@ -1,0 +1,228 @@
+"""One notebook in one kernel: papermill executes it, and a leash ends it in time, in good order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, Any
+
+from dreamlib.runs.time_budget import BEGUN, process_age
+from dreamlib.utils.errors import ConfigError
+from dreamlib.utils.progress import Screen
+
+PAUSED = "PAUSED: "  # begins a line of a notebook whose time budget ended before its work
+GRACE = 30.0  # seconds between a request to stop and the end of a kernel that does not heed it
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a notebook ended, and where: `cell` is the number in its `In [ ]`, if one is known.
+
+    state   done      every cell ran
+            failed    a cell raised `ename`: `evalue`
+            stopped   its time budget ended before its work, it left by sys.exit(), or it was asked
+                      to stop; `evalue` is the line that says so
+            timeout   its time was up
+            killed    its process died
+    """
+
+    state: str
+    cell: int | None = None
+    ename: str = ""
+    evalue: str = ""
+
+    def text(self) -> str:
+        """'in cell 4: ValueError: no such thing', as far as it is known."""
+        where = f"in cell {self.cell}" if self.cell is not None else ""
+        return ": ".join(part for part in (where, self.ename, self.evalue) if part)
+
+
+class Leash:
+    """Ends a kernel when `stop()` says so or after `timeout` seconds: SIGTERM to its process group,
+    at which training saves, and `grace` seconds later SIGKILL to all that descends from it."""
+
+    def __init__(
+        self,
+        stop: Callable[[], bool] = lambda: False,
+        timeout: float | None = None,
+        grace: float = GRACE,
+    ):
+        self.stop, self.grace = stop, grace
+        self.limit = float("inf") if timeout is None else time.monotonic() + timeout
+        self.why = ""  # "stopped" or "timeout" once the kernel was asked to end
+        self.pid: int | None = None  # of the kernel, which leads a process group of its own
+        self._family: list[Any] = []
+        self._over = threading.Event()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Whatever happens inside, no process of the kernel's is left behind."""
+        watcher = threading.Thread(target=self._watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            watcher.join()
+            self.kill()
+            self.pid = None  # the system may give the number to another process
+
+    def _watch(self) -> None:
+        while not (self.why and self.pid):  # one that has not begun is waited for
+            if self._over.wait(0.1):
+                return
+            late = "timeout" if time.monotonic() > self.limit else ""
+            self.why = self.why or ("stopped" if self.stop() else late)
+        self._family = _descendants(self.pid)
+        _signal_group(self.pid, signal.SIGTERM)
+        if not self._over.wait(self.grace):
+            self.kill()
+
+    def kill(self) -> None:
+        """At once: the kernel, its group, and descendants that left the group."""
+        if (pid := self.pid) is None:
+            return
+        import psutil
+
+        family = [*self._family, *_descendants(pid)]
+        _signal_group(pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+        for process in family:
+            with suppress(psutil.Error):  # it is gone, or not ours
+                process.kill()
+
+
+def _descendants(pid: int) -> list[Any]:
+    import psutil  # ipykernel needs it, too
+
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):  # it is gone, or going
+        if hasattr(os, "killpg"):
+            os.killpg(pid, number)
+        else:
+            os.kill(pid, number)
+
+
+def execute(
+    path: Path,
+    output: Path,
+    parameters: dict[str, Any],
+    leash: Leash,
+    out: IO[str] | None = None,
+    env: Mapping[str, str] | None = None,
+    begun: Callable[[int], None] = lambda pid: None,
+) -> Ending:
+    """Run a notebook into `output`, saved cell by cell -> how it ended.
+
+    What cells print goes to `out`, else to this process's own output.  The kernel works in the
+    current folder with the variables `env` set besides; `begun` is told its process id.
+    """
+    needed = ("papermill", "ipykernel", "nbconvert", "psutil")
+    if absent := " ".join(name for name in needed if find_spec(name) is None):
+        raise ConfigError(f"notebooks need {absent}: {sys.executable} -m pip install {absent}")
+    import nbformat
+    from nbclient.exceptions import DeadKernelError
+    from papermill import PapermillExecutionError, execute_notebook
+
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # our ending says it
+    output = output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with leash.watching():
+            done = execute_notebook(
+                _plain(path.absolute()),
+                _plain(output),
+                parameters=parameters,
+                kernel_name="python3",
+                language="python",
+                kernel_manager_class=_manager(leash, env or {}, out, begun),
+                progress_bar=False,
+                stdout_file=out or Screen(),
+                stderr_file=out,  # else only the notebook has it
+                iopub_timeout=60,  # the default of 4 s fails on a busy machine
+            )
+        ending = _last(done.cells)
+    except PapermillExecutionError as error:
+        ending = Ending("failed", error.exec_count, error.ename, _short(error.evalue))
+    except DeadKernelError:
+        ending = replace(_last(nbformat.read(output, 4).cells), state="killed")
+    except RuntimeError as error:  # the kernel did not begin
+        ending = Ending("failed", None, type(error).__name__, _short(str(error)))
+    return ending if ending.state == "done" else replace(ending, state=leash.why or ending.state)
+
+
+def environment() -> dict[str, str]:
+    """What marks a kernel of ours: no reader, and a session that began with this command.
+
+    DREAMLIB_RUN is for a served page: here, parameters name the run.
+    """
+    found = {"DREAMLIB_HEADLESS": "1", "DREAMLIB_RUN": "", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        found[BEGUN] = str(time.clock_gettime(time.CLOCK_BOOTTIME) - process_age())
+    return found
+
+
+def _manager(
+    leash: Leash, env: Mapping[str, str], out: IO[str] | None, begun: Callable[[int], None]
+) -> type:
+    """A kernel manager class whose kernel is this interpreter's, and on the leash."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    ours: dict[str, Any] = {"cwd": os.getcwd(), "env": {**os.environ, **environment(), **env}}
+    ours |= {"stdout": out, "stderr": out} if out else {}
+
+    words = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+
+    class Manager(AsyncKernelManager):
+        # Not the kernel that is called python3 here: a hub's may be another interpreter's.
+        kernel_spec = KernelSpec(argv=words, display_name="Python 3", language="python")
+
+        async def start_kernel(self, **options: Any) -> None:
+            more = [*options.pop("extra_arguments", []), "--log-level=ERROR"]
+            await super().start_kernel(extra_arguments=more, **{**options, **ours})
+            leash.pid = self.provisioner.pid
+            begun(leash.pid)
+
+    return Manager
+
+
+def _last(cells: list[Any]) -> Ending:
+    """Where the last cell that began stands: done, unless it left by sys.exit or was paused."""
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    ran = [cell for cell in code if cell["metadata"].get("papermill", {}).get("start_time")]
+    number, paused = 0, None
+    for cell in ran:  # a kernel may die before it has told the number of its last cell
+        number = cell["execution_count"] or number + 1
+        said = next((line for line in _printed(cell) if line.startswith(PAUSED)), None)
+        paused = paused or (said and Ending("stopped", number, "", _short(said)))
+    if ran and any(out.get("ename") == "SystemExit" for out in ran[-1]["outputs"]):
+        return Ending("stopped", number, "", _short((_printed(ran[-1]) or [""])[-1]))
+    return paused or Ending("done", number or None)
+
+
+def _printed(cell: Any) -> list[str]:
+    return "".join(o["text"] for o in cell["outputs"] if o.get("name") == "stdout").splitlines()
+
+
+def _short(text: str) -> str:
+    return " ".join(text.split())[:300]
+
+
+def _plain(path: Path) -> str:
+    """Papermill fills braces in paths with parameters: these are the path's own."""
+    return str(path).replace("{", "{{").replace("}", "}}")

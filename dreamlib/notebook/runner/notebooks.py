@@ -1,0 +1,149 @@
+"""Notebooks without a reader: papermill runs them, and an HTML page is kept beside each."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dreamlib.notebook.runner.execute import Leash, execute
+from dreamlib.notebook.runner.index_page import POLICY
+from dreamlib.runs.time_budget import StopFlag
+from dreamlib.utils.errors import ConfigError, DreamlibError, Interrupted
+from dreamlib.utils.files import parse_json, write_text
+
+HOME = Path(__file__).resolve().parents[3] / "notebooks"
+
+
+def numbered() -> list[str]:
+    """The project's own notebooks, in their order."""
+    return sorted(path.stem for path in HOME.glob("[0-9]*.ipynb"))
+
+
+def find_notebook(name: str) -> Path:
+    """'00_complete' or a path -> the file; ConfigError lists what there is."""
+    path = Path(name) if name.endswith(".ipynb") else HOME / f"{name}.ipynb"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in HOME.glob("*.ipynb"))) or "none in this install"
+        raise ConfigError(
+            f"there is no notebook {path}: known are {known}; give a path that ends in .ipynb, or "
+            "work in a clone of the repository"
+        )
+    return path
+
+
+def _cells(path: Path) -> list[dict[str, Any]]:
+    try:
+        cells = parse_json(path.read_text(encoding="utf-8"))["cells"]
+        return [{**cell, "source": "".join(cell["source"])} for cell in cells]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no notebook ({error}): restore it from a copy") from error
+
+
+def title(path: Path) -> str:
+    """The first heading of a notebook, else its name."""
+    text = "\n".join(cell["source"] for cell in _cells(path) if cell["cell_type"] == "markdown")
+    heads = (line[2:].strip() for line in text.splitlines() if line.startswith("# "))
+    return next(heads, path.stem)
+
+
+def parameters_of(path: Path) -> dict[str, Any]:
+    """The names and defaults of the cell tagged `parameters`, which holds literals only."""
+    tagged = [c for c in _cells(path) if "parameters" in c.get("metadata", {}).get("tags", [])]
+    found: dict[str, Any] = {}
+    for cell in tagged[:1]:
+        try:
+            for node in ast.parse(cell["source"]).body:
+                targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+                found |= {t.id: ast.literal_eval(node.value) for t in targets}
+        except (SyntaxError, ValueError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"the cell tagged 'parameters' of {path.name} must hold assignments of literals "
+                f"only, as in N = 500 ({error})"
+            ) from error
+    return found
+
+
+def check_names(names: Iterable[str], paths: Iterable[Path]) -> None:
+    """Refuse a parameter that none of these notebooks has."""
+    has = {path.stem: list(parameters_of(path)) for path in paths}
+    unknown = sorted(set(names).difference(*has.values()))
+    if unknown:
+        lists = "; ".join(f"{stem} has {', '.join(own) or 'none'}" for stem, own in has.items())
+        raise ConfigError(f"no notebook has a parameter {', '.join(unknown)}: {lists}")
+
+
+def check_parameters(path: Path, parameters: dict[str, Any]) -> None:
+    """Refuse a parameter that the notebook does not have, or a value of the wrong kind.
+
+    The kind is that of the notebook's own default; None is allowed everywhere, and a default of
+    None allows everything.  Raises ConfigError before anything runs.
+    """
+    check_names(parameters, [path])
+    has = parameters_of(path)
+    for name, value in parameters.items():
+        if not _fits(value, has[name]):
+            raise ConfigError(
+                f"{name} of {path.name} is {value!r}, but should be of the kind of its default, "
+                f"{has[name]!r}"
+            )
+
+
+def _fits(value: Any, default: Any) -> bool:
+    if value is None or default is None:
+        return True
+    if isinstance(default, (list, tuple)):
+        one = isinstance(value, str) and all(isinstance(item, str) for item in default)
+        return one or isinstance(value, (list, tuple))
+    return type(value) is type(default) or (type(value), type(default)) == (int, float)
+
+
+def run_notebook(
+    path: Path, output: Path, parameters: dict[str, Any], timeout: float | None = None
+) -> Path:
+    """Execute a notebook into `output` and write its HTML beside it -> the HTML's path.
+
+    A failing cell raises DreamlibError with the cell's own message; a notebook whose time budget
+    ended before its work (`politely`), that was asked to stop (SIGINT, SIGTERM), or that took more
+    than `timeout` seconds raises Interrupted.  The executed notebook and its page are kept.
+    """
+    check_parameters(path, parameters)
+    with StopFlag().listening() as stop:
+        ending = execute(path, output, parameters, Leash(lambda: bool(stop), timeout))
+    page = to_html(output)
+    kept = f"(what ran is in {page}; run the same command again to continue)"
+    if ending.state == "failed":
+        raise DreamlibError(f"{path.name} stopped {ending.text()} {kept}")
+    if ending.state == "killed":
+        raise DreamlibError(
+            f"the process of {path.name} was killed, perhaps for want of memory {kept}"
+        )
+    if ending.state != "done":
+        told = f"{path.name} was stopped before its end {ending.text()}".rstrip()
+        raise Interrupted(f"{told} {kept}")
+    return page
+
+
+def to_html(notebook: Path) -> Path:
+    """The executed notebook as one self-contained page.  DreamlibError when it cannot be one.
+
+    Without scripts: a still page needs none, and those of outputs are somebody else's.
+    """
+    from nbconvert import HTMLExporter
+    from nbconvert.filters.markdown_mistune import InvalidNotebook
+
+    logging.getLogger("traitlets").setLevel(logging.ERROR)  # it misses alternative texts
+    try:
+        page, _ = HTMLExporter().from_filename(str(notebook))
+    except (InvalidNotebook, ValueError) as error:  # the latter: its own templates are missing
+        raise DreamlibError(
+            f"{notebook} makes no page ({error}): mend the notebook, or install nbconvert anew"
+        ) from error
+    page = re.sub(r"<script\b.*?(</script>|\Z)", "", page, flags=re.DOTALL | re.IGNORECASE)
+    page = page.replace("<head>", f"<head>{POLICY}", 1)
+    target = notebook.with_suffix(".html")
+    write_text(target, page)
+    return target

@@ -1,0 +1,197 @@
+"""What a notebook begins with, and what moves in it: one panel that is replaced in place."""
+
+from __future__ import annotations
+
+import html
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from dreamlib.notebook.runner.execute import PAUSED
+from dreamlib.report.texts import as_table
+from dreamlib.runs.open import find_run, open_run
+from dreamlib.runs.run import Run
+from dreamlib.utils.errors import Interrupted, NotEnoughSamples, NotThere, OutOfTime, RunError
+from dreamlib.utils.platform import mount_drive, working_folder
+from dreamlib.utils.progress import Advance, Progress, TextProgress, duration, tell
+
+FIRST = (
+    "run notebook 03_training (or 00_complete) first, with the same RUN; on Colab say yes to the "
+    "Drive it was mirrored to, on Kaggle attach the output of the notebook that trained it"
+)
+
+_paused = False  # the time budget ended work of this notebook
+
+
+def begin(
+    folder: str | Path,
+    preset: str | None = None,
+    *,
+    overrides: Iterable[str] | str = (),
+    mirror: str | Path | None = None,
+    hours: float | None = None,
+) -> Run:
+    """Open the run that a notebook works on, wherever it is: here, on Drive, attached on Kaggle.
+
+    A relative `folder` lies under the clone's root, whichever folder the notebook is opened in.
+    With a preset, a run that is nowhere is begun.  Without one RunError says what to run first,
+    and the environment variable DREAMLIB_RUN, if set, names the run: a page served by Voilà
+    cannot be given parameters.  On Colab the user is asked for their Drive.
+    """
+    mount_drive()
+    if preset is None:
+        folder = os.environ.get("DREAMLIB_RUN") or folder
+    place = working_folder() / folder
+    if preset is None and not find_run(place, mirror):
+        raise RunError(f"there is no run {place} yet, and none of its name to bring back: {FIRST}")
+    return open_run(
+        place, preset, overrides=overrides, mirror=mirror, hours=hours, progress=live_progress()
+    )
+
+
+@contextmanager
+def politely() -> Iterator[None]:
+    """In a notebook: long work, and what shows its result; whatever stops it is one sentence.
+
+    When the session's time budget ends, the cells that follow go on: they show what there is, and
+    those that lack it say so.  Work that was asked to stop (the stop button, SIGTERM) ends the
+    notebook: hosted runners take SystemExit(0) for an end, and any other exception for a failure,
+    with which some of them throw the outputs away.
+    """
+    global _paused
+    try:
+        yield
+    except OutOfTime as error:
+        _paused = True
+        tell(f"{PAUSED}{error}")
+    except Interrupted as error:
+        tell(f"STOPPED: {error}")
+        raise SystemExit(0) from None  # IPython 7 fails on one that has a context
+    except (NotThere, NotEnoughSamples) as error:
+        if not _paused:
+            raise
+        tell(f"{PAUSED}{error}")
+
+
+def headless() -> bool:
+    """Whether nobody looks: a notebook of ours that runs without a reader (kernels.py), or
+    Kaggle's "Save & Run All"."""
+    batch = os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch"
+    return batch or bool(os.environ.get("DREAMLIB_HEADLESS"))
+
+
+def is_live() -> bool:
+    """Whether somebody looks at a page that can change, and not at a terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return hasattr(shell, "kernel") and not headless() and find_spec("ipywidgets") is not None
+
+
+class Panel:
+    """A bar, a few facts and pictures, in one widget (ipywidgets 7.7 and 8)."""
+
+    def __init__(self, captions: Sequence[str] = ()):
+        """`captions` of the pictures, which are shown once there are some."""
+        import ipywidgets as widgets
+        from IPython.display import display
+
+        wide = widgets.Layout(width="100%")
+        self.bar = widgets.IntProgress(max=1000, layout=wide)
+        self.text = widgets.HTML(layout=wide)
+        fit = widgets.Layout(max_width="280px")
+        self.images = [widgets.Image(format="png", layout=fit) for _ in captions]
+        self.slots = [
+            widgets.VBox(
+                [widgets.HTML(f"<small>{html.escape(caption)}</small>"), image],
+                layout=widgets.Layout(margin="4px 12px 0 0", display="none"),
+            )
+            for caption, image in zip(captions, self.images)
+        ]
+        row = widgets.HBox(self.slots, layout=widgets.Layout(flex_flow="row wrap"))
+        self.box = widgets.VBox([self.bar, self.text, *([row] if captions else [])])
+        self.handle = display(self.box, display_id=True)
+
+    def show(self, share: float, facts: Iterable[str]) -> None:
+        """The share that is done, 0 to 1, and facts of plain text."""
+        self.bar.value = round(1000 * share)
+        told = [html.escape(fact) for fact in facts if fact]
+        told = [*(f"{fact}&ensp;·" for fact in told[:-1]), *told[-1:]]
+        self.text.value = "&ensp; ".join(
+            f'<span style="white-space:nowrap">{fact}</span>' for fact in told
+        )
+
+    def picture(self, slot: int, png: bytes) -> None:
+        """Show or replace one of the pictures."""
+        self.images[slot].value = png
+        self.slots[slot].layout.display = ""
+
+    def close(self) -> None:
+        """Take the widget away: pages that are saved show text, and no dead widgets."""
+        from IPython.display import HTML
+
+        if self.handle is not None:  # where a page does not take outputs back by itself
+            self.handle.update(HTML(""))
+        for part in (self.box, self.bar, self.text, *self.slots, *self.images):
+            part.close()
+
+
+class LiveProgress:
+    """Bars of long work: one panel, and a line of text for each that ends."""
+
+    def __init__(self, first: float = 1.0, every: float = 0.5):
+        self.first, self.every = first, every
+        self.panel: Panel | None = None
+
+    def __call__(self, label: str, total: int) -> Advance:
+        begun = time.monotonic()
+        due, done = begun + self.first, 0
+        self._close()
+
+        def advance(count: int) -> None:
+            nonlocal due, done
+            done += count
+            now = time.monotonic()
+            if done >= total and self.panel is not None:
+                self._close()
+                tell(f"{label}: {total:,} in {duration(now - begun)}")
+            elif done < total and now >= due:
+                due = now + self.every
+                rate = done / (now - begun)
+                facts = [f"{label}: {done:,}/{total:,} ({done / total:.0%})", f"{rate:.3g}/s"]
+                self.panel = self.panel or Panel()
+                self.panel.show(
+                    done / total, [*facts, f"ETA {duration((total - done) / rate)}" if rate else ""]
+                )
+
+        return advance
+
+    def _close(self) -> None:
+        if self.panel is not None:
+            self.panel.close()
+            self.panel = None
+
+
+def live_progress() -> Progress:
+    """Bars in a live notebook; elsewhere plain lines at a low rate, with the same facts."""
+    return LiveProgress() if is_live() else TextProgress()
+
+
+def standing(run: Run) -> str:
+    """Where a run stands, as a Markdown table."""
+    status, data = run.dir.status(), run.data.manifest["splits"]
+    total = status.get("total")
+    share = f" of {total:,} ({status['step'] / total:.0%})" if total else ""
+    rows = {
+        "run": str(run.folder),
+        "preset": str(run.config.preset),
+        "state": status["state"].replace("_", " "),
+        "step": f"{status['step']:,}{share}",
+        "images": ", ".join(f"{count:,} {split}" for split, count in data.items() if count),
+        "computes on": f"{run.device}, {run.precision.name} ({run.precision.reason})",
+        "mirror": str(run.mirror.root) if run.mirror else "none",
+    }
+    return as_table(("", ""), rows.items())

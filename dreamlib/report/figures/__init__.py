@@ -1,0 +1,1 @@
+"""Every figure, drawn from the files of a run."""

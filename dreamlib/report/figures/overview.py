@@ -1,0 +1,84 @@
+"""The evaluation on one page: nine panels, each the idea of a figure of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from dreamlib.evaluation.results import Study
+from dreamlib.report.figures import score_panels as panels
+from dreamlib.report.figures.palette import GREY, TWO
+from dreamlib.report.figures.score_figures import scored
+from dreamlib.report.figures.style import (
+    attempt,
+    footer,
+    new_figure,
+    say_missing,
+    show_sheet,
+    style,
+)
+from dreamlib.report.figures.training_curves import draw_loss, log_of
+from dreamlib.report.sources import scored_images, study_footer
+from dreamlib.runs.run import Run
+from dreamlib.utils.errors import RunError
+
+ACROSS, DOWN = 6, 7  # images in the panel of samples
+BARS = 10  # attribute values in the panel of shares
+
+
+@style()
+def evaluation(run: Run) -> Figure:
+    """Samples, distances, manifolds, modes, shares, replay, copies and the loss, on one page.
+
+    A panel whose file or score is missing says so.  NotEnoughSamples when the run has no scores.
+    """
+    study = scored(run)
+    fig, axes = new_figure(TWO, 7.4, 3, 3)
+    draw: dict[str, Callable[[Axes], None]] = {
+        "Samples": lambda ax: _samples(ax, run, study),
+        "Distance against 1/N": lambda ax: panels.draw_fd(ax, study, brief=True),
+        "KID, ± 2 errors": lambda ax: panels.draw_kid(ax, study),
+        "Attributes": lambda ax: panels.draw_shares(ax, study, BARS),
+        "Precision and recall": lambda ax: panels.draw_manifold(ax, study),
+        "Modes": lambda ax: panels.draw_modes(ax, study),
+        "Compared with what": lambda ax: panels.draw_replay(ax, study, brief=True),
+        "Nearest training image": lambda ax: panels.draw_memorisation(ax, study),
+        "Training loss": lambda ax: _loss(ax, run),
+    }
+    for letter, ax, (title, panel) in zip("abcdefghi", axes, draw.items()):
+        attempt(lambda a=ax, p=panel: p(a), lambda why, a=ax: say_missing(a, why))
+        ax.set_title(rf"$\bf{{{letter}}}$  {title}", loc="left", parse_math=True)
+    keys = _keys(study)
+    fig.legend(handles=keys, loc="outside upper center", ncols=len(keys), columnspacing=1.0)
+    footer(fig, study_footer(run, study))
+    return fig
+
+
+def _keys(study: Study) -> list[Line2D]:
+    """What the marks mean; those of panel b where it has them."""
+    keys = [Line2D([], [], marker="o", ls="", color=c, ms=4, label=k) for k, c in panels.KINDS]
+    keys.append(Line2D([], [], color=GREY, lw=0.8, label="a perfect model's expectation"))
+    if panels.floors_by_formula(study):
+        keys.append(Line2D([], [], marker="x", ls="", color=GREY, ms=4, label=panels.CROSS))
+    if panels.corrected(study):
+        keys.append(Line2D([], [], marker="*", ls="", color=GREY, ms=7, label=panels.STAR))
+    return keys
+
+
+def _samples(axes: Axes, run: Run, study: Study) -> None:
+    """The scored images themselves, and no others."""
+    kept = scored_images(run, study)
+    if kept is None:
+        raise RunError("The images that were scored are not kept here: run `dreamlib evaluate RUN`")
+    images = kept.images(ACROSS * DOWN)
+    rows = max(1, len(images) // ACROSS)
+    show_sheet(axes, images[: rows * ACROSS].reshape(rows, -1, *images.shape[1:]))
+
+
+def _loss(axes: Axes, run: Run) -> None:
+    draw_loss(axes, log_of(run))
+    axes.set_xlabel("optimizer step")
+    axes.xaxis.set_major_locator(panels.MaxNLocator(4, integer=True))

@@ -1,0 +1,271 @@
+"""Scores on one pair of axes: every idea once, for its own figure and for the page of all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from dreamlib.evaluation.results import GENERATED, REAL, Score, Study
+from dreamlib.report.captions import EVALUATE
+from dreamlib.report.figures.palette import BLUE, GREY, ORANGE, PALE, PURPLE
+from dreamlib.utils.errors import NotEnoughSamples
+
+KINDS = ((GENERATED, BLUE), (REAL, ORANGE))
+LEAST, MOST = 1 / 16, 16  # ratios that are shown; those beyond are drawn at the edge
+EDGES = 1 / 4, 4  # the same, of shares
+CROSS, STAR = "floor by the formula", "bias corrected, ± standard error"  # marks of distances
+
+
+def named(study: Study, kind: str) -> str:
+    """'KID[classifier]', or 'KID' where the metric is plain FID."""
+    _, bracket, rest = study.facts["metric"].partition("[")
+    return kind + bracket + rest
+
+
+def needs(condition: object, what: str, command: str = EVALUATE) -> None:
+    """NotEnoughSamples where a study does not hold what a panel shows."""
+    if not condition:
+        raise NotEnoughSamples(f"the scores hold no {what}: run `dreamlib {command}`")
+
+
+# --------------------------------------------------------------------------- distances
+
+
+def draw_fd(axes: Axes, study: Study, brief: bool = False) -> None:
+    """The distance against 1/N with the floor at the same N, every disjoint set as a dash, the
+    corrected estimate at 0, and the line through the points that allow one."""
+    metric = study.facts["metric"]
+    needs(study.of(GENERATED), metric)
+    for kind, colour in KINDS:
+        label = "generated" if kind == GENERATED else "floor: other held-out real"
+        _points(axes, study.of(kind), colour, label)
+        for row in study.of(kind, f"{metric} corrected"):
+            axes.errorbar(0, row.value, row.se, fmt="*", ms=7, color=colour, clip_on=False)
+        if kind in study.fit and not brief:
+            _line_of(axes, study.fit[kind], colour)
+    if nulls := floors_by_formula(study):
+        axes.plot([1 / r.n for r in nulls], [r.null for r in nulls], "x", color=GREY, ms=4)
+    _inverse_sizes(axes, sorted({row.n for row in study.of(GENERATED)}))
+    axes.set(xlabel="1/N", ylabel=metric, ylim=(min(0, axes.get_ylim()[0]), None))
+    if not brief:
+        _fd_key(axes, study)
+
+
+def floors_by_formula(study: Study) -> list[Score]:
+    """Rows of the distance whose floor a formula gives: the crosses."""
+    return [row for row in study.of(GENERATED) if row.null is not None]
+
+
+def corrected(study: Study) -> list[Score]:
+    """Distances of generated images with their bias taken off: the stars."""
+    return study.of(GENERATED, f"{study.facts['metric']} corrected")
+
+
+def _fd_key(axes: Axes, study: Study) -> None:
+    """What the marks mean, above the curves."""
+    if floors_by_formula(study):
+        axes.plot([], [], "x", color=GREY, ms=4, label=CROSS)
+    if study.fit:
+        axes.plot([], [], ".:", ms=3, lw=1, color=GREY, label="N against N real, and a line")
+    if corrected(study):
+        axes.plot([], [], "*", ms=7, color=GREY, label=STAR)
+    low, high = axes.get_ylim()
+    lines = len(axes.get_legend_handles_labels()[0])
+    axes.set_ylim(low, high + 0.11 * lines * (high - low))  # room for the legend
+    axes.legend(loc="upper left", borderaxespad=0)
+
+
+def _points(axes: Axes, rows: list[Score], colour: str, label: str) -> None:
+    """A line through the rows, and a dash for each disjoint set."""
+    x, y = [1 / r.n for r in rows], [r.value for r in rows]
+    axes.plot(x, y, "o-", ms=4, color=colour, label=label)
+    for row in rows:
+        axes.plot([1 / row.n] * len(row.parts), row.parts, "_", color=colour, alpha=0.5, ms=8)
+
+
+def _line_of(axes: Axes, fit: dict, colour: str) -> None:
+    """The straight line of the 1/N fit, from infinitely many images to its fewest."""
+    inverse = 1 / np.array(fit["sizes"], float)
+    slope, _ = np.polyfit(inverse, np.array(fit["values"]), 1)
+    ends = np.array([0, inverse.max()])
+    axes.plot(ends, fit["linear"] + slope * ends, ":", color=colour, lw=1)
+    axes.plot(inverse, fit["values"], ".", color=colour, ms=3)
+
+
+def _inverse_sizes(axes: Axes, sizes: Sequence[int]) -> None:
+    """Ticks at 1/N, without those whose words would touch."""
+    shown: list[int] = []
+    for n in sizes:
+        if not shown or 1 / shown[-1] - 1 / n > 0.22 / sizes[0]:
+            shown.append(n)
+    axes.xaxis.set_major_locator(FixedLocator([1 / n for n in shown]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"1/{n:,}" for n in shown])
+
+
+def draw_kid(axes: Axes, study: Study) -> None:
+    """KID with its standard errors at every N, which may be compared: it has no such bias."""
+    metric = named(study, "KID")
+    sizes = sorted({row.n for row in study.of(GENERATED, metric)})
+    needs(sizes, metric)
+    for (kind, colour), shift in zip(KINDS, (-0.08, 0.08)):
+        rows = [row for row in study.of(kind, metric) if row.n in sizes]
+        values, errors = [row.value for row in rows], [2 * (row.se or 0) for row in rows]
+        look = {"fmt": "o", "ms": 4, "color": colour, "label": kind, "capsize": 2}
+        places = [sizes.index(row.n) + shift for row in rows]
+        axes.errorbar(places, values, errors, elinewidth=0.9, **look)
+    axes.axhline(0, color=GREY, lw=0.8)
+    axes.set_xticks(range(len(sizes)), [f"N = {n:,}" for n in sizes])
+    axes.set(xlim=(-0.5, len(sizes) - 0.5), ylabel=metric)
+
+
+# --------------------------------------------------------------------------- manifolds, modes
+
+
+def draw_manifold(axes: Axes, study: Study) -> None:
+    """Precision, recall, density and coverage at the largest N, generated beside held-out real."""
+    metrics = ("coverage", "density", "recall", "precision")
+    rows = {metric: study.of(GENERATED, named(study, metric)) for metric in metrics}
+    needs(all(rows.values()), "precision and recall")
+    size = max(row.n for row in rows["precision"])
+    for (kind, colour), shift in zip(KINDS, (0.13, -0.13)):
+        for height, metric in enumerate(metrics):
+            for row in study.of(kind, named(study, metric)):
+                if row.n == size:
+                    where, error = (row.value, height + shift), 2 * (row.se or 0)
+                    axes.errorbar(*where, xerr=error, fmt="o", ms=4, color=colour, lw=0.9)
+                if row.n == size and row.null is not None:
+                    axes.plot([row.null] * 2, [height - 0.3, height + 0.3], color=GREY, lw=0.8)
+    axes.set_yticks(range(len(metrics)), metrics)
+    axes.set(ylim=(-0.5, len(metrics) - 0.5), xlabel=f"N = {size:,}")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.margins(x=0.1)
+
+
+def draw_modes(axes: Axes, study: Study) -> None:
+    """Each mode's share among generated images over its real share, with its interval."""
+    needs(GENERATED in study.modes, "modes")
+    table = study.modes[GENERATED]["table"]
+    table = [mode for mode in table if mode["real"] and mode["ratio"] is not None]
+    table.sort(key=lambda mode: mode["ratio"])
+    high = np.array([math.inf if mode["high"] is None else mode["high"] for mode in table])
+    low = np.array([mode["low"] for mode in table])
+    middle = np.array([mode["ratio"] for mode in table]).clip(LEAST, MOST)
+    off = (low > 1) | (high < 1)
+    place = np.arange(len(table))
+    for chosen, colour, label in (
+        (~off, PALE, "interval holds 1"),
+        (off, PURPLE, "it does not"),
+    ):
+        ends = low.clip(LEAST, MOST), high.clip(LEAST, MOST)
+        bars = [(middle - ends[0])[chosen].clip(0), (ends[1] - middle)[chosen].clip(0)]
+        shape = {"fmt": "o", "ms": 2.2, "lw": 0.7, "color": colour, "label": label}
+        axes.errorbar(place[chosen], middle[chosen], bars, **shape)
+    axes.axhline(1, color=GREY, lw=0.8)
+    axes.set(yscale="log", ylim=(LEAST, MOST), xlim=(-1, len(table)), xticks=[])
+    axes.set_yticks([LEAST, 1 / 4, 1, 4, MOST], ["1/16", "1/4", "1", "4", "16"])
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set(ylabel="generated / real share", xlabel=f"{len(table)} modes, by ratio")
+
+
+def modes_title(study: Study) -> str:
+    found = study.modes[GENERATED]
+    return (
+        f"N = {found['n']:,}: {found['ndb']:.0%} of modes differ (NDB/K; by chance "
+        f"{found['ndb_null']:.0%}, p = {found['ndb_p']:.3f})"
+    )
+
+
+def draw_shares(axes: Axes, study: Study, most: int | None = None) -> None:
+    """Each attribute value's share among generated images, relative to real ones; of many, the
+    `most` that deviate furthest."""
+    if not study.shares:
+        raise NotEnoughSamples(
+            "the scores hold no shares of attributes: they need images with labels, and `dreamlib "
+            "evaluate RUN --set evaluate.extractor=classifier`"
+        )
+    several = len(study.shares) > 1
+    bars = [
+        (f"{attribute}: {value}".replace("_", " ") if several else value, share)
+        for attribute, values in study.shares.items()
+        for value, share in values.items()
+        if share["real"] > 0
+    ]
+    ratios = {label: share["generated"] / share["real"] for label, share in bars}
+    far = sorted(ratios, key=lambda label: -abs(math.log(max(ratios[label], LEAST))))
+    kept = set(far[:most])
+    labels = [label for label in ratios if label in kept][::-1]
+    values = [ratios[label] for label in labels]
+    axes.plot([1, 1], [-0.7, len(labels) - 0.3], color=GREY, lw=0.8)
+    axes.hlines(labels, 1, np.clip(values, *EDGES), color=BLUE, lw=2)
+    for label, value in zip(labels, values):  # an arrow where the value lies beyond the edge
+        mark = "<" if value < EDGES[0] else ">" if value > EDGES[1] else "o"
+        place = np.clip(value, *EDGES)
+        axes.plot(place, label, mark, color=BLUE, ms=3.5, clip_on=False, zorder=3)
+    axes.set(xscale="log", xlim=EDGES, ylim=(-0.7, len(labels) - 0.3))
+    axes.set_xticks([0.25, 0.5, 1, 2, 4], ["1/4", "1/2", "1", "2", "4"])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("generated / real share")
+
+
+# --------------------------------------------------------------------------- care and copies
+
+
+def draw_replay(axes: Axes, study: Study, brief: bool = False) -> None:
+    """One model, compared carelessly first and with care last."""
+    rows = study.replay
+    needs(rows, "replay")
+    heights = range(len(rows))[::-1]
+    colours = [BLUE if row.real == "reference" else PURPLE for row in rows]
+    axes.barh(heights, [row.value for row in rows], color=colours, height=0.6)
+    for height, row in zip(heights, rows):
+        axes.text(row.value, height, f" {row.value:.2f}", va="center", fontsize=7)
+    axes.set_yticks(list(heights), [_compared(row, brief) for row in rows])
+    metric = study.facts["metric"]
+    axes.set(xlabel=f"{metric}, generated : real" if brief else metric)
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.3 if brief else 0.1)
+
+
+def _compared(row: Score, brief: bool) -> str:
+    kind = row.real.partition(" of ")[2]
+    if brief:
+        return f"{row.n:,} : {row.n_real:,}" + (" batch" if "batch" in kind else "")
+    if row.real == "reference":
+        return f"{row.n:,} generated, {row.n_real:,} held-out real"
+    return f"{row.n:,} generated, {row.n_real:,} real ({kind})"
+
+
+def draw_parts(axes: Axes, study: Study, metric: str) -> None:
+    """Every disjoint set of the smallest N as a dot; the bar is their mean."""
+    for height, (kind, colour) in enumerate(((REAL, ORANGE), (GENERATED, BLUE))):
+        for row in [row for row in study.of(kind, metric) if row.parts][:1]:
+            spread = np.linspace(-0.12, 0.12, len(row.parts))
+            axes.plot(row.parts, height + spread, "o", color=colour, ms=3.5, alpha=0.7)
+            axes.plot(row.value, height, "|", color=colour, ms=26, mew=2)
+    axes.set_yticks([0, 1], [REAL, GENERATED])
+    axes.set(ylim=(-0.6, 1.6), xlabel=metric)
+    axes.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
+    axes.margins(x=0.15)
+
+
+def draw_memorisation(axes: Axes, study: Study) -> None:
+    """Median distance to the nearest training image, of generated and of held-out images, and the
+    share of generated ones that lie nearer than nearly all held-out ones."""
+    found = study.memorisation
+    needs(found, "nearest neighbours")
+    values = [found["held_out"], found["generated"]]
+    axes.barh([0, 1], values, color=[ORANGE, BLUE], height=0.5)
+    for height, value in enumerate(values):
+        axes.text(value, height, f" {value:,.0f}", va="center", fontsize=7)
+    axes.set_yticks([0, 1], [REAL.replace(" ", "\n"), GENERATED])
+    axes.set(ylim=(-0.5, 2.3), xlabel="median distance (grey levels)")
+    axes.margins(x=0.3)
+    axes.grid(visible=False, axis="y")
+    far = f"nearer than {1 - found['null']:.0%} of held-out:"
+    near = f"{found['share']:.1%} of {found['n']:,} (by chance {found['null']:.1%})"
+    axes.text(0.02, 0.98, f"{far}\n{near}", va="top", fontsize=7, transform=axes.transAxes)

@@ -1,0 +1,1 @@
+"""The second copy of a run: written behind it, and restored from."""

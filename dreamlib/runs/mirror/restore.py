@@ -1,0 +1,141 @@
+"""Bringing a run back: from its mirror, or from an earlier notebook's attached output."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
+from pathlib import Path
+
+from dreamlib.runs.checkpoints import newest_checkpoint
+from dreamlib.runs.folder import ESSENTIAL, RunDir
+from dreamlib.runs.mirror.store import Generation, Mirror
+from dreamlib.runs.mirror.uploader import PATIENCE
+from dreamlib.utils.errors import CheckpointError, Interrupted, MirrorError
+from dreamlib.utils.files import check_fields, read_json, write_atomic
+from dreamlib.utils.progress import duration
+
+NOT_HERE = -2  # below the step of every generation, one without a checkpoint (-1) included
+Say = Callable[[str], None]
+
+
+def bring_run(mirror: Mirror, run: RunDir, say: Say) -> bool:
+    """The newest whole generation of a run that is not here -> whether there was one.
+
+    MirrorError when the mirror cannot be read, or holds this run and no generation is whole.
+    """
+    return fetch_newer(mirror, run, NOT_HERE, say)
+
+
+def fetch_newer(
+    mirror: Mirror, run: RunDir, step: int, say: Say, stop: Callable[[], bool] = lambda: False
+) -> bool:
+    """The newest generation beyond `step`, if there is one: another machine went further.
+
+    Interrupted when `stop` asks for it while the mirror is slow.
+    """
+    try:
+        return _patiently(lambda: _bring(mirror, run, step, say), mirror.home, say, stop)
+    except OSError as error:
+        if not Path(error.filename or mirror.home).is_relative_to(mirror.home):
+            raise  # the run's own disk
+        raise MirrorError(
+            f"the mirror {mirror.home} cannot be read ({error.strerror or error}), and this run "
+            "may be on it: mount it, or go on without it (--mirror none)"
+        ) from error
+
+
+def _bring(mirror: Mirror, run: RunDir, step: int, say: Say) -> bool:
+    mirror.attach()
+    found = [x for x in mirror.generations() if x.step > step]
+    for flaw in mirror.unlisted(step):
+        say(f"passing over what is newest in {mirror.root}: {flaw}")
+    if found and (run.folder / "run.json").exists():
+        mirror.check_same(found, run.identity(), run.folder)
+    for generation in found:
+        missing = _pull(mirror, generation, run)
+        lost = [name for name in missing if name in ESSENTIAL or name.startswith("checkpoints/")]
+        number = f"generation {generation.number} of {mirror.root}"
+        if lost:
+            say(f"passing over {number}: {', '.join(lost)} cannot be had whole")
+            continue
+        if missing:
+            say(f"{len(missing)} files of {number} cannot be had whole: {', '.join(missing[:3])}")
+        say(f"BROUGHT step {max(0, generation.step):,} from {number}")
+        return True
+    if step == NOT_HERE and (found or mirror.traces()):
+        raise MirrorError(
+            f"{mirror.root} holds {len(found)} copies of this run, and none is whole: wait until "
+            "the mirror has synchronised; to begin anew, delete that folder or take another name"
+        )
+    return False
+
+
+def _pull(mirror: Mirror, generation: Generation, run: RunDir) -> list[str]:
+    """All files, the config last: a folder that has one holds a run."""
+    names = sorted(generation.files, key=lambda name: name == "config.yaml")
+    missing = mirror.pull(generation, run.folder, names[:-1]) + _misfits(generation, run)
+    if any(name in ESSENTIAL or name.startswith("checkpoints/") for name in missing):
+        return missing
+    return missing + mirror.pull(generation, run.folder, names[-1:])
+
+
+def _misfits(generation: Generation, run: RunDir) -> list[str]:
+    """Checkpoints whose data is not what their own manifest says: they were mirrored damaged."""
+    found = []
+    for name, entry in generation.files.items():
+        note = run.folder / Path(name).with_suffix(".json")
+        if name.startswith("checkpoints/") and name.endswith(".pt") and note.exists():
+            try:
+                told = check_fields(read_json(note), sha256=str)["sha256"]
+            except ValueError:
+                told = None
+            found += [] if told == entry["sha256"] else [name]
+    return found
+
+
+def _patiently(work: Callable[[], bool], place: Path, say: Say, stop: Callable[[], bool]) -> bool:
+    """Read what may hang on a mount, saying so while it does."""
+    done: Future[bool] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001  raised by the caller
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="mirror", daemon=True).start()
+    start = told = time.monotonic()
+    while not done.done():
+        wait([done], 1.0)
+        if stop():
+            raise Interrupted(f"asked to stop while reading {place}")
+        if not done.done() and time.monotonic() - told >= PATIENCE:
+            told = time.monotonic()
+            say(f"reading {place} ({duration(told - start)} so far)")
+    return done.result()
+
+
+def bring_output(folders: Sequence[Path], run: RunDir, say: Say) -> bool:
+    """A run from an earlier output, attached read-only: the one with the newest checkpoint."""
+    found: dict[int, Path] = {}
+    for folder in folders:
+        try:
+            newest = newest_checkpoint(folder / "checkpoints")
+        except CheckpointError as error:
+            say(f"passing over {folder}: {error}")
+            continue
+        if newest:
+            found.setdefault(newest.step, folder)
+    if not found:
+        return False
+    step, source = max(found.items())
+    there = RunDir(source)
+    for name in sorted(there.to_mirror(step), key=lambda name: name == "config.yaml"):
+        with open(source / name, "rb") as file:
+            write_atomic(run.folder / name, partial(shutil.copyfileobj, file))
+    say(f"BROUGHT step {step:,} from the attached output {source}")
+    return True

@@ -1,0 +1,320 @@
+"""The thread that carries a run to its mirror.  Training only ever asks it to."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.lock import BEAT, Owner
+from dreamlib.runs.mirror.store import Generation, Mirror
+from dreamlib.utils.errors import RunError
+from dreamlib.utils.progress import duration
+
+PATIENCE = 30.0  # seconds between two lines while somebody waits for the mirror
+LONGEST = 600.0  # seconds that anybody waits for a mirror at the end
+ANSWER = 60.0  # seconds that the beginning of a training waits for it to answer at all
+REASONS = {
+    errno.ENOSPC: "it is full: free some space there, its trash included",
+    errno.ENOTCONN: "it is not connected: mount it again",
+    errno.EIO: "it answers with input/output errors",
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to carry, as it is at every push."""
+
+    dir: RunDir
+    facts: dict[str, Any]  # `run` is its identity
+    packs: Callable[[Mirror], object]  # carries the packed images
+
+
+class Courier:
+    """Pushes when asked, at most every `minutes`; backs off while the mirror fails; keeps beating.
+
+    Nothing here can stop training, but one thing: another machine has taken the run over
+    (`usurped`).  `say` gets one line when the mirror fails and one when it is back.
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        owner: Owner,
+        job: Job,
+        *,
+        minutes: float,
+        say: Callable[[str], None],
+        take_over: bool = False,
+        beat: float = BEAT,
+        retry: tuple[float, float] = (5.0, 600.0),
+    ):
+        self.mirror, self.owner, self.job, self.say = mirror, owner, job, say
+        self.every, self.beat, self.retry = 60 * minutes, beat, retry
+        self.take_over = take_over
+        self.changed = threading.Condition()
+        self.asked = self.done = 0  # number of the last request, and of the last one carried out
+        self.hurry = self.closing = False
+        self.usurped = self.failing = ""
+        self.failures, self.cost = 0, 0.0
+        self.beaten, self.pushed, self.tried = float("-inf"), 0.0, 0.0
+        mirror.pulse = self._pulse_on  # copying may take longer than a heartbeat
+        owner.stop = lambda: self.closing
+        self.unpacked = ""  # why the packed images are not there
+        self.last: Generation | None = None
+        self.upload = "unknown"
+        # A mount that hangs must not keep the process from ending.
+        self.thread = threading.Thread(target=self._live, name="mirror", daemon=True)
+
+    def request(self) -> None:
+        """There is something new.  Returns at once."""
+        with self.changed:
+            self.asked += 1
+            self.changed.notify_all()
+
+    def ready(self, stop: Callable[[], bool]) -> None:
+        """Wait until the run is ours on the mirror too.  RunError when it is somebody else's.
+
+        Waits no longer when the mirror fails or does not answer, or when `stop` asks for it.
+        """
+        until = time.monotonic() + ANSWER
+        with self.changed:
+            while not (self.owner.beats or self.failing or self.usurped or stop()):
+                if time.monotonic() > until and not self.owner.watching:
+                    self.say(f"the mirror {self.mirror.home} does not answer: going on without it")
+                    break
+                self.changed.wait(1.0)
+        if self.usurped:
+            raise RunError(self.usurped)
+
+    def flush(self, timeout: float) -> bool:
+        """Ask, and wait until everything is carried; False when that fails or takes longer."""
+        start = time.monotonic()
+        with self.changed:
+            self.asked += 1
+            self.hurry = True
+            wanted, failures, told = self.asked, self.failures, start
+            self.changed.notify_all()
+            while self.done < wanted and self.failures == failures and self.thread.is_alive():
+                now = time.monotonic()
+                if self.usurped or now - start >= timeout:
+                    break
+                if now - told >= PATIENCE:
+                    told = now
+                    self.say(f"copying to {self.mirror.home} ({duration(now - start)} so far)")
+                self.changed.wait(1.0)
+            return self.done >= wanted
+
+    def close(self, timeout: float) -> None:
+        """Carry what is new, let the run go, end the thread; says how that went."""
+        watching = self.owner.watching and not self.owner.beats  # whether another owner lives
+        if self.asked > self.done and not watching and self.flush(timeout):
+            self.say(f"mirror: {self.report()}")
+        elif self.usurped:
+            self.say(f"not mirrored: {self.usurped}")
+        elif self.done < self.asked:
+            self.say(
+                f"NOT everything is copied to {self.mirror.home} ({self.report()}); later: "
+                f"dreamlib run push {self.job.dir.folder}"
+            )
+        with self.changed:
+            self.closing = True
+            self.changed.notify_all()
+        self.thread.join(min(timeout, PATIENCE))
+
+    def facts(self) -> dict[str, Any]:
+        """What status.json says of the mirror; `describe` puts it into words."""
+        return {
+            "mirror": str(self.mirror.home),
+            "mirrored": self.last.step if self.last else None,
+            "mirrored_at": self.pushed,
+            "upload": self.upload,
+            "mirror_fails": self.failing,
+        }
+
+    def report(self) -> str:
+        return describe(self.facts())
+
+    # ------------------------------------------------------------------ the thread
+
+    def _live(self) -> None:
+        while True:
+            with self.changed:
+                if not (self._due() or self.closing):
+                    self.changed.wait(self._pause())
+                wanted, push, closing = self.asked, self._due(), self.closing
+            try:
+                if push or not self.failing:
+                    self._pulse()
+                if push and not self.usurped:
+                    self._push()
+                    self._settled(wanted)
+                if closing and self.owner.beats:
+                    self.owner.release()
+            except Exception as error:  # noqa: BLE001  a mount may make anything of a file
+                if not self.usurped:
+                    self._failed(error)
+            if closing:
+                return
+
+    def _due(self) -> bool:
+        if self.asked == self.done or self.usurped:
+            return False
+        if self.failing:
+            return self.hurry or time.monotonic() >= self.tried + self._backoff()
+        return self.hurry or self.last is None or time.monotonic() - self.tried >= self.every
+
+    def _pause(self) -> float:
+        """Seconds until the next heartbeat, or the next push if one is waited for."""
+        until = self.beaten + self.beat
+        if self.usurped:
+            return self.beat
+        if self.failing:
+            until = self.tried + self._backoff()
+        elif self.asked > self.done:
+            until = min(until, self.tried + self.every)
+        return min(self.beat, max(0.01, until - time.monotonic()))
+
+    def _backoff(self) -> float:
+        first, longest = self.retry
+        return min(longest, first * 2 ** (self.failures - 1))
+
+    def _pulse(self) -> None:
+        """Show that we live, and see whether somebody took the run from us."""
+        now = time.monotonic()
+        if self.usurped or now - self.beaten < self.beat:
+            return
+        self.beaten = now
+        self.mirror.attach()
+        try:
+            self._claim()
+        except RunError as error:
+            self.usurped = str(error)
+        if self.last:
+            self.upload = self.mirror.uploaded(self.last)
+        with self.changed:
+            self.changed.notify_all()
+
+    def _pulse_on(self) -> None:
+        """Within a copy: as `_pulse`, and no further when the run is somebody else's."""
+        self._pulse()
+        if self.usurped:
+            raise RunError(self.usurped)
+
+    def _claim(self) -> None:
+        if not self.owner.beats:
+            ours = self.job
+            self.mirror.check_same(self.mirror.generations(), ours.facts["run"], ours.dir.folder)
+            self.owner.claim(take_over=self.take_over, say=self.say)
+        elif other := self.owner.usurped():
+            raise RunError(f"another session took this run over ({other})")
+        else:
+            self.owner.beat()
+
+    def _push(self) -> None:
+        start, first = time.monotonic(), self.last is None
+        ours = self.job.dir
+        new = self.mirror.push(ours.folder, ours.to_mirror, self.job.facts, ours.pair)
+        self.upload = self.mirror.uploaded(new)
+        self.last, self.pushed = new, time.time()
+        self.cost = time.monotonic() - start
+        if first:
+            self.say(self._arithmetic(new))
+        try:
+            self.job.packs(self.mirror)
+        except OSError as error:  # the run itself is carried
+            if not self.unpacked:
+                self.unpacked = error.strerror or str(error)
+                self.say(f"the packed images are not copied to {self.mirror.home}: {self.unpacked}")
+
+    def _arithmetic(self, generation: Generation) -> str:
+        one, free = generation.bytes / 2**20, shutil.disk_usage(self.mirror.home).free / 2**20
+        keep = self.mirror.keep
+        ours, theirs = (os.stat(x).st_dev for x in (self.job.dir.folder, self.mirror.home))
+        alone = "; THE SAME DISK as the run's: it is lost with it" if ours == theirs else ""
+        return (
+            f"mirror: a copy of this run is {one:,.1f} MiB; {keep} to {keep + 2} of them are "
+            f"kept, at most {(keep + 3) * one:,.0f} MiB while one is written; {free:,.0f} MiB are "
+            f"free there{alone}"
+        )
+
+    def _settled(self, wanted: int) -> None:
+        if self.failing:
+            self.say(f"the mirror {self.mirror.home} is back, and has everything")
+        with self.changed:
+            self.failing, self.failures = "", 0
+            self.hurry = self.hurry and self.asked > wanted  # somebody waits for what came since
+            self.done, self.tried = wanted, time.monotonic()
+            self.changed.notify_all()
+
+    def _failed(self, error: Exception) -> None:
+        number, reason = getattr(error, "errno", None), getattr(error, "strerror", None)
+        reason = REASONS.get(number or 0) or reason or str(error)
+        failed = getattr(error, "filename", None) or self.mirror.home
+        if not Path(failed).is_relative_to(self.mirror.home):  # a file of the run's own
+            reason = f"{failed} cannot be read: {os.strerror(number or 0)}"
+        if not self.failing:
+            self.say(
+                f"MIRROR FAILS: {self.mirror.home}: {reason} (errno {number}).  Training goes "
+                "on, saved on this machine only; the copy is tried again and again"
+            )
+        with self.changed:
+            self.mirror.distrust()
+            self.beaten = float("-inf")
+            self.asked += self.asked == self.done
+            self.failing, self.failures, self.hurry = reason, self.failures + 1, False
+            self.tried = time.monotonic()
+            self.changed.notify_all()
+
+
+_active: dict[Path, Courier] = {}
+
+
+@contextmanager
+def carrying(
+    courier: Courier,
+    *,
+    wait: bool = True,
+    stop: Callable[[], bool] = lambda: False,
+    patience: Callable[[], float] = lambda: LONGEST,
+) -> Iterator[Courier]:
+    """Keep a run's courier going for a while; inside such a block the one that goes already.
+
+    With `wait` the run is ours on the mirror first: RunError when it is somebody else's.  Ends with
+    what is new carried, in at most `patience()` seconds.
+    """
+    folder = courier.job.dir.folder
+    if folder in _active:
+        yield _active[folder]
+        return
+    courier.thread.start()
+    try:
+        if wait:
+            courier.ready(stop)
+        _active[folder] = courier
+        yield courier
+    finally:
+        _active.pop(folder, None)
+        courier.close(patience())
+        with suppress(OSError, RunError):  # a report: a full disk is told by whoever needs it
+            courier.job.dir.update_status(**courier.facts())
+
+
+def describe(status: dict[str, Any]) -> str:
+    """'step 12,000 copied to ... 2 min ago (uploaded)': what a person may rely on."""
+    where, step, upload = status["mirror"], status.get("mirrored"), status.get("upload")
+    if status.get("mirror_fails"):
+        return f"NOT copied to {where}: {status['mirror_fails']}"
+    if step is None or step < 0:
+        return f"no checkpoint yet copied to {where}"
+    ago = duration(time.time() - (status.get("mirrored_at") or 0.0))
+    known = upload if upload in ("uploaded", "uploading") else "upload not known"
+    return f"step {step:,} copied to {where} {ago} ago, {known}"

@@ -1,0 +1,307 @@
+"""Opening a run: its settings, its images, and the way back from a mirror."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from dreamlib.config.factory import check, make_source, rate_at
+from dreamlib.config.load import differences, identity, idle, load_config, save_config
+from dreamlib.config.schema import Config
+from dreamlib.data.dataset import MANIFEST, Packed, empty_pack, open_packed
+from dreamlib.data.image_folder import touched
+from dreamlib.data.prepare import bring, pack
+from dreamlib.runs import checkpoints as checkpoint
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.lock import alive, read_owner
+from dreamlib.runs.mirror.restore import bring_output, bring_run
+from dreamlib.runs.mirror.store import Mirror
+from dreamlib.runs.run import Run
+from dreamlib.utils.errors import DataError, RunError
+from dreamlib.utils.files import check_fields, fingerprint, plain_name, read_json, sweep, write_json
+from dreamlib.utils.passed import listed
+from dreamlib.utils.platform import attached, earlier_outputs, mirror_home
+from dreamlib.utils.progress import Progress, silent, tell
+from dreamlib.utils.weights import averaged_of, read_weights
+
+
+def open_run(
+    folder: str | Path,
+    preset: str | Path | None = None,
+    *,
+    overrides: Iterable[str] | str = (),
+    mirror: str | Path | None = None,
+    take_over: bool = False,
+    hours: float | None = None,
+    images: bool = True,
+    progress: Progress = silent,
+    say: Callable[[str], None] = tell,
+) -> Run:
+    """Open a run folder, or make one from a preset; opening it again continues it.
+
+    Packs the images on first use.  On an existing run, overrides hold for this opening only; one
+    in which nothing was saved yet takes the settings of a preset that is named again.
+    `mirror` is a folder that keeps copies ("none" for none; else DREAMLIB_MIRROR, or a mounted
+    Drive): a run that is there and not here is brought.  `take_over` takes the run from a process
+    or machine that seems to train it.  `hours` is the session's time budget, from the start
+    of this process, for training and what follows it.  Without `images` (to sample, say), those
+    that are not here are not missed where the network knows no labels.  Raises ConfigError,
+    DataError, or RunError when the folder holds a run with other settings (naming the fields).
+    """
+    run_dir = RunDir(folder)
+    run_dir.check_writable()
+    sweep(run_dir.folder)
+    kept = mirror_of(run_dir, mirror, say)
+    if not run_dir.config.exists():
+        bring_back(run_dir, kept, say)
+    fresh = not run_dir.config.exists() or (preset is not None and _untried(run_dir))
+    overrides = listed(overrides)
+    config = _settle_config(run_dir, preset, overrides, fresh)
+    recorded = None if fresh else _recorded_data(run_dir)
+    home = kept.home if kept else None
+    data = None if images or recorded is None else _unseen(run_dir, config, recorded)
+    if data is None:
+        data = _settle_data(run_dir, config, recorded, home, progress, say)
+        check(config, data)
+    for name, need in idle(config).items() if fresh or overrides else ():
+        say(f"{name} decides nothing in this run: it needs {need}")
+    run_dir.create()
+    if fresh:
+        save_config(config, run_dir.config)
+    if fresh or not run_dir.data.exists():
+        say(data.summary())
+        write_json(run_dir.data, {"packed": data.folder.name, "fingerprint": data.fingerprint})
+    return Run(run_dir, config, data, say, kept, take_over, hours)
+
+
+def find_run(
+    folder: str | Path,
+    mirror: str | Path | None = None,
+    say: Callable[[str], None] = tell,
+) -> bool:
+    """Whether there is a run: here, or brought back now.  No folder is made for a wrong name."""
+    run_dir = RunDir(folder)
+    return run_dir.config.is_file() or bring_back(run_dir, mirror_of(run_dir, mirror, say), say)
+
+
+def mirror_of(
+    run_dir: RunDir, named: str | Path | None, say: Callable[[str], None]
+) -> Mirror | None:
+    """A run's place on its mirror, if it has one.  RunError when one of them lies in the other:
+    copies would be copied, or nothing would be.  A Drive that nobody named is then done without."""
+    name, home = run_dir.name, mirror_home(named)
+    if home is None:
+        return None
+    run, there = run_dir.folder.resolve(), Path(os.path.abspath(home))
+    there = there.parent.resolve() / there.name  # itself it may be a mount that hangs
+    if not (run.is_relative_to(there) or there.is_relative_to(run)):
+        return Mirror(home, name)
+    lies = f"the run {run} and its mirror {there} lie one in the other"
+    if named or os.environ.get("DREAMLIB_MIRROR"):
+        raise RunError(f"{lies}: name another folder, on another disk, or none (--mirror none)")
+    say(f"{lies}: no copies are made, the run is on the Drive alone")
+    return None
+
+
+def bring_back(run_dir: RunDir, mirror: Mirror | None, say: Callable[[str], None]) -> bool:
+    """A run that is not here, from an attached output or its mirror -> whether there was one."""
+    if bring_output(earlier_outputs(run_dir.name), run_dir, say):
+        return True
+    return mirror is not None and bring_run(mirror, run_dir, say)
+
+
+def _untried(run_dir: RunDir) -> bool:
+    """Whether nothing was saved under a run's settings, and nobody is at it: they may be wrong."""
+    owner = read_owner(run_dir.lock)
+    busy = bool(owner) and alive(owner) is not False
+    return not (any(run_dir.checkpoints.glob("step-*")) or busy or run_dir.last_saved())
+
+
+def _settle_config(
+    run_dir: RunDir, preset: str | Path | None, overrides: list[str], fresh: bool
+) -> Config:
+    """The config asked for, if it is the run's own up to fields that may change."""
+    if fresh:
+        if preset is None:
+            raise RunError(f"{run_dir.folder} holds no run yet: name a preset to begin one")
+        return load_config(preset, overrides)
+    saved = load_config(run_dir.config)
+    wanted = load_config(preset or run_dir.config, overrides)
+    changed = differences(identity(saved), identity(wanted))
+    if changed:
+        raise RunError(
+            f"{run_dir.folder} holds a run with other settings ({'; '.join(changed)}): use another "
+            "folder, or the run's own settings; or go on from its weights under these settings: "
+            f"dreamlib run fork {run_dir.folder} NEW --set {changed[0].partition(':')[0]}=..."
+        )
+    return wanted
+
+
+def data_home(run_dir: RunDir) -> Path:
+    """Packed images are shared by the runs beside each other; DREAMLIB_DATA names another place."""
+    return Path(os.environ.get("DREAMLIB_DATA", run_dir.folder.parent / "data"))
+
+
+def pack_data(
+    config: Config,
+    home: Path,
+    progress: Progress = silent,
+    say: Callable[[str], None] = tell,
+    mirror: Path | None = None,
+) -> Packed:
+    """The config's images, packed once under a name that says which ones they are.
+
+    Looked for in `home`, in data/ of the mirror, in what is attached on Kaggle, then in the source.
+    """
+    source = make_source(config, home / "downloads", say)
+    name = f"{source.name}-{config.data.size}-{fingerprint(source.description)[:8]}"
+    _bring_pack(home / name, mirror, say)
+    return pack(source, home / name, progress, say)
+
+
+def _bring_pack(folder: Path, mirror: Path | None, say: Callable[[str], None]) -> None:
+    """A pack that is not here, from the mirror or an input attached on Kaggle, if it is there."""
+    if mirror:
+        bring(mirror / "data" / folder.name, folder, say)
+    if not (folder / MANIFEST).is_file():
+        for place in attached(folder.name, MANIFEST):
+            bring(place, folder, say)
+
+
+def _settle_data(
+    run_dir: RunDir,
+    config: Config,
+    recorded: dict[str, str] | None,
+    mirror: Path | None,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> Packed:
+    """The run's packed images: those it began with, else packed from their source."""
+    home = data_home(run_dir)
+    if recorded:
+        _bring_pack(home / recorded["packed"], mirror, say)
+    if recorded and (home / recorded["packed"] / MANIFEST).is_file():
+        data = open_packed(home / recorded["packed"])
+        _heed(config, load_config(run_dir.config).data.path, data, say)
+    else:
+        data = pack_data(config, home, progress, say, mirror)
+    if recorded and data.fingerprint != recorded["fingerprint"]:
+        raise DataError(
+            f"the images in {data.folder} are not those that {run_dir.folder} was begun with: "
+            "put the original images back, or begin a new run folder"
+        )
+    return data
+
+
+def _heed(config: Config, path: str | None, data: Packed, say: Callable[[str], None]) -> None:
+    """Images named otherwise than by the run's own `path` must be those it was begun with; that
+    some have changed since is said."""
+    named = config.data.path
+    anew = named != path
+    if not named or not (anew or (config.data.name == "folder" and touched(Path(named), data))):
+        return
+    if anew and not Path(named).exists():
+        raise DataError(f"there is no {named}: check --data, or leave it out")
+    try:
+        found = make_source(config, data.folder.parent / "downloads", say).description
+    except DataError:
+        if anew:
+            raise
+        return  # there no more: what is packed is enough
+    told = data.manifest["description"]
+    if all(found.get(key) == value for key, value in told.items()):
+        return
+    if anew:
+        raise DataError(
+            f"{named} does not hold the images that this run was begun with ({data.folder}): leave "
+            "--data out to go on with those, or begin a new run folder"
+        )
+    say(
+        f"the images in {named} have changed since they were packed: this run goes on with those "
+        "that it was begun with; a new run folder takes the new ones"
+    )
+
+
+def _unseen(run_dir: RunDir, config: Config, recorded: dict[str, str]) -> Packed | None:
+    """No images, in the place of those that are not here; None where they are, or are needed."""
+    folder = data_home(run_dir) / recorded["packed"]
+    if folder.exists() or config.net.conditional or not run_dir.weights.exists():
+        return None
+    channels = check_fields(read_weights(run_dir.weights)[1], net=dict)["net"]["channels"]
+    return empty_pack(folder, recorded["fingerprint"], (config.data.size,) * 2 + (channels,))
+
+
+def _recorded_data(run_dir: RunDir) -> dict[str, str] | None:
+    if not run_dir.data.exists():
+        return None
+    try:
+        recorded = check_fields(read_json(run_dir.data), packed=str, fingerprint=str)
+        plain_name(recorded["packed"])
+        return recorded
+    except ValueError as error:
+        raise RunError(
+            f"{run_dir.data} is damaged ({error}): restore it from a copy; or delete it, and the "
+            "images are packed from their source (a checkpoint knows whether they are its own)"
+        ) from error
+
+
+def fork_run(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    step: int | None = None,
+    overrides: Iterable[str] = (),
+    progress: Progress = silent,
+    say: Callable[[str], None] = tell,
+) -> Run:
+    """A new run that goes on from a checkpoint of another one, under changed settings.
+
+    `step` names one of the checkpoints that `source` keeps; the newest without it.  Where it came
+    from is recorded in run.json.  RunError when `folder` is taken, or the weights would not fit.
+    """
+    there, new = RunDir(source), Path(folder)
+    if new.exists():
+        raise RunError(f"{new} is there already: name a folder for the new run")
+    origin = checkpoint.newest_checkpoint(there.checkpoints) if step is None else _at(there, step)
+    if origin is None:
+        raise RunError(f"{source} has no checkpoint to begin from: train it first")
+    state = origin.load()
+    # Made beside its place, so that a fork cut short is never taken for a run that begins anew.
+    beside = new.with_name(f".{new.name}.fork")
+    shutil.rmtree(beside, ignore_errors=True)
+    run = open_run(
+        beside, there.config, overrides=overrides, mirror="none", progress=progress, say=say
+    )
+    misfit = differences({key: origin.manifest.get(key) for key in run.network}, dict(run.network))
+    if misfit:
+        shutil.rmtree(beside)
+        raise RunError(f"the weights of {source} do not fit these settings ({'; '.join(misfit)})")
+    checkpoint.save_checkpoint(run.dir.checkpoints, origin.step, state, run.checkpoint_facts)
+    if origin.step:
+        run.export_weights(origin.step, averaged_of(state))
+    if there.log.exists():
+        shutil.copyfile(there.log, run.dir.log)
+        run.dir.cut_log(origin.step)
+    changed = differences(identity(load_config(there.config)), identity(run.config))
+    parent = {"run": there.identity(), "folder": str(there.folder), "step": origin.step}
+    parent |= {"sha256": origin.manifest["sha256"], "changed": changed}
+    write_json(run.dir.folder / "run.json", {"id": run.dir.identity(), "parent": parent})
+    run.dir.set_status("forked", step=origin.step, saved=origin.step)
+    beside.rename(new)
+    say(f"FORKED {new} from step {origin.step:,} of {source}; changed: {'; '.join(changed) or '-'}")
+    images = len(run.data.indices("train"))
+    before = rate_at(load_config(there.config), max(origin.step - 1, 0), images)
+    after = rate_at(run.config, origin.step, images)
+    if not 0.5 <= after / before <= 2:
+        say(f"the learning rate goes from {before:.2g} to {after:.2g} there: train.lr sets it")
+    return open_run(new, mirror="none", progress=progress, say=say)
+
+
+def _at(run: RunDir, step: int) -> checkpoint.Checkpoint:
+    found = {c.step: c for c in checkpoint.whole_checkpoints(run.checkpoints)}
+    if step not in found:
+        have = ", ".join(f"{s:,}" for s in sorted(found)) or "none"
+        raise RunError(f"{run.folder} keeps no whole checkpoint of step {step:,}: it has {have}")
+    return found[step]

@@ -1,0 +1,253 @@
+"""A run: a folder, its config, its images; what training and other long work need of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dreamlib.config.factory import net_shape
+from dreamlib.config.load import differences, identity, make_config
+from dreamlib.config.schema import Config, span_steps
+from dreamlib.data.dataset import MANIFEST, Packed
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.lock import Owner
+from dreamlib.runs.mirror.filesystem import copy_pack
+from dreamlib.runs.mirror.restore import fetch_newer
+from dreamlib.runs.mirror.store import Mirror
+from dreamlib.runs.mirror.uploader import LONGEST, Courier, Job, carrying
+from dreamlib.runs.time_budget import MARGIN, Clock, StopFlag, spare
+from dreamlib.training.loggers import open_boards
+from dreamlib.training.loop import Driver, Tick, Trainer
+from dreamlib.training.trainer import Check
+from dreamlib.utils.errors import ConfigError, Interrupted, MirrorError, OutOfTime, RunError
+from dreamlib.utils.files import fingerprint
+from dreamlib.utils.images import enlarge, grid, save_png
+from dreamlib.utils.passed import POSITIVE, taken
+from dreamlib.utils.platform import Precision, choose_device, choose_precision, session_limits
+from dreamlib.utils.weights import read_weights, write_weights
+
+STAGES = (0.05, 0.25, 0.5, 0.75, 1.0)  # of training, at which a grid is always kept
+
+
+@dataclass(frozen=True)
+class Session:
+    """What long work other than training asks: whether to stop, and to have files mirrored."""
+
+    should_stop: Callable[[], bool]
+    kept: Callable[[], None]  # there is a new file worth mirroring
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run.  Everything it knows lies in its folder."""
+
+    dir: RunDir
+    config: Config
+    data: Packed
+    say: Callable[[str], None]
+    mirror: Mirror | None = None
+    take_over: bool = False
+    hours: float | None = None  # time budget of this session; None = the config's, the platform's
+
+    @property
+    def folder(self) -> Path:
+        return self.dir.folder
+
+    @property
+    def device(self) -> torch.device:
+        return choose_device(self.config.train.device)
+
+    @property
+    def precision(self) -> Precision:
+        """A GAN is trained in float32: its regularisers are gradients of gradients."""
+        name = "fp32" if self.config.model == "gan" else self.config.train.precision
+        return choose_precision(name, self.device)
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What a checkpoint must agree with: settings and images."""
+        # Defaults are left out, so that a setting added later leaves older runs what they are.
+        settings = identity(self.config, exclude_defaults=True)
+        return {"config": fingerprint(settings), "data": self.data.fingerprint}
+
+    @property
+    def network(self) -> dict[str, Any]:
+        """What a reader without this config needs to rebuild the network from its weights."""
+        net = net_shape(self.config, self.data.channels, self.data.label_counts)
+        if self.config.model == "gan":
+            return {"net": net, "model": "gan"}
+        return {"net": net, "prediction": self.config.diffusion.prediction}
+
+    @property
+    def checkpoint_facts(self) -> dict[str, Any]:
+        """What a checkpoint's manifest says of the run it belongs to."""
+        settings = {"settings": identity(self.config, exclude_defaults=True)}
+        return self.facts | self.network | settings
+
+    def changes(self, manifest: dict[str, Any]) -> list[str]:
+        """The fields in which a checkpoint is not this run's: 'train.lr: 0.001 -> 0.002'."""
+        found = []
+        if manifest.get("config") != self.facts["config"]:
+            try:
+                settings = manifest.get("settings", {}) | {"sample": {"steps": 1}}  # fits any
+                theirs = identity(make_config(settings, "its manifest"))
+                found += differences(theirs, identity(self.config)) or ["settings"]
+            except ConfigError as error:
+                found.append(str(error).replace("\n", "; "))
+        if manifest.get("data") != self.data.fingerprint:
+            found.append(f"images: {manifest.get('data', '')[:8]} -> {self.data.fingerprint[:8]}")
+        return found
+
+    # ------------------------------------------------------------------ weights
+
+    def export_weights(self, step: int, weights: dict[str, Tensor]) -> None:
+        """weights/ema.safetensors, then its card: step, hash, settings, images."""
+        write_weights(self.dir.weights, step, weights, self.facts | self.network)
+
+    def weights_step(self) -> int | None:
+        """The step of the exported weights; None when there are none, or not whole ones."""
+        try:
+            return self.weights()[1]["step"]
+        except RunError:
+            return None
+
+    def weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The averaged weights and their card.  Raises RunError when there are none yet."""
+        return read_weights(self.dir.weights)
+
+    # ------------------------------------------------------------------ training
+
+    def drive(
+        self, trainer: Trainer, hours: float | None = None, validation: Check | None = None
+    ) -> Iterator[Tick]:
+        """Take a trainer's steps to their end, the deadline, or a request to stop."""
+        train, reserve = self.config.train, self.config.train.reserve_minutes
+        if reserve is None:
+            reserve = session_limits()[1]
+        where = {"device": self.device.type, "precision": self.precision.name}
+        with closing(open_boards(self.dir, self.config, self.say)) as boards:
+            driver = Driver(
+                dir=self.dir,
+                trainer=trainer,
+                clock=Clock(self.budget(hours), train.save_minutes, reserve=60 * reserve),
+                facts=self.checkpoint_facts,
+                changes=self.changes,
+                where=where | {"threads": torch.get_num_threads()},
+                export=self.export_weights,
+                exported=lambda step: self.weights_step() == step,
+                write_row=boards.write,
+                preview=lambda images: self._preview(trainer.step, images),
+                previews=self._preview_steps(trainer),
+                say=self.say,
+                take_over=self.take_over,
+                validation=validation or Check(),
+                courier=self._courier() if self.mirror else None,
+                fetch=self._fetch,
+                intact=self.data.watch(),
+            )
+            yield from driver.drive()
+
+    def budget(self, hours: float | None = None) -> float | None:
+        """Hours of this session, from the start of this process; None for as long as it takes."""
+        asked = (h for h in (hours, self.hours, self.config.train.hours) if h is not None)
+        found = next(asked, session_limits()[0])
+        return None if found is None else taken(POSITIVE, found, "the time budget in hours")
+
+    def _preview_steps(self, trainer: Trainer) -> set[int]:
+        steps = {max(1, round(share * trainer.total)) for share in STAGES}
+        every = span_steps(
+            self.config.train.preview_every, epoch=trainer.epoch, total=trainer.total
+        )
+        return steps | set(range(every, trainer.total, every) if every else ())
+
+    def _preview(self, step: int, images: dict[str, np.ndarray]) -> None:
+        for name, pixels in images.items():
+            path = self.dir.samples / f"step-{step:08d}{name}.png"
+            save_png(grid(enlarge(pixels, 64), gap=4), path)
+
+    # ------------------------------------------------------------------ other long work
+
+    @contextmanager
+    def session(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Session]:
+        """Sampling or scoring: stops politely (a signal, the session's time budget), and what it
+        makes is carried to the mirror."""
+        hours = self.budget()
+        with StopFlag().listening() as flag, ExitStack() as stack:
+            carriers: list[Courier] = []
+
+            def kept() -> None:
+                if self.mirror and not carriers:  # the mirror is not bothered before
+                    carried = carrying(
+                        self._courier(),
+                        wait=False,
+                        patience=lambda: min(LONGEST, max(30.0, spare(hours))),
+                    )
+                    carriers.append(stack.enter_context(carried))
+                for courier in carriers:
+                    courier.request()
+
+            try:
+                yield Session(lambda: bool(flag) or spare(hours) <= MARGIN or should_stop(), kept)
+            except Interrupted as error:
+                kind, reason = Interrupted, f"asked to stop ({flag.reason})" if flag else ""
+                if spare(hours) <= MARGIN:
+                    kind = OutOfTime
+                    reason = f"the time budget of {hours:g} h since this process began is used up"
+                if not reason or reason in str(error):
+                    raise
+                raise kind(
+                    f"{error}: {reason}; what is done is kept, the same command or cell goes on"
+                ) from error
+
+    def keep(self) -> None:
+        """Have everything worth keeping copied to the mirror, if there is one."""
+        with self.session() as session:
+            session.kept()
+
+    def push(self) -> None:
+        """Copy everything worth keeping to the mirror now.  RunError when there is none, or it
+        fails."""
+        if self.mirror is None:
+            raise RunError("there is no mirror: name a folder (--mirror, or DREAMLIB_MIRROR)")
+        with carrying(self._courier()) as courier:
+            if not courier.flush(LONGEST):
+                raise RunError(f"mirror: {courier.report()}")
+
+    def _courier(self) -> Courier:
+        folder, files = self.data.folder, self.data.manifest["files"]
+        job = Job(
+            self.dir,
+            {"run": self.dir.identity()},
+            lambda mirror: (
+                bool(files)
+                and copy_pack(
+                    folder, mirror.home / "data" / folder.name, files, MANIFEST, mirror.beating
+                )
+            ),
+        )
+        return Courier(
+            self.mirror,
+            Owner(self.mirror.root / "owner.json"),
+            job,
+            minutes=self.config.train.mirror_minutes,
+            say=self.say,
+            take_over=self.take_over,
+        )
+
+    def _fetch(self, step: int, stop: Callable[[], bool]) -> None:
+        """A newer checkpoint from the mirror, if it can be had."""
+        if self.mirror is None:
+            return
+        try:
+            fetch_newer(self.mirror, self.dir, step, self.say, stop)
+        except MirrorError as error:
+            if step < 0:
+                raise
+            self.say(f"going on from what is here: {error}")

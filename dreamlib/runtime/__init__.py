@@ -1,1 +1,0 @@
-"""Crash safety: checkpoints, run folders, clocks, memory.  Knows no presets and no networks."""

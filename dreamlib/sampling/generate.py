@@ -1,0 +1,267 @@
+"""Run and seeds to images: shards on disk, resumable, and PNG files for people."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dreamlib.config.factory import make_drawing, make_net, make_schedule
+from dreamlib.diffusion.samplers import Step, spaced
+from dreamlib.runs.run import Run
+from dreamlib.utils import files
+from dreamlib.utils.errors import ConfigError, RunError
+from dreamlib.utils.images import quantise, to_rgb
+from dreamlib.utils.passed import listed
+from dreamlib.utils.progress import Advance, Progress, silent
+from dreamlib.utils.rng import image_noise
+
+log = logging.getLogger(__name__)
+
+
+def generate(
+    run: Run,
+    seeds: Sequence[int] | int,
+    *,
+    untrained: bool = False,
+    progress: Progress = silent,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> np.ndarray:
+    """Images numbered `seeds` -> uint8 [N,H,W,C].  Seed k is image k, always.
+
+    Whole shards are kept under generated/ and read again next time; interrupted work continues
+    at the first missing shard.  `untrained` draws from the network's initial weights, as an
+    anchor for scores.  Raises RunError when there are no weights, Interrupted when asked to stop
+    (by `should_stop`, a signal, or the end of the session's time budget).
+    """
+    if not (seeds := listed(seeds)) or min(seeds) < 0:
+        raise ConfigError("seeds are whole numbers from 0 on, and at least one: range(64), say")
+    store = Shards(run, untrained)
+    found: dict[int, np.ndarray] = {}
+    advance = progress(f"generating ({store.name})", len(seeds))
+    with run.session(should_stop) as session:
+        for shard, wanted in store.plan(seeds):
+            images, first = store.read(shard), shard * store.size
+            if images is None and len(wanted) == store.size:
+                images = store.draw(range(first, first + store.size), session.should_stop)
+                store.write(shard, images)
+                session.kept()
+            if images is None:
+                found |= zip(wanted, store.draw(wanted, session.should_stop))
+            else:
+                found |= {i: images[i - first] for i in wanted}
+            advance(len(wanted))
+    store.check_versions(seeds)
+    return np.stack([found[i] for i in seeds])
+
+
+class Shards:
+    """Files of `size` consecutive images each, with a manifest of what made them."""
+
+    def __init__(self, run: Run, untrained: bool = False):
+        self.run, self.untrained = run, untrained
+        sample = self.run.config.sample
+        self.size = sample.shard
+        self.fingerprint = files.fingerprint(self.identity())
+        step = "untrained" if self.untrained else f"step{self.weights[1]['step']}"
+        own = f"{sample.sampler}-{sample.steps}-seed{sample.seed}"
+        self.name = f"{own}-{step}-{self.fingerprint[:8]}"
+        self.folder = self.run.dir.generated / self.name
+        files.sweep(self.folder)
+        self.manifest = self._open()
+
+    @cached_property
+    def weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Read once, so that every image and the record of them are of the same weights."""
+        return self.run.weights()
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that decides the pixels."""
+        weights = "initial" if self.untrained else self.weights[1]["sha256"]
+        gan = self.run.config.model == "gan"
+        own = {"truncation": self.run.config.gan.truncation} if gan else {}
+        return own | {
+            "weights": weights,
+            "sample": self.run.config.sample.model_dump(mode="json"),
+            "precision": self.run.precision.name,
+            "device": self.run.device.type,
+        }
+
+    def _open(self) -> dict[str, Any]:
+        path = self.folder / "manifest.json"
+        if path.exists():
+            try:
+                manifest = files.check_fields(files.read_json(path), shards=dict)
+                return files.check_fields({"torch": {}} | manifest, torch=dict)
+            except ValueError:
+                log.warning("%s is damaged: the images are generated again", path)
+        made_by = {"identity": self.identity(), "fingerprint": self.fingerprint}
+        return made_by | {"shards": {}, "torch": {}}  # shard number -> hash, -> version
+
+    def plan(self, seeds: Sequence[int]) -> list[tuple[int, list[int]]]:
+        """Shard numbers, each with the images wanted of it."""
+        wanted: dict[int, list[int]] = {}
+        for seed in dict.fromkeys(seeds):
+            wanted.setdefault(seed // self.size, []).append(seed)
+        return sorted(wanted.items())
+
+    def path(self, shard: int) -> Path:
+        return self.folder / f"shard-{shard:05d}.npy"
+
+    def read(self, shard: int) -> np.ndarray | None:
+        """A shard that the manifest vouches for, else None."""
+        images, sha256 = files.read_npy(self.path(shard)), self.manifest["shards"].get(str(shard))
+        return None if images is None or files.sha256_array(images) != sha256 else images
+
+    def write(self, shard: int, images: np.ndarray) -> None:
+        """The shard, then its line in the manifest, which other processes may write to as well."""
+        files.write_npy(self.path(shard), images)
+        with files.exclusive(self.folder / ".lock"):
+            self.manifest = self._open()
+            self.manifest["shards"][str(shard)] = files.sha256_array(images)
+            self.manifest["torch"][str(shard)] = torch.__version__
+            files.write_json(self.folder / "manifest.json", self.manifest)
+
+    def check_versions(self, seeds: Sequence[int]) -> None:
+        """Say when the images' shards were drawn by several versions of torch: bits may differ."""
+        numbers = {str(shard) for shard, _ in self.plan(seeds)} & self.manifest["shards"].keys()
+        versions = {self.manifest["torch"].get(number, "an older one") for number in numbers}
+        if len(versions) > 1:
+            self.run.say(
+                f"WARNING: images in {self.folder} were drawn by torch {', '.join(versions)}: "
+                "delete that folder to have all drawn by one"
+            )
+
+    @cached_property
+    def net(self) -> torch.nn.Module:
+        """The network with the weights to draw with."""
+        run = self.run
+        net = make_net(run.config, run.data.channels, run.data.label_counts)
+        if not self.untrained:
+            try:
+                net.load_state_dict(self.weights[0])
+            except RuntimeError as error:  # torch's word for names or shapes that do not fit
+                raise RunError(
+                    f"the weights in {run.dir.weights} are those of another network: put the run's "
+                    "own back there, or run training again, which writes them"
+                ) from error
+        return net.to(run.device).eval()
+
+    def draw(
+        self, images: Sequence[int], should_stop: Callable[[], bool], **more: Any
+    ) -> np.ndarray:
+        run = self.run
+        drawing = make_drawing(run.config, run.data, self.net, run.precision, run.device)
+        return drawing(images, should_stop=should_stop, **more)
+
+
+def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarray:
+    """`count` images from seed `first` to seed `last` -> uint8 [count,H,W,C].
+
+    Raises ConfigError for an ancestral sampler: it shows noise, not the way between two images.
+    """
+    sample = run.config.sample
+    if sample.sampler == "ddpm" or (sample.sampler == "ddim" and sample.eta > 0):
+        raise ConfigError(
+            "interpolation needs a deterministic sampler, as noise added on the way would leave "
+            "neighbours nothing in common: --set sample.sampler=ddim --set sample.eta=0"
+        )
+    if count < 2 or min(first, last) < 0 or first == last:
+        raise ConfigError(
+            "an interpolation has at least 2 frames and two different seeds from 0 on, got "
+            f"{count} frames from {first} to {last}"
+        )
+    net = Shards(run).net
+    draw = make_drawing(run.config, run.data, net, run.precision, run.device, between=True)
+    return draw((first, last), count)
+
+
+def process(run: Run, images: int = 8, moments: int = 8) -> Path:
+    """samples/process.npz: x_t and x0_hat, uint8 [images, moments, H,W,C], and their t.
+
+    x_t is the state in which the network is asked at t, pure noise at the first one, and x0_hat the
+    clean image that it sees there.  The last moment is the finished image, with t = -1; the others
+    are the steps nearest to an even spread over t, first and last included, fewer where a spacing
+    takes few steps.  Kept with them: the sampler's settings (JSON) and the weights' step.
+    """
+    if run.config.model == "gan":
+        raise ConfigError("a GAN draws an image at once: there is no process to show")
+    path = run.dir.samples / "process.npz"
+    store, sample = Shards(run), run.config.sample
+    images = min(images, sample.batch)
+    what = f"entering {store.fingerprint} {images} {moments}"
+    if str(files.read_npz(path).get("what")) == what:
+        return path
+    taken = torch.tensor(spaced(make_schedule(run.config), sample.steps, sample.spacing))
+    wanted = torch.linspace(float(taken[0]), float(taken[-1]), moments - 1)
+    chosen = {int(taken[(taken - t).abs().argmin()]) for t in wanted}
+    with run.session() as session:
+        draw = partial(store.draw, range(images), session.should_stop)
+        _, times, x_t, x0_hat = trace(run, draw, range(images), chosen)
+    arrays = {
+        "x_t": x_t,
+        "x0_hat": x0_hat,
+        "t": np.array(times),
+        "what": np.array(what),
+        "step": np.array(store.weights[1]["step"]),
+        "sample": np.array(sample.model_dump_json()),
+    }
+    files.write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
+    return path
+
+
+def trace(
+    run: Run,
+    draw: Callable[..., np.ndarray],
+    numbers: Sequence[int],
+    chosen: Container[int] | None = None,
+    advance: Advance = lambda count: None,
+) -> tuple[np.ndarray, tuple[int, ...], np.ndarray, np.ndarray]:
+    """What `draw` draws, one batch, and how the images `numbers` of it come about:
+    (all its images, t [M], x_t and x0_hat uint8 [N,M,H,W,C]).
+
+    At the `chosen` timesteps, None for all; x_t is the state in which the network is asked at t,
+    and the last moment, with t = -1, is the finished image.  `advance` counts steps.
+    """
+    sample, shape = run.config.sample, (run.data.channels, run.data.size, run.data.size)
+    cpu, rows = torch.device("cpu"), [number % sample.batch for number in numbers]
+    state = quantise(image_noise(sample.seed, numbers, shape, run.config.diffusion.steps, cpu))
+    kept: list[tuple[int, np.ndarray, np.ndarray]] = []
+
+    def on_step(slots: list[int | None], step: Step) -> None:
+        nonlocal state
+        if chosen is None or step.t in chosen:
+            kept.append((step.t, state, quantise(step.x0_hat[rows])))
+        state = quantise(step.x_t[rows])
+        advance(1)
+
+    images = draw(on_step=on_step)
+    t, x_t, x0_hat = zip(*kept, (-1, state, state))
+    return images, t, np.stack(x_t, axis=1), np.stack(x0_hat, axis=1)
+
+
+def export_png(images: np.ndarray, folder: Path, progress: Progress = silent) -> None:
+    """00001.png, 00002.png, ... in one flat folder: RGB, exactly these pixels.
+
+    Raises ConfigError when the folder holds PNG files that these would not replace: whoever reads
+    the folder next would take them for images of this model.
+    """
+    names = [f"{number:05d}.png" for number in range(1, len(images) + 1)]
+    strangers = {path.name for path in folder.glob("*.png")} - set(names)
+    if strangers:
+        raise ConfigError(
+            f"{folder} holds {len(strangers)} other PNG files ({min(strangers)}, ...): name an "
+            "empty folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    advance = progress("writing PNG files", len(images))
+    for name, image in zip(names, to_rgb(images)):
+        Image.fromarray(image).save(folder / name)
+        advance(1)

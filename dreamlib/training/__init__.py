@@ -1,0 +1,1 @@
+"""The training loop, its two trainers, and what a step costs."""

@@ -1,0 +1,119 @@
+"""What the trainers of both kinds of model share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamlib.config.factory import make_drawing, make_net, make_stream, rate_factor, total_steps
+from dreamlib.diffusion.ema import Averaged
+from dreamlib.runs.run import Run
+from dreamlib.training.micro_batch import MicroBatch
+from dreamlib.training.trainer import PREVIEWS, check_finite
+
+
+class BaseTrainer:
+    """Images, the network that draws and its averaged weights; the log row and the saved state."""
+
+    PARTS: tuple[str, ...]  # attributes that a checkpoint holds the states of
+    rates: dict[str, float]  # name of an optimizer -> its learning rate, before `rate_factor`
+    meter: Any  # means since the last log row
+
+    def __init__(self, run: Run, decay: float | Callable[[int], float], least: int = 1):
+        """`decay` is that of `Averaged`; `least` images go through the network together."""
+        self.run, self.config, self.data, self.device = run, run.config, run.data, run.device
+        self.seed, self.batch = self.config.train.seed, self.config.train.batch
+        self.stream = make_stream(self.config, run.data, self.device)
+        self.epoch = self.stream.epoch_steps
+        self.total = total_steps(self.config, self.epoch)
+        net = make_net(self.config, run.data.channels, run.data.label_counts)
+        self.net = net.to(self.device)
+        self.ema = Averaged(self.net, decay)
+        micro = min(self.config.train.micro or self.batch, self.batch)
+        self.micro = MicroBatch(micro, self.smaller, least)
+        self.meter = self.new_meter()
+        self.step = 0
+        self.whole = True  # False while a step has moved some of the state, and not yet all
+        self.clock = (time.monotonic(), 0)  # when, and at which step, the last row was written
+
+    def new_meter(self) -> Any:
+        raise NotImplementedError
+
+    def probe(self) -> None:
+        """Before the first step: see that it fits into memory.  Without this, the steps tell."""
+
+    def set_lr(self) -> None:
+        """The learning rates are functions of the step."""
+        factor = rate_factor(self.config, self.step, self.epoch, self.total)
+        for name, rate in self.rates.items():
+            for group in getattr(self, name).param_groups:
+                group["lr"] = rate * factor
+
+    def count_step(self) -> dict[str, Any] | None:
+        """The step is taken; returns a log row when one is due."""
+        self.step += 1
+        self.whole = True
+        due = self.step % self.config.train.log_every == 0 or self.step == self.total
+        return self.row() if due else None
+
+    def smaller(self, micro: int) -> None:
+        """Memory ran out, and slices are smaller from now on."""
+        self.run.say(f"out of memory at step {self.step}: micro-batches of {micro} from now on")
+        self.run.dir.note("micro-batch", step=self.step, micro=micro)
+
+    def calm(self) -> str:
+        """After NaN: what is done to avoid it, in words."""
+        return "with the same arithmetic"
+
+    def row(self) -> dict[str, Any]:
+        """A log row; raises RunError when the weights are no longer numbers."""
+        self.check_finite()
+        row = {"step": self.step, "epoch": self.step / self.epoch, **self.means()}
+        (then, before), now = self.clock, time.monotonic()
+        row["lr"] = self.optimizer.param_groups[0]["lr"]
+        row["images_per_s"] = (self.step - before) * self.batch / (now - then)
+        row["time"] = time.time()
+        self.clock = (now, self.step)
+        self.meter = self.new_meter()
+        return row
+
+    def means(self) -> dict[str, Any]:
+        return self.meter.row()
+
+    def check_finite(self) -> None:
+        """NaN is said at once, and never becomes a log row or a preview."""
+        check_finite(self.numbers(), self.step)
+
+    def numbers(self) -> dict[str, Any]:
+        """Of every network, by name."""
+        parts = {name: getattr(self, name) for name in self.PARTS}
+        return {k: dict(v.named_parameters()) for k, v in parts.items() if isinstance(v, nn.Module)}
+
+    def preview(self) -> dict[str, np.ndarray]:
+        """The same few seeds from the averaged and from the raw weights."""
+        self.check_finite()
+        how = self.run.precision, self.device
+        return {
+            name: make_drawing(self.config, self.data, net, *how)(range(PREVIEWS), batch=PREVIEWS)
+            for name, net in {"": self.ema.module, "-raw": self.net}.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        return {"step": self.step, **parts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name in self.PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.step, self.whole = state["step"], True
+        self.clock = (time.monotonic(), self.step)
+
+
+def gradient_norm(net: nn.Module) -> Tensor:
+    norms = [torch.linalg.vector_norm(p.grad) for p in net.parameters() if p.grad is not None]
+    return torch.linalg.vector_norm(torch.stack(norms))

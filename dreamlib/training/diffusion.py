@@ -1,0 +1,282 @@
+"""Training: the loop that the run drives, and a diffusion model's optimizer step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dreamlib.config.factory import make_denoiser, make_loss, make_optimizer, make_schedule
+from dreamlib.config.load import differences
+from dreamlib.diffusion.denoiser import NO_LABEL
+from dreamlib.diffusion.forward_process import loss_weight
+from dreamlib.diffusion.losses import Batch, Perturb
+from dreamlib.runs.checkpoints import newest_checkpoint, save_checkpoint
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.run import Run
+from dreamlib.training.base import BaseTrainer, gradient_norm
+from dreamlib.training.gan import GanTrainer
+from dreamlib.training.loop import Tick
+from dreamlib.training.validation import Validation
+from dreamlib.utils.errors import RunError
+from dreamlib.utils.files import read_json, write_json
+from dreamlib.utils.rng import seeded, torch_rng
+
+QUARTILES = 4  # of the timesteps
+SEEN = ("loss", "error", "shift", "lam")  # what a step tells of each image
+CARRIED = ("net", "ema", "judge")  # parts of a state that are weights
+
+
+def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
+    """Train a run from where it stands: yields a Tick per optimizer step.
+
+    Stops at the end, at the deadline (`hours`, counted from the start of this process), or on
+    a signal that asks to (runs/time_budget.py); each time, and when the caller leaves the loop,
+    everything is saved first.
+    A finished run yields nothing.  Raises RunError when another process trains this run.
+    """
+    status = run.dir.status()
+    if status["state"] == "finished" and run.weights_step() == status["step"]:
+        run.say(
+            f"FINISHED at step {status['step']:,}: nothing left to train in {run.folder}; for more "
+            f"steps: dreamlib run fork {run.folder} NEW --set train.length=..."
+        )
+        if run.mirror and status.get("mirrored") != status["step"]:
+            run.keep()  # the copy may have failed then
+        return
+    if run.config.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
+    torch.use_deterministic_algorithms(run.config.train.deterministic)
+    trainer = trainer_of(run)
+    yield from run.drive(trainer, hours, Validation(run, trainer))
+
+
+def trainer_of(run: Run) -> DiffusionTrainer | GanTrainer:
+    """What takes the steps of the run's kind of model."""
+    return GanTrainer(run) if run.config.model == "gan" else DiffusionTrainer(run)
+
+
+def init_from(run: Run, source: str | Path) -> None:
+    """Give a run that has not begun the weights and averaged weights of another one's newest
+    checkpoint; steps, optimizers and log begin anew.
+
+    Where they came from is recorded in run.json; for a run that was begun from there already
+    nothing is done, so that the same command goes on.  RunError when the run was begun otherwise,
+    when `source` has no checkpoint, or its networks are not of the same shape.
+    """
+    there, lineage = RunDir(source), run.folder / "run.json"
+    if newest_checkpoint(run.dir.checkpoints) is not None:
+        parent = read_json(lineage).get("parent", {}) if lineage.exists() else {}
+        if parent.get("run") != there.identity() or parent.get("how") != "init":
+            raise RunError(
+                f"{run.folder} has begun already, and not from {source}: leave --init-from out to "
+                "go on, or name a new folder"
+            )
+        return
+    origin = newest_checkpoint(there.checkpoints)
+    if origin is None:
+        raise RunError(f"{source} has no checkpoint to begin from: train it first")
+    misfit = differences({key: origin.manifest.get(key) for key in run.network}, run.network)
+    if misfit:
+        raise RunError(f"the weights of {source} do not fit this run ({'; '.join(misfit)})")
+    state, theirs = trainer_of(run).state_dict(), origin.load()
+    state |= {name: theirs[name] for name in CARRIED if name in theirs}
+    parent = {"how": "init", "run": there.identity(), "folder": str(there.folder)}
+    parent |= {"step": origin.step, "sha256": origin.manifest["sha256"]}
+    write_json(lineage, {"id": run.dir.identity(), "parent": parent})
+    save_checkpoint(run.dir.checkpoints, 0, state, run.checkpoint_facts)
+    run.say(f"BEGUN with the weights of step {origin.step:,} of {source}")
+
+
+def clip_gradients(net: nn.Module, most: float) -> Tensor:
+    """Scale the gradients down to a norm of at most `most`; returns the norm before.
+
+    torch multiplies by 1 where nothing is to be done, so that a GPU need not be waited for; on a
+    CPU there is nobody to wait for, and the pass over the gradients is spared.
+    """
+    if next(net.parameters()).device.type == "cpu":
+        norm = gradient_norm(net)
+        if norm + 1e-6 <= most:  # where its factor is 1
+            return norm
+    return nn.utils.clip_grad_norm_(net.parameters(), most)
+
+
+class Meter:
+    """Means over the steps since the last log row; part of the state, so that a resumed run's
+    log equals an undisturbed one's."""
+
+    def __init__(self, device: torch.device):
+        exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
+        self.sums = torch.zeros(len(SEEN), QUARTILES, dtype=exact, device=device)
+        self.counts = torch.zeros(QUARTILES, dtype=exact, device=device)
+        self.norm = torch.zeros((), dtype=exact, device=device)
+        self.skipped = torch.zeros_like(self.norm)
+        self.steps = 0
+
+    def add(self, quartile: Tensor, seen: dict[str, Tensor], norm: Tensor) -> None:
+        """quartile int64 [B], every value of `seen` [B]: one per image."""
+        values = torch.stack([seen[name] for name in SEEN]).to(self.sums.dtype)
+        self.sums.index_add_(1, quartile, values)
+        self.counts.index_add_(0, quartile, torch.ones_like(values[0]))
+        # Loss scaling finds its scale by overflowing now and then; such a step is not taken.
+        taken = torch.isfinite(norm)
+        self.norm += torch.where(taken, norm, 0)
+        self.skipped += ~taken
+        self.steps += 1
+
+    def row(self) -> dict[str, Any]:
+        """The means, as plain numbers; a quartile that no image fell into is None."""
+        counts = self.counts.tolist()
+        sums = dict(zip(SEEN, self.sums.tolist()))
+        loss, error, shift, lam = (
+            [s / n if n else None for s, n in zip(sums[name], counts)] for name in SEEN
+        )
+        return {
+            "loss": sum(sums["loss"]) / sum(counts),
+            "loss_by_quartile": loss,
+            "error_by_quartile": [_root(x) for x in error],  # rms of D = eps - eps_hat
+            "shift_by_quartile": [_root(x) for x in shift],  # rms of input - x_t
+            "lam": sum(sums["lam"]) / sum(counts),
+            "lam_by_quartile": lam,
+            "grad_norm": float(self.norm) / max(self.steps - float(self.skipped), 1),
+            "skipped_steps": int(self.skipped),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            is_tensor = isinstance(value, Tensor)
+            setattr(self, name, value.to(self.sums) if is_tensor else value)
+
+
+def _root(mean_square: float | None) -> float | None:
+    return None if mean_square is None else mean_square**0.5
+
+
+class DiffusionTrainer(BaseTrainer):
+    """Net, averaged weights, optimizer, loss scaler and log means; one step at a time."""
+
+    PARTS = ("net", "ema", "optimizer", "scaler", "meter")
+
+    def __init__(self, run: Run):
+        super().__init__(run, run.config.train.ema)
+        config, precision = run.config, run.precision
+        self.sched = make_schedule(config)
+        self.loss = make_loss(config, self.epoch, self.total)
+        self.optimizer = make_optimizer(config, self.net, self.device)
+        self.rates = {"optimizer": config.train.lr}
+        own = self.optimizer.param_groups[0]
+        self.own = {name: own[name] for name in ("fused", "weight_decay")}
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scale)
+        self.denoiser = make_denoiser(config, self.net, self.sched, precision)
+        self.calmed = 0  # times, in this session
+
+    def new_meter(self) -> Meter:
+        return Meter(self.device)
+
+    # ------------------------------------------------------------------ one step
+
+    def advance(self) -> dict[str, Any] | None:
+        """One optimizer step.  Everything random in it is keyed by (seed, step)."""
+        batch = self.draw(self.step)
+        self.set_lr()
+        seen = self.micro.redo_smaller(lambda micro: self.accumulate(batch, micro))
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_gradients(self.net, self.config.train.clip)
+        self.whole = False
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.ema.update_parameters(self.net)
+        quartile = (batch.t * QUARTILES // len(self.sched)).to(self.device)
+        self.meter.add(quartile, seen, norm)
+        return self.count_step()
+
+    def probe(self) -> None:
+        """Find a micro-batch that fits before the first step: try that step, throw it away.
+
+        What the optimizer will hold is kept free meanwhile.  On a GPU only: a machine's own
+        memory is swapped, not refused.
+        """
+        if self.device.type == "cuda":
+            self.try_step()
+
+    def try_step(self) -> None:
+        batch = self.draw(self.step)
+        weights = sum(p.numel() for p in self.net.parameters())
+        still_to_come = 0 if self.optimizer.state else 2 * weights
+
+        def work(micro: int) -> None:
+            ballast = torch.empty(still_to_come, device=self.device)
+            self.accumulate(batch, micro)
+            del ballast
+
+        self.micro.redo_smaller(work)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def draw(self, step: int) -> Batch:
+        """The batch of a step: images, timesteps and noise for all of it, before any slicing."""
+        x0, rng = self.stream[step], torch_rng("step", self.seed, step)
+        t = torch.randint(len(self.sched), (len(x0),), generator=rng)
+        eps = torch.randn(x0.shape, generator=rng)
+        coin = torch.rand(len(x0), generator=rng)
+        xi = torch.randn(x0.shape, generator=rng) if isinstance(self.loss, Perturb) else None
+        return Batch(x0, t, eps, coin, xi, self.labels(step))
+
+    def labels(self, step: int) -> Tensor | None:
+        """The labels of a step's images, int64 [B,A], those of a few images withheld: what the
+        network says of them is the unconditional answer that guidance starts from."""
+        if not self.config.net.conditional:
+            return None
+        y = torch.from_numpy(self.data.labels[self.stream.rows_at(step)].astype(np.int64))
+        coins = torch.rand(len(y), generator=torch_rng("labels", self.seed, step))
+        y[coins < self.config.train.label_dropout] = NO_LABEL
+        return y
+
+    def accumulate(self, batch: Batch, micro: int) -> dict[str, Tensor]:
+        """Gradients of the batch's mean weighted loss, `micro` images at a time.
+
+        Returns what the log should know of each image, [B] by name.  "loss" is unweighted: the
+        error in eps, comparable between settings.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        size, settings = len(batch.x0), self.config
+        seen = {name: torch.zeros(size, device=self.device) for name in SEEN}
+        with seeded("dropout", self.seed, self.step):
+            for start in range(0, size, micro):
+                part = slice(start, start + micro)
+                rows = batch.rows(part).to(self.device)
+                weight = loss_weight(
+                    settings.diffusion.prediction, self.sched, rows.t, settings.loss.min_snr
+                )
+                for error, found in self.loss(self.denoiser, self.sched, rows, self.step):
+                    self.scaler.scale((weight * error).sum() / size).backward()
+                    seen["loss"][part] += error.detach()
+                    for name, value in found.items():
+                        seen[name][part] = value.to(self.device, torch.float32)
+        return seen
+
+    def numbers(self) -> dict[str, Any]:
+        return {"the loss": self.meter.sums} | super().numbers()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if not state["scaler"]:  # saved without loss scaling, on another kind of device
+            state = state | {"scaler": self.scaler.state_dict()}
+        super().load_state_dict(state)
+        for group in self.optimizer.param_groups:
+            group |= self.own  # a fork's own settings, and what this device can do
+
+    def calm(self) -> str:
+        """After NaN: give the loss scaler, if there is one, a scale a sixteenth as large; the
+        second time, a sixteenth of that, as the checkpoint brought the first scale back."""
+        if not self.scaler.is_enabled():
+            return super().calm()
+        self.calmed += 1
+        self.scaler.update(self.scaler.get_scale() / 16**self.calmed)
+        return f"with the loss scale lowered to {self.scaler.get_scale():g}"

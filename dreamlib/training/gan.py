@@ -1,0 +1,200 @@
+"""Training a GAN: one step of both players.  The run drives it as it drives a diffusion model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dreamlib.config.factory import make_discriminator
+from dreamlib.gan import losses as gan_step
+from dreamlib.gan.augment import Adaptive, Maps, draw_maps
+from dreamlib.gan.losses import Draws, Seen
+from dreamlib.gan.stylegan2 import GROUP
+from dreamlib.runs.run import Run
+from dreamlib.training.base import BaseTrainer, gradient_norm
+from dreamlib.utils.errors import Collapsed
+from dreamlib.utils.rng import torch_rng
+
+BETAS = (0.0, 0.99)  # Karras 2019, App. C
+W_DECAY = 0.995  # of the mean style
+FLAT = 1e-3  # standard deviation, in [-1, 1], below which images are one image, or one colour
+
+
+class Means:
+    """Means over the steps since the last log row, by name; part of the state."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, seen: Seen) -> None:
+        for name, values in seen.items():
+            total = values.double().sum() if values.device.type != "mps" else values.sum()
+            self.sums[name] = self.sums[name] + total if name in self.sums else total
+            self.counts[name] = self.counts.get(name, 0) + values.numel()
+
+    def row(self) -> dict[str, float]:
+        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
+
+
+class GanTrainer(BaseTrainer):
+    """Generator, discriminator, averages, optimizers, augmentation; one step of each at a time."""
+
+    PARTS = ("net", "judge", "ema", "optimizer", "judge_optimizer", "ada", "meter")
+
+    def __init__(self, run: Run):
+        super().__init__(run, self.decay, GROUP)
+        gan, size = self.config.gan, self.config.data.size
+        self.judge = make_discriminator(self.config, run.data.channels).to(self.device)
+        r1 = gan_step.r1_weight(size, self.batch) if gan.r1 is None else gan.r1
+        path = gan_step.path_weight(size) if gan.path is None else gan.path
+        self.r1, self.path = gan.r1_every * r1, gan.path_every * path
+        self.rates: dict[str, float] = {}
+        self.optimizer = self._adam("optimizer", self.net, gan.path_every if self.path else 0)
+        self.judge_optimizer = self._adam(
+            "judge_optimizer", self.judge, gan.r1_every if self.r1 else 0
+        )
+        self.ada = Adaptive(gan.ada or 0.0, gan.ada_images)
+        self.path_mean = torch.zeros((), device=self.device)
+
+    def new_meter(self) -> Means:
+        return Means()
+
+    def _adam(self, name: str, player: nn.Module, every: int) -> torch.optim.Adam:
+        self.rates[name], betas = gan_step.lazy(every, self.config.train.lr, BETAS)
+        fused = self.device.type in ("cpu", "cuda")
+        return torch.optim.Adam(player.parameters(), self.rates[name], betas, eps=1e-8, fused=fused)
+
+    def decay(self, updates: int) -> float:
+        """Of the averaged weights, after so many steps."""
+        gan = self.config.gan
+        images = gan_step.half_life(updates * self.batch, gan.half_life, gan.ramp)
+        return gan_step.decay(self.batch, images)
+
+    # ------------------------------------------------------------------ one step
+
+    def advance(self) -> dict[str, Any] | None:
+        """One step of the discriminator, one of the generator, each with its regulariser when it is
+        due.  Everything random is keyed by (seed, step)."""
+        self.set_lr()
+        real = self.stream[self.step].to(self.device)
+        seen = self.judge_step(real) | self.maker_step()
+        self.ema.update_parameters(self.net)
+        if self.config.gan.ada is not None:
+            self.ada.update(seen["sign_real"].sum(), self.batch)
+        self.meter.add(seen)
+        return self.count_step()
+
+    def judge_step(self, real: Tensor) -> Seen:
+        draws = self.draws("judge", self.batch)
+        maps = self.maps("real"), self.maps("fake")
+
+        def gradients(micro: int) -> Seen:
+            self.judge_optimizer.zero_grad(set_to_none=True)
+            return gan_step.judge_gradients(self.net, self.judge, real, draws, maps, micro)
+
+        seen = self.micro.redo_smaller(gradients)
+        self.take(self.judge_optimizer, self.judge, seen, "judge_norm")
+        if self.r1 and self.step % self.config.gan.r1_every == 0:
+
+            def penalty(micro: int) -> Seen:
+                self.judge_optimizer.zero_grad(set_to_none=True)
+                return gan_step.r1_gradients(self.judge, real, maps[0], self.r1, micro)
+
+            seen |= self.micro.redo_smaller(penalty)
+            self.take(self.judge_optimizer, self.judge)
+        return seen
+
+    def maker_step(self) -> Seen:
+        draws, maps = self.draws("maker", self.batch), self.maps("made")
+
+        def gradients(micro: int) -> tuple[Seen, Tensor]:
+            self.optimizer.zero_grad(set_to_none=True)
+            return gan_step.maker_gradients(self.net, self.judge, draws, maps, micro)
+
+        seen, style = self.micro.redo_smaller(gradients)
+        self.take(self.optimizer, self.net, seen, "grad_norm")
+        self.net.w_mean.lerp_(style, 1 - W_DECAY)
+        if self.path and self.step % self.config.gan.path_every == 0:
+            seen |= self.path_step()
+        return seen
+
+    def path_step(self) -> Seen:
+        """On half of the batch; the first one measures the mean length only."""
+        images = max(1, self.batch // 2)
+        draws, rng = self.draws("path", images), torch_rng("path", self.seed, self.step)
+        size = self.config.data.size
+        y = torch.randn(images, self.data.channels, size, size, generator=rng).to(self.device)
+        weight = self.path if self.path_mean > 0 else 0.0
+
+        def gradients(micro: int) -> Seen:
+            self.optimizer.zero_grad(set_to_none=True)
+            return gan_step.path_gradients(self.net, draws, y, self.path_mean, weight, micro)
+
+        seen = self.micro.redo_smaller(gradients)
+        mean = seen["path"].mean()
+        self.path_mean = self.path_mean.lerp(mean, 1 - gan_step.PATH_DECAY) if weight else mean
+        if weight:
+            self.take(self.optimizer, self.net)
+        return seen
+
+    def take(
+        self,
+        optimizer: torch.optim.Optimizer,
+        player: nn.Module,
+        seen: Seen | None = None,
+        name: str = "",
+    ) -> None:
+        """A player's step along its gradients, whose norm the log is told."""
+        self.whole = False
+        if seen is not None:
+            seen[name] = gradient_norm(player)[None]
+        optimizer.step()
+
+    def draws(self, purpose: str, images: int) -> Draws:
+        rng = torch_rng(purpose, self.seed, self.step)
+        return gan_step.draw(self.net, images, self.config.gan.mixing, rng).to(self.device)
+
+    def maps(self, purpose: str) -> Maps | None:
+        if self.ada.p <= 0:
+            return None
+        rng, size = torch_rng(f"ada {purpose}", self.seed, self.step), self.config.data.size
+        return draw_maps(self.batch, self.data.channels, size, self.ada.p, rng)
+
+    def means(self) -> dict[str, Any]:
+        """Collapsed when all is lost."""
+        means = super().means()
+        self.check_alive(means)
+        return means | {"p": self.ada.p}
+
+    def check_alive(self, means: dict[str, float]) -> None:
+        """Collapsed, with its name, when the generator makes one image, or one colour, or learns
+        nothing."""
+        what = ""
+        if means["spread"] < FLAT:
+            what = f"all generated images are one image (pixels differ by {means['spread']:.1e})"
+        elif means["contrast"] < FLAT:
+            what = f"every generated image is of one colour (contrast {means['contrast']:.1e})"
+        elif means["grad_norm"] == 0:
+            what = "the discriminator is so sure that the generator has no gradient left"
+        if what:
+            raise Collapsed(
+                f"the GAN collapsed by step {self.step:,}: {what}.  Begin a new run, or fork this "
+                "one from an earlier checkpoint (dreamlib run fork), with a larger gan.r1 (ten "
+                "times) or a smaller train.lr"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "path_mean": self.path_mean} | super().state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.path_mean = state["path_mean"].to(self.device)
+        super().load_state_dict(state)

@@ -1,0 +1,196 @@
+"""Where we are and what that implies: platform, device, precision, search paths."""
+
+from __future__ import annotations
+
+import glob
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from dreamlib.install import INPUTS, platform
+from dreamlib.utils.errors import ConfigError, RunError
+from dreamlib.utils.progress import tell
+
+# Hours that a session may take, with room below what the platform grants, and the minutes of them
+# kept for sampling and scoring after training.  Free Colab and Kaggle's GPUs end after 12 hours,
+# Kaggle's TPUs after 9; Colab Pro+ (24) cannot be told apart: ask for it by --hours 23.
+SESSIONS = {
+    "colab": (11.0, 30.0),
+    "kaggle": (11.0, 30.0),
+    "kaggle-tpu": (8.0, 30.0),
+    "local": (None, 0.0),
+}
+
+# Set on a machine that has one.  Others, as TPU_ML_PLATFORM, are set by importing TensorFlow.
+TPU = ("TPU_ACCELERATOR_TYPE", "TPU_NAME", "TPU_WORKER_ID")
+
+
+def session_limits() -> tuple[float | None, float]:
+    """(hours of this session, None for as long as it takes; minutes kept for what follows)."""
+    kind = platform()
+    if kind == "kaggle" and (any(name in os.environ for name in TPU) or glob.glob("/dev/accel*")):
+        kind = "kaggle-tpu"
+    return SESSIONS[kind]
+
+
+def working_folder() -> Path:
+    """Where a notebook's relative paths begin: the clone's root, when it is opened in the clone's
+    notebooks/ folder (as Jupyter does, and papermill does not); else the current folder."""
+    here = Path.cwd()
+    in_clone = here.name == "notebooks" and (here.parent / "dreamlib" / "__init__.py").is_file()
+    return here.parent if in_clone else here
+
+
+DRIVE = Path("/content/drive/MyDrive")
+
+
+def mirror_home(named: str | Path | None = None) -> Path | None:
+    """The mirror: as named ('none' for none), as DREAMLIB_MIRROR says, or on a mounted Drive."""
+    chosen = str(named or os.environ.get("DREAMLIB_MIRROR", ""))
+    if not chosen and platform() == "colab" and _drive_mounted():
+        chosen = str(DRIVE / "dreamlib")
+    return None if chosen in ("", "none") else Path(chosen)
+
+
+def _drive_mounted() -> bool:
+    try:
+        return DRIVE.is_dir()
+    except OSError:  # it was, and its client died: opening a run says so
+        return True
+
+
+def mount_drive(say: Callable[[str], None] = tell) -> None:
+    """On Colab, ask for the user's Drive, once; elsewhere nothing."""
+    if platform() != "colab" or _drive_mounted():
+        return
+    try:
+        from google.colab import drive
+
+        drive.mount(str(DRIVE.parent))
+    except Exception as error:  # noqa: BLE001  refused, or not answered: Colab has kinds of its own
+        say(f"no Drive ({error}): what this session makes is lost with its machine")
+
+
+def earlier_outputs(name: str) -> list[Path]:
+    """Run folders of this name in notebook outputs attached on Kaggle."""
+    return [path for path in attached(name, "config.yaml") if (path / "checkpoints").is_dir()]
+
+
+def attached(name: str, holding: str) -> list[Path]:
+    """Folders of this name among Kaggle's inputs that hold a file called `holding`.
+
+    Inputs lie at depths that have changed over the years, so all of them are looked through.
+    """
+    if platform() != "kaggle":
+        return []
+    return sorted(path.parent for path in INPUTS.glob(f"**/{glob.escape(name)}/{holding}"))
+
+
+def memory_in_use(device: torch.device) -> tuple[int, int | None]:
+    """(bytes in use, bytes there are): of the GPU, or of this process and the machine."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return total - free, total
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.exists() else []
+    resident = next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
+    return 1024 * resident, memory_bytes()
+
+
+def cpu_flags() -> set[str]:
+    """The processor's feature flags as Linux names them; empty on other systems."""
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return set()
+    lines = [line for line in info.read_text().splitlines() if line.startswith("flags")]
+    return set(lines[0].split(":", 1)[1].split()) if lines else set()
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """'auto' takes CUDA, then MPS, then the CPU.  Raises when the GPU cannot run this torch."""
+    if name == "auto":
+        mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if mps else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"train.device {name!r} is unknown: try auto, cpu, cuda or mps"
+        ) from error
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError("train.device is cuda, but torch sees no GPU: use train.device=auto")
+        major, minor = torch.cuda.get_device_capability(device)
+        archs = [a[3:].rstrip("af") for a in torch.cuda.get_arch_list() if a.startswith("sm_")]
+        lowest = min(map(int, archs), default=0)
+        if 10 * major + minor < lowest:
+            raise RunError(
+                f"this torch has no kernels for {torch.cuda.get_device_name(device)} "
+                f"(sm_{major}{minor}): on Kaggle choose the accelerator 'GPU T4 x2'"
+            )
+    return device
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How the network computes: `dtype` of autocast (None = float32), loss scaling, and why."""
+
+    name: str
+    dtype: torch.dtype | None
+    scale: bool
+    reason: str
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """'auto': bf16 where the hardware multiplies it, fp16 with loss scaling on older GPUs."""
+    if name != "auto":
+        return _precision(name, "as asked")
+    if device.type == "cuda":
+        # torch.cuda.is_bf16_supported() says yes on a T4, where bf16 is emulated and slow.
+        major, minor = torch.cuda.get_device_capability(device)
+        kind = "bf16" if major >= 8 else "fp16"
+        return _precision(kind, f"{torch.cuda.get_device_name(device)} is sm_{major}{minor}")
+    if device.type == "cpu":
+        found = sorted(cpu_flags() & {"avx512_bf16", "amx_bf16"})
+        if found:
+            return _precision("bf16", f"this CPU has {' and '.join(found)}")
+        return _precision("fp32", "this CPU has neither avx512_bf16 nor amx_bf16")
+    return _precision("fp32", f"no mixed precision is used on {device.type}")
+
+
+def _precision(name: str, reason: str) -> Precision:
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+    return Precision(name, dtype, name == "fp16", reason)
+
+
+def weight_folders(named: str | None = None) -> list[Path]:
+    """Where pretrained weights are looked for, in order: as named, DREAMLIB_WEIGHTS, torch's own
+    folder, and what is attached on Kaggle."""
+    env = os.environ.get("DREAMLIB_WEIGHTS")
+    inputs = INPUTS.glob("**/*.pth") if platform() == "kaggle" else []
+    places = [named, env, weights_cache(), *sorted({path.parent for path in inputs})]
+    return [Path(place).expanduser() for place in places if place]
+
+
+def weights_cache() -> Path:
+    """Where pretrained weights are downloaded to: $TORCH_HOME/hub/checkpoints, which is
+    ~/.cache/torch/hub/checkpoints by default, so that other packages share them."""
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def free_disk(folder: Path) -> int:
+    """Free bytes where `folder` is or would be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def memory_bytes() -> int | None:
+    """Physical memory, or None where the system does not say."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
