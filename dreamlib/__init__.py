@@ -14,7 +14,7 @@ whichever is imported last would own the name `dreamlib.training.diffusion`.
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import generate
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 
 __version__ = "0.1.0"
 __all__ = ["evaluate", "generate", "open_run", "train"]

@@ -9,7 +9,7 @@ import torch
 
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 
 TINY = [
     "data.train=120",

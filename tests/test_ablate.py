@@ -13,7 +13,7 @@ from dreamlib.evaluation.ablation import ARMS, ablate, passes, read_ablation
 from dreamlib.report import tables
 from dreamlib.report.figures.score_figures import ablation as figure
 from dreamlib.runs.open import open_run
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, Interrupted, RunError
 from tests.conftest import TINY
 

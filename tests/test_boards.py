@@ -14,8 +14,8 @@ import pytest
 from dreamlib.config.load import identity, load_config
 from dreamlib.runs.checkpoints import whole_checkpoints
 from dreamlib.runs.run import Run
-from dreamlib.training.diffusion import train
 from dreamlib.training.loggers import Boards, TensorBoard, WeightsAndBiases, scalars
+from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.images import save_png
 

@@ -28,7 +28,7 @@ from dreamlib.runs.folder import RunDir
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.sampling.generate import Shards, generate
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from dreamlib.utils import platform as host
 from dreamlib.utils.errors import ConfigError, Interrupted
 from dreamlib.utils.files import read_json

@@ -16,7 +16,7 @@ from dreamlib.metrics.frechet import frechet
 from dreamlib.report.tables import comparison_markdown
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import generate
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError
 from tests.conftest import TINY
 

@@ -14,7 +14,7 @@ from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.report.figures import comparison as beside
 from dreamlib.runs.checkpoints import newest_checkpoint
 from dreamlib.sampling.generate import generate, interpolation
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, NotEnoughSamples, RunError
 
 BOTH = ("smoke", "gan-smoke")

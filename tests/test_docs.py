@@ -192,7 +192,7 @@ def test_committed_tables_are_drawn_from_the_committed_files():
 
 def test_every_name_in_the_table_of_letters_exists():
     table = PAGE.split("## The letters")[1].split("\n## ")[0]
-    modules = "schedule|process|prediction|dream"
+    modules = "schedules|forward_process|denoiser|losses"
     named = re.findall(rf"`({modules})\.(\w+)", table)
     assert len(named) >= 8
     for module, name in named:

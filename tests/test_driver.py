@@ -24,9 +24,9 @@ from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.runs.time_budget import Clock
 from dreamlib.training.async_save import Saver, Snapshot
-from dreamlib.training.diffusion import DiffusionTrainer, train
-from dreamlib.training.trainer import check_finite
-from dreamlib.training.validation import Validation
+from dreamlib.training.base import BaseTrainer, check_finite
+from dreamlib.training.diffusion import DiffusionTrainer
+from dreamlib.training.train import drive, train
 from dreamlib.utils.errors import NotFinite, RunError, WeightsUnavailable
 from dreamlib.utils.files import read_json
 from tests.conftest import TINY
@@ -66,7 +66,7 @@ def every_step(monkeypatch):
 @pytest.fixture
 def no_previews(monkeypatch):
     """They look at the networks too: without them it is the saver's thread that sees NaN."""
-    monkeypatch.setattr(Run, "_preview_steps", lambda self, trainer: set())
+    monkeypatch.setattr(BaseTrainer, "preview_steps", lambda self: set())
 
 
 # ---------------------------------------------------------------------- numbers that are none
@@ -119,7 +119,7 @@ class Overflowing(DiffusionTrainer):
 )
 def test_nan_rolls_back_to_the_last_good_checkpoint(tiny, trained, spoil, at):
     run = tiny()
-    list(run.drive(Spoilt(run, spoil, at)))
+    list(drive(run, Spoilt(run, spoil, at)))
     (text,) = said(run, "ROLLED BACK")
     assert f"to step {at - 1} (1 of 2), with the same arithmetic" in text
     assert "became NaN or infinite" in text
@@ -131,7 +131,7 @@ def test_nan_rolls_back_to_the_last_good_checkpoint(tiny, trained, spoil, at):
 def test_nan_first_seen_by_validation_rolls_back(tiny, trained):
     run = tiny("run", "validation.every=5", "validation.n=20")
     trainer = Spoilt(run, spoil_ema, 5)
-    list(run.drive(trainer, validation=Validation(run, trainer)))
+    list(drive(run, trainer))
     (text,) = said(run, "ROLLED BACK")
     assert "to step 4 (1 of 2)" in text
     assert [row["step"] for row in run.dir.read_validation()] == [5]
@@ -148,7 +148,7 @@ def test_what_validation_lacks_is_said_before_the_first_step(tiny):
 @pytest.mark.usefixtures("every_step")
 def test_a_gradient_that_is_nan_never_becomes_a_log_row(tiny, trained):
     run = tiny()
-    list(run.drive(Overflowing(run)))
+    list(drive(run, Overflowing(run)))
     assert len(said(run, "ROLLED BACK to step 3 (1 of 2)")) == 1
     assert_as_undisturbed(run, trained)
 
@@ -165,7 +165,7 @@ def test_a_gradient_that_is_nan_never_becomes_a_log_row(tiny, trained):
 )
 def test_a_preview_that_would_show_nan_rolls_back(tiny, trained, spoil):
     run = tiny()
-    list(run.drive(Spoilt(run, spoil, 6)))
+    list(drive(run, Spoilt(run, spoil, 6)))
     assert len(said(run, "ROLLED BACK to step 5 (1 of 2)")) == 1
     assert_as_undisturbed(run, trained)
 
@@ -174,7 +174,7 @@ def test_a_preview_that_would_show_nan_rolls_back(tiny, trained, spoil):
 def test_nan_at_every_try_stops_after_two_and_the_good_state_goes_on(tiny, trained):
     run = tiny()
     with pytest.raises(NotFinite, match=r"ema\.\S+ became NaN or infinite by step 5"):
-        list(run.drive(Spoilt(run, spoil_ema, 5, times=99)))
+        list(drive(run, Spoilt(run, spoil_ema, 5, times=99)))
     assert [text.split(",")[0] for text in said(run, "ROLLED BACK")] == [
         "ROLLED BACK to step 4 (1 of 2)",
         "ROLLED BACK to step 4 (2 of 2)",
@@ -193,7 +193,7 @@ def test_nan_before_any_checkpoint_stops_at_once(tiny):
     run = tiny()
     trainer = Spoilt(run, spoil_net, 1, times=99)
     with pytest.raises(NotFinite, match="by step 1"):
-        list(run.drive(trainer))
+        list(drive(run, trainer))
     assert trainer.times == 98
     assert said(run, "ROLLED BACK") == steps(run) == []
     assert run.dir.status()["state"] == "failed"
@@ -202,7 +202,7 @@ def test_nan_before_any_checkpoint_stops_at_once(tiny):
 
 def test_nan_when_the_caller_leaves_is_not_saved(tiny):
     run = tiny()
-    ticks = run.drive(Spoilt(run, spoil_optimizer, 3))
+    ticks = drive(run, Spoilt(run, spoil_optimizer, 3))
     assert [tick.step for tick in itertools.islice(ticks, 3)] == [1, 2, 3]
     with pytest.raises(NotFinite, match=r"optimizer\.\S+ became NaN"):
         ticks.close()
@@ -232,7 +232,7 @@ def test_every_rollback_lowers_the_loss_scale(tiny, times):
     run = tiny()
     trainer = Scaled(run, spoil_net, 5, times=times)
     before = trainer.scaler.get_scale()
-    list(run.drive(trainer))
+    list(drive(run, trainer))
     scales = [before / 16 ** (k + 1) for k in range(times)]
     assert trainer.scaler.get_scale() == scales[-1]
     texts = said(run, "ROLLED BACK")
@@ -279,7 +279,7 @@ class Broken(DiffusionTrainer):
 def test_an_error_between_steps_saves_what_is_there(tiny, trained, error, state):
     run = tiny()
     with pytest.raises(type(error), match="cosmic ray"):
-        list(run.drive(Broken(run, error, 5, "before")))
+        list(drive(run, Broken(run, error, 5, "before")))
     status = run.dir.status()
     assert (status["state"], status["error"]) == (state, "a cosmic ray")
     assert status["saved"] == run.weights_step() == 5
@@ -293,7 +293,7 @@ def test_an_error_between_steps_saves_what_is_there(tiny, trained, error, state)
 def test_a_step_half_taken_is_never_saved(tiny, trained, error):
     run = tiny()
     with pytest.raises(type(error), match="cosmic ray"):
-        list(run.drive(Broken(run, error, 5, "between")))
+        list(drive(run, Broken(run, error, 5, "between")))
     assert steps(run) == []
     assert run.dir.status()["saved"] is None
     run = tiny()
@@ -305,7 +305,7 @@ def test_a_step_half_taken_is_never_saved(tiny, trained, error):
 def test_after_a_step_half_taken_the_last_whole_one_goes_on(tiny, trained):
     run = tiny()
     with pytest.raises(RuntimeError, match="cosmic ray"):
-        list(run.drive(Broken(run, RuntimeError("a cosmic ray"), 5, "between")))
+        list(drive(run, Broken(run, RuntimeError("a cosmic ray"), 5, "between")))
     assert steps(run)[0] == 5
     run = tiny()
     assert [tick.step for tick in train(run)] == [6, 7, 8]

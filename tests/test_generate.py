@@ -13,7 +13,8 @@ from dreamlib.config.factory import make_labels
 from dreamlib.diffusion.sampling import image_noise
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import Shards, export_png, generate, interpolation, process
-from dreamlib.training.diffusion import DiffusionTrainer, train
+from dreamlib.training.diffusion import DiffusionTrainer
+from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, Interrupted, RunError
 from dreamlib.utils.files import sha256_file, write_json
 from dreamlib.utils.images import quantise

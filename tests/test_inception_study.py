@@ -20,7 +20,7 @@ from dreamlib.evaluation.inputs import Material
 from dreamlib.evaluation.score_external import judge, score_guest
 from dreamlib.metrics.frechet import Moments
 from dreamlib.report.tables import markdown
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from tests.test_inception import stand_in as stand_in_for
 from tests.test_inception import weights as random_inception
 

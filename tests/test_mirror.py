@@ -22,7 +22,7 @@ from dreamlib.runs.mirror.restore import bring_run, fetch_newer
 from dreamlib.runs.mirror.store import Mirror
 from dreamlib.runs.mirror.uploader import Courier, Job, carrying
 from dreamlib.runs.open import open_run
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from dreamlib.utils.errors import MirrorError, RunError
 from dreamlib.utils.files import read_json, seal
 from tests.conftest import TINY

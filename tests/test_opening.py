@@ -16,7 +16,7 @@ from dreamlib.data.prepare import pack
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.evaluation.external_images import read_images
 from dreamlib.runs.open import open_run
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, DataError, RunError
 from dreamlib.utils.files import read_json, write_json
 

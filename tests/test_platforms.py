@@ -20,7 +20,7 @@ from dreamlib.notebook.runner.notebooks import find_notebook
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.mirror.store import Mirror
 from dreamlib.runs.open import open_run
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from dreamlib.utils.files import read_json
 from tests import stand_ins
 from tests.conftest import TINY

@@ -19,7 +19,7 @@ from dreamlib.notebook.playground.inference import Studio, studio_of
 from dreamlib.notebook.playground.inspect import held_out_distance, lambdas, neighbours, rectified
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import generate, interpolation
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, RunError
 from dreamlib.utils.images import quantise
 

@@ -19,9 +19,10 @@ from dreamlib.runs.checkpoints import whole_checkpoints
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.lock import myself
 from dreamlib.runs.mirror.store import Mirror
-from dreamlib.runs.open import fork_run, open_run
+from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
-from dreamlib.training.diffusion import train
+from dreamlib.training.fork import fork_run
+from dreamlib.training.train import train
 from dreamlib.utils.errors import CheckpointError, ConfigError, DreamlibError, RunError
 from dreamlib.utils.files import PLACE, read_json, write_json
 from tests.conftest import TINY

@@ -19,7 +19,8 @@ from dreamlib.config.load import load_config
 from dreamlib.data.dataset import SPLITS
 from dreamlib.runs.checkpoints import newest_checkpoint
 from dreamlib.runs.open import open_run
-from dreamlib.training.diffusion import DiffusionTrainer, train
+from dreamlib.training.diffusion import DiffusionTrainer
+from dreamlib.training.train import drive, train
 from dreamlib.utils.errors import ConfigError, DataError, RunError
 from dreamlib.utils.files import PLACE, read_json
 from dreamlib.utils.images import save_png
@@ -206,7 +207,7 @@ class Doubled(DiffusionTrainer):
 @pytest.mark.parametrize("more", [["loss.name=standard"], ["loss.start=0", "loss.estimator=both"]])
 def test_out_of_memory_at_some_steps_leaves_the_same_weights(tiny, monkeypatch, more):
     calm, tight = tiny("calm", *more), tiny("tight", *more)
-    list(calm.drive(Doubled(calm)))
+    list(drive(calm, Doubled(calm)))
     original, failures = Doubled.accumulate, []
     limits = {0: 6, 2: 3, 5: 1}  # from step k on, only so many images fit
 
@@ -219,7 +220,7 @@ def test_out_of_memory_at_some_steps_leaves_the_same_weights(tiny, monkeypatch, 
         return original(self, batch, micro)
 
     monkeypatch.setattr(Doubled, "accumulate", scarce)
-    list(tight.drive(Doubled(tight)))
+    list(drive(tight, Doubled(tight)))
     assert failures == [(2, 6), (5, 3)]
     events = [
         (e["step"], e["micro"]) for e in tight.dir.read_events() if e["event"] == "micro-batch"
@@ -233,7 +234,7 @@ def test_out_of_memory_at_some_steps_leaves_the_same_weights(tiny, monkeypatch, 
 
 def test_the_probe_finds_a_size_that_fits_and_leaves_no_trace(tiny, monkeypatch):
     whole, run = tiny("whole"), tiny("run")
-    list(whole.drive(Doubled(whole)))
+    list(drive(whole, Doubled(whole)))
     original, tried = Doubled.accumulate, []
 
     def scarce(self, batch, micro):
@@ -244,7 +245,7 @@ def test_the_probe_finds_a_size_that_fits_and_leaves_no_trace(tiny, monkeypatch)
 
     monkeypatch.setattr(Doubled, "accumulate", scarce)
     monkeypatch.setattr(Doubled, "probe", Doubled.try_step)  # as on a GPU
-    list(run.drive(Doubled(run)))
+    list(drive(run, Doubled(run)))
     assert tried[:3] == [6, 3, 1]
     assert set(tried[3:]) == {1}
     ours, theirs = final_state(run)["net"], final_state(whole)["net"]

@@ -26,10 +26,10 @@ from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.sampling.generate import Shards, generate, interpolation, process
 from dreamlib.training.cost import explain, step_seconds
-from dreamlib.training.diffusion import train
 from dreamlib.training.gan import GanTrainer
 from dreamlib.training.loop import Tick
 from dreamlib.training.micro_batch import MicroBatch
+from dreamlib.training.train import drive, train
 from dreamlib.utils.errors import Collapsed, ConfigError
 from tests.test_train import assert_same_state, final_state, rows
 
@@ -238,7 +238,7 @@ def test_a_generator_of_one_image_stops_its_training_and_earlier_checkpoints_sta
     steps.close()  # saved at step 5
     trainer = GanTrainer(run)
     with pytest.raises(Collapsed, match="by step 8: all generated images are one image"):
-        for _ in run.drive(_silenced(trainer)):
+        for _ in drive(run, _silenced(trainer)):
             pass
     assert final_state(run)["step"] == 5
     assert run.dir.status()["state"] == "failed"

@@ -9,7 +9,8 @@ import torch
 from typer.testing import CliRunner
 
 from dreamlib.cli.main import app
-from dreamlib.training.diffusion import init_from, train, trainer_of
+from dreamlib.training.fork import init_from
+from dreamlib.training.train import train, trainer_of
 from dreamlib.utils.errors import RunError
 from tests.test_train import final_state
 from tests.test_train_gan import tiny_gan  # noqa: F401  a fixture

@@ -18,7 +18,7 @@ from dreamlib.report.figures.registry import validation as validation_figure
 from dreamlib.runs.checkpoints import newest_checkpoint
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import generate
-from dreamlib.training.diffusion import train, trainer_of
+from dreamlib.training.train import train, trainer_of
 from dreamlib.training.validation import Validation
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.weights import read_weights

@@ -118,8 +118,8 @@ def train(
     Exit code 0 when it is finished, 75 when it was paused and the same command goes on.
     """
     from dreamlib.notebook.dashboard import watch
-    from dreamlib.training.diffusion import init_from as begin_with
-    from dreamlib.training.diffusion import train as train_run
+    from dreamlib.training.fork import init_from as begin_with
+    from dreamlib.training.train import train as train_run
 
     if (run is None) == (name is None):
         raise ConfigError("name a run folder (runs/faces), or --name for a fresh one; not both")

@@ -14,7 +14,8 @@ from dreamlib.runs.folder import RunDir
 from dreamlib.runs.lock import alive, locked, read_owner
 from dreamlib.runs.mirror.restore import fetch_newer
 from dreamlib.runs.mirror.uploader import describe
-from dreamlib.runs.open import bring_back, fork_run, mirror_of, open_run
+from dreamlib.runs.open import bring_back, mirror_of, open_run
+from dreamlib.training.fork import fork_run
 from dreamlib.utils.errors import RunError
 from dreamlib.utils.progress import TextProgress, duration
 from dreamlib.utils.progress import tell as say

@@ -27,7 +27,7 @@ from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.kid import kid
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, Interrupted, NotThere, OutOfTime
 from dreamlib.utils.files import write_json
 from dreamlib.utils.passed import listed

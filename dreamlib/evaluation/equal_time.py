@@ -21,8 +21,9 @@ import torch
 from dreamlib.evaluation.results import Record, read_record
 from dreamlib.runs.open import find_run, open_run
 from dreamlib.runs.run import Run
-from dreamlib.training.diffusion import DiffusionTrainer, trainer_of
+from dreamlib.training.diffusion import DiffusionTrainer
 from dreamlib.training.gan import GanTrainer
+from dreamlib.training.train import trainer_of
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.files import write_json
 from dreamlib.utils.passed import listed

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from dreamlib.notebook.runner.index_page import POLICY
-
 
 def document(title: str, head: str, sections: dict[str, str]) -> str:
     """A whole page: its title (text), what it opens with (HTML), and sections, HTML by title."""
@@ -43,5 +41,10 @@ def fold(title: str, text: str) -> str:
     return f"<details><summary>{escape(title)}</summary>\n{text}</details>"
 
 
+# Nothing is fetched, and nothing runs, whatever the texts above hold.
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+)
 PHONE = '<meta name="viewport" content="width=device-width, initial-scale=1">'
 STYLE = "\n" + Path(__file__).with_name("page.css").read_text(encoding="utf-8")

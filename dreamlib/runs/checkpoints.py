@@ -244,3 +244,11 @@ def _check(path: Path) -> tuple[str, dict[str, Any]]:
     if not same:
         return "its hash differs from the manifest's", {}
     return "", manifest
+
+
+def moved(manifest: dict[str, Any], where: dict[str, Any]) -> str:
+    """How this session differs from the one that saved: equal bits are promised on an equal
+    machine only."""
+    then = manifest | manifest.get("where", {})
+    now = {"torch": torch.__version__, **where}
+    return ", ".join(f"{k} {then[k]} -> {v}" for k, v in now.items() if k in then and then[k] != v)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from dreamlib.config.factory import check, make_source, rate_at
+from dreamlib.config.factory import check, make_source
 from dreamlib.config.load import differences, identity, idle, load_config, save_config
 from dreamlib.config.schema import Config
 from dreamlib.data.dataset import MANIFEST, Packed, empty_pack, open_packed
 from dreamlib.data.image_folder import touched
 from dreamlib.data.prepare import bring, pack
-from dreamlib.runs import checkpoints as checkpoint
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.lock import alive, read_owner
 from dreamlib.runs.mirror.restore import bring_output, bring_run
@@ -24,7 +22,7 @@ from dreamlib.utils.files import check_fields, fingerprint, plain_name, read_jso
 from dreamlib.utils.passed import listed
 from dreamlib.utils.platform import attached, earlier_outputs, mirror_home
 from dreamlib.utils.progress import Progress, silent, tell
-from dreamlib.utils.weights import averaged_of, read_weights
+from dreamlib.utils.weights import read_weights
 
 
 def open_run(
@@ -245,63 +243,3 @@ def _recorded_data(run_dir: RunDir) -> dict[str, str] | None:
             f"{run_dir.data} is damaged ({error}): restore it from a copy; or delete it, and the "
             "images are packed from their source (a checkpoint knows whether they are its own)"
         ) from error
-
-
-def fork_run(
-    source: str | Path,
-    folder: str | Path,
-    *,
-    step: int | None = None,
-    overrides: Iterable[str] = (),
-    progress: Progress = silent,
-    say: Callable[[str], None] = tell,
-) -> Run:
-    """A new run that goes on from a checkpoint of another one, under changed settings.
-
-    `step` names one of the checkpoints that `source` keeps; the newest without it.  Where it came
-    from is recorded in run.json.  RunError when `folder` is taken, or the weights would not fit.
-    """
-    there, new = RunDir(source), Path(folder)
-    if new.exists():
-        raise RunError(f"{new} is there already: name a folder for the new run")
-    origin = checkpoint.newest_checkpoint(there.checkpoints) if step is None else _at(there, step)
-    if origin is None:
-        raise RunError(f"{source} has no checkpoint to begin from: train it first")
-    state = origin.load()
-    # Made beside its place, so that a fork cut short is never taken for a run that begins anew.
-    beside = new.with_name(f".{new.name}.fork")
-    shutil.rmtree(beside, ignore_errors=True)
-    run = open_run(
-        beside, there.config, overrides=overrides, mirror="none", progress=progress, say=say
-    )
-    misfit = differences({key: origin.manifest.get(key) for key in run.network}, dict(run.network))
-    if misfit:
-        shutil.rmtree(beside)
-        raise RunError(f"the weights of {source} do not fit these settings ({'; '.join(misfit)})")
-    checkpoint.save_checkpoint(run.dir.checkpoints, origin.step, state, run.checkpoint_facts)
-    if origin.step:
-        run.export_weights(origin.step, averaged_of(state))
-    if there.log.exists():
-        shutil.copyfile(there.log, run.dir.log)
-        run.dir.cut_log(origin.step)
-    changed = differences(identity(load_config(there.config)), identity(run.config))
-    parent = {"run": there.identity(), "folder": str(there.folder), "step": origin.step}
-    parent |= {"sha256": origin.manifest["sha256"], "changed": changed}
-    write_json(run.dir.folder / "run.json", {"id": run.dir.identity(), "parent": parent})
-    run.dir.set_status("forked", step=origin.step, saved=origin.step)
-    beside.rename(new)
-    say(f"FORKED {new} from step {origin.step:,} of {source}; changed: {'; '.join(changed) or '-'}")
-    images = len(run.data.indices("train"))
-    before = rate_at(load_config(there.config), max(origin.step - 1, 0), images)
-    after = rate_at(run.config, origin.step, images)
-    if not 0.5 <= after / before <= 2:
-        say(f"the learning rate goes from {before:.2g} to {after:.2g} there: train.lr sets it")
-    return open_run(new, mirror="none", progress=progress, say=say)
-
-
-def _at(run: RunDir, step: int) -> checkpoint.Checkpoint:
-    found = {c.step: c for c in checkpoint.whole_checkpoints(run.checkpoints)}
-    if step not in found:
-        have = ", ".join(f"{s:,}" for s in sorted(found)) or "none"
-        raise RunError(f"{run.folder} keeps no whole checkpoint of step {step:,}: it has {have}")
-    return found[step]

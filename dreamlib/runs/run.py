@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from dreamlib.config.factory import net_shape
 from dreamlib.config.load import differences, identity, make_config
-from dreamlib.config.schema import Config, span_steps
+from dreamlib.config.schema import Config
 from dreamlib.data.dataset import MANIFEST, Packed
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.lock import Owner
@@ -23,17 +22,11 @@ from dreamlib.runs.mirror.restore import fetch_newer
 from dreamlib.runs.mirror.store import Mirror
 from dreamlib.runs.mirror.uploader import LONGEST, Courier, Job, carrying
 from dreamlib.runs.time_budget import MARGIN, Clock, StopFlag, spare
-from dreamlib.training.loggers import open_boards
-from dreamlib.training.loop import Driver, Tick, Trainer
-from dreamlib.training.trainer import Check
 from dreamlib.utils.errors import ConfigError, Interrupted, MirrorError, OutOfTime, RunError
 from dreamlib.utils.files import fingerprint
-from dreamlib.utils.images import enlarge, grid, save_png
 from dreamlib.utils.passed import POSITIVE, taken
 from dreamlib.utils.platform import Precision, choose_device, choose_precision, session_limits
 from dreamlib.utils.weights import read_weights, write_weights
-
-STAGES = (0.05, 0.25, 0.5, 0.75, 1.0)  # of training, at which a grid is always kept
 
 
 @dataclass(frozen=True)
@@ -122,37 +115,7 @@ class Run:
         """The averaged weights and their card.  Raises RunError when there are none yet."""
         return read_weights(self.dir.weights)
 
-    # ------------------------------------------------------------------ training
-
-    def drive(
-        self, trainer: Trainer, hours: float | None = None, validation: Check | None = None
-    ) -> Iterator[Tick]:
-        """Take a trainer's steps to their end, the deadline, or a request to stop."""
-        train, reserve = self.config.train, self.config.train.reserve_minutes
-        if reserve is None:
-            reserve = session_limits()[1]
-        where = {"device": self.device.type, "precision": self.precision.name}
-        with closing(open_boards(self.dir, self.config, self.say)) as boards:
-            driver = Driver(
-                dir=self.dir,
-                trainer=trainer,
-                clock=Clock(self.budget(hours), train.save_minutes, reserve=60 * reserve),
-                facts=self.checkpoint_facts,
-                changes=self.changes,
-                where=where | {"threads": torch.get_num_threads()},
-                export=self.export_weights,
-                exported=lambda step: self.weights_step() == step,
-                write_row=boards.write,
-                preview=lambda images: self._preview(trainer.step, images),
-                previews=self._preview_steps(trainer),
-                say=self.say,
-                take_over=self.take_over,
-                validation=validation or Check(),
-                courier=self._courier() if self.mirror else None,
-                fetch=self._fetch,
-                intact=self.data.watch(),
-            )
-            yield from driver.drive()
+    # ------------------------------------------------------------------ long work
 
     def budget(self, hours: float | None = None) -> float | None:
         """Hours of this session, from the start of this process; None for as long as it takes."""
@@ -160,19 +123,12 @@ class Run:
         found = next(asked, session_limits()[0])
         return None if found is None else taken(POSITIVE, found, "the time budget in hours")
 
-    def _preview_steps(self, trainer: Trainer) -> set[int]:
-        steps = {max(1, round(share * trainer.total)) for share in STAGES}
-        every = span_steps(
-            self.config.train.preview_every, epoch=trainer.epoch, total=trainer.total
-        )
-        return steps | set(range(every, trainer.total, every) if every else ())
-
-    def _preview(self, step: int, images: dict[str, np.ndarray]) -> None:
-        for name, pixels in images.items():
-            path = self.dir.samples / f"step-{step:08d}{name}.png"
-            save_png(grid(enlarge(pixels, 64), gap=4), path)
-
-    # ------------------------------------------------------------------ other long work
+    def clock(self, hours: float | None = None) -> Clock:
+        """When this session saves, and ends."""
+        train, reserve = self.config.train, self.config.train.reserve_minutes
+        if reserve is None:
+            reserve = session_limits()[1]
+        return Clock(self.budget(hours), train.save_minutes, reserve=60 * reserve)
 
     @contextmanager
     def session(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Session]:
@@ -185,7 +141,7 @@ class Run:
             def kept() -> None:
                 if self.mirror and not carriers:  # the mirror is not bothered before
                     carried = carrying(
-                        self._courier(),
+                        self.courier(),
                         wait=False,
                         patience=lambda: min(LONGEST, max(30.0, spare(hours))),
                     )
@@ -216,11 +172,11 @@ class Run:
         fails."""
         if self.mirror is None:
             raise RunError("there is no mirror: name a folder (--mirror, or DREAMLIB_MIRROR)")
-        with carrying(self._courier()) as courier:
+        with carrying(self.courier()) as courier:
             if not courier.flush(LONGEST):
                 raise RunError(f"mirror: {courier.report()}")
 
-    def _courier(self) -> Courier:
+    def courier(self) -> Courier:
         folder, files = self.data.folder, self.data.manifest["files"]
         job = Job(
             self.dir,
@@ -241,7 +197,7 @@ class Run:
             take_over=self.take_over,
         )
 
-    def _fetch(self, step: int, stop: Callable[[], bool]) -> None:
+    def fetch_newer(self, step: int, stop: Callable[[], bool]) -> None:
         """A newer checkpoint from the mirror, if it can be had."""
         if self.mirror is None:
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from dreamlib.config.factory import make_drawing, make_net, make_stream, rate_factor, total_steps
+from dreamlib.config.schema import span_steps
 from dreamlib.diffusion.ema import Averaged
+from dreamlib.runs.checkpoints import Checkpoint
 from dreamlib.runs.run import Run
 from dreamlib.training.micro_batch import MicroBatch
-from dreamlib.training.trainer import PREVIEWS, check_finite
+from dreamlib.utils.errors import CheckpointError, NotFinite
+from dreamlib.utils.images import enlarge, grid, save_png
+
+BLOCK = 1 << 20  # numbers looked at together
+PREVIEWS = 16  # images of a preview
+STAGES = (0.05, 0.25, 0.5, 0.75, 1.0)  # of training, at which one is always kept
 
 
 class BaseTrainer:
@@ -94,6 +102,18 @@ class BaseTrainer:
         parts = {name: getattr(self, name) for name in self.PARTS}
         return {k: dict(v.named_parameters()) for k, v in parts.items() if isinstance(v, nn.Module)}
 
+    def preview_steps(self) -> set[int]:
+        """After which the same seeds are drawn: at STAGES, and as train.preview_every says."""
+        total, every = self.total, self.config.train.preview_every
+        steps = span_steps(every, epoch=self.epoch, total=total)
+        regular = set(range(steps, total, steps) if steps else ())
+        return regular | {max(1, round(share * total)) for share in STAGES}
+
+    def save_preview(self, folder: Path) -> None:
+        for name, pixels in self.preview().items():
+            path = folder / f"step-{self.step:08d}{name}.png"
+            save_png(grid(enlarge(pixels, 64), gap=4), path)
+
     def preview(self) -> dict[str, np.ndarray]:
         """The same few seeds from the averaged and from the raw weights."""
         self.check_finite()
@@ -107,6 +127,19 @@ class BaseTrainer:
         parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
         return {"step": self.step, **parts}
 
+    def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
+        """Take a checkpoint's state, and return it.  CheckpointError when it does not fit."""
+        state = checkpoint.load()
+        try:
+            self.load_state_dict(state)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(
+                f"{checkpoint.path} does not fit this network or optimizer ({reason}): delete it "
+                "and its .json to go on from the generation before"
+            ) from error
+        return state
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name in self.PARTS:
             getattr(self, name).load_state_dict(state[name])
@@ -117,3 +150,24 @@ class BaseTrainer:
 def gradient_norm(net: nn.Module) -> Tensor:
     norms = [torch.linalg.vector_norm(p.grad) for p in net.parameters() if p.grad is not None]
     return torch.linalg.vector_norm(torch.stack(norms))
+
+
+def check_finite(state: Any, step: int, name: str = "") -> None:
+    """NotFinite when any number in a state is NaN or infinite: it never becomes a checkpoint."""
+    if isinstance(state, Tensor):
+        if state.is_floating_point() and not _all_finite(state):
+            raise NotFinite(
+                f"{name[1:]} became NaN or infinite by step {step}, which is not saved: begin a "
+                "new run with a smaller train.lr, or with train.precision=fp32"
+            )
+    elif isinstance(state, dict):
+        for key, value in state.items():
+            check_finite(value, step, f"{name}.{key}")
+
+
+def _all_finite(values: Tensor) -> bool:
+    if not values.is_cpu or values.dtype == torch.bfloat16:
+        return bool(torch.isfinite(values).all())
+    # On a CPU torch would wake threads of its own for this, beside those that train.
+    flat = values.detach().reshape(-1).numpy()
+    return all(np.isfinite(flat[i : i + BLOCK]).all() for i in range(0, len(flat), BLOCK))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,85 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from dreamlib.config.factory import make_denoiser, make_loss, make_optimizer, make_schedule
-from dreamlib.config.load import differences
 from dreamlib.diffusion.denoiser import NO_LABEL
 from dreamlib.diffusion.forward_process import loss_weight
 from dreamlib.diffusion.losses import Batch, Perturb
-from dreamlib.runs.checkpoints import newest_checkpoint, save_checkpoint
-from dreamlib.runs.folder import RunDir
 from dreamlib.runs.run import Run
 from dreamlib.training.base import BaseTrainer, gradient_norm
-from dreamlib.training.gan import GanTrainer
-from dreamlib.training.loop import Tick
-from dreamlib.training.validation import Validation
-from dreamlib.utils.errors import RunError
-from dreamlib.utils.files import read_json, write_json
 from dreamlib.utils.rng import seeded, torch_rng
 
 QUARTILES = 4  # of the timesteps
 SEEN = ("loss", "error", "shift", "lam")  # what a step tells of each image
-CARRIED = ("net", "ema", "judge")  # parts of a state that are weights
-
-
-def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
-    """Train a run from where it stands: yields a Tick per optimizer step.
-
-    Stops at the end, at the deadline (`hours`, counted from the start of this process), or on
-    a signal that asks to (runs/time_budget.py); each time, and when the caller leaves the loop,
-    everything is saved first.
-    A finished run yields nothing.  Raises RunError when another process trains this run.
-    """
-    status = run.dir.status()
-    if status["state"] == "finished" and run.weights_step() == status["step"]:
-        run.say(
-            f"FINISHED at step {status['step']:,}: nothing left to train in {run.folder}; for more "
-            f"steps: dreamlib run fork {run.folder} NEW --set train.length=..."
-        )
-        if run.mirror and status.get("mirrored") != status["step"]:
-            run.keep()  # the copy may have failed then
-        return
-    if run.config.train.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
-    torch.use_deterministic_algorithms(run.config.train.deterministic)
-    trainer = trainer_of(run)
-    yield from run.drive(trainer, hours, Validation(run, trainer))
-
-
-def trainer_of(run: Run) -> DiffusionTrainer | GanTrainer:
-    """What takes the steps of the run's kind of model."""
-    return GanTrainer(run) if run.config.model == "gan" else DiffusionTrainer(run)
-
-
-def init_from(run: Run, source: str | Path) -> None:
-    """Give a run that has not begun the weights and averaged weights of another one's newest
-    checkpoint; steps, optimizers and log begin anew.
-
-    Where they came from is recorded in run.json; for a run that was begun from there already
-    nothing is done, so that the same command goes on.  RunError when the run was begun otherwise,
-    when `source` has no checkpoint, or its networks are not of the same shape.
-    """
-    there, lineage = RunDir(source), run.folder / "run.json"
-    if newest_checkpoint(run.dir.checkpoints) is not None:
-        parent = read_json(lineage).get("parent", {}) if lineage.exists() else {}
-        if parent.get("run") != there.identity() or parent.get("how") != "init":
-            raise RunError(
-                f"{run.folder} has begun already, and not from {source}: leave --init-from out to "
-                "go on, or name a new folder"
-            )
-        return
-    origin = newest_checkpoint(there.checkpoints)
-    if origin is None:
-        raise RunError(f"{source} has no checkpoint to begin from: train it first")
-    misfit = differences({key: origin.manifest.get(key) for key in run.network}, run.network)
-    if misfit:
-        raise RunError(f"the weights of {source} do not fit this run ({'; '.join(misfit)})")
-    state, theirs = trainer_of(run).state_dict(), origin.load()
-    state |= {name: theirs[name] for name in CARRIED if name in theirs}
-    parent = {"how": "init", "run": there.identity(), "folder": str(there.folder)}
-    parent |= {"step": origin.step, "sha256": origin.manifest["sha256"]}
-    write_json(lineage, {"id": run.dir.identity(), "parent": parent})
-    save_checkpoint(run.dir.checkpoints, 0, state, run.checkpoint_facts)
-    run.say(f"BEGUN with the weights of step {origin.step:,} of {source}")
 
 
 def clip_gradients(net: nn.Module, most: float) -> Tensor:

@@ -1,23 +1,24 @@
-"""The driver around any trainer's steps: resume, save, roll back, stop in time, say so."""
+"""The training loop: resume, step, log, preview, validate, save, roll back, stop in time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Generator, Iterator
+from contextlib import nullcontext, suppress
+from typing import Any, NamedTuple
 
-import numpy as np
-from torch import Tensor
+import torch
 
-from dreamlib.runs.checkpoints import Checkpoint, look, save_checkpoint
-from dreamlib.runs.folder import RunDir, disk_error
+from dreamlib.runs.checkpoints import Checkpoint, look, moved, save_checkpoint
+from dreamlib.runs.folder import disk_error
 from dreamlib.runs.lock import Lock, locked
-from dreamlib.runs.mirror.uploader import LONGEST, Courier, carrying
-from dreamlib.runs.time_budget import Clock, StopFlag
+from dreamlib.runs.mirror.uploader import LONGEST, carrying
+from dreamlib.runs.run import Run
+from dreamlib.runs.time_budget import StopFlag
 from dreamlib.training.async_save import Saver
-from dreamlib.training.trainer import Check, Tick, Trainer, check_finite, moved
+from dreamlib.training.base import BaseTrainer, check_finite
+from dreamlib.training.loggers import Boards
+from dreamlib.training.validation import Validation
 from dreamlib.utils.errors import CheckpointError, DreamlibError, Interrupted, NotFinite, RunError
 from dreamlib.utils.weights import averaged_of
 
@@ -25,35 +26,41 @@ ROLLBACKS = 2
 BEAT = 15.0  # seconds between two heartbeats in status.json
 
 
-@dataclass
-class Driver:
-    """One session of training in a run folder; `drive` once."""
+class Tick(NamedTuple):
+    """Where training stands after a step.  `row` is the log row of this step, if it has one."""
 
-    dir: RunDir
-    trainer: Trainer
-    clock: Clock
-    facts: dict[str, Any]  # what a checkpoint must agree with, and `changes` to tell how it differs
-    changes: Callable[[dict[str, Any]], list[str]]
-    where: dict[str, Any]  # device, precision, threads: equal ones continue bit for bit
-    export: Callable[[int, dict[str, Tensor]], None]  # averaged weights of a step
-    exported: Callable[[int], bool]  # whether those of a step are there, and whole
-    write_row: Callable[[dict[str, Any]], None]
-    preview: Callable[[dict[str, np.ndarray]], None]
-    previews: set[int]
-    say: Callable[[str], None]
-    take_over: bool
-    validation: Check
-    courier: Courier | None
-    fetch: Callable[[int, Callable[[], bool]], None]  # what is newer on the mirror
-    intact: Callable[..., None] = lambda wait=False: None  # DataError once the images are not
-    saver: Saver = field(default_factory=Saver, init=False)
-    saved: int | None = field(default=None, init=False)  # step of the newest checkpoint
-    saved_at: float = field(default=0.0, init=False)
-    done: int = field(default=-1, init=False)  # step whose row and preview are written, too
-    rollbacks: int = field(default=0, init=False)
-    beaten: float = field(default=0.0, init=False)
-    lock: Lock | None = field(default=None, init=False)
-    lost: bool = field(default=False, init=False)  # the run, to another process
+    step: int
+    total: int
+    row: dict[str, Any] | None
+
+
+class TrainingLoop:
+    """One session of training in a run's folder; `drive` once."""
+
+    def __init__(
+        self,
+        run: Run,
+        trainer: BaseTrainer,
+        validation: Validation,
+        boards: Boards,
+        hours: float | None = None,
+    ):
+        self.run, self.dir, self.trainer = run, run.dir, trainer
+        self.validation, self.boards = validation, boards
+        self.clock = run.clock(hours)
+        # Equal ones continue bit for bit.
+        self.where = {"device": run.device.type, "precision": run.precision.name}
+        self.where["threads"] = torch.get_num_threads()
+        self.previews = trainer.preview_steps()
+        self.courier = run.courier() if run.mirror else None
+        self.intact = run.data.watch()  # DataError once the images are not what they were
+        self.saver, self.stop = Saver(), StopFlag()
+        self.saved: int | None = None  # step of the newest checkpoint
+        self.saved_at = 0.0
+        self.done = -1  # step whose row and preview are written, too
+        self.rollbacks, self.beaten = 0, 0.0
+        self.lock: Lock | None = None
+        self.lost = False  # the run, to another process
 
     # ------------------------------------------------------------------ a session
 
@@ -63,13 +70,15 @@ class Driver:
         Resumes first.  Saves by the clock, at the end, and when the caller leaves the loop.
         """
         with (
-            locked(self.dir.lock, take_over=self.take_over, say=self.say) as lock,
-            StopFlag().listening() as stop,
-            self._mirrored(stop),
+            locked(self.dir.lock, take_over=self.run.take_over, say=self.run.say) as lock,
+            self.stop.listening(),
+            carrying(self.courier, stop=lambda: bool(self.stop), patience=self._patience)
+            if self.courier
+            else nullcontext(),
         ):
             self.lock = lock
             try:
-                yield from self._session(stop)
+                yield from self._session()
             except GeneratorExit:
                 raise
             except BaseException as error:
@@ -78,47 +87,45 @@ class Driver:
                     raise disk_error(error, self.dir.folder, self.saved) from error
                 raise
 
-    def _mirrored(self, stop: StopFlag) -> AbstractContextManager:
-        if self.courier is None:
-            return nullcontext()
-        return carrying(self.courier, stop=lambda: bool(stop), patience=self._patience)
-
-    def _session(self, stop: StopFlag) -> Iterator[Tick]:
-        self._resume(stop)
+    def _session(self) -> Iterator[Tick]:
+        self._resume()
         try:
-            state = yield from self._steps(stop)
+            state = yield from self._steps()
         except GeneratorExit:
             self._close("interrupted", "its caller left the loop")
             raise
-        self._close(state, stop.reason)
+        self._close(state, self.stop.reason)
 
-    def _steps(self, stop: StopFlag) -> Generator[Tick, None, str]:
+    def _steps(self) -> Generator[Tick, None, str]:
         """The loop, again from the last good checkpoint when numbers stop being numbers."""
         while True:
             try:
-                state = yield from self._loop(stop)
+                state = yield from self._loop()
                 self._save()
                 self.saver.wait()
                 return state
             except NotFinite as error:
                 self._roll_back(error)
 
-    def _loop(self, stop: StopFlag) -> Generator[Tick, None, str]:
+    def _loop(self) -> Generator[Tick, None, str]:
         trainer = self.trainer
         while trainer.step < trainer.total and not self.validation.over:
             if self.clock.over():
                 return "paused_deadline"
-            if stop or (self.courier and self.courier.usurped):
+            if self.stop or (self.courier and self.courier.usurped):
                 return "interrupted"
+            # a step, with everything random in it keyed by its number
             row = trainer.advance()
             self._check_ours()
+            # what is told of it
             if row:
-                self.write_row(row)
+                self.boards.write(row)
             if trainer.step in self.previews:
-                self.preview(trainer.preview())
+                trainer.save_preview(self.dir.samples)
             if trainer.step in self.validation.steps:
                 self.validation.check()
             self.done = trainer.step
+            # saved by the clock, in a thread of its own
             self.saver.check()
             if self.clock.save_due() and not self.saver.busy:
                 self._save()
@@ -128,7 +135,7 @@ class Driver:
 
     # ------------------------------------------------------------------ beginning
 
-    def _resume(self, stop: StopFlag) -> None:
+    def _resume(self) -> None:
         """Load the newest checkpoint that verifies, here or on the mirror; say so in one banner."""
         # Until a checkpoint is loaded, status.json goes on saying what had been saved: a refusal
         # must not be forgotten by the time the same command is given again.
@@ -137,7 +144,7 @@ class Driver:
         newest, broken = look(self.dir.checkpoints)
         # A mirror that fails, or hangs, is not asked for more than is here.
         if self.courier and (self.courier.owner.beats or newest is None):
-            self.fetch(newest.step if newest else -1, lambda: bool(stop))
+            self.run.fetch_newer(newest.step if newest else -1, lambda: bool(self.stop))
             newest, broken = look(self.dir.checkpoints)
         if broken:
             raise broken
@@ -158,7 +165,7 @@ class Driver:
                 self._tell(f"this session differs ({differs}): it goes on, not bit for bit")
         self.done = self.trainer.step
         with suppress(Interrupted):  # the loop asks the same, and ends as it does there
-            self.validation.begin(lambda: bool(stop) or self.clock.over())
+            self.validation.begin(lambda: bool(self.stop) or self.clock.over())
         self._set_status("running")
         self.trainer.probe()
 
@@ -173,23 +180,15 @@ class Driver:
 
     def _load(self, checkpoint: Checkpoint) -> None:
         """Into the trainer, if it is this run's.  CheckpointError names what differs."""
-        changes = self.changes(checkpoint.manifest)
+        changes = self.run.changes(checkpoint.manifest)
         if changes:
             raise CheckpointError(
                 f"{checkpoint.path} belongs to another run ({'; '.join(changes)}): put this run's "
                 "own checkpoints back, or begin a new run folder"
             )
-        state = checkpoint.load()
-        try:
-            self.trainer.load_state_dict(state)
-        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise CheckpointError(
-                f"{checkpoint.path} does not fit this network or optimizer ({reason}): delete it "
-                "and its .json to go on from the generation before"
-            ) from error
-        if checkpoint.step and not self.exported(checkpoint.step):
-            self.export(checkpoint.step, averaged_of(state))
+        state = self.trainer.load(checkpoint)
+        if checkpoint.step and self.run.weights_step() != checkpoint.step:
+            self.run.export_weights(checkpoint.step, averaged_of(state))
         self.dir.cut_log(self.trainer.step)
         self.saved, self.saved_at = checkpoint.step, checkpoint.manifest["time"]
 
@@ -216,11 +215,11 @@ class Driver:
         """In the saver's thread: nothing here may touch the trainer's own state."""
         check_finite(state, step)
         saved = save_checkpoint(
-            self.dir.checkpoints, step, state, self.facts | {"where": self.where}
+            self.dir.checkpoints, step, state, self.run.checkpoint_facts | {"where": self.where}
         )
         if step:
             with self.dir.pair:
-                self.export(step, averaged_of(state))
+                self.run.export_weights(step, averaged_of(state))
         self.saved, self.saved_at = step, time.time()
         self.dir.note("saved", step=step, sha256=saved.manifest["sha256"])
         if self.courier:
@@ -277,13 +276,13 @@ class Driver:
             self.saver.wait()
         except (OSError, RuntimeError, DreamlibError) as second:
             why = disk_error(second, self.dir.folder, self.saved)
-            self.say(f"the state in memory could not be saved: {why}")
+            self.run.say(f"the state in memory could not be saved: {why}")
         try:
             self._set_status(state, error=str(error))
             self.dir.note(state, step=self.trainer.step, error=str(error))
         except OSError as second:
             why = disk_error(second, self.dir.folder, self.saved)
-            self.say(f"nor could status.json be written: {why}")
+            self.run.say(f"nor could status.json be written: {why}")
 
     def _patience(self) -> float:
         """Seconds to wait for the mirror at the end: inside the budget, if there is one."""
@@ -292,7 +291,7 @@ class Driver:
     # ------------------------------------------------------------------ telling
 
     def _tell(self, text: str) -> None:
-        self.say(text)
+        self.run.say(text)
         self.dir.note("said", text=text)
 
     def _beat(self) -> None:

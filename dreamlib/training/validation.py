@@ -15,22 +15,22 @@ from dreamlib.config.schema import span_steps
 from dreamlib.metrics.features import Extractor, extract, metric_name
 from dreamlib.metrics.frechet import frechet
 from dreamlib.runs.run import Run
-from dreamlib.training.trainer import Check, Trainer
+from dreamlib.training.base import BaseTrainer
 from dreamlib.utils.files import sweep
 from dreamlib.utils.weights import averaged_of, write_weights
 
 BEST = "best"  # folder in weights/
 
 
-class Validation(Check):
-    """What the driver asks at certain steps.  Its rows lie in validation.jsonl.
+class Validation:
+    """What the training loop asks at certain steps.  Its rows lie in validation.jsonl.
 
     Compared are the first `validation.n` images of the sampling seed with the split `floor`, which
     no score of `evaluate` has for a reference: the best of many steps is chosen by these images,
     and a choice should not be judged by what it was made by.
     """
 
-    def __init__(self, run: Run, trainer: Trainer):
+    def __init__(self, run: Run, trainer: BaseTrainer):
         self.run, self.trainer, self.settings = run, trainer, run.config.validation
         every = span_steps(self.settings.every, epoch=trainer.epoch, total=trainer.total)
         self.steps = set(range(every, trainer.total + 1, every)) if every else set()
@@ -63,7 +63,7 @@ class Validation(Check):
 
     def check(self) -> None:
         """Score the averaged weights of this step; keep them where they are the best so far."""
-        self.trainer.check_finite()  # NaN has no distance: the driver rolls back
+        self.trainer.check_finite()  # NaN has no distance: the loop rolls back
         step, begun = self.trainer.step, time.monotonic()
         features = extract(self.images(), self.extractor)
         row = {

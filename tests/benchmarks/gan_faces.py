@@ -26,7 +26,7 @@ from dreamlib.report.figures.style import fit, footer, new_figure, save_figure, 
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.sampling.generate import generate
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from dreamlib.utils.files import read_json, write_json
 from tests.benchmarks.timing import machine
 from tests.benchmarks.training_hours import clock, time_text, with_error

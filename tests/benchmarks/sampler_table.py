@@ -19,7 +19,7 @@ from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.sampling.generate import generate
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from dreamlib.utils.files import read_json, write_json
 from dreamlib.utils.progress import TextProgress
 

@@ -29,7 +29,7 @@ from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.report.figures.style import footer, new_figure, save_figure
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from dreamlib.utils.files import read_json, write_json, write_text
 
 SHARES = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0)

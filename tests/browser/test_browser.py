@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dreamlib.runs.folder import RunDir
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from tests.browser.pages import (
     HASHES,
     SCREENS,

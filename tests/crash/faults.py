@@ -43,7 +43,7 @@ from dreamlib.report.figures import registry as figures
 from dreamlib.runs.checkpoints import newest_checkpoint
 from dreamlib.runs.mirror.store import Mirror
 from dreamlib.runs.open import open_run
-from dreamlib.training.diffusion import train
+from dreamlib.training.train import train
 from dreamlib.utils.errors import DreamlibError
 from dreamlib.utils.files import read_json, sha256_file
 from tests.crash.harness import OURS, debris, trained, tree

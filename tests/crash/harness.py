@@ -53,8 +53,9 @@ from dreamlib.runs.folder import RunDir
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.sampling.generate import generate
-from dreamlib.training.diffusion import DiffusionTrainer, train
+from dreamlib.training.diffusion import DiffusionTrainer
 from dreamlib.training.gan import GanTrainer
+from dreamlib.training.train import train
 from dreamlib.utils.errors import DreamlibError
 from dreamlib.utils.files import read_json
 from tests.conftest import TINY

@@ -22,7 +22,8 @@ from dreamlib.runs.checkpoints import newest_checkpoint
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
-from dreamlib.training.diffusion import DiffusionTrainer, train
+from dreamlib.training.diffusion import DiffusionTrainer
+from dreamlib.training.train import train
 from dreamlib.utils.errors import CheckpointError, DreamlibError, RunError
 from dreamlib.utils.files import read_json, seal, write_json
 from tests.conftest import TINY

@@ -9,13 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from dreamlib.report.markup import POLICY
 from dreamlib.utils.progress import duration
 
-# Nothing is fetched, and nothing runs, whatever the texts above hold.
-POLICY = (
-    '<meta http-equiv="Content-Security-Policy" '
-    "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-)
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em }
 table { border-collapse: collapse; width: 100% }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamlib.notebook.runner.execute import Leash, execute
-from dreamlib.notebook.runner.index_page import POLICY
+from dreamlib.report.markup import POLICY
 from dreamlib.runs.time_budget import StopFlag
 from dreamlib.utils.errors import ConfigError, DreamlibError, Interrupted
 from dreamlib.utils.files import parse_json, write_text

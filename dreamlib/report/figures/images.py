@@ -21,7 +21,8 @@ from dreamlib.report.figures.style import (
     style,
 )
 from dreamlib.report.sources import name_of, newest, sampler_of, stored
-from dreamlib.runs.run import STAGES, Run
+from dreamlib.runs.run import Run
+from dreamlib.training.base import STAGES
 from dreamlib.utils.errors import RunError
 from dreamlib.utils.files import parse_json
 from dreamlib.utils.images import to_rgb
