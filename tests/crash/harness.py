@@ -57,7 +57,7 @@ from dreamlib.training.diffusion import DiffusionTrainer
 from dreamlib.training.gan import GanTrainer
 from dreamlib.training.train import train
 from dreamlib.utils.errors import DreamlibError
-from dreamlib.utils.files import read_json
+from dreamlib.utils.files import PLACE, read_json
 from tests.conftest import TINY
 from tests.test_train import TIMES, flatten
 from tests.test_train_gan import TINY_GAN
@@ -282,7 +282,7 @@ def training(
                 pass
         if cut:
             manifest = folder / OURS / "checkpoints" / f"step-{sessions:08d}.json"
-            manifest.rename(manifest.with_name(f".{manifest.name}.0.{2**30}.tmp"))
+            manifest.rename(manifest.with_name(f".{manifest.name}.{PLACE}.0.{2**30}.tmp"))
 
     def work(folder: Path, work: Work) -> None:
         advance = trainer.advance
