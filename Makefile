@@ -38,7 +38,7 @@ test-slow: $(VENV)/.installed-dev
 # Side by side with other packages: make bench, make bench BENCH=dream_cost, make bench BENCH=--quick
 BENCH ?=
 bench: $(VENV)/.installed-bench
-	$(PYTHON) -m tests.benchmarks $(foreach word,$(BENCH),$(call q,$(word)))
+	$(PYTHON) -m benchmarks $(foreach word,$(BENCH),$(call q,$(word)))
 
 $(VENV)/.installed-bench: $(VENV)/.installed-dev
 	$(PYTHON) -m pip install --quiet --editable '.[all,dev,bench]'

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from dreamlib.config.load import load_config
-from tests.benchmarks import (
+from benchmarks import (
     dream_cost,
     gan_faces,
     gan_step,
@@ -21,11 +20,12 @@ from tests.benchmarks import (
     timing,
     training_step,
 )
-from tests.benchmarks.preset_costs import DIFFUSION, cost
-from tests.benchmarks.suite import NAMES, page
+from benchmarks.preset_costs import DIFFUSION, cost
+from benchmarks.suite import NAMES, page
+from dreamlib.config.load import load_config
 
 ROOT = Path(__file__).resolve().parent.parent
-MEASURED = json.loads((ROOT / "tests/benchmarks/benchmarks.json").read_text("utf-8"))
+MEASURED = json.loads((ROOT / "benchmarks/benchmarks.json").read_text("utf-8"))
 TEXT = " ".join(" ".join(p.read_text("utf-8").split()) for p in (ROOT / "docs").glob("*.md"))
 
 
@@ -78,7 +78,7 @@ def test_power_is_the_slope_of_logarithms():
 def test_every_benchmark_is_measured_and_its_table_stands_in_the_page():
     assert list(MEASURED) == list(NAMES)
     for name in NAMES:
-        found, module = MEASURED[name], import_module(f"tests.benchmarks.{name}")
+        found, module = MEASURED[name], import_module(f"benchmarks.{name}")
         assert found["rounds"] >= 7, name
         assert not found["quick"], name
         for part in module.table(found).split("\n\n"):
@@ -95,7 +95,7 @@ def test_networks_that_are_compared_have_equal_parameters():
 
 # ------------------------------------------------------------------ quality for equal time
 
-EQUAL_TIME = json.loads((ROOT / "tests/benchmarks/quality.json").read_text("utf-8"))
+EQUAL_TIME = json.loads((ROOT / "benchmarks/quality.json").read_text("utf-8"))
 ARMS = ("ours", "lucidrains", "original")
 
 

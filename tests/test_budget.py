@@ -33,7 +33,7 @@ from dreamlib.utils import platform as host
 from dreamlib.utils.errors import ConfigError, Interrupted
 from dreamlib.utils.files import read_json
 from tests.conftest import TINY
-from tests.test_train import assert_same_state, final_state, rows
+from tests.training.test_train import assert_same_state, final_state, rows
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 

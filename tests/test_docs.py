@@ -13,20 +13,20 @@ from statistics import mean, stdev
 import pytest
 import torch
 
-from dreamlib.config.load import load_config
-from dreamlib.diffusion.unet import UNet
-from dreamlib.evaluation.ablation import read_ablation
-from dreamlib.evaluation.results import study_from
-from dreamlib.report.tables import ablation_markdown, markdown
-from dreamlib.training.cost import explain
-from tests.benchmarks import (
+from benchmarks import (
     coverage,
     frechet_speed,
     gaussian_truth,
     known_generators,
     study_cost,
 )
-from tests.benchmarks.sampler_table import key, table
+from benchmarks.sampler_table import key, table
+from dreamlib.config.load import load_config
+from dreamlib.diffusion.unet import UNet
+from dreamlib.evaluation.ablation import read_ablation
+from dreamlib.evaluation.results import study_from
+from dreamlib.report.tables import ablation_markdown, markdown
+from dreamlib.training.cost import explain
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
@@ -71,7 +71,7 @@ def test_quotations_are_the_code(block):
 
 
 def test_the_sampler_table_is_the_measured_one():
-    measured = json.loads((ROOT / "tests/benchmarks/sampler_table.json").read_text("utf-8"))
+    measured = json.loads((ROOT / "benchmarks/sampler_table.json").read_text("utf-8"))
     rows, floor = table(measured, seeds=3).split("\n\n")
     page = (ROOT / "docs" / "TRAINING.md").read_text("utf-8")
     assert rows in page
@@ -80,7 +80,7 @@ def test_the_sampler_table_is_the_measured_one():
 
 def test_twenty_steps_of_dpm_solver_are_as_good_as_a_hundred_of_ddim():
     """At most two standard deviations over seeds, or 5 %, above: from the measured results."""
-    measured = json.loads((ROOT / "tests/benchmarks/sampler_table.json").read_text("utf-8"))
+    measured = json.loads((ROOT / "benchmarks/sampler_table.json").read_text("utf-8"))
 
     def fd(*row):
         return [measured[key(row, seed)]["fd"] for seed in range(3)]
@@ -99,7 +99,7 @@ def measured(name):
 
 
 def test_the_tables_of_evaluation_are_the_measured_ones():
-    benchmarks = "tests/benchmarks/"
+    benchmarks = "benchmarks/"
     assert gaussian_truth.table(measured(benchmarks + "gaussian_truth.json")["cases"]) in EVALUATION
     assert frechet_speed.table(measured(benchmarks + "frechet_speed.json")) in EVALUATION
     assert study_cost.table(measured(benchmarks + "study_cost.json")) in EVALUATION
@@ -107,7 +107,7 @@ def test_the_tables_of_evaluation_are_the_measured_ones():
     assert known_generators.perfect_table(known) in EVALUATION
 
 
-COVERAGE = measured("tests/benchmarks/coverage.json")
+COVERAGE = measured("benchmarks/coverage.json")
 
 
 def test_the_tables_of_coverage_are_the_measured_ones():
@@ -147,7 +147,7 @@ def test_the_null_is_what_perfect_generators_score():
 
 def test_a_study_costs_what_was_promised():
     """5,000 against 5,000 images with 2048 features, once these are there."""
-    cost = measured("tests/benchmarks/study_cost.json")
+    cost = measured("benchmarks/study_cost.json")
     assert cost["without jackknife"]["total"] <= 60
     assert cost["with jackknife"]["total"] <= 120
     assert max(cost[name]["growth_mb"] for name in ("without jackknife", "with jackknife")) < 2000

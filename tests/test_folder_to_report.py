@@ -12,8 +12,8 @@ from dreamlib.cli.main import app
 from dreamlib.config import factory as build
 from dreamlib.data.faces import ATTRIBUTES, draw_faces
 from dreamlib.metrics.features import extract
-from tests.test_inception import stand_in as stand_in_for
-from tests.test_inception import weights as random_inception
+from tests.metrics.test_inception import stand_in as stand_in_for
+from tests.metrics.test_inception import weights as random_inception
 
 inception = random_inception  # a fixture
 SIZES = [(128, 128), (200, 150), (96, 160), (300, 129), (64, 70), (131, 256)]  # width, height

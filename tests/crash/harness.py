@@ -59,8 +59,8 @@ from dreamlib.training.train import train
 from dreamlib.utils.errors import DreamlibError
 from dreamlib.utils.files import PLACE, read_json
 from tests.conftest import TINY
-from tests.test_train import TIMES, flatten
-from tests.test_train_gan import TINY_GAN
+from tests.training.test_gan_trainer import TINY_GAN
+from tests.training.test_train import TIMES, flatten
 
 BUFFER = 1 << 16  # bytes per write to the system: few enough calls to kill at every one
 LONGEST = 120.0  # seconds after which an attempt hangs

@@ -27,7 +27,7 @@ from dreamlib.training.train import train
 from dreamlib.utils.errors import CheckpointError, DreamlibError, RunError
 from dreamlib.utils.files import read_json, seal, write_json
 from tests.conftest import TINY
-from tests.test_train import assert_same_state, final_state, rows
+from tests.training.test_train import assert_same_state, final_state, rows
 
 STEPS = (2, 4, 6)  # the generations of the run that is damaged; it ends at 8
 NEWEST, BEFORE = "step-00000006", "step-00000004"

@@ -18,7 +18,7 @@ from dreamlib.runs.folder import RunDir
 from dreamlib.runs.mirror.store import Generation, Mirror
 from dreamlib.utils.files import sha256_file
 from tests.conftest import TINY
-from tests.test_train import assert_same_state
+from tests.training.test_train import assert_same_state
 
 SETTINGS = [*TINY, "train.save_minutes=0.01", "train.mirror_minutes=0.02"]
 

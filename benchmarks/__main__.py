@@ -1,0 +1,51 @@
+"""All benchmarks that take minutes, or those named; a JSON file and a page of tables.
+
+    make bench                       # all, about an hour on an idle machine
+    make bench BENCH=dream_cost      # one
+    make bench BENCH=--quick         # all, two rounds of small turns: about four minutes
+
+Each runs in a process of its own, so that one's memory is not another's.  Results of those that
+did not run now are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from pathlib import Path
+
+from benchmarks.suite import NAMES, QUICK, ROUNDS, page, run
+from benchmarks.timing import apart
+from dreamlib.report.figures.style import save_figure
+from dreamlib.utils.files import read_json, write_json, write_text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure dreamlib beside its peers.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    parser.add_argument("--quick", action="store_true", help="two rounds of small turns")
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"))
+    options = parser.parse_args()
+    unknown = set(options.names) - set(NAMES)
+    if unknown:
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}")
+    path = options.out / "benchmarks.json"
+    found = read_json(path) if path.exists() else {}
+    rounds = options.rounds or (QUICK if options.quick else ROUNDS)
+    for name in options.names or NAMES:
+        print(f"{name} ...", flush=True)
+        found[name] = apart(run, name, rounds, options.quick)
+        found = {each: found[each] for each in NAMES if each in found}
+        write_json(path, found)
+        module = import_module(f"benchmarks.{name}")
+        print(module.table(found[name]), flush=True)
+        if hasattr(module, "figure"):
+            save_figure(module.figure(found[name]), options.out, name)
+        print(f"took {found[name]['took_seconds']:.0f} s", flush=True)
+    write_text(options.out / "benchmarks.md", page(found))
+    print(f"{path} and {options.out / 'benchmarks.md'}")
+
+
+if __name__ == "__main__":
+    main()
