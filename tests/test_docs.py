@@ -119,15 +119,10 @@ def test_the_tables_of_coverage_are_the_measured_ones():
 def test_two_standard_errors_hold_fresh_images_and_a_fresh_reference():
     rows = coverage.of(COVERAGE, "coverage")
     assert len(rows) == 6
-    above = []
     for row in rows:
         assert row["repetitions"] >= 200
         for what in ("FD 500", "FD 5000", "KID 500", "KID 5000"):
-            assert 0.92 <= row[what]["within"] < 0.975, (row["law"], row["d"], what)
-            above += [(row["law"], row["d"], what)] if row[what]["within"] > 0.97 else []
-    # By less than 300 repetitions can tell; the page names both.
-    assert above == [("mixture", 16, "FD 500"), ("mixture", 16, "KID 500")]
-    assert "two of the 24 lie above 0.97" in " ".join(EVALUATION.split())
+            assert 0.92 <= row[what]["within"] <= 0.97, (row["law"], row["d"], what)
 
 
 def test_of_equally_far_generators_none_is_called_nearer():
