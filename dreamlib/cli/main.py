@@ -68,7 +68,7 @@ def demo(
 
 
 @app.command()
-def explain(
+def summarize(
     preset: Annotated[str, typer.Argument(help="a preset's name or a YAML file")],
     batch: Annotated[
         int | None,
@@ -166,13 +166,13 @@ def sample(
     settings: options.Set = None,
 ) -> None:
     """Generate images with the averaged weights."""
-    from dreamlib.sampling.generate import export_png, generate, interpolation, process
+    from dreamlib.sampling.generate import export_png, generate, interpolate, process
 
     if not interpolate and (ends, frames) != ((0, 1), 10):
         raise ConfigError("--ends and --frames are for --interpolate: add it, or leave them out")
     opened = options.existing(run, mirror, settings, images=False)
     if interpolate:
-        images = interpolation(opened, *ends, frames)
+        images = interpolate(opened, *ends, frames)
         sheet = opened.dir.samples / f"interpolation-{ends[0]}-{ends[1]}.png"
     else:
         images = generate(opened, range(n), progress=TextProgress())
@@ -189,7 +189,7 @@ def sample(
 @app.command()
 def doctor() -> None:
     """What this machine has, what will be used, and why."""
-    from dreamlib.notebook.doctor import checkup
+    from dreamlib.notebook.checkup import checkup
 
     for name, value in checkup().items():
         say(f"{name:<10} {value}")

@@ -4,45 +4,30 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dreamlib.cli.options import MirrorFolder, RunFolder, Set
-from dreamlib.runs.checkpoints import look, whole_checkpoints
+from dreamlib.runs.checkpoints import look
 from dreamlib.runs.folder import RunDir
-from dreamlib.runs.lock import alive, locked, read_owner
+from dreamlib.runs.lock import locked
 from dreamlib.runs.mirror.restore import fetch_newer
-from dreamlib.runs.mirror.uploader import describe
 from dreamlib.runs.open import bring_back, mirror_of, open_run
+from dreamlib.runs.story import share_of, state_of, story
 from dreamlib.training.fork import fork_run
 from dreamlib.utils.errors import RunError
 from dreamlib.utils.progress import TextProgress, duration
 from dreamlib.utils.progress import tell as say
 
 run_app = typer.Typer(no_args_is_help=True, help="Look at runs; copy, bring back and fork them.")
-EVENTS = 8  # lines of the story that `status` tells
 
 
 @run_app.command()
 def status(run: RunFolder) -> None:
     """Where a run stands, what is saved and mirrored, and what happened to it lately."""
-    ours = _existing(run)
-    report = ours.status()
-    say(f"{run}: {_state(ours, report)}, step {report['step']:,}{_share(report)}")
-    for checkpoint in whole_checkpoints(ours.checkpoints):
-        age = duration(time.time() - checkpoint.manifest["time"])
-        size = checkpoint.manifest["size"] / 2**20
-        say(f"  checkpoint of step {checkpoint.step:,}: whole, {size:,.1f} MiB, {age} old")
-    if "mirror" in report:
-        say(f"  mirror: {describe(report)}")
-    if report.get("error"):
-        say(f"  it failed: {report['error']}")
-    for event in ours.read_events()[-EVENTS:]:
-        when = time.strftime("%m-%d %H:%M:%S", time.localtime(event["time"]))
-        told = {k: str(v)[:8] if k == "sha256" else v for k, v in event.items()}
-        facts = (f"{k} {v}" for k, v in told.items() if k not in ("time", "event", "text"))
-        say(f"  {when}  {event.get('text') or ' '.join((event['event'], *facts))}")
+    for line in story(_existing(run)):
+        say(line)
 
 
 @run_app.command("list")
@@ -61,7 +46,8 @@ def list_runs(
             say(f"{folder.name:<24} {error}")
             continue
         age = f", {duration(time.time() - report['time'])} ago" if report.get("time") else ""
-        say(f"{folder.name:<24} {_state(ours, report):<16} {report['step']:,}{_share(report)}{age}")
+        step = f"{report['step']:,}{share_of(report)}"
+        say(f"{folder.name:<24} {state_of(ours, report):<16} {step}{age}")
 
 
 @run_app.command()
@@ -103,16 +89,3 @@ def _existing(run: Path) -> RunDir:
     if not (run / "config.yaml").is_file():
         raise RunError(f"{run} holds no run: check the path, or begin one with `dreamlib train`")
     return RunDir(run)
-
-
-def _state(run: RunDir, report: dict[str, Any]) -> str:
-    """The state in status.json, unless its writer was killed before it could write another."""
-    if report["state"] != "running":
-        return report["state"]
-    owner = read_owner(run.lock)
-    return "running" if owner and alive(owner) is not False else "stopped (killed)"
-
-
-def _share(report: dict[str, Any]) -> str:
-    total = report.get("total")
-    return f" of {total:,} ({report['step'] / total:.0%})" if total else ""

@@ -156,9 +156,9 @@ def figures(
     mirror: MirrorFolder = None,
 ) -> None:
     """Every figure and table of a run, one page and one zip, from its files alone."""
-    from dreamlib.report.build import save_report
+    from dreamlib.report.build import build_report
 
     opened = existing(run, mirror)
-    for path in save_report(opened, ablation, TextProgress()):
+    for path in build_report(opened, ablation, TextProgress()):
         say(str(path))
     opened.keep()

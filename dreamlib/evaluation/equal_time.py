@@ -55,7 +55,7 @@ class Contest(Record):
         return max(1, round(self.seconds / self.paces[preset].seconds))
 
 
-def contest(
+def equal_time(
     presets: Sequence[str],
     folder: Path | str,
     minutes: float,

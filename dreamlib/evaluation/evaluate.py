@@ -33,7 +33,7 @@ from dreamlib.evaluation.results import (
     REAL,
     Score,
     Study,
-    read_study,
+    read_scores,
     scores_lock,
     with_floors,
     write_study,
@@ -114,7 +114,7 @@ def guests_of(run: Run) -> list[Score]:
     """
     path = run.dir.evaluation / "scores.json"
     try:
-        return read_study(run.folder).guests if path.exists() else []
+        return read_scores(run.folder).guests if path.exists() else []
     except RunError as error:
         aside = path.with_name("scores-old.json")
         path.replace(aside)

@@ -115,7 +115,7 @@ def write_study(folder: Path, study: Study) -> None:
     write_json(folder / "evaluation" / "scores.json", asdict(study))
 
 
-def read_study(folder: Path | str) -> Study:
+def read_scores(folder: Path | str) -> Study:
     """The study that `evaluate` wrote into a run folder.
 
     NotEnoughSamples when there is none, RunError naming the field when it does not hold.

@@ -28,7 +28,7 @@ from dreamlib.evaluation.results import (
     Origin,
     Score,
     Study,
-    read_study,
+    read_scores,
     scores_lock,
     write_study,
 )
@@ -207,7 +207,7 @@ def _floor_of(study: Study, row: Score) -> float | None:
 
 def _study_so_far(judge: Judge, plan: Plan) -> Study:
     if (judge.folder / "evaluation" / "scores.json").exists():
-        return read_study(judge.folder)
+        return read_scores(judge.folder)
     facts = {"metric": plan.metric, "preset": "", "step": 0}
     return Study(facts | {"extractor": judge.extractor.identity}, [])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +22,7 @@ BANNERS = ("FRESH START", "RESUMED", "FINISHED")
 
 
 @dataclass
-class Rehearsal:
+class CrashDemo:
     """`dreamlib train FOLDER` as a process: start it, kill it, start it again."""
 
     folder: Path
@@ -41,7 +42,7 @@ class Rehearsal:
         """What the process of the last start() printed."""
         return self.folder.with_name(f"{self.folder.name}.txt")
 
-    def start(self, hours: float | None = None) -> Rehearsal:
+    def start(self, hours: float | None = None) -> CrashDemo:
         """Begin or continue the training.  What it prints is told when it ends."""
         words = [sys.executable, "-m", "dreamlib", "train", str(self.folder), "--preset"]
         words += [self.preset, "--mirror", str(self.mirror)]
@@ -107,6 +108,10 @@ class Rehearsal:
         os.truncate(path, path.stat().st_size // 2)
         self.say(f"{path.name} of {self.folder} now holds half of its bytes")
         return path
+
+    def lose(self) -> None:
+        """The machine with the run's folder is gone."""
+        shutil.rmtree(self.folder)
 
     def weights_hash(self) -> str:
         """SHA-256 of the averaged weights, read and verified."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+import inspect
+import json
 import os
 import sys
 import time
@@ -10,14 +12,26 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from PIL import Image
+
+from dreamlib.config.factory import make_loss, make_stream
 from dreamlib.notebook.runner.execute import PAUSED
 from dreamlib.report.texts import as_table
-from dreamlib.runs.open import find_run, open_run
+from dreamlib.runs import open as runs
 from dreamlib.runs.run import Run
+from dreamlib.runs.story import story
+from dreamlib.training import cost
 from dreamlib.utils.errors import Interrupted, NotEnoughSamples, NotThere, OutOfTime, RunError
+from dreamlib.utils.images import enlarge, grid
+from dreamlib.utils.passed import listed
 from dreamlib.utils.platform import mount_drive, working_folder
 from dreamlib.utils.progress import Advance, Progress, TextProgress, duration, tell
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 FIRST = (
     "run notebook 03_training (or 00_complete) first, with the same RUN; on Colab say yes to the "
@@ -27,7 +41,7 @@ FIRST = (
 _paused = False  # the time budget ended work of this notebook
 
 
-def begin(
+def open_run(
     folder: str | Path,
     preset: str | None = None,
     *,
@@ -46,15 +60,15 @@ def begin(
     if preset is None:
         folder = os.environ.get("DREAMLIB_RUN") or folder
     place = working_folder() / folder
-    if preset is None and not find_run(place, mirror):
+    if preset is None and not runs.find_run(place, mirror):
         raise RunError(f"there is no run {place} yet, and none of its name to bring back: {FIRST}")
-    return open_run(
-        place, preset, overrides=overrides, mirror=mirror, hours=hours, progress=live_progress()
+    return runs.open_run(
+        place, preset, overrides=overrides, mirror=mirror, hours=hours, progress=progress()
     )
 
 
 @contextmanager
-def politely() -> Iterator[None]:
+def stop_cleanly() -> Iterator[None]:
     """In a notebook: long work, and what shows its result; whatever stops it is one sentence.
 
     When the session's time budget ends, the cells that follow go on: they show what there is, and
@@ -175,23 +189,66 @@ class LiveProgress:
             self.panel = None
 
 
-def live_progress() -> Progress:
+def progress() -> Progress:
     """Bars in a live notebook; elsewhere plain lines at a low rate, with the same facts."""
     return LiveProgress() if is_live() else TextProgress()
 
 
-def standing(run: Run) -> str:
-    """Where a run stands, as a Markdown table."""
-    status, data = run.dir.status(), run.data.manifest["splits"]
-    total = status.get("total")
-    share = f" of {total:,} ({status['step'] / total:.0%})" if total else ""
+def status(run: Run) -> Markdown:
+    """Where a run stands, as a table."""
+    told, data = run.dir.status(), run.data.manifest["splits"]
+    total = told.get("total")
+    share = f" of {total:,} ({told['step'] / total:.0%})" if total else ""
     rows = {
         "run": str(run.folder),
         "preset": str(run.config.preset),
-        "state": status["state"].replace("_", " "),
-        "step": f"{status['step']:,}{share}",
+        "state": told["state"].replace("_", " "),
+        "step": f"{told['step']:,}{share}",
         "images": ", ".join(f"{count:,} {split}" for split, count in data.items() if count),
         "computes on": f"{run.device}, {run.precision.name} ({run.precision.reason})",
         "mirror": str(run.mirror.root) if run.mirror else "none",
     }
-    return as_table(("", ""), rows.items())
+    return show(as_table(("", ""), rows.items()))
+
+
+def show(text: str) -> Markdown:
+    """Markdown, as the page shows it."""
+    from IPython.display import Markdown
+
+    return Markdown(text)
+
+
+def sheet(images: np.ndarray, columns: int = 12, side: int = 48) -> Image.Image:
+    """uint8 [N,H,W,C] side by side, each enlarged to about `side` pixels."""
+    return Image.fromarray(grid(enlarge(images, side), columns=columns, gap=3))
+
+
+def settings(given: Iterable[str] | str = (), **named: Any) -> list[str]:
+    """Overrides as one passes them, and more by name, as in data__path; None leaves one out."""
+    more = {name.replace("__", "."): value for name, value in named.items() if value is not None}
+    return [*listed(given), *(f"{name}={json.dumps(value)}" for name, value in more.items())]
+
+
+def place(folder: str | Path) -> Path:
+    """A folder of a notebook's work, under the clone's root; on Colab the Drive is asked for, so
+    that what is done outlives the machine there."""
+    mount_drive()
+    return working_folder() / folder
+
+
+def forecast(run: Run) -> str:
+    """How long the training would take here: a few steps are measured, the rest is projected."""
+    return cost.forecast(run.config, make_stream(run.config, run.data, run.device).epoch_steps)
+
+
+def source(run: Run) -> Markdown:
+    """The source of the loss that the run is trained with."""
+    loss = make_loss(run.config, epoch=1, total=1)
+    text = inspect.getsource(loss if inspect.isfunction(loss) else type(loss))
+    return show(f"```python\n{text}```")
+
+
+def history(run: Run) -> None:
+    """Every session of a run of late, with what was saved and what was resumed."""
+    for line in story(run.dir):
+        tell(line)

@@ -5,20 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from dreamlib.report.figures.registry import save_all
-from dreamlib.report.html_report import study_of, write_page
-from dreamlib.report.tables import save_tables
+from dreamlib.report.html_report import write_page
+from dreamlib.report.tables import save_tables, scores_of
 from dreamlib.report.zip_bundle import package
 from dreamlib.runs.run import Run
 from dreamlib.utils.progress import Progress, silent
 
 
-def save_report(run: Run, ablation: Path | None = None, progress: Progress = silent) -> list[Path]:
+def build_report(run: Run, ablation: Path | None = None, progress: Progress = silent) -> list[Path]:
     """Into the run's figures/: every figure (PNG and PDF), the tables, report.html, results.zip.
 
     Nothing is trained or sampled.  `ablation` is a folder of `dreamlib ablate`.  What is not there
     yet is a figure that says so, with the command that makes it.
     """
-    drawn, study = save_all(run, ablation), study_of(run)
+    drawn, study = save_all(run, ablation), scores_of(run)
     tables = save_tables(study, run.dir.figures) if study else []
     page = write_page(run, drawn)
     return [*drawn, *tables, page, package(run, progress=progress)]

@@ -16,14 +16,21 @@ from typing import Any
 
 from dreamlib.config.load import differences, dump_config, load_config, preset_names
 from dreamlib.config.schema import Config
-from dreamlib.evaluation.results import GENERATED, REAL, Study, read_study
+from dreamlib.evaluation.results import GENERATED, REAL, Study
 from dreamlib.report.captions import ABLATE, CAPTIONS, FIGURES, Caption, captions_of, needs
 from dreamlib.report.embed import drawn, embedded
 from dreamlib.report.markup import document, fold, paragraph, table
 from dreamlib.report.sources import folder_name, sampler_of
-from dreamlib.report.tables import MADE, how_to_read, meaning, memorisation_sentence, rows_table
+from dreamlib.report.tables import (
+    MADE,
+    how_to_read,
+    meaning,
+    memorisation_sentence,
+    rows_table,
+    scores_of,
+)
 from dreamlib.runs.run import Run
-from dreamlib.utils.errors import NotEnoughSamples, RunError
+from dreamlib.utils.errors import RunError
 from dreamlib.utils.files import check_fields, read_json, write_text
 
 COMMANDS = {"sensitivity": ABLATE}  # that make a figure; FIGURES for the others
@@ -35,7 +42,7 @@ def write_page(run: Run, paths: Iterable[Path]) -> Path:
     Parts that the run's files do not hold are named, with the command that makes them.  RunError
     where a file is damaged.
     """
-    study = study_of(run)
+    study = scores_of(run)
     pictures = {path.stem: path for path in paths if path.suffix == ".png" and drawn(path)}
     config = load_config(run.dir.config)
     name = folder_name(run)
@@ -51,14 +58,6 @@ def write_page(run: Run, paths: Iterable[Path]) -> Path:
     path = run.dir.figures / "report.html"
     write_text(path, document(f"{name}: report", head, sections))
     return path
-
-
-def study_of(run: Run) -> Study | None:
-    """The run's scores, None before it was evaluated."""
-    try:
-        return read_study(run.folder)
-    except NotEnoughSamples:
-        return None
 
 
 def headline(study: Study) -> tuple[list[str], list[list[str]]]:

@@ -10,9 +10,11 @@ from statistics import fmean
 
 from dreamlib.evaluation.ablation import BUDGETS, Ablation
 from dreamlib.evaluation.compare import Comparison
-from dreamlib.evaluation.results import GENERATED, REAL, Score, Study
+from dreamlib.evaluation.results import GENERATED, REAL, Score, Study, read_scores
 from dreamlib.report.sources import way_of
 from dreamlib.report.texts import NONE, as_table, csv_text, no_formula, plain, tex
+from dreamlib.runs.run import Run
+from dreamlib.utils.errors import NotEnoughSamples
 from dreamlib.utils.files import write_text
 
 PIXELS = "pixels: "
@@ -293,3 +295,11 @@ def _save(texts: dict[str, str], folder: Path) -> list[Path]:
     for name, text in texts.items():
         write_text(folder / name, text + "\n")
     return [folder / name for name in texts]
+
+
+def scores_of(run: Run) -> Study | None:
+    """The run's scores, None before it was evaluated."""
+    try:
+        return read_scores(run.folder)
+    except NotEnoughSamples:
+        return None

@@ -15,8 +15,9 @@ from dreamlib.evaluation.results import Study
 from dreamlib.metrics.pixel_stats import nearest
 from dreamlib.report.captions import captions_of, needs
 from dreamlib.report.embed import drawn
-from dreamlib.report.html_report import command, headline, study_of
+from dreamlib.report.html_report import command, headline
 from dreamlib.report.sources import Kept, folder_name, scored_images, way_of
+from dreamlib.report.tables import scores_of
 from dreamlib.report.texts import NONE, csv_text, no_formula, tex
 from dreamlib.runs.run import Run
 from dreamlib.utils.files import fingerprint, is_own, read_npz, write_atomic
@@ -49,7 +50,7 @@ def package(run: Run, *, asked: int = ASKED, progress: Progress = silent) -> Pat
     named in README.txt.  For the first `asked` scored images the nearest training image is looked
     up, and kept under evaluation/; weights and images are not packed.
     """
-    study = study_of(run)
+    study = scores_of(run)
     files = _found(run)
     files["snippets.tex"] = snippets(run, study).encode()
     kept = scored_images(run, study) if study is not None and study.rows else None

@@ -162,7 +162,7 @@ class Shards:
         return drawing(images, should_stop=should_stop, **more)
 
 
-def interpolation(run: Run, first: int, last: int, count: int = 10) -> np.ndarray:
+def interpolate(run: Run, first: int, last: int, count: int = 10) -> np.ndarray:
     """`count` images from seed `first` to seed `last` -> uint8 [count,H,W,C].
 
     Raises ConfigError for an ancestral sampler: it shows noise, not the way between two images.

@@ -18,7 +18,7 @@ from dreamlib.cli.main import main
 from dreamlib.config.factory import make_extractor
 from dreamlib.config.load import load_config
 from dreamlib.data.dataset import open_packed
-from dreamlib.evaluation.results import read_study
+from dreamlib.evaluation.results import read_scores
 from dreamlib.metrics.features import extract
 from dreamlib.utils.errors import what_failed
 from dreamlib.utils.files import write_atomic
@@ -72,7 +72,7 @@ def test_train_sample_evaluate_figures(dreamlib, tmp_path):
     code, out, _ = dreamlib("evaluate", "r", "--images", "theirs", "--n", "12")
     assert code == 0
     assert "Other images:" in out
-    (guest, *_) = [row for row in read_study(tmp_path / "r").guests if row.images == "theirs"]
+    (guest, *_) = [row for row in read_scores(tmp_path / "r").guests if row.images == "theirs"]
     assert (guest.metric, guest.n, guest.n_real) == ("FD[classifier]", 12, 60)
     code, out, _ = dreamlib("evaluate", "r", "--part", "1/2")
     assert code == 0

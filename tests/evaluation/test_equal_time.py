@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from dreamlib.evaluation import equal_time as contests
-from dreamlib.evaluation.equal_time import Contest, Pace, contest, paces, place
+from dreamlib.evaluation.equal_time import Contest, Pace, equal_time, paces, place
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.report.figures import comparison as beside
 from dreamlib.runs.checkpoints import newest_checkpoint
-from dreamlib.sampling.generate import generate, interpolation
+from dreamlib.sampling.generate import generate, interpolate
 from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, NotEnoughSamples, RunError
 
@@ -34,7 +34,7 @@ def enter(tmp_path, data_home, monkeypatch):
 
     def of(minutes=0.1, folder="vs", **more):
         more = {"overrides": SMALL, "say": lambda text: None, **more}
-        return contest(BOTH, tmp_path / folder, minutes, **more)
+        return equal_time(BOTH, tmp_path / folder, minutes, **more)
 
     return of
 
@@ -80,7 +80,7 @@ def test_other_minutes_and_damage_are_said(enter, tmp_path):
         enter(0.1)
     for presets, minutes in ((("smoke",), 1), (("smoke", "smoke"), 1), (BOTH, 0)):
         with pytest.raises(ConfigError, match="two different presets"):
-            contest(presets, tmp_path / "odd", minutes)
+            equal_time(presets, tmp_path / "odd", minutes)
 
 
 def test_paces_are_of_real_steps_in_whole_rounds(tmp_path, data_home, monkeypatch):
@@ -165,7 +165,7 @@ def test_the_sheet_shows_the_scored_images(finished):
 
 
 def test_walks_stand_below_each_other(finished):
-    walks = [interpolation(run, 0, 1, count=5) for run in finished]
+    walks = [interpolate(run, 0, 1, count=5) for run in finished]
     fig = beside.walks_beside(finished, walks)
     sheet = fig.axes[0].images[0].get_array()
     assert np.array_equal(sheet[1:17, 1:17], walks[0][0])

@@ -27,7 +27,7 @@ from dreamlib.evaluation.feature_scores import (
 )
 from dreamlib.evaluation.image_scores import check_apart, gaussian_images
 from dreamlib.evaluation.inputs import Material, prepare
-from dreamlib.evaluation.results import Score, read_study
+from dreamlib.evaluation.results import Score, read_scores
 from dreamlib.metrics.frechet import Moments
 from dreamlib.metrics.frechet_stats import frechet_floor, frechet_se, frechet_variances
 from dreamlib.report import tables
@@ -177,7 +177,7 @@ def test_shares_are_shares(study):
 
 
 def test_scores_file_round_trips(trained, study):
-    assert read_study(trained.folder) == study
+    assert read_scores(trained.folder) == study
     stored = json.loads((trained.dir.evaluation / "scores.json").read_text())
     assert stored["facts"]["weights"] == trained.weights()[1]["sha256"]
     assert stored["format"] == 2

@@ -18,7 +18,7 @@ from dreamlib.evaluation import score_external as evaluate_guests
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.evaluation.external_images import write_statistics
 from dreamlib.evaluation.inputs import Material
-from dreamlib.evaluation.results import read_study
+from dreamlib.evaluation.results import read_scores
 from dreamlib.evaluation.score_external import Judge, judge, name_of, score_guest
 from dreamlib.metrics.frechet import Moments
 from dreamlib.report.figures.score_figures import fd_against_n
@@ -165,7 +165,7 @@ def test_rows_of_two_processes_at_once_are_all_kept(run, images, monkeypatch):
 
     monkeypatch.setattr(evaluate_guests, "measure_guest", meanwhile)
     score_guest(by, "a", images[:20], real, n=(20,))
-    assert {row.images for row in read_study(run.folder).guests} == {"a", "b"}
+    assert {row.images for row in read_scores(run.folder).guests} == {"a", "b"}
 
 
 def test_names_keep_their_dots(tmp_path, monkeypatch):
@@ -192,7 +192,7 @@ def test_a_name_belongs_to_its_images(run, images):
     score_guest(by, "samples", images, real, n=(20,))
     with pytest.raises(ConfigError, match="samples is the name of other images"):
         score_guest(by, "samples", images[::-1], real, n=(20,))
-    assert len({row.origin.seeds for row in read_study(run.folder).guests}) == 1
+    assert len({row.origin.seeds for row in read_scores(run.folder).guests}) == 1
 
 
 def test_fewer_images_than_n(run, images):

@@ -12,7 +12,7 @@ from dreamlib.evaluation.results import (
     Origin,
     Score,
     Study,
-    read_study,
+    read_scores,
     study_from,
     with_floors,
     write_study,
@@ -37,8 +37,8 @@ def stored(tmp_path):
 
 
 def test_round_trip(tmp_path, stored):
-    assert read_study(tmp_path) == stored[0]
-    assert read_study(tmp_path).rows[0].origin.nfe == 5
+    assert read_scores(tmp_path) == stored[0]
+    assert read_scores(tmp_path).rows[0].origin.nfe == 5
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_what_is_no_study_is_refused(stored, text):
 
 def test_no_scores_yet(tmp_path):
     with pytest.raises(NotEnoughSamples, match=r"no scores yet: run `dreamlib evaluate \S+`"):
-        read_study(tmp_path)
+        read_scores(tmp_path)
 
 
 def test_find_names_what_is_missing(stored):

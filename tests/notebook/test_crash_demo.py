@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dreamlib.notebook.crash_demo import Rehearsal
-from dreamlib.notebook.doctor import checkup
+from dreamlib.notebook.checkup import checkup
+from dreamlib.notebook.crash_demo import CrashDemo
 from dreamlib.training.cost import forecast, step_seconds
 from dreamlib.utils.errors import RunError
 from tests.conftest import TINY
@@ -19,7 +19,7 @@ def test_killed_and_damaged_it_equals_the_undisturbed(tmp_path, data_home, monke
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     said: list[str] = []
     calm, victim = (
-        Rehearsal(tmp_path / name, "faces16", SETTINGS, say=said.append)
+        CrashDemo(tmp_path / name, "faces16", SETTINGS, say=said.append)
         for name in ("calm", "victim")
     )
     assert calm.start().finish().startswith("FRESH START")
@@ -44,7 +44,7 @@ def test_a_session_out_of_time_is_its_own(tmp_path, data_home, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("DREAMLIB_BEGUN", "0")  # long ago
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")  # where half an hour would be kept
-    endless = Rehearsal(tmp_path / "run", "faces16", [*SETTINGS, "train.length=100000"])
+    endless = CrashDemo(tmp_path / "run", "faces16", [*SETTINGS, "train.length=100000"])
     endless.start(hours=60 / 3600).finish()
     status = endless.dir.status()
     assert status["state"] == "paused_deadline"
@@ -53,9 +53,9 @@ def test_a_session_out_of_time_is_its_own(tmp_path, data_home, monkeypatch):
 
 def test_a_training_that_fails_says_why(tmp_path):
     with pytest.raises(RunError, match=r"failed: .*nope"):
-        Rehearsal(tmp_path / "run", "nope", say=lambda text: None).start().finish()
+        CrashDemo(tmp_path / "run", "nope", say=lambda text: None).start().finish()
     with pytest.raises(RunError, match="call start"):
-        Rehearsal(tmp_path / "run", "faces16").finish()
+        CrashDemo(tmp_path / "run", "faces16").finish()
 
 
 def test_a_forecast_is_measured_and_says_that_it_projects(tiny):

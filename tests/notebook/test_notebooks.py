@@ -113,7 +113,7 @@ def test_the_setup_cell_is_the_same_everywhere():
 def test_out_of_time_every_cell_goes_through(tmp_path, data_home, monkeypatch, capsys):
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
     monkeypatch.setattr(live, "_paused", False)
-    monkeypatch.setattr("dreamlib.report.build.save_report", lambda run: [])
+    monkeypatch.setattr("dreamlib.report.build.build_report", lambda run: [])
     given = {"PRESET": "faces16", "RUN": str(tmp_path / "run"), "HOURS": 1e-6, "MIRROR": "none"}
     cells, names = sources(find_notebook("00_complete"), "code"), {"display": print}
     for source in cells[1:]:  # without the set-up
@@ -141,7 +141,7 @@ def cells_without_their_picture(path):
         cell["source"]
         for cell in nbformat.read(path, 4).cells
         if re.search(
-            r"^(figures|score_figures)\.\w+\(.*\)$|display\((?!Markdown)|^Image\.",
+            r"^figures\.\w+\(.*\)$|display\((?!nb\.show)|^nb\.sheet",
             cell.source,
             re.M,
         )

@@ -18,7 +18,7 @@ from dreamlib.notebook.playground import inference as studio_module
 from dreamlib.notebook.playground.inference import Studio, studio_of
 from dreamlib.notebook.playground.inspect import held_out_distance, lambdas, neighbours, rectified
 from dreamlib.runs.open import open_run
-from dreamlib.sampling.generate import generate, interpolation
+from dreamlib.sampling.generate import generate, interpolate
 from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, RunError
 from dreamlib.utils.images import quantise
@@ -117,7 +117,7 @@ def test_a_trajectory_leads_from_noise_to_the_image(trained, monkeypatch, room):
 
 def test_between_two_seeds(trained, studio):
     frames = studio.between(3, 9, 8)
-    assert np.array_equal(frames, interpolation(trained, 3, 9, 8))  # a batch of 8 there as well
+    assert np.array_equal(frames, interpolate(trained, 3, 9, 8))  # a batch of 8 there as well
     with pytest.raises(ConfigError, match="two different seeds"):
         studio.between(3, 3)
     ancestral = Studio(changed(trained, sampler="ddpm", steps=40))

@@ -11,15 +11,14 @@ from dreamlib.notebook import dashboard
 from dreamlib.notebook import session as live
 from dreamlib.notebook.session import (
     LiveProgress,
-    begin,
     is_live,
-    live_progress,
-    politely,
-    standing,
+    open_run,
+    status,
+    stop_cleanly,
 )
 from dreamlib.training.loop import Tick
 from dreamlib.utils import platform as host
-from dreamlib.utils import progress
+from dreamlib.utils import progress as utils_progress
 from dreamlib.utils.errors import Interrupted, NotEnoughSamples, NotThere, OutOfTime, RunError
 from dreamlib.utils.progress import TextProgress
 from tests.conftest import TINY
@@ -42,17 +41,17 @@ def page(monkeypatch):
 @pytest.fixture
 def clock(monkeypatch):
     now = [100.0]
-    for module in (live, dashboard, progress):
+    for module in (live, dashboard, utils_progress):
         monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
     return now
 
 
 def test_a_terminal_and_papermill_are_not_live(monkeypatch, page):
     assert is_live()
-    assert isinstance(live_progress(), LiveProgress)
+    assert isinstance(live.progress(), LiveProgress)
     monkeypatch.setenv("DREAMLIB_HEADLESS", "1")
     assert not is_live()
-    assert isinstance(live_progress(), TextProgress)
+    assert isinstance(live.progress(), TextProgress)
     monkeypatch.delenv("DREAMLIB_HEADLESS")
     monkeypatch.setenv("KAGGLE_KERNEL_RUN_TYPE", "Batch")  # "Save & Run All": a log, and no reader
     assert not is_live()
@@ -65,7 +64,7 @@ def test_a_terminal_and_papermill_are_not_live(monkeypatch, page):
 
 def test_without_widgets_a_page_gets_text(monkeypatch, page):
     monkeypatch.setattr(live, "find_spec", lambda name: None)
-    assert isinstance(live_progress(), TextProgress)
+    assert isinstance(live.progress(), TextProgress)
 
 
 def test_one_panel_is_replaced_in_place_and_a_line_remains(page, clock, capsys):
@@ -136,23 +135,23 @@ def test_the_dashboard_is_one_panel_with_pictures(trained, page, clock, capsys):
 
 def test_a_run_that_is_nowhere_says_what_to_run_first(tmp_path):
     with pytest.raises(RunError, match=r"no run .*nowhere yet.*03_training .*first"):
-        begin(tmp_path / "nowhere", mirror="none")
+        open_run(tmp_path / "nowhere", mirror="none")
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_run_is_begun_found_again_and_brought_back(tmp_path, data_home, monkeypatch):
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
     monkeypatch.chdir(tmp_path)
-    begun = begin("runs/a", "faces16", overrides=TINY, mirror=tmp_path / "drive")
+    begun = open_run("runs/a", "faces16", overrides=TINY, mirror=tmp_path / "drive")
     assert begun.folder == tmp_path / "runs" / "a"
-    assert begin("runs/a", mirror="none").config == begun.config
+    assert open_run("runs/a", mirror="none").config == begun.config
     begun.push()
     begun.folder.rename(tmp_path / "lost")
-    again = begin("runs/a", mirror=tmp_path / "drive")
+    again = open_run("runs/a", mirror=tmp_path / "drive")
     assert again.config == begun.config
     monkeypatch.setenv("DREAMLIB_RUN", str(tmp_path / "lost"))
-    assert begin("runs/a", mirror="none").folder == tmp_path / "lost"
-    new = begin("runs/b", "faces16", overrides=TINY, mirror="none")
+    assert open_run("runs/a", mirror="none").folder == tmp_path / "lost"
+    new = open_run("runs/b", "faces16", overrides=TINY, mirror="none")
     assert new.folder == tmp_path / "runs" / "b"  # what is trained is named by its notebook
 
 
@@ -166,7 +165,7 @@ def test_a_notebook_of_a_clone_works_in_the_clones_root(tmp_path, monkeypatch):
 
 
 def test_where_a_run_stands_is_a_table(trained):
-    text = standing(trained)
+    text = status(trained).data
     assert "| state | finished |" in text
     assert "| step | 8 of 8 (100%) |" in text
     assert "120 train, 60 reference, 60 floor" in text
@@ -175,7 +174,7 @@ def test_where_a_run_stands_is_a_table(trained):
 def test_a_status_is_text_and_no_page(tiny):
     run = tiny("a|b $x$")
     run.dir.set_status("<img src=x>", step=1)
-    text = standing(run)
+    text = status(run).data
     assert r"| state | \<img src=x> |" in text
     assert r"a\|b \$x\$ |" in text
 
@@ -190,7 +189,7 @@ def test_whether_the_page_may_be_closed_depends_on_the_place(trained, monkeypatc
 
 
 def test_asked_to_stop_ends_a_notebook_without_an_error(capsys):
-    with pytest.raises(SystemExit) as end, politely():
+    with pytest.raises(SystemExit) as end, stop_cleanly():
         raise Interrupted("asked to")
     assert end.value.code == 0
     assert end.value.__suppress_context__  # IPython 7 cannot format an exit with a context
@@ -199,14 +198,14 @@ def test_asked_to_stop_ends_a_notebook_without_an_error(capsys):
 
 def test_out_of_time_later_cells_go_on_and_say_what_is_not_there(monkeypatch, capsys):
     monkeypatch.setattr(live, "_paused", False)
-    with pytest.raises(NotThere), politely():
+    with pytest.raises(NotThere), stop_cleanly():
         raise NotThere("no weights: a fault, while there is time")
-    with politely():
+    with stop_cleanly():
         raise OutOfTime("the budget is used up")
     for kind in (NotThere, NotEnoughSamples):
-        with politely():
+        with stop_cleanly():
             raise kind("nothing to show yet")
-    with pytest.raises(RunError), politely():
+    with pytest.raises(RunError), stop_cleanly():
         raise RunError("a full disk is no pause")
     assert capsys.readouterr().out == (
         "PAUSED: the budget is used up\n" + 2 * "PAUSED: nothing to show yet\n"

@@ -19,7 +19,7 @@ from PIL import Image
 from dreamlib.config.factory import make_net
 from dreamlib.config.load import load_config
 from dreamlib.evaluation.evaluate import evaluate
-from dreamlib.evaluation.results import read_study
+from dreamlib.evaluation.results import read_scores
 from dreamlib.report import sources as kept
 from dreamlib.report.captions import CAPTIONS
 from dreamlib.report.figures import palette, score_figures
@@ -29,7 +29,7 @@ from dreamlib.report.figures import style as plotting
 from dreamlib.report.figures import training_curves as training
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import Shards, generate, process
-from dreamlib.training.cost import count_parameters, explain, usual_images
+from dreamlib.training.cost import count_parameters, summarize, usual_images
 from dreamlib.utils.errors import NotEnoughSamples, RunError
 
 ABLATION = Path(__file__).resolve().parents[2] / "figures" / "ablation"
@@ -362,7 +362,7 @@ def test_resumptions_are_marked_where_they_were(finished, tmp_path):
 
 
 def test_kid_precision_and_modes_are_the_scores(finished):
-    study = read_study(finished.folder)
+    study = read_scores(finished.folder)
     _, (axes,) = plotting.new_figure(3, 3)
     panels.draw_kid(axes, study)
     drawn = {value for line in lines(axes) for value in line}
@@ -515,7 +515,7 @@ def explain_total(config) -> int:
 def test_the_diagrams_blocks_are_those_of_explain():
     config = load_config("faces16")
     said = words(figures.architecture(config))
-    for name, count in explain(config).blocks:
+    for name, count in summarize(config).blocks:
         if name.split()[0] in ("down", "up", "shrink", "grow", "middle", "time", "stem"):
             assert f"{count / 1e3:.3g} k" in said, name
 

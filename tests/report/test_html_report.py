@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from dreamlib.evaluation.evaluate import evaluate
-from dreamlib.evaluation.results import GENERATED, REAL, read_study
+from dreamlib.evaluation.results import GENERATED, REAL, read_scores
 from dreamlib.report.captions import CAPTIONS, NOT_DRAWN
 from dreamlib.report.embed import LIGHT
 from dreamlib.report.html_report import headline, write_page
@@ -125,7 +125,7 @@ def test_figures_come_in_the_order_of_a_report_with_their_captions(scored):
 
 
 def test_headline_numbers_are_those_of_the_scores(scored):
-    study = read_study(scored.folder)
+    study = read_scores(scored.folder)
     head, cells = headline(study)
     assert head == ["metric", "N", "generated", f"floor ({REAL})", "null"]
     metric = study.facts["metric"]
@@ -176,7 +176,7 @@ def test_the_story_counts_savings_and_tells_the_rest(scored):
 def test_provenance_names_weights_images_and_extractor(scored):
     scored.dir.identity()
     text = reader(write_page(scored, [])).text
-    facts = read_study(scored.folder).facts
+    facts = read_scores(scored.folder).facts
     own = [scored.weights()[1]["sha256"], scored.data.fingerprint, scored.dir.identity()]
     for wanted in (*own, facts["extractor"], facts["torch"]):
         assert wanted in text

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dreamlib.evaluation.evaluate import evaluate
-from dreamlib.evaluation.results import GENERATED, read_study
+from dreamlib.evaluation.results import GENERATED, read_scores
 from dreamlib.report import zip_bundle as module
 from dreamlib.report.html_report import headline, write_page
 from dreamlib.report.tables import save_tables
@@ -95,7 +95,7 @@ def test_neighbours_are_the_nearest_training_images_by_name(scored):
 
 
 def test_neighbours_agree_with_the_study(scored):
-    study = read_study(scored.folder)
+    study = read_scores(scored.folder)
     distances = [float(line["distance"]) for line in lines_of(scored)]
     assert np.median(distances) == pytest.approx(study.memorisation["generated"], abs=1e-3)
 
@@ -121,7 +121,7 @@ def test_neighbours_are_looked_up_once_and_only_for_those_asked(scored, monkeypa
 
 def test_images_of_other_weights_are_not_indexed(scored):
     for path in scored.dir.generated.glob("*/manifest.json"):
-        path.write_text(path.read_text().replace(read_study(scored.folder).facts["weights"], "0"))
+        path.write_text(path.read_text().replace(read_scores(scored.folder).facts["weights"], "0"))
     texts = unpacked(package(scored))
     assert "index.csv" not in texts
     assert "Not there yet: figures/*.png" not in texts["README.txt"]
@@ -129,7 +129,7 @@ def test_images_of_other_weights_are_not_indexed(scored):
 
 
 def test_macros_hold_the_headline_numbers(scored):
-    study = read_study(scored.folder)
+    study = read_scores(scored.folder)
     found = macros(unpacked(package(scored))["snippets.tex"])
     row = study.find(GENERATED, 60)
     value, _, error = found["FdLarge"].partition(r" $\pm$ ")

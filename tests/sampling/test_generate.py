@@ -12,7 +12,7 @@ from PIL import Image
 from dreamlib.config.factory import make_labels
 from dreamlib.diffusion.sampling import image_noise
 from dreamlib.runs.open import open_run
-from dreamlib.sampling.generate import Shards, export_png, generate, interpolation, process
+from dreamlib.sampling.generate import Shards, export_png, generate, interpolate, process
 from dreamlib.training.diffusion import DiffusionTrainer
 from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, Interrupted, RunError
@@ -72,7 +72,7 @@ def test_a_moved_run_draws_without_its_images(run, tmp_path, monkeypatch):
     moved = open_run(tmp_path / "moved", images=False, say=lambda text: None)
     assert np.array_equal(generate(moved, range(10)), want)
     assert not (tmp_path / "elsewhere").exists()
-    assert interpolation(moved, 0, 1, 3).shape == (3, 16, 16, 3)
+    assert interpolate(moved, 0, 1, 3).shape == (3, 16, 16, 3)
     with pytest.raises(TypeError):  # it would be packed
         open_run(tmp_path / "moved", say=lambda text: None)
 
@@ -203,16 +203,16 @@ def test_process_tells_its_own_sampler_and_replaces_older_files(run):
 
 
 def test_interpolation_wants_a_deterministic_sampler(run):
-    assert interpolation(run, 0, 1, 5).shape == (5, 16, 16, 3)
+    assert interpolate(run, 0, 1, 5).shape == (5, 16, 16, 3)
     for words in (["sample.sampler=ddpm"], ["sample.sampler=ddim", "sample.eta=0.5"]):
         ancestral = open_run(run.folder, overrides=words, say=lambda text: None)
         with pytest.raises(ConfigError, match="deterministic"):
-            interpolation(ancestral, 0, 1)
+            interpolate(ancestral, 0, 1)
     other = open_run(run.folder, overrides=["sample.sampler=dpmpp_2m"], say=lambda text: None)
-    assert len(interpolation(other, 0, 1, 3)) == 3
+    assert len(interpolate(other, 0, 1, 3)) == 3
     for ends in ((3, 3), (-1, 2)):
         with pytest.raises(ConfigError, match="two different seeds"):
-            interpolation(run, *ends)
+            interpolate(run, *ends)
 
 
 def test_ddpm_runs_draw_the_same_images_in_any_split(run):

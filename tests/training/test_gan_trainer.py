@@ -24,8 +24,8 @@ from dreamlib.report.html_report import write_page
 from dreamlib.report.zip_bundle import package
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
-from dreamlib.sampling.generate import Shards, generate, interpolation, process
-from dreamlib.training.cost import explain, step_seconds
+from dreamlib.sampling.generate import Shards, generate, interpolate, process
+from dreamlib.training.cost import step_seconds, summarize
 from dreamlib.training.gan import GanTrainer
 from dreamlib.training.loop import Tick
 from dreamlib.training.micro_batch import MicroBatch
@@ -285,7 +285,7 @@ def test_truncation_is_part_of_what_was_drawn_and_may_change(tiny_gan):
 def test_interpolation_begins_and_ends_with_its_images(tiny_gan):
     run = tiny_gan()
     list(train(run))
-    frames = interpolation(run, 2, 5, 4)
+    frames = interpolate(run, 2, 5, 4)
     assert frames.shape == (4, 16, 16, 3)
     own = generate(run, [2])
     assert np.array_equal(frames[0], own[0])  # the last one has the first one's noise
@@ -348,7 +348,7 @@ def test_widths_that_do_not_reach_four_pixels_are_refused(tiny_gan):
 
 def test_explained_parameters_and_work_are_all_of_them():
     config = load_config("gan-faces16", TINY_GAN)
-    found = explain(config)
+    found = summarize(config)
     assert sum(count for _, count in found.blocks) == found.total
     judge = sum(p.numel() for p in make_discriminator(config, 3).parameters())
     told = dict(found.blocks)
@@ -360,7 +360,7 @@ def test_explained_parameters_and_work_are_all_of_them():
 
 def test_a_regulariser_that_is_off_is_no_work():
     def step(*more):
-        return explain(load_config("gan-faces16", [*TINY_GAN, *more])).step
+        return summarize(load_config("gan-faces16", [*TINY_GAN, *more])).step
 
     whole = step()
     for name in ("r1", "path"):

@@ -21,7 +21,7 @@ from dreamlib.utils import files
 from dreamlib.utils.errors import DreamlibError, RunError, what_failed
 from dreamlib.utils.progress import duration, tell
 
-UNFINISHED = 75  # exit code: stopped politely or out of time; the same command goes on
+UNFINISHED = 75  # exit code: stopped stop_cleanly or out of time; the same command goes on
 FAILED = 2
 BEAT = 15.0  # seconds between two signs of life in status.json
 

@@ -107,8 +107,8 @@ def run_notebook(
     """Execute a notebook into `output` and write its HTML beside it -> the HTML's path.
 
     A failing cell raises DreamlibError with the cell's own message; a notebook whose time budget
-    ended before its work (`politely`), that was asked to stop (SIGINT, SIGTERM), or that took more
-    than `timeout` seconds raises Interrupted.  The executed notebook and its page are kept.
+    ended before its work (`stop_cleanly`), that was asked to stop (SIGINT, SIGTERM), or that took
+    more than `timeout` seconds raises Interrupted.  The executed notebook and its page are kept.
     """
     check_parameters(path, parameters)
     with StopFlag().listening() as stop:

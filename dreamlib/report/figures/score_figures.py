@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dreamlib.evaluation.ablation import BUDGETS, STANDARD, Ablation, Cell, read_ablation
-from dreamlib.evaluation.results import GENERATED, Study, read_study
+from dreamlib.evaluation.results import GENERATED, Study, read_scores
 from dreamlib.report.figures import score_panels as panels
 from dreamlib.report.figures.palette import BLUE, GREEN, GREY, ONE, ORANGE, TWO
 from dreamlib.report.figures.style import footer, new_figure, sheet_figure, show_sheet, style
@@ -21,7 +21,7 @@ from dreamlib.utils.errors import NotEnoughSamples
 
 def scored(run: Run) -> Study:
     """The run's study.  NotEnoughSamples when it has not been evaluated."""
-    study = read_study(run.folder)
+    study = read_scores(run.folder)
     if not study.rows:
         raise NotEnoughSamples(
             f"{run.folder} has scores of other images only: run `dreamlib evaluate {run.folder}`"

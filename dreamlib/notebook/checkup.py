@@ -7,13 +7,19 @@ import platform as python_platform
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from dreamlib.config.load import preset_names
 from dreamlib.metrics.pretrained_weights import INCEPTION, find_weights
+from dreamlib.notebook.session import show
+from dreamlib.report.texts import as_table
 from dreamlib.utils import platform as host
 from dreamlib.utils.errors import DreamlibError
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 OPTIONAL = {  # package: what is missing without it
     "cleanfid": "FID with Inception features (clean-fid)",
@@ -78,3 +84,9 @@ def _device() -> str:
 def _precision() -> str:
     chosen = host.choose_precision("auto", host.choose_device())
     return f"{chosen.name}, because {chosen.reason}"
+
+
+def doctor() -> Markdown:
+    """The same as a table; on Colab the user is asked for their Drive."""
+    host.mount_drive()
+    return show(as_table(("", ""), checkup().items()))
