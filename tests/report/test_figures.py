@@ -432,6 +432,45 @@ def test_every_mark_of_the_page_is_in_its_legend_and_caption(finished, copied):
     assert not {"x", "*"} & {line.get_marker() for line in legend.get_lines()}
 
 
+def test_the_distance_falls_from_left_to_right_and_nothing_hides_it(copied):
+    """One line per kind, more images to the right up to 1/N = 0, the legend outside."""
+    scores = copied().folder / "evaluation/scores.json"
+    held = json.loads(scores.read_text())
+    row = next(row for row in held["rows"] if row["images"] == "generated")
+    held["rows"].append(row | {"metric": f"{held['facts']['metric']} corrected", "se": 0.1})
+    scores.write_text(json.dumps(held))
+    fig = score_figures.fd_against_n(copied())
+    fig.draw_without_rendering()
+    (axes,), (legend,) = fig.axes, fig.legends
+    curves = [line for line in axes.lines if len(set(line.get_xdata())) > 1]
+    assert [line.get_color() for line in curves] == [palette.BLUE, palette.ORANGE]
+    assert axes.get_legend() is None
+    assert legend.get_window_extent().y0 > axes.get_window_extent().y1
+    left, right = axes.get_xlim()
+    assert left > right == 0
+    (star,) = (line for line in axes.lines if line.get_marker() == "*")
+    assert star.get_xdata().tolist() == [0]
+    assert axes.get_xticks()[-1] == 0
+    assert "1/N = 0" in axes.get_xticklabels()[-1].get_text()
+
+
+def test_the_pages_letters_can_be_read_at_half_its_width(finished):
+    fig = figures.evaluation(finished)
+    for axes in fig.axes[1:]:
+        sizes = [text.get_fontsize() for text in words_of(axes) if text.get_text()]
+        assert min(sizes) >= 8, axes.get_title("left")
+    study = read_study(finished.folder)
+    near, differ = f"{study.memorisation['share']:.1%}", f"{study.modes['generated']['ndb']:.0%}"
+    assert f"very near: {near}" in words(fig)
+    assert f"{differ} differ" in words(fig)
+    bars = [label.get_text() for label in fig.axes[6].get_yticklabels()]
+    assert len(set(bars)) == len(bars) == len(study.replay)
+    fig.draw_without_rendering()
+    for axes, box in ((ax, ax.get_window_extent()) for ax in fig.axes[5:8]):
+        for text in axes.texts:
+            assert text.get_window_extent().x1 < box.x1 + 15, text  # not on the next panel
+
+
 def test_without_disjoint_sets_the_remedy_is_two_sizes(copied):
     scores = copied().folder / "evaluation/scores.json"
     held = json.loads(scores.read_text())

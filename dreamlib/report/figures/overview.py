@@ -27,6 +27,7 @@ from dreamlib.utils.errors import RunError
 
 ACROSS, DOWN = 6, 7  # images in the panel of samples
 BARS = 10  # attribute values in the panel of shares
+LETTERS = 8  # points: the page is read at half its width, too
 
 
 @style()
@@ -36,36 +37,36 @@ def evaluation(run: Run) -> Figure:
     A panel whose file or score is missing says so.  NotEnoughSamples when the run has no scores.
     """
     study = scored(run)
-    fig, axes = new_figure(TWO, 7.4, 3, 3)
+    fig, axes = new_figure(TWO, 7.9, 3, 3)
     draw: dict[str, Callable[[Axes], None]] = {
         "Samples": lambda ax: _samples(ax, run, study),
-        "Distance against 1/N": lambda ax: panels.draw_fd(ax, study, brief=True),
+        "Distance against 1/N": lambda ax: panels.draw_fd(ax, study),
         "KID, ± 2 errors": lambda ax: panels.draw_kid(ax, study),
         "Attributes": lambda ax: panels.draw_shares(ax, study, BARS),
         "Precision and recall": lambda ax: panels.draw_manifold(ax, study),
-        "Modes": lambda ax: panels.draw_modes(ax, study),
+        "Modes": lambda ax: panels.draw_modes(ax, study, brief=True),
         "Compared with what": lambda ax: panels.draw_replay(ax, study, brief=True),
         "Nearest training image": lambda ax: panels.draw_memorisation(ax, study),
         "Training loss": lambda ax: _loss(ax, run),
     }
     for letter, ax, (title, panel) in zip("abcdefghi", axes, draw.items()):
-        attempt(lambda a=ax, p=panel: p(a), lambda why, a=ax: say_missing(a, why))
-        ax.set_title(rf"$\bf{{{letter}}}$  {title}", loc="left", parse_math=True)
-    keys = _keys(study)
-    fig.legend(handles=keys, loc="outside upper center", ncols=len(keys), columnspacing=1.0)
+        attempt(lambda a=ax, p=panel: _large(a, p), lambda why, a=ax: say_missing(a, why))
+        ax.set_title(
+            rf"$\bf{{{letter}}}$  {title}", loc="left", fontsize=LETTERS + 1, parse_math=True
+        )
+    perfect = Line2D([], [], color=GREY, lw=0.8, label="a perfect model's expectation")
+    keys = [*panels.fd_keys(study), perfect]
+    fig.legend(handles=keys, loc="outside upper center", ncols=3, fontsize=LETTERS)
     footer(fig, study_footer(run, study))
     return fig
 
 
-def _keys(study: Study) -> list[Line2D]:
-    """What the marks mean; those of panel b where it has them."""
-    keys = [Line2D([], [], marker="o", ls="", color=c, ms=4, label=k) for k, c in panels.KINDS]
-    keys.append(Line2D([], [], color=GREY, lw=0.8, label="a perfect model's expectation"))
-    if panels.floors_by_formula(study):
-        keys.append(Line2D([], [], marker="x", ls="", color=GREY, ms=4, label=panels.CROSS))
-    if panels.corrected(study):
-        keys.append(Line2D([], [], marker="*", ls="", color=GREY, ms=7, label=panels.STAR))
-    return keys
+def _large(axes: Axes, panel: Callable[[Axes], None]) -> None:
+    """A panel whose letters can still be read where the page is one column wide."""
+    panel(axes)
+    axes.tick_params(labelsize=LETTERS)
+    for text in (axes.xaxis.label, axes.yaxis.label, *axes.texts):
+        text.set_fontsize(LETTERS)
 
 
 def _samples(axes: Axes, run: Run, study: Study) -> None:

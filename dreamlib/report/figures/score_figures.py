@@ -31,12 +31,13 @@ def scored(run: Run) -> Study:
 
 @style()
 def fd_against_n(run: Run) -> Figure:
-    """The distance against 1/N with the floor at the same N, every disjoint set as a dash, the
-    corrected estimate at 0, and the line through the points that allow one."""
+    """The distance against 1/N with the floor at the same N, every disjoint set as a dash, and the
+    corrected estimate at 0."""
     study = scored(run)
     fig, (axes,) = new_figure(ONE, 3.0)
     panels.draw_fd(axes, study)
     axes.set_title("The same model at every N: the slope is bias")
+    fig.legend(handles=panels.fd_keys(study), loc="outside upper center", ncols=2)
     footer(fig, study_footer(run, study))
     return fig
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from dreamlib.evaluation.results import GENERATED, REAL, Score, Study
@@ -17,7 +18,8 @@ from dreamlib.utils.errors import NotEnoughSamples
 KINDS = ((GENERATED, BLUE), (REAL, ORANGE))
 LEAST, MOST = 1 / 16, 16  # ratios that are shown; those beyond are drawn at the edge
 EDGES = 1 / 4, 4  # the same, of shares
-CROSS, STAR = "floor by the formula", "bias corrected, ± standard error"  # marks of distances
+CROSS, STAR = "floor by the formula", "bias taken off, ± error"  # marks of distances
+FLOOR = "held-out real: the floor"
 
 
 def named(study: Study, kind: str) -> str:
@@ -35,24 +37,22 @@ def needs(condition: object, what: str, command: str = EVALUATE) -> None:
 # --------------------------------------------------------------------------- distances
 
 
-def draw_fd(axes: Axes, study: Study, brief: bool = False) -> None:
-    """The distance against 1/N with the floor at the same N, every disjoint set as a dash, the
-    corrected estimate at 0, and the line through the points that allow one."""
+def draw_fd(axes: Axes, study: Study) -> None:
+    """The distance against 1/N with the floor at the same N, every disjoint set as a dash, and the
+    corrected estimate at 0; more images are further to the right."""
     metric = study.facts["metric"]
     needs(study.of(GENERATED), metric)
+    sizes = sorted({row.n for row in study.of(GENERATED)})
     for kind, colour in KINDS:
-        label = "generated" if kind == GENERATED else "floor: other held-out real"
-        _points(axes, study.of(kind), colour, label)
+        _points(axes, study.of(kind), colour)
         for row in study.of(kind, f"{metric} corrected"):
             axes.errorbar(0, row.value, row.se, fmt="*", ms=7, color=colour, clip_on=False)
-        if kind in study.fit and not brief:
-            _line_of(axes, study.fit[kind], colour)
     if nulls := floors_by_formula(study):
         axes.plot([1 / r.n for r in nulls], [r.null for r in nulls], "x", color=GREY, ms=4)
-    _inverse_sizes(axes, sorted({row.n for row in study.of(GENERATED)}))
-    axes.set(xlabel="1/N", ylabel=metric, ylim=(min(0, axes.get_ylim()[0]), None))
-    if not brief:
-        _fd_key(axes, study)
+    axes.axvline(0, color=PALE, lw=0.8, ls="--", zorder=1)
+    _inverse_sizes(axes, sizes)
+    axes.set(xlabel="1/N (more images →)", ylabel=metric)
+    axes.set(xlim=(1.06 / sizes[0], 0), ylim=(min(0, axes.get_ylim()[0]), None))
 
 
 def floors_by_formula(study: Study) -> list[Score]:
@@ -65,46 +65,36 @@ def corrected(study: Study) -> list[Score]:
     return study.of(GENERATED, f"{study.facts['metric']} corrected")
 
 
-def _fd_key(axes: Axes, study: Study) -> None:
-    """What the marks mean, above the curves."""
+def fd_keys(study: Study) -> list[Line2D]:
+    """What the marks of `draw_fd` mean, those that it has."""
+    marks = [("o", BLUE, 4, GENERATED), ("o", ORANGE, 4, FLOOR)]
+    if any(row.parts for row in study.of(GENERATED)):
+        marks.append(("_", BLUE, 8, "a disjoint set"))
     if floors_by_formula(study):
-        axes.plot([], [], "x", color=GREY, ms=4, label=CROSS)
-    if study.fit:
-        axes.plot([], [], ".:", ms=3, lw=1, color=GREY, label="N against N real, and a line")
+        marks.append(("x", GREY, 4, CROSS))
     if corrected(study):
-        axes.plot([], [], "*", ms=7, color=GREY, label=STAR)
-    low, high = axes.get_ylim()
-    lines = len(axes.get_legend_handles_labels()[0])
-    axes.set_ylim(low, high + 0.11 * lines * (high - low))  # room for the legend
-    axes.legend(loc="upper left", borderaxespad=0)
+        marks.append(("*", GREY, 7, STAR))
+    return [Line2D([], [], marker=m, ls="", color=c, ms=s, label=k) for m, c, s, k in marks]
 
 
-def _points(axes: Axes, rows: list[Score], colour: str, label: str) -> None:
+def _points(axes: Axes, rows: list[Score], colour: str) -> None:
     """A line through the rows, and a dash for each disjoint set."""
     x, y = [1 / r.n for r in rows], [r.value for r in rows]
-    axes.plot(x, y, "o-", ms=4, color=colour, label=label)
+    axes.plot(x, y, "o-", ms=4, color=colour)
     for row in rows:
         axes.plot([1 / row.n] * len(row.parts), row.parts, "_", color=colour, alpha=0.5, ms=8)
 
 
-def _line_of(axes: Axes, fit: dict, colour: str) -> None:
-    """The straight line of the 1/N fit, from infinitely many images to its fewest."""
-    inverse = 1 / np.array(fit["sizes"], float)
-    slope, _ = np.polyfit(inverse, np.array(fit["values"]), 1)
-    ends = np.array([0, inverse.max()])
-    axes.plot(ends, fit["linear"] + slope * ends, ":", color=colour, lw=1)
-    axes.plot(inverse, fit["values"], ".", color=colour, ms=3)
-
-
 def _inverse_sizes(axes: Axes, sizes: Sequence[int]) -> None:
-    """Ticks at 1/N, without those whose words would touch."""
+    """Ticks at 0 and 1/N, without those whose words would touch."""
     shown: list[int] = []
     for n in sizes:
         if not shown or 1 / shown[-1] - 1 / n > 0.22 / sizes[0]:
             shown.append(n)
-    axes.xaxis.set_major_locator(FixedLocator([1 / n for n in shown]))
+    axes.xaxis.set_major_locator(FixedLocator([*(1 / n for n in shown), 0]))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"1/{n:,}" for n in shown])
+    axes.set_xticklabels([*(f"1/{n:,}" for n in shown), "\n1/N = 0"])  # lower: the last is near
+    axes.get_xticklabels()[-1].set_ha("right")
 
 
 def draw_kid(axes: Axes, study: Study) -> None:
@@ -146,8 +136,9 @@ def draw_manifold(axes: Axes, study: Study) -> None:
     axes.margins(x=0.1)
 
 
-def draw_modes(axes: Axes, study: Study) -> None:
-    """Each mode's share among generated images over its real share, with its interval."""
+def draw_modes(axes: Axes, study: Study, brief: bool = False) -> None:
+    """Each mode's share among generated images over its real share, with its interval; briefly, one
+    band of all intervals."""
     needs(GENERATED in study.modes, "modes")
     table = study.modes[GENERATED]["table"]
     table = [mode for mode in table if mode["real"] and mode["ratio"] is not None]
@@ -155,16 +146,20 @@ def draw_modes(axes: Axes, study: Study) -> None:
     high = np.array([math.inf if mode["high"] is None else mode["high"] for mode in table])
     low = np.array([mode["low"] for mode in table])
     middle = np.array([mode["ratio"] for mode in table]).clip(LEAST, MOST)
-    off = (low > 1) | (high < 1)
+    off, ends = (low > 1) | (high < 1), (low.clip(LEAST, MOST), high.clip(LEAST, MOST))
     place = np.arange(len(table))
     for chosen, colour, label in (
         (~off, PALE, "interval holds 1"),
         (off, PURPLE, "it does not"),
     ):
-        ends = low.clip(LEAST, MOST), high.clip(LEAST, MOST)
         bars = [(middle - ends[0])[chosen].clip(0), (ends[1] - middle)[chosen].clip(0)]
         shape = {"fmt": "o", "ms": 2.2, "lw": 0.7, "color": colour, "label": label}
-        axes.errorbar(place[chosen], middle[chosen], bars, **shape)
+        axes.errorbar(place[chosen], middle[chosen], None if brief else bars, **shape)
+    if brief:
+        axes.fill_between(place, *ends, color=PALE, alpha=0.35, lw=0)
+        found = study.modes[GENERATED]
+        text = f"{found['ndb']:.0%} differ\n(by chance {found['ndb_null']:.0%})"
+        axes.text(0.04, 0.98, text, va="top", transform=axes.transAxes)
     axes.axhline(1, color=GREY, lw=0.8)
     axes.set(yscale="log", ylim=(LEAST, MOST), xlim=(-1, len(table)), xticks=[])
     axes.set_yticks([LEAST, 1 / 4, 1, 4, MOST], ["1/16", "1/4", "1", "4", "16"])
@@ -224,17 +219,19 @@ def draw_replay(axes: Axes, study: Study, brief: bool = False) -> None:
     axes.barh(heights, [row.value for row in rows], color=colours, height=0.6)
     for height, row in zip(heights, rows):
         axes.text(row.value, height, f" {row.value:.2f}", va="center", fontsize=7)
-    axes.set_yticks(list(heights), [_compared(row, brief) for row in rows])
+    axes.set_yticks(list(heights), [_compared(row, rows[0].n if brief else 0) for row in rows])
     metric = study.facts["metric"]
-    axes.set(xlabel=f"{metric}, generated : real" if brief else metric)
+    axes.set(xlabel=f"{metric} of {rows[0].n:,} images" if brief else metric)
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.3 if brief else 0.1)
 
 
-def _compared(row: Score, brief: bool) -> str:
+def _compared(row: Score, usual: int) -> str:
+    """The images of a bar; briefly, where `usual` of them are generated, the real ones alone."""
     kind = row.real.partition(" of ")[2]
-    if brief:
-        return f"{row.n:,} : {row.n_real:,}" + (" batch" if "batch" in kind else "")
+    if usual:
+        real = f"{row.n_real:,} " + ("of a batch" if "batch" in kind else "held-out")
+        return real if row.n == usual else f"{row.n:,} images:\n{real}"
     if row.real == "reference":
         return f"{row.n:,} generated, {row.n_real:,} held-out real"
     return f"{row.n:,} generated, {row.n_real:,} real ({kind})"
@@ -263,9 +260,8 @@ def draw_memorisation(axes: Axes, study: Study) -> None:
     for height, value in enumerate(values):
         axes.text(value, height, f" {value:,.0f}", va="center", fontsize=7)
     axes.set_yticks([0, 1], [REAL.replace(" ", "\n"), GENERATED])
-    axes.set(ylim=(-0.5, 2.3), xlabel="median distance (grey levels)")
+    axes.set(ylim=(-0.5, 2.3), xlabel="median distance, grey levels")
     axes.margins(x=0.3)
     axes.grid(visible=False, axis="y")
-    far = f"nearer than {1 - found['null']:.0%} of held-out:"
-    near = f"{found['share']:.1%} of {found['n']:,} (by chance {found['null']:.1%})"
-    axes.text(0.02, 0.98, f"{far}\n{near}", va="top", fontsize=7, transform=axes.transAxes)
+    near = f"very near: {found['share']:.1%}\n(by chance {found['null']:.1%})"
+    axes.text(0.04, 0.98, near, va="top", transform=axes.transAxes)
