@@ -31,7 +31,7 @@ from dreamlib.diffusion.sampling import draw_images
 from dreamlib.evaluation.aggregate import Plan
 from dreamlib.evaluation.feature_scores import measure as measure_features
 from dreamlib.evaluation.results import GENERATED, REAL
-from dreamlib.report.figures.palette import TWO
+from dreamlib.report.figures.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, TWO
 from dreamlib.report.figures.style import footer, new_figure, style
 from dreamlib.utils.rng import numpy_rng
 from tests.crash.test_pack import synthetic_celeba
@@ -137,20 +137,20 @@ def table(found: dict[str, Any]) -> str:
 def figure(found: dict[str, Any]) -> Figure:
     """Seconds and memory over the work, both in units of the smallest, on logarithmic axes."""
     fig, axes = new_figure(TWO, 3.0, 2)
-    for name, each in found["work"].items():
+    for (name, each), colour in zip(found["work"].items(), (BLUE, GREEN, PURPLE, ORANGE)):
         points = each["points"]
         times = [p["amount"] / points[0]["amount"] for p in points]
         for ax, key in zip(axes, ("seconds", "bytes")):
             values = [p[key] / points[0][key] for p in points]
             label = f"{name} ({power(points):.2f})" if key == "seconds" else name
-            ax.plot(times, values, "o-", label=label)
+            ax.plot(times, values, "o-", ms=4, color=colour, label=label)
     for ax, what in zip(axes, ("time", "added memory")):
-        ax.plot(TIMES, TIMES, ":", color="grey", label="in proportion")
+        ax.plot(TIMES, TIMES, ":", color=GREY, label="in proportion")
         ax.set(xscale="log", yscale="log", xlabel="work, times the least", title=what)
         ax.set_xticks(TIMES, [f"{t}×" for t in TIMES])
         ax.set_yticks(TIMES, [f"{t}×" for t in TIMES])
         ax.minorticks_off()
-        ax.legend(fontsize=7)
+        ax.legend()
     about = " · ".join(f"{n}: 1× is {WORK[n][0]} {WORK[n][1]}" for n in found["work"])
     footer(fig, f"{about} · in brackets: the power of the amount that time grows with")
     return fig

@@ -1,6 +1,7 @@
 """Generators whose faults are known, judged by the study's own measures: the figure in figures/.
 
     python -m benchmarks.known_generators --out runs/known-generators
+    python -m benchmarks.known_generators --out figures --draw    # again, from its numbers there
 
 Faces are drawn by code, so a perfect generator exists: the same code with another seed.  Three more
 are damaged on purpose.  Trains the classifier of faces16 on the first run (a minute or two).
@@ -25,8 +26,8 @@ from dreamlib.evaluation.feature_scores import measure
 from dreamlib.evaluation.results import GENERATED
 from dreamlib.metrics.features import ClassifierExtractor, Extractor, extract
 from dreamlib.metrics.kmeans import assign, kmeans
-from dreamlib.report.figures.palette import BLUE, GREY, ORANGE
-from dreamlib.report.figures.style import footer, new_figure, save_figure
+from dreamlib.report.figures.palette import BLUE, GREY, ORANGE, TWO
+from dreamlib.report.figures.style import footer, new_figure, save_figure, style
 from dreamlib.runs.open import pack_data
 from dreamlib.utils.files import read_json, write_json
 from dreamlib.utils.rng import numpy_rng
@@ -129,44 +130,62 @@ PANELS = (
     ("KID", "KID"),
     ("recall", "recall"),
     ("coverage", "coverage"),
-    ("NDB/K", "NDB/K"),
+    ("NDB/K", "NDB/K: modes that differ"),
     ("hit", f"share of {NAIVE} modes\nhit at least once"),
 )
+LINEAR = {"FD": 1, "KID": 0.01}  # up to here the axis is linear, beyond it logarithmic
 
 
+@style()
 def draw(found: dict[str, Any], sizes: tuple[int, ...]) -> Figure:
     """A panel per metric: every generator at both N, and what is expected of a perfect one."""
-    fig, axes = new_figure(1.6 * len(PANELS) + 1.2, 2.6, len(PANELS))
+    fig, axes = new_figure(TWO, 3.9, 3, 2)
     names = list(found)[::-1]
     for axis, (metric, label) in zip(axes, PANELS):
         for size, colour, shift in zip(sizes, (ORANGE, BLUE), (0.15, -0.15)):
-            for height, name in enumerate(names):
-                row = find(found, name, metric, size)
-                axis.plot(row["value"], height + shift, "o", color=colour, ms=5)
-                null = find(found, "perfect", metric, size).get("null")
-                if null is not None and height == 0:
-                    axis.axvline(null, color=colour, lw=1, ls=":")
-        if metric in ("FD", "KID"):
-            axis.set_xscale("symlog", linthresh=1 if metric == "FD" else 0.01)
-        axis.set(xlim=(0 if metric != "KID" else None, None), title=label)
-        axis.title.set_fontsize(8)
-        axis.tick_params(labelsize=7)
-        axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names))
+            values = [find(found, name, metric, size)["value"] for name in names]
+            heights = [height + shift for height in range(len(names))]
+            axis.plot(values, heights, "o", color=colour, ms=5, clip_on=False)
+            null = find(found, "perfect", metric, size).get("null")
+            if null is not None:
+                axis.axvline(null, color=colour, lw=1, ls=":")
+        low = None if metric == "KID" else 0  # KID is unbiased: it falls below 0, too
+        axis.set(xlim=(low, None if metric in LINEAR else 1), title=label)
+        if metric in LINEAR:
+            axis.set_xscale("symlog", linthresh=LINEAR[metric])
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.set_xlabel(f"symlog: linear up to {LINEAR[metric]:g}")
+        first = axis in (axes[0], axes[3])
+        axis.set_yticks(range(len(names)), names if first else [""] * len(names))
         axis.margins(y=0.2)
-    for size, colour in zip(sizes, (ORANGE, BLUE)):
-        axes[-1].plot([], [], "o", color=colour, ms=5, label=f"N = {size:,}")
-    axes[-1].plot([], [], ":", color=GREY, label="perfect, expected")
-    fig.legend(fontsize=7, loc="outside upper right", ncols=3, frameon=False)
-    footer(fig, "faces 16x16 drawn by code · FD[classifier] · one set at each N, seed 1")
+    keys = [
+        axes[0].plot([], [], "o", color=colour, ms=5, label=f"N = {size:,}")[0]
+        for size, colour in zip(sizes, (ORANGE, BLUE))
+    ]
+    keys += axes[0].plot([], [], ":", color=GREY, label="expected of a perfect generator")
+    fig.legend(handles=keys, loc="outside upper center", ncols=3)
+    footer(fig, "faces 16×16 drawn by code · FD[classifier] · one set at each N, seed 1")
     return fig
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/known-generators"))
+    parser.add_argument("--draw", action="store_true", help="what OUT's numbers say, once more")
     options = parser.parse_args()
+    path = options.out / "known_generators.json"
+    if not options.draw:
+        write_json(path, measured(options.out))
+    held = read_json(path)
+    for file in save_figure(draw(held["found"], SIZES), options.out, path.stem):
+        print(file)
+    print(perfect_table(held["perfect"]))
+
+
+def measured(out: Path) -> dict[str, Any]:
+    """Every generator once, and a perfect one for every seed."""
     config = load_config("faces16")
-    data = pack_data(config, options.out / "data")
+    data = pack_data(config, out / "data")
     extractor = ClassifierExtractor(make_classifier(data, 0))
     real = {name: data.take(name, 5000)[0] for name in ("reference", "train")}
     found = judge(extractor, SIZES, real, seed=1)
@@ -176,11 +195,7 @@ def main() -> None:
     for seed in SEEDS:
         fresh = real | {"reference": perfect(5000, 1000 + seed)}
         again.append(judge(extractor, SIZES, fresh, seed, ["perfect"])["perfect"])
-    path = options.out / "known_generators.json"
-    write_json(path, {"extractor": extractor.identity, "found": found, "perfect": again})
-    for file in save_figure(draw(read_json(path)["found"], SIZES), options.out, path.stem):
-        print(file)
-    print(perfect_table(again))
+    return {"extractor": extractor.identity, "found": found, "perfect": again}
 
 
 def perfect_table(again: list[list[dict[str, Any]]]) -> str:

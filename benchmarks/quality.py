@@ -11,7 +11,8 @@ of each.  `train` gives each arm the steps that fit into the minutes at that pac
 else runs meanwhile changes nothing; it scores the result with the same extractor against the same
 5,000 held-out images.  `ways` draws from a trained arm of ours in other ways: averages, spacings,
 steps, precision.  What is done is kept in OUT; every command goes on where it stopped.  `table`
-writes it all into quality.json beside this file, from which another machine's OUT begins.
+writes it all into quality.json beside this file, from which another machine's OUT begins; with
+`--figure` the first images, too, into quality.npz.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -63,10 +64,12 @@ from dreamlib.utils.images import quantise, to_rgb
 from dreamlib.utils.platform import choose_precision
 
 JSON = Path(__file__).with_suffix(".json")
+IMAGES = Path(__file__).with_suffix(".npz")  # the first images of every arm, for the picture
 PRESET, N, NFE = "fashion-cpu", 1000, 25
 GAN, GAN_PRESET = "StyleGAN2-ADA", "gan-fashion-cpu"
 PART = 125  # images drawn at a time
-SHOWN = 16  # images of an arm in the picture
+SEED, SHOWN = 0, 16  # of the training in the picture, and how many of its images
+COMPARED = "FD corrected"  # beside them: raw distances of different models compare badly
 TRIAL = 125  # images that choose between the ways to draw from a model
 TURN = 4.0  # seconds that an arm is timed at once
 SAVE = 60.0  # seconds between two checkpoints
@@ -519,20 +522,36 @@ def table(found: dict[str, Any], minutes: str) -> str:
     return "\n".join(lines)
 
 
-def figure(out: Path, found: dict[str, Any], minutes: str) -> Figure:
-    """The first images of every arm's first seed, not selected, best arm first."""
-    arms = sorted(found["minutes"][minutes].items(), key=lambda arm: over_seeds(arm[1], "FD"))
+def first_images(out: Path, arms: Iterable[str], minutes: str) -> dict[str, np.ndarray]:
+    """Those of the seed that is shown, by arm: out of OUT, else as they were kept beside this."""
+    kept = dict(np.load(IMAGES)) if IMAGES.exists() else {}
+    for name in arms:
+        path = out / f"{name}-{SEED}-{minutes}.npy"
+        if path.exists():
+            kept[name] = np.load(path)[:SHOWN]
+    return kept
+
+
+def figure(images: dict[str, np.ndarray], found: dict[str, Any], minutes: str) -> Figure:
+    """The first images of every arm, not selected, best arm first; beside them the table's
+    distance, over all seeds, and that of the seed whose images they are."""
+    arms = found["minutes"][minutes]
     rows = {}
-    for name, seeds in arms:
-        path = out / f"{name}-{seeds[0]['seed']}-{minutes}.npy"
-        if path.exists():  # images stay on the machine that drew them
-            value, error = over_seeds(seeds[:1], "FD")
-            rows[f"{name}\nFD {value:.2f} ± {error:.2f}"] = to_rgb(np.load(path)[:SHOWN])
+    for name, seeds in sorted(arms.items(), key=lambda arm: over_seeds(arm[1], COMPARED)):
+        if name in images:
+            value, error = over_seeds(seeds, COMPARED)
+            alone = next(scores(each) for each in seeds if each["seed"] == SEED)[COMPARED]["value"]
+            rows[f"{name}\n{value:.2f} ± {error:.2f} ({alone:.2f})"] = to_rgb(images[name])
+    several = max(map(len, arms.values()))
+    title = (
+        f"Images of training seed {SEED}; left, {COMPARED}: mean of {several} training seeds "
+        f"± its error (seed {SEED} alone)"
+    )
     below = (
         f"Fashion-MNIST 32×32 · {minutes} minutes of training each on two cores · images 0 to "
-        f"{SHOWN - 1} of seed {arms[0][1][0]['seed']}, not selected"
+        f"{SHOWN - 1} of seed {SEED}, not selected"
     )
-    return sheet_figure(np.stack(list(rows.values())), list(rows), below=below)
+    return sheet_figure(np.stack(list(rows.values())), list(rows), below=below, title=title)
 
 
 def ways_table(found: dict[str, Any]) -> str:
@@ -567,7 +586,9 @@ def main() -> None:
         for minutes in found["minutes"]:
             print(f"{minutes} minutes\n\n{table(found, minutes)}\n")
         if options.figure:
-            save_figure(figure(options.out, found, "20"), options.figure, "equal_time")
+            images = first_images(options.out, found["minutes"]["20"], "20")
+            np.savez_compressed(IMAGES, **images)
+            save_figure(figure(images, found, "20"), options.figure, "equal_time")
         for name, each in found["ways"].items():
             print(f"{name}\n\n{ways_table(each)}\n")
         write_json(JSON, found)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from benchmarks import (
 from benchmarks.preset_costs import DIFFUSION, cost
 from benchmarks.suite import NAMES, page
 from dreamlib.config.load import load_config
+from dreamlib.report.figures import palette
 
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = json.loads((ROOT / "benchmarks/benchmarks.json").read_text("utf-8"))
@@ -144,6 +147,41 @@ def test_nobody_is_called_better_whose_seeds_do_not_tell():
     assert "cannot be told apart" in TEXT
     for words in ("The GAN comes second", "standard loss is ahead of DREAM"):
         assert words not in TEXT
+
+
+def test_the_picture_of_equal_time_names_its_seed_and_the_tables_distances():
+    images = quality.first_images(ROOT / "none", (), "20")
+    arms = EQUAL_TIME["minutes"]["20"]
+    assert set(images) == set(arms)
+    fig = quality.figure(images, EQUAL_TIME, "20")
+    (axes,) = fig.axes
+    assert "seed 0" in axes.get_title()
+    rows = [label.get_text() for label in axes.get_yticklabels()]
+    assert rows[0].startswith("ours\n")
+    for row in rows:
+        name, distance = row.split("\n")
+        told, alone = distance.rstrip(")").split(" (")
+        line = next(x for x in quality.table(EQUAL_TIME, "20").split("\n") if f"| {name} |" in x)
+        assert told in line.split(" | ")
+        (first,) = (each for each in arms[name] if each["seed"] == 0)
+        assert f"{quality.scores(first)['FD corrected']['value']:.2f}" == alone
+
+
+def test_growth_has_the_projects_colours():
+    ours = {palette.BLUE, palette.GREEN, palette.GREY, palette.ORANGE, palette.PURPLE}
+    for axes in growth.figure(MEASURED["growth"]).axes:
+        colours = [line.get_color() for line in axes.lines]
+        assert len(set(colours)) == len(colours) == 5
+        assert set(colours) == ours
+
+
+def test_what_is_committed_is_drawn_again(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks", "growth", "dream_cost", "--draw", str(tmp_path)],
+        check=True,
+        cwd=ROOT,
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["growth.pdf", "growth.png"]
 
 
 def test_what_was_measured_elsewhere_is_where_another_machine_begins(tmp_path):

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.known_generators import GENERATORS, MODES, REMOVED, SIZES, find, judge
+from benchmarks.known_generators import GENERATORS, MODES, REMOVED, SIZES, draw, find, judge
 from dreamlib.data.faces import ATTRIBUTES, draw_faces
 from dreamlib.metrics.classifier import train_classifier
 from dreamlib.metrics.features import ClassifierExtractor
+from dreamlib.report.figures.palette import TWO
 
 ROOT = Path(__file__).resolve().parents[2]
 DAMAGED = [name for name in GENERATORS if name != "perfect"]
@@ -108,3 +109,18 @@ def test_the_committed_numbers_say_the_same(committed):
         ]
         assert len(p_values) == 10
         assert sum(p < 0.05 for p in p_values) <= 2  # 3 or more of ten: 1 % by chance
+
+
+def test_the_figure_fits_two_columns_and_says_where_its_axes_are_symlog(committed):
+    fig = draw(committed["found"], SIZES)
+    assert fig.get_figwidth() == TWO
+    for axes in fig.axes:
+        assert axes.get_xlabel().startswith("symlog: linear up to") == (
+            axes.get_xscale() == "symlog"
+        )
+    dots = [line for line in fig.axes[0].lines if line.get_marker() == "o"]
+    expected = [
+        [find(committed["found"], name, "FD", n)["value"] for name in list(GENERATORS)[::-1]]
+        for n in SIZES
+    ]
+    assert [list(line.get_xdata()) for line in dots if len(line.get_xdata())] == expected
