@@ -459,7 +459,7 @@ def test_the_pages_letters_can_be_read_at_half_its_width(finished):
     for axes in fig.axes[1:]:
         sizes = [text.get_fontsize() for text in words_of(axes) if text.get_text()]
         assert min(sizes) >= 8, axes.get_title("left")
-    study = read_study(finished.folder)
+    study = read_scores(finished.folder)
     near, differ = f"{study.memorisation['share']:.1%}", f"{study.modes['generated']['ndb']:.0%}"
     assert f"very near: {near}" in words(fig)
     assert f"{differ} differ" in words(fig)
