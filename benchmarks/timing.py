@@ -23,7 +23,7 @@ from unittest.mock import patch
 import torch
 
 from dreamlib.config.schema import Config
-from dreamlib.training.cost import Explanation, peak_bytes, summarize
+from dreamlib.training.cost import Explanation, explain, peak_bytes
 from dreamlib.utils.platform import cpu_flags
 
 FOREIGN = 0.10  # share of one core that others may use during a turn
@@ -43,7 +43,7 @@ def meta() -> Iterator[None]:
 def counted(config: Config) -> Explanation:
     """A network's parameters and FLOPs, counted and not computed."""
     with meta():
-        return summarize(config)
+        return explain(config)
 
 
 def interleave(

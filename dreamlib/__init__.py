@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dreamlib.evaluation.results import read_scores
     from dreamlib.runs.open import open_run
     from dreamlib.sampling.generate import generate, interpolate, process
-    from dreamlib.training.cost import summarize
+    from dreamlib.training.cost import explain
     from dreamlib.training.train import train
 
 __version__ = "0.1.0"
@@ -32,13 +32,13 @@ __all__ = [
     "compare",
     "equal_time",
     "evaluate",
+    "explain",
     "generate",
     "interpolate",
     "load_config",
     "open_run",
     "process",
     "read_scores",
-    "summarize",
     "train",
 ]
 __getattr__ = lazily(
@@ -54,7 +54,7 @@ __getattr__ = lazily(
         "open_run": "runs.open",
         "process": "sampling.generate",
         "read_scores": "evaluation.results",
-        "summarize": "training.cost",
+        "explain": "training.cost",
         "train": "training.train",
     },
 )

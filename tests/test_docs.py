@@ -26,7 +26,7 @@ from dreamlib.diffusion.unet import UNet
 from dreamlib.evaluation.ablation import read_ablation
 from dreamlib.evaluation.results import study_from
 from dreamlib.report.tables import ablation_markdown, markdown
-from dreamlib.training.cost import summarize
+from dreamlib.training.cost import explain
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "ARCHITECTURE.md").read_text("utf-8")
@@ -203,7 +203,7 @@ def block_rows():
 
 def test_block_table_has_the_networks_own_counts():
     with torch.device("meta"):
-        counted = summarize(load_config("celeba64")).blocks
+        counted = explain(load_config("celeba64")).blocks
     assert [(name, count) for name, _, count in block_rows()] == counted
 
 

@@ -14,7 +14,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from dreamlib.config.load import load_config
-from dreamlib.training.cost import summarize
+from dreamlib.training.cost import explain
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,7 +61,7 @@ def test_versions_that_were_seen_to_fail_are_not_allowed(name, broken):
 
 
 def test_celeba64_has_exactly_the_promised_parameters():
-    explanation = summarize(load_config("celeba64"))
+    explanation = explain(load_config("celeba64"))
     assert explanation.total == 54_846_979
     assert sum(count for _, count in explanation.blocks) == 54_846_979
     # performance-wise promises rest on these two, counted once by hand and by torch
@@ -71,7 +71,7 @@ def test_celeba64_has_exactly_the_promised_parameters():
 
 
 def test_fashion_cpu_stays_inside_its_work_budget():
-    assert summarize(load_config("fashion-cpu")).step <= 0.5e9
+    assert explain(load_config("fashion-cpu")).step <= 0.5e9
 
 
 def test_make_takes_names_with_spaces_and_quotes(tmp_path):

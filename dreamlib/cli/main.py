@@ -68,7 +68,7 @@ def demo(
 
 
 @app.command()
-def summarize(
+def explain(
     preset: Annotated[str, typer.Argument(help="a preset's name or a YAML file")],
     batch: Annotated[
         int | None,
@@ -166,13 +166,14 @@ def sample(
     settings: options.Set = None,
 ) -> None:
     """Generate images with the averaged weights."""
-    from dreamlib.sampling.generate import export_png, generate, interpolate, process
+    from dreamlib.sampling.generate import export_png, generate, process
+    from dreamlib.sampling.generate import interpolate as walk
 
     if not interpolate and (ends, frames) != ((0, 1), 10):
         raise ConfigError("--ends and --frames are for --interpolate: add it, or leave them out")
     opened = options.existing(run, mirror, settings, images=False)
     if interpolate:
-        images = interpolate(opened, *ends, frames)
+        images = walk(opened, *ends, frames)
         sheet = opened.dir.samples / f"interpolation-{ends[0]}-{ends[1]}.png"
     else:
         images = generate(opened, range(n), progress=TextProgress())

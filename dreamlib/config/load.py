@@ -1,6 +1,6 @@
 """Settings from YAML: presets, validation, overrides `--set train.batch=64`.
 
-Pillars never see these classes; `build.py` hands them plain values.
+Pillars never see these classes; `factory.py` hands them plain values.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def stop_cleanly() -> Iterator[None]:
 
 
 def headless() -> bool:
-    """Whether nobody looks: a notebook of ours that runs without a reader (kernels.py), or
+    """Whether nobody looks: a notebook of ours that runs without a reader (runner/execute.py), or
     Kaggle's "Save & Run All"."""
     batch = os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Batch"
     return batch or bool(os.environ.get("DREAMLIB_HEADLESS"))

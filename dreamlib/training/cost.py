@@ -67,7 +67,7 @@ def usual_images(config: Config) -> tuple[int, tuple[int, ...]]:
     return 3 if config.data.name == "cifar10" else 1, (10,)
 
 
-def summarize(config: Config) -> Explanation:
+def explain(config: Config) -> Explanation:
     """Count a network's parameters and FLOPs.  Needs no images."""
     channels, labels = usual_images(config)
     if config.model == "gan":

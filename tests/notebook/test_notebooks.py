@@ -21,9 +21,10 @@ from tests.conftest import TINY
 NAMES = [
     *["00_complete", "01_setup", "02_crash_recovery", "03_training"],
     *["04_evaluation_500_vs_5000", "05_report_figures", "06_playground", "07_dream_ablation"],
-    "08_gan_baseline",
+    *["08_gan_baseline", "09_dream_from_scratch"],
 ]
 NOTEBOOKS = [HOME / f"{name}.ipynb" for name in NAMES]
+IN_THE_OPEN = "09_dream_from_scratch"  # which is about the code: it has functions of its own
 
 
 def read(path):
@@ -49,7 +50,7 @@ def test_it_is_short_and_told_in_words(path):
     assert len(text) >= 0.8 * len(code)
     lengths = sorted(len(source.splitlines()) for source in code)
     assert lengths[len(lengths) // 2] <= 6
-    assert lengths[-1] <= 15
+    assert lengths[-1] <= (20 if path.stem == IN_THE_OPEN else 15)
     words = 0
     for cell in read(path)["cells"]:
         words = 0 if cell["cell_type"] == "code" else words + len("".join(cell["source"]).split())
@@ -58,11 +59,12 @@ def test_it_is_short_and_told_in_words(path):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_it_has_no_plumbing(path):
+    own = path.stem == IN_THE_OPEN
     for source in sources(path, "code"):
         for node in ast.walk(ast.parse(source)):
-            assert not isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Try, ast.Lambda)), (
-                source
-            )
+            assert own or not isinstance(
+                node, (ast.FunctionDef, ast.ClassDef, ast.Try, ast.Lambda)
+            ), source
         assert not re.search(r"^\s*[%!]", source, re.M), "magics and shell lines fail in silence"
 
 
@@ -93,7 +95,8 @@ def test_it_begins_with_a_picture_and_its_cost_and_ends_with_the_next(path):
     first, *_, last = read(path)["cells"]
     head = "".join(first["source"])
     assert head.startswith("# ")
-    assert "T4" in head
+    assert "CPU" in head
+    assert "T4" not in head, "README says once what has not been timed"
     (name,) = first["attachments"]
     assert f"](attachment:{name})" in head
     assert head.count(f"/notebooks/{path.name})") == 2, "a badge each for Colab and Kaggle"
@@ -104,7 +107,17 @@ def test_it_begins_with_a_picture_and_its_cost_and_ends_with_the_next(path):
 
 
 def test_the_setup_cell_is_the_same_everywhere():
-    assert len({sources(path, "code")[0] for path in NOTEBOOKS}) == 1
+    (cell,) = {sources(path, "code")[0] for path in NOTEBOOKS}
+    assert len([line for line in cell.splitlines() if line]) <= 6
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_it_imports_the_library_in_three_lines(path):
+    code = "\n".join(sources(path, "code")[1:])
+    lines = re.findall(r"^(?:from|import) .*$", code, re.M)
+    ours = [line for line in lines if "dreamlib" in line]
+    assert len(ours) <= 3 or path.stem == IN_THE_OPEN, ours
+    assert len(lines) == len(ours) or path.stem == IN_THE_OPEN, lines
 
 
 # ---------------------------------------------------------------------- out of time
@@ -265,6 +278,13 @@ def test_the_other_notebooks_know_a_gan(reader):
         reader.execute("06_playground", **run)
     told = printed(reader.execute("00_complete", PRESET="gan-smoke", **run))
     assert "FINISHED at step 12" in told
+
+
+def test_dream_from_scratch_agrees_with_the_library(reader):
+    done = reader.execute(IN_THE_OPEN, STEPS=3, BATCH=4)
+    told = printed(done)
+    assert "largest difference of a pixel" in told
+    assert "DREAM loss" in told
 
 
 @pytest.mark.parametrize(

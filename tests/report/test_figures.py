@@ -29,7 +29,7 @@ from dreamlib.report.figures import style as plotting
 from dreamlib.report.figures import training_curves as training
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import Shards, generate, process
-from dreamlib.training.cost import count_parameters, summarize, usual_images
+from dreamlib.training.cost import count_parameters, explain, usual_images
 from dreamlib.utils.errors import NotEnoughSamples, RunError
 
 ABLATION = Path(__file__).resolve().parents[2] / "figures" / "ablation"
@@ -554,7 +554,7 @@ def explain_total(config) -> int:
 def test_the_diagrams_blocks_are_those_of_explain():
     config = load_config("faces16")
     said = words(figures.architecture(config))
-    for name, count in summarize(config).blocks:
+    for name, count in explain(config).blocks:
         if name.split()[0] in ("down", "up", "shrink", "grow", "middle", "time", "stem"):
             assert f"{count / 1e3:.3g} k" in said, name
 

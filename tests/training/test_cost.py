@@ -9,7 +9,7 @@ import torch
 from dreamlib.config.load import load_config
 from dreamlib.report.figures.registry import schedule
 from dreamlib.training import cost as module
-from dreamlib.training.cost import step_memory, summarize
+from dreamlib.training.cost import explain, step_memory
 from dreamlib.utils.errors import ConfigError
 
 CELEBA = load_config("celeba64", ["net.widths=[64, 128]", "data.size=32", "train.device=cpu"])
@@ -18,7 +18,7 @@ CELEBA = load_config("celeba64", ["net.widths=[64, 128]", "data.size=32", "train
 @pytest.mark.slow
 def test_memory_holds_the_state_and_grows_with_the_batch():
     with torch.device("meta"):
-        state = 20 * summarize(CELEBA).total  # weights, gradient, two moments, average
+        state = 20 * explain(CELEBA).total  # weights, gradient, two moments, average
     one, many = step_memory(CELEBA, 1), step_memory(CELEBA, 16)
     assert one > state
     # at least the outputs of the first level's ten convolutions, in 16 bits

@@ -25,7 +25,7 @@ from dreamlib.report.zip_bundle import package
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.sampling.generate import Shards, generate, interpolate, process
-from dreamlib.training.cost import step_seconds, summarize
+from dreamlib.training.cost import explain, step_seconds
 from dreamlib.training.gan import GanTrainer
 from dreamlib.training.loop import Tick
 from dreamlib.training.micro_batch import MicroBatch
@@ -348,7 +348,7 @@ def test_widths_that_do_not_reach_four_pixels_are_refused(tiny_gan):
 
 def test_explained_parameters_and_work_are_all_of_them():
     config = load_config("gan-faces16", TINY_GAN)
-    found = summarize(config)
+    found = explain(config)
     assert sum(count for _, count in found.blocks) == found.total
     judge = sum(p.numel() for p in make_discriminator(config, 3).parameters())
     told = dict(found.blocks)
@@ -360,7 +360,7 @@ def test_explained_parameters_and_work_are_all_of_them():
 
 def test_a_regulariser_that_is_off_is_no_work():
     def step(*more):
-        return summarize(load_config("gan-faces16", [*TINY_GAN, *more])).step
+        return explain(load_config("gan-faces16", [*TINY_GAN, *more])).step
 
     whole = step()
     for name in ("r1", "path"):

@@ -1,4 +1,4 @@
-"""The driver around training: NaN, errors at any instant, other machines; and saves in a thread."""
+"""The training loop: NaN, errors at any instant, other machines; and saves in a thread."""
 
 from __future__ import annotations
 
