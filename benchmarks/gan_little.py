@@ -3,8 +3,8 @@
     python -m benchmarks.gan_little --out runs/little --figure figures
 
 Trains `gan-faces16` on 500 images, with the augmentation and without, and scores the averaged
-weights on the way.  Judge and reference are those of all drawn faces: 500 images make no
-classifier, and what counts is how near the generated images are to faces that were not seen.  R1
+weights on the way.  The classifier and the reference are those of all drawn faces: 500 images make
+no classifier, and what counts is how near the generated images are to faces that were not seen.  R1
 is low, so that the discriminator may learn its images by heart; p is ten times as quick as usual:
 it is meant for trainings of millions of images.  What is done is kept in OUT; the same command
 goes on.  The results go into gan_little.json beside this file.
@@ -25,7 +25,7 @@ from benchmarks.timing import machine
 from benchmarks.training_hours import train_to, with_error
 from dreamlib.config.factory import make_extractor
 from dreamlib.evaluation.aggregate import Plan
-from dreamlib.evaluation.feature_scores import measure_guest
+from dreamlib.evaluation.feature_scores import measure_external
 from dreamlib.metrics.features import Extractor, extract
 from dreamlib.report.figures.palette import BLUE, GREY, ORANGE, TWO
 from dreamlib.report.figures.style import footer, new_figure, save_figure, style
@@ -66,7 +66,7 @@ def follow(out: Path, arm: str, settings: list[str]) -> dict[str, Any]:
             train_to(run, step)
             features = extract(generate(run, range(N)), extractor)
             plan = Plan("FD", (N,))
-            rows = measure_guest(plan, {"images": features}, reference, "reference")
+            rows = measure_external(plan, {"images": features}, reference, "reference")
             found = {row.metric: {"value": row.value, "se": row.se} for row in rows}
             write_json(path, {"step": step, **found})
             print(f"{arm}: step {step:,} of {total:,}, FD {found['FD']['value']:.2f}", flush=True)

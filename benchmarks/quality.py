@@ -50,7 +50,7 @@ from dreamlib.diffusion.schedules import Schedule
 from dreamlib.diffusion.unet import UNet
 from dreamlib.evaluation.aggregate import Plan
 from dreamlib.evaluation.equal_time import P
-from dreamlib.evaluation.feature_scores import measure_guest
+from dreamlib.evaluation.feature_scores import measure_external
 from dreamlib.metrics.features import Extractor, extract
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.frechet_stats import frechet_difference
@@ -411,7 +411,7 @@ def score(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
     for way in chosen:
         images = ways[way](n)
         sets = {"images": extract(images, extractor)}
-        rows = measure_guest(Plan("FD", (n,)), sets, reference, "reference")
+        rows = measure_external(Plan("FD", (n,)), sets, reference, "reference")
         found["scores"][way] = {row.metric: {"value": row.value, "se": row.se} for row in rows}
         print(name, seed, way, found["scores"][way]["FD"], flush=True)
     write_npy(path.with_suffix(".npy"), images[:64])
@@ -449,7 +449,7 @@ def ways(out: Path, name: str, seed: int, minutes: float, n: int) -> None:
             continue
         features = extract(draw(n), extractor)
         first = features if first is None else first
-        row = measure_guest(Plan("FD", (n,)), {"images": features}, reference, "reference")[0]
+        row = measure_external(Plan("FD", (n,)), {"images": features}, reference, "reference")[0]
         entry = {"value": row.value, "se": row.se}
         if features is not first:
             than = frechet_difference(features, first, reference, seed=0, paired=True)

@@ -47,9 +47,9 @@ def evaluate(
     settings: Set = None,
 ) -> None:
     """Score a run (500 within 5000, one reference, a floor at every N), or anybody's images."""
+    from dreamlib.evaluation import score_external as external
     from dreamlib.evaluation.evaluate import evaluate as score
     from dreamlib.evaluation.inputs import prepare
-    from dreamlib.evaluation.score_external import judge, name_of, score_guest, score_pipeline
     from dreamlib.report.tables import markdown
 
     opened = existing(run, mirror, settings) if run else None
@@ -68,15 +68,16 @@ def evaluate(
         return
     if images and diffusers:
         raise ConfigError("--images or --diffusers, not both")
+    called = name or external.name_of(place)
     with ExitStack() as stack:
         session = stack.enter_context(opened.session()) if opened else None
         asked = [session.should_stop] if session else []
-        by = judge(opened, out, weights, TextProgress(), *asked)
+        by = external.evaluator(opened, out, weights, TextProgress(), *asked)
         real = by.reference(reference, size)
         if images:
-            study = score_guest(by, name or name_of(images), by.read(images, size), real, n)
+            study = external.score_external(by, called, by.read(images, size), real, n)
         else:
-            study = score_pipeline(by, name or name_of(place), place, real, n, steps)
+            study = external.score_pipeline(by, called, place, real, n, steps)
         if session:
             session.kept()
     say(markdown(study))

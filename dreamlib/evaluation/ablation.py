@@ -21,7 +21,7 @@ import numpy as np
 from dreamlib.config.load import load_config
 from dreamlib.config.schema import Config, span_steps
 from dreamlib.evaluation.difference import differences_of
-from dreamlib.evaluation.inputs import Material
+from dreamlib.evaluation.inputs import StudyInputs
 from dreamlib.evaluation.results import Record, read_record
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.kid import kid
@@ -201,22 +201,22 @@ class _Job:
 
     def features(
         self, arm: str, budget: str, seed: int, sampler: str
-    ) -> tuple[Material, np.ndarray]:
-        material = Material(self.open(arm, budget, seed, sampler), (self.n,), self.progress)
-        return material, material.features(material.generated(range(self.n)))
+    ) -> tuple[StudyInputs, np.ndarray]:
+        inputs = StudyInputs(self.open(arm, budget, seed, sampler), (self.n,), self.progress)
+        return inputs, inputs.features(inputs.generated(range(self.n)))
 
     def score(self, arm: str, budget: str, seed: int, sampler: str) -> Cell:
-        material, features = self.features(arm, budget, seed, sampler)
-        reference = material.features(material.reference[0])
+        inputs, features = self.features(arm, budget, seed, sampler)
+        reference = inputs.features(inputs.reference[0])
         found = kid(features, reference)
         minus, error, judge = None, None, ""
         if arm != STANDARD:
             _, plain = self.features(STANDARD, budget, seed, sampler)
-            name = material.plan.metric
+            name = inputs.plan.metric
             less = differences_of(name, (features, plain), reference, True, {})[1]
             minus, error, judge = less.value, less.se, less.metric
         _, total, count = self.settings(arm, budget, seed)
-        weights = material.run.weights()[1]["sha256"]
+        weights = inputs.run.weights()[1]["sha256"]
         fd = frechet(features, reference)
         known = arm, budget, seed, total, count, sampler
         return Cell(*known, fd, found.value, found.se, minus, error, weights, judge)
@@ -224,15 +224,15 @@ class _Job:
     def facts(self, seeds: Sequence[int], samplers: Sequence[str]) -> dict[str, Any]:
         """What all cells share; the floor is what other held-out images score at the same n."""
         run = self.open(STANDARD, "steps", seeds[0])
-        material = Material(run, (self.n,), self.progress)
-        reference = material.features(material.reference[0])
-        floor = frechet(material.features(run.data.take("floor", self.n)[0]), reference)
+        inputs = StudyInputs(run, (self.n,), self.progress)
+        reference = inputs.features(inputs.reference[0])
+        floor = frechet(inputs.features(run.data.take("floor", self.n)[0]), reference)
         return {
-            "metric": material.plan.metric,
+            "metric": inputs.plan.metric,
             "preset": run.config.preset,
             "images": f"{run.config.data.name} {run.config.data.size}x{run.config.data.size}",
             "data": run.data.fingerprint,
-            "extractor": material.extractor.identity,
+            "extractor": inputs.extractor.identity,
             "steps": self.steps,
             "batch": run.config.train.batch,
             "n": self.n,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamlib.evaluation.difference import Difference, differences_of
-from dreamlib.evaluation.inputs import Material, sizes_of
+from dreamlib.evaluation.inputs import StudyInputs, sizes_of
 from dreamlib.runs.run import Run
 from dreamlib.utils.errors import ConfigError, RunError
 from dreamlib.utils.files import write_json
@@ -89,7 +89,7 @@ def compare(
     absent: dict[str, str] = {}
     cards = [run.weights()[1] for run in (a, b)]
     with a.session(should_stop) as session:
-        seen = [Material(run, sizes, progress, session.should_stop) for run in (a, b)]
+        seen = [StudyInputs(run, sizes, progress, session.should_stop) for run in (a, b)]
         reference = seen[0].features(seen[0].reference[0])
         sets = [each.features(each.generated(range(sizes[-1]))) for each in seen]
         if seen[0].extractor.identity != seen[1].extractor.identity:

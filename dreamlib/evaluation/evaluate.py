@@ -27,7 +27,7 @@ from dreamlib.evaluation.image_scores import (
     pixel_rows,
     strips,
 )
-from dreamlib.evaluation.inputs import Material, sizes_of
+from dreamlib.evaluation.inputs import StudyInputs, sizes_of
 from dreamlib.evaluation.results import (
     GENERATED,
     REAL,
@@ -66,48 +66,48 @@ def evaluate(
     intact = run.data.watch()
     intact()
     with run.session(should_stop) as session:
-        material = Material(run, sizes_of(run, n), progress, session.should_stop)
-        study = _study(material, intact)
+        inputs = StudyInputs(run, sizes_of(run, n), progress, session.should_stop)
+        study = _study(inputs, intact)
         session.kept()
     return study
 
 
-def _study(material: Material, intact: Callable[..., None]) -> Study:
-    run, plan = material.run, material.plan
+def _study(inputs: StudyInputs, intact: Callable[..., None]) -> Study:
+    run, plan = inputs.run, inputs.plan
     card = run.weights()[1]
-    shared = check_apart([material.reference[0], material.images[REAL]], material.train, SHARED)
-    sets = {name: material.features(images) for name, images in material.images.items()}
-    reference, train = (material.features(x) for x in (material.reference[0], material.some_train))
+    shared = check_apart([inputs.reference[0], inputs.images[REAL]], inputs.train, SHARED)
+    sets = {name: inputs.features(images) for name, images in inputs.images.items()}
+    reference, train = (inputs.features(x) for x in (inputs.reference[0], inputs.some_train))
     found = measure(plan, sets, reference, train)
-    rows, absent = found.rows + pixel_rows(plan, material.pair, material.reference[0]), found.absent
-    for seen, missing in (_diversity(material), _inception_scores(material, sets)):
+    rows, absent = found.rows + pixel_rows(plan, inputs.pair, inputs.reference[0]), found.absent
+    for seen, missing in (_diversity(inputs), _inception_scores(inputs, sets)):
         rows, absent = rows + seen, absent | missing
     replay = replay_rows(plan, sets[GENERATED], reference, train)
-    memory = _keep_pictures(material, found)
+    memory = _keep_pictures(inputs, found)
     if run.weights()[1] != card:
         raise RunError(f"{run.folder} was trained further while it was scored: score it again")
     intact(wait=True)
 
     def stamped(rows: list[Score]) -> list[Score]:
-        return [replace(row, origin=material.origin(row, card)) for row in rows]
+        return [replace(row, origin=inputs.origin(row, card)) for row in rows]
 
     study = Study(
-        _facts(material, card) | {"held_out_in_train": shared},
+        _facts(inputs, card) | {"held_out_in_train": shared},
         with_floors(stamped(rows)),
         absent=absent,
-        shares=_shares(material),
+        shares=_shares(inputs),
         modes={name: asdict(study) for name, study in found.modes.items()},
         fit=found.fit,
         memorisation=memory,
         replay=stamped(replay),
     )
     with scores_lock(run.folder):
-        study = replace(study, guests=guests_of(run))
+        study = replace(study, guests=external_of(run))
         write_study(run.folder, study)
     return study
 
 
-def guests_of(run: Run) -> list[Score]:
+def external_of(run: Run) -> list[Score]:
     """Rows of other people's images outlive a new evaluation: each names what it compares.
 
     A file that cannot be read (an older format, damage) is put aside, not lost.
@@ -122,70 +122,70 @@ def guests_of(run: Run) -> list[Score]:
         return []
 
 
-def _diversity(material: Material) -> tuple[list[Score], dict[str, str]]:
-    config = material.run.config
+def _diversity(inputs: StudyInputs) -> tuple[list[Score], dict[str, str]]:
+    config = inputs.run.config
     wanted = config.evaluate.lpips
     if wanted is None:
         wanted = config.evaluate.extractor == "inception"
     if not wanted:
         return [], {}
     try:
-        distance = make_distance(config, material.run.device, material.progress)
+        distance = make_distance(config, inputs.run.device, inputs.progress)
     except WeightsUnavailable as error:
         return [], {"LPIPS diversity": str(error)}
-    return diversity_rows(material.plan, material.pair, distance, **material.asked), {}
+    return diversity_rows(inputs.plan, inputs.pair, distance, **inputs.asked), {}
 
 
 def _inception_scores(
-    material: Material, sets: dict[str, np.ndarray]
+    inputs: StudyInputs, sets: dict[str, np.ndarray]
 ) -> tuple[list[Score], dict[str, str]]:
-    if not material.run.config.evaluate.inception_score:
+    if not inputs.run.config.evaluate.inception_score:
         return [], {}
-    if not isinstance(material.extractor, InceptionExtractor):
+    if not isinstance(inputs.extractor, InceptionExtractor):
         return [], {"IS": "evaluate.inception_score needs evaluate.extractor=inception"}
     pair = {name: sets[name] for name in (GENERATED, REAL)}
-    return score_rows(material.plan, pair, material.extractor.logits), {}
+    return score_rows(inputs.plan, pair, inputs.extractor.logits), {}
 
 
-def _shares(material: Material) -> dict[str, Any]:
+def _shares(inputs: StudyInputs) -> dict[str, Any]:
     """By the classifier's answers, where it is the extractor."""
-    if not isinstance(material.extractor, ClassifierExtractor):
+    if not isinstance(inputs.extractor, ClassifierExtractor):
         return {}
-    predict = material.extractor.classifier.predict  # of both, so that its mistakes cancel
-    answers = predict(material.images[GENERATED]), predict(material.reference[0])
-    return label_shares(material.run.data.attributes, *answers)
+    predict = inputs.extractor.classifier.predict  # of both, so that its mistakes cancel
+    answers = predict(inputs.images[GENERATED]), predict(inputs.reference[0])
+    return label_shares(inputs.run.data.attributes, *answers)
 
 
-def _keep_pictures(material: Material, found: Measured) -> dict[str, Any]:
+def _keep_pictures(inputs: StudyInputs, found: Measured) -> dict[str, Any]:
     """evaluation/modes.npz and nearest.npz, for figures; -> the memorisation record."""
     pictures = {}
     if GENERATED in found.modes:
         cells = worst(found.modes[GENERATED], WORST)
         pictures["modes"] = {
             "cells": np.array(cells),
-            "real": strips(found.cells[REFERENCE], material.reference[0], cells),
-            "generated": strips(found.cells[GENERATED], material.images[GENERATED], cells),
+            "real": strips(found.cells[REFERENCE], inputs.reference[0], cells),
+            "generated": strips(found.cells[GENERATED], inputs.images[GENERATED], cells),
         }
-    ours, held_out = material.images[GENERATED], material.images[REAL]
-    record, pictures["nearest"] = copies(ours, held_out, material.train, **material.asked)
+    ours, held_out = inputs.images[GENERATED], inputs.images[REAL]
+    record, pictures["nearest"] = copies(ours, held_out, inputs.train, **inputs.asked)
     for name, arrays in pictures.items():
-        path = material.run.dir.evaluation / f"{name}.npz"
+        path = inputs.run.dir.evaluation / f"{name}.npz"
         write_atomic(path, lambda file, a=arrays: np.savez_compressed(file, **a))
     return record
 
 
-def _facts(material: Material, card: dict[str, Any]) -> dict[str, Any]:
-    run, sample = material.run, material.run.config.sample
+def _facts(inputs: StudyInputs, card: dict[str, Any]) -> dict[str, Any]:
+    run, sample = inputs.run, inputs.run.config.sample
     size = run.config.data.size
     return {
-        "metric": material.plan.metric,
+        "metric": inputs.plan.metric,
         "preset": run.config.preset,
         "images": f"{run.config.data.name} {size}x{size}",
         "step": card["step"],
         "weights": card["sha256"],
         "data": run.data.fingerprint,
-        "extractor": material.extractor.identity,
-        "sizes": list(material.sizes),
+        "extractor": inputs.extractor.identity,
+        "sizes": list(inputs.sizes),
         "reference": "held-out split 'reference', the same for every row",
         "floor": "held-out split 'floor', disjoint from the reference",
         **{name: getattr(sample, name) for name in ("sampler", "steps", "spacing", "seed")},

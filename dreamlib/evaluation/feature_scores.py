@@ -271,7 +271,7 @@ def measure(plan: Plan, sets: Features, reference: np.ndarray, train: np.ndarray
     return Measured(rows + found, modes, cells, fit, absent)
 
 
-def measure_guest(
+def measure_external(
     plan: Plan, sets: Features, reference: np.ndarray | Moments, real: str = REFERENCE
 ) -> list[Score]:
     """The measures that need nothing but images and something to compare them with: `real`.

@@ -34,7 +34,7 @@ def check_sizes(n: Sequence[int] | int) -> tuple[int, ...]:
     return tuple(sorted(set(taken(SIZES, listed(n), "N"))))
 
 
-class Eyes:
+class Evaluator:
     """Whoever has an extractor, and a folder to keep features in."""
 
     extractor: Extractor
@@ -53,7 +53,7 @@ class Eyes:
 
 
 @dataclass(frozen=True)
-class Material(Eyes):
+class StudyInputs(Evaluator):
     """Images and features of a study, each made or found once."""
 
     run: Run
@@ -148,12 +148,12 @@ def prepare(
     if not 0 <= k < of:
         raise ConfigError(f"part {k + 1} of {of} does not exist")
     with run.session(should_stop) as session:
-        material = Material(run, sizes_of(run, n), progress, session.should_stop)
-        for start in range(k * CHUNK_IMAGES, material.largest, of * CHUNK_IMAGES):
-            numbers = range(start, min(start + CHUNK_IMAGES, material.largest))
-            material.features(material.generated(numbers))
-        floor = run.data.take("floor", material.largest)[0]
-        for images in (material.reference[0], floor, material.some_train):
+        inputs = StudyInputs(run, sizes_of(run, n), progress, session.should_stop)
+        for start in range(k * CHUNK_IMAGES, inputs.largest, of * CHUNK_IMAGES):
+            numbers = range(start, min(start + CHUNK_IMAGES, inputs.largest))
+            inputs.features(inputs.generated(numbers))
+        floor = run.data.take("floor", inputs.largest)[0]
+        for images in (inputs.reference[0], floor, inputs.some_train):
             for start in range(k * CHUNK_IMAGES, len(images), of * CHUNK_IMAGES):
-                material.features(images[start : start + CHUNK_IMAGES])
+                inputs.features(images[start : start + CHUNK_IMAGES])
         session.kept()

@@ -20,9 +20,9 @@ from dreamlib.evaluation.external_images import (
     read_images,
     read_statistics,
 )
-from dreamlib.evaluation.feature_scores import measure_guest
+from dreamlib.evaluation.feature_scores import measure_external
 from dreamlib.evaluation.image_scores import check_apart
-from dreamlib.evaluation.inputs import Eyes, Material, check_sizes, metric_name, sizes_of
+from dreamlib.evaluation.inputs import Evaluator, StudyInputs, check_sizes, metric_name, sizes_of
 from dreamlib.evaluation.results import (
     REAL,
     Origin,
@@ -44,7 +44,7 @@ SIZES = (500, 5000)
 
 
 @dataclass(frozen=True)
-class Judge(Eyes):
+class ExternalEvaluator(Evaluator):
     """What looks at images, where its features are kept, and what they are compared with."""
 
     extractor: Extractor
@@ -76,7 +76,7 @@ class Judge(Eyes):
         if place is None:
             if self.run is None:
                 raise ConfigError("name the real images: --reference FOLDER or STATS.npz")
-            images = Material(self.run, sizes_of(self.run, None)).reference[0]
+            images = StudyInputs(self.run, sizes_of(self.run, None)).reference[0]
             return Real(REFERENCE, self.features(images), frozenset(row_hashes(images)))
         if is_statistics(place):
             found = read_statistics(place, self.extractor.name, self.extractor.dim)
@@ -129,25 +129,25 @@ def name_of(place: Path) -> str:
     return readable(place.name if place.is_dir() else place.stem)
 
 
-def judge(
+def evaluator(
     run: Run | None,
     out: Path | None,
     weights: str | None = None,
     progress: Progress = silent,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Judge:
+) -> ExternalEvaluator:
     """With a run, its extractor and folder; else Inception, and the folder `out`."""
     if run is not None:
-        own = Material(run, sizes_of(run, None), progress, should_stop).extractor
-        return Judge(own, run.folder, run, progress, should_stop, run.say)
+        own = StudyInputs(run, sizes_of(run, None), progress, should_stop).extractor
+        return ExternalEvaluator(own, run.folder, run, progress, should_stop, run.say)
     if out is None:
         raise ConfigError("name a run folder, or a folder for the scores: --out runs/guests")
     extractor = make_inception(weights, choose_device(), progress)
-    return Judge(extractor, out, None, progress, should_stop)
+    return ExternalEvaluator(extractor, out, None, progress, should_stop)
 
 
-def score_guest(
-    judge: Judge,
+def score_external(
+    evaluator: ExternalEvaluator,
     name: str,
     images: np.ndarray,
     reference: Real,
@@ -161,32 +161,34 @@ def score_guest(
     are counted, in the rows too.  NotEnoughSamples for fewer images than every size asked for,
     ConfigError when the name is that of other images, or for sizes below 2.
     """
-    images = judge.fitting(images, name)
+    images = evaluator.fitting(images, name)
     sizes = tuple(size for size in check_sizes(n or SIZES) if size <= len(images))
     if n and not sizes:
         raise NotEnoughSamples(f"{name} has {len(images):,} images, fewer than N = {min(n):,}")
-    plan = Plan(metric_name(judge.extractor), sizes or (len(images),))
-    identity = judge.extractor.identity
+    plan = Plan(metric_name(evaluator.extractor), sizes or (len(images),))
+    identity = evaluator.extractor.identity
     which = f"{len(images):,} images {sha256_array(images)[:12]}"
-    _check_name(_study_so_far(judge, plan), name, which)
-    warnings = judge.warnings(images, reference.known)
+    _check_name(_study_so_far(evaluator, plan), name, which)
+    warnings = evaluator.warnings(images, reference.known)
     if warnings:
-        judge.say(f"WARNING: of {which} of {name}, {', '.join(warnings)}: scores look too good")
+        evaluator.say(f"WARNING: of {which} of {name}, {', '.join(warnings)}: scores look too good")
     made = replace(
         origin or Origin(identity),
         extractor=identity,
         resize=identity.rpartition("-")[2],
         seeds="; ".join([which, *warnings]),
     )
-    rows = measure_guest(plan, {name: judge.features(images)}, reference.features, reference.name)
+    rows = measure_external(
+        plan, {name: evaluator.features(images)}, reference.features, reference.name
+    )
     new = {(row.images, row.real, row.metric, row.n) for row in rows}
-    with scores_lock(judge.folder):  # another process may have added rows meanwhile
-        study = _study_so_far(judge, plan)
+    with scores_lock(evaluator.folder):  # another process may have added rows meanwhile
+        study = _study_so_far(evaluator, plan)
         _check_name(study, name, which)
         rows = [replace(row, origin=made, floor=_floor_of(study, row)) for row in rows]
         kept = [r for r in study.guests if (r.images, r.real, r.metric, r.n) not in new]
         study = replace(study, guests=[*kept, *rows])
-        write_study(judge.folder, study)
+        write_study(evaluator.folder, study)
     return study
 
 
@@ -205,15 +207,15 @@ def _floor_of(study: Study, row: Score) -> float | None:
     return None
 
 
-def _study_so_far(judge: Judge, plan: Plan) -> Study:
-    if (judge.folder / "evaluation" / "scores.json").exists():
-        return read_scores(judge.folder)
+def _study_so_far(evaluator: ExternalEvaluator, plan: Plan) -> Study:
+    if (evaluator.folder / "evaluation" / "scores.json").exists():
+        return read_scores(evaluator.folder)
     facts = {"metric": plan.metric, "preset": "", "step": 0}
-    return Study(facts | {"extractor": judge.extractor.identity}, [])
+    return Study(facts | {"extractor": evaluator.extractor.identity}, [])
 
 
 def score_pipeline(
-    judge: Judge,
+    evaluator: ExternalEvaluator,
     name: str,
     folder: Path,
     reference: Real,
@@ -221,16 +223,16 @@ def score_pipeline(
     steps: int | None = None,
     seed: int = 0,
 ) -> Study:
-    """`score_guest` of images that a local diffusers pipeline draws, as many as the largest N."""
+    """The same of images that a local diffusers pipeline draws, as many as the largest N."""
     images = pipeline_images(
         folder,
         max(n or SIZES),
-        judge.folder / "generated",
+        evaluator.folder / "generated",
         seed=seed,
         steps=steps,
-        device=judge.run.device if judge.run else choose_device(),
-        say=judge.say,
-        **judge.asked,
+        device=evaluator.run.device if evaluator.run else choose_device(),
+        say=evaluator.say,
+        **evaluator.asked,
     )
     made = Origin("", sampler=f"diffusers pipeline {folder.name}", steps=steps, nfe=None, seed=seed)
-    return score_guest(judge, name, images, reference, n, made)
+    return score_external(evaluator, name, images, reference, n, made)

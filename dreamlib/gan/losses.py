@@ -151,9 +151,9 @@ def held(player: nn.Module) -> Iterator[None]:
         player.requires_grad_(True)
 
 
-def judge_gradients(
+def discriminator_gradients(
     net: Generator,
-    judge: Discriminator,
+    discriminator: Discriminator,
     real: Tensor,
     draws: Draws,
     maps: tuple[Maps | None, Maps | None],
@@ -164,8 +164,8 @@ def judge_gradients(
     def one(part: slice) -> tuple[Tensor, ...]:
         with torch.no_grad():
             fake, _ = make(net, draws.rows(part))
-        logits = judge(augmented(real[part], maps[0], part))
-        false = judge(augmented(fake, maps[1], part))
+        logits = discriminator(augmented(real[part], maps[0], part))
+        false = discriminator(augmented(fake, maps[1], part))
         return discriminator_loss(logits, false), logits, false
 
     loss, logits, false = in_slices(one, len(real), micro)
@@ -174,20 +174,20 @@ def judge_gradients(
 
 
 def r1_gradients(
-    judge: Discriminator, real: Tensor, maps: Maps | None, weight: float, micro: int
+    discriminator: Discriminator, real: Tensor, maps: Maps | None, weight: float, micro: int
 ) -> Seen:
     """Gradients of weight/2 times R1, at the images as the discriminator sees them."""
 
     def one(part: slice) -> tuple[Tensor, ...]:
         x = augmented(real[part], maps, part).detach().requires_grad_()
-        penalty = r1(judge(x), x)
+        penalty = r1(discriminator(x), x)
         return weight / 2 * penalty, penalty
 
     return {"r1": in_slices(one, len(real), micro)[1]}
 
 
-def maker_gradients(
-    net: Generator, judge: Discriminator, draws: Draws, maps: Maps | None, micro: int
+def generator_gradients(
+    net: Generator, discriminator: Discriminator, draws: Draws, maps: Maps | None, micro: int
 ) -> tuple[Seen, Tensor]:
     """Gradients of the generator's mean loss; and the mean style [W] of the batch.
 
@@ -199,10 +199,10 @@ def maker_gradients(
         fake, w = make(net, draws.rows(part))
         pixels = fake.detach()
         spread = pixels.std(0).mean().expand(len(pixels))
-        loss = generator_loss(judge(augmented(fake, maps, part)))
+        loss = generator_loss(discriminator(augmented(fake, maps, part)))
         return loss, spread, pixels.flatten(1).std(1), w
 
-    with held(judge):
+    with held(discriminator):
         loss, spread, contrast, styles = in_slices(one, len(draws.z), micro)
     seen = {"generator_loss": loss, "spread": spread, "contrast": contrast}
     return seen, styles.mean(0)

@@ -207,7 +207,7 @@ class Owner:
                 raise
             write_record(self.path, record)
 
-    def usurped(self) -> str:
+    def lease_lost(self) -> str:
         """Who took the run from us since our last beat; '' when nobody did.
 
         The owner that we took it from did not take it back: its heartbeat and our claim crossed.
@@ -222,5 +222,5 @@ class Owner:
         return "" if crossed and mine < token else describe(other)
 
     def release(self) -> None:
-        if not self.usurped():
+        if not self.lease_lost():
             self._write({"released": True})

@@ -20,7 +20,7 @@ from dreamlib.runs.lock import Owner
 from dreamlib.runs.mirror.filesystem import copy_pack
 from dreamlib.runs.mirror.restore import fetch_newer
 from dreamlib.runs.mirror.store import Mirror
-from dreamlib.runs.mirror.uploader import LONGEST, Courier, Job, carrying
+from dreamlib.runs.mirror.uploader import LONGEST, Job, Uploader, carrying
 from dreamlib.runs.time_budget import MARGIN, Clock, StopFlag, spare
 from dreamlib.utils.errors import ConfigError, Interrupted, MirrorError, OutOfTime, RunError
 from dreamlib.utils.files import fingerprint
@@ -136,18 +136,18 @@ class Run:
         makes is carried to the mirror."""
         hours = self.budget()
         with StopFlag().listening() as flag, ExitStack() as stack:
-            carriers: list[Courier] = []
+            carriers: list[Uploader] = []
 
             def kept() -> None:
                 if self.mirror and not carriers:  # the mirror is not bothered before
                     carried = carrying(
-                        self.courier(),
+                        self.uploader(),
                         wait=False,
                         patience=lambda: min(LONGEST, max(30.0, spare(hours))),
                     )
                     carriers.append(stack.enter_context(carried))
-                for courier in carriers:
-                    courier.request()
+                for uploader in carriers:
+                    uploader.request()
 
             try:
                 yield Session(lambda: bool(flag) or spare(hours) <= MARGIN or should_stop(), kept)
@@ -172,11 +172,11 @@ class Run:
         fails."""
         if self.mirror is None:
             raise RunError("there is no mirror: name a folder (--mirror, or DREAMLIB_MIRROR)")
-        with carrying(self.courier()) as courier:
-            if not courier.flush(LONGEST):
-                raise RunError(f"mirror: {courier.report()}")
+        with carrying(self.uploader()) as uploader:
+            if not uploader.flush(LONGEST):
+                raise RunError(f"mirror: {uploader.report()}")
 
-    def courier(self) -> Courier:
+    def uploader(self) -> Uploader:
         folder, files = self.data.folder, self.data.manifest["files"]
         job = Job(
             self.dir,
@@ -188,7 +188,7 @@ class Run:
                 )
             ),
         )
-        return Courier(
+        return Uploader(
             self.mirror,
             Owner(self.mirror.root / "owner.json"),
             job,

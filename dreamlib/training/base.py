@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ STAGES = (0.05, 0.25, 0.5, 0.75, 1.0)  # of training, at which one is always kep
 class BaseTrainer:
     """Images, the network that draws and its averaged weights; the log row and the saved state."""
 
-    PARTS: tuple[str, ...]  # attributes that a checkpoint holds the states of
+    PARTS: ClassVar[dict[str, str]]  # name in a checkpoint -> the attribute whose state it holds
     rates: dict[str, float]  # name of an optimizer -> its learning rate, before `rate_factor`
     meter: Any  # means since the last log row
 
@@ -37,8 +37,8 @@ class BaseTrainer:
         self.run, self.config, self.data, self.device = run, run.config, run.data, run.device
         self.seed, self.batch = self.config.train.seed, self.config.train.batch
         self.stream = make_stream(self.config, run.data, self.device)
-        self.epoch = self.stream.epoch_steps
-        self.total = total_steps(self.config, self.epoch)
+        self.steps_per_epoch = self.stream.epoch_steps
+        self.total = total_steps(self.config, self.steps_per_epoch)
         net = make_net(self.config, run.data.channels, run.data.label_counts)
         self.net = net.to(self.device)
         self.ema = Averaged(self.net, decay)
@@ -57,7 +57,7 @@ class BaseTrainer:
 
     def set_lr(self) -> None:
         """The learning rates are functions of the step."""
-        factor = rate_factor(self.config, self.step, self.epoch, self.total)
+        factor = rate_factor(self.config, self.step, self.steps_per_epoch, self.total)
         for name, rate in self.rates.items():
             for group in getattr(self, name).param_groups:
                 group["lr"] = rate * factor
@@ -81,7 +81,7 @@ class BaseTrainer:
     def row(self) -> dict[str, Any]:
         """A log row; raises RunError when the weights are no longer numbers."""
         self.check_finite()
-        row = {"step": self.step, "epoch": self.step / self.epoch, **self.means()}
+        row = {"step": self.step, "epoch": self.step / self.steps_per_epoch, **self.means()}
         (then, before), now = self.clock, time.monotonic()
         row["lr"] = self.optimizer.param_groups[0]["lr"]
         row["images_per_s"] = (self.step - before) * self.batch / (now - then)
@@ -99,13 +99,13 @@ class BaseTrainer:
 
     def numbers(self) -> dict[str, Any]:
         """Of every network, by name."""
-        parts = {name: getattr(self, name) for name in self.PARTS}
+        parts = {name: getattr(self, own) for name, own in self.PARTS.items()}
         return {k: dict(v.named_parameters()) for k, v in parts.items() if isinstance(v, nn.Module)}
 
     def preview_steps(self) -> set[int]:
         """After which the same seeds are drawn: at STAGES, and as train.preview_every says."""
         total, every = self.total, self.config.train.preview_every
-        steps = span_steps(every, epoch=self.epoch, total=total)
+        steps = span_steps(every, epoch=self.steps_per_epoch, total=total)
         regular = set(range(steps, total, steps) if steps else ())
         return regular | {max(1, round(share * total)) for share in STAGES}
 
@@ -124,7 +124,7 @@ class BaseTrainer:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        parts = {name: getattr(self, name).state_dict() for name in self.PARTS}
+        parts = {k: getattr(self, own).state_dict() for k, own in self.PARTS.items()}
         return {"step": self.step, **parts}
 
     def load(self, checkpoint: Checkpoint) -> dict[str, Any]:
@@ -141,8 +141,8 @@ class BaseTrainer:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name in self.PARTS:
-            getattr(self, name).load_state_dict(state[name])
+        for name, own in self.PARTS.items():
+            getattr(self, own).load_state_dict(state[name])
         self.step, self.whole = state["step"], True
         self.clock = (time.monotonic(), self.step)
 

@@ -22,7 +22,7 @@ from dreamlib.config.schema import Config
 from dreamlib.data.faces import ATTRIBUTES
 from dreamlib.diffusion.ema import Averaged
 from dreamlib.diffusion.losses import Batch
-from dreamlib.gan import losses as gan_step
+from dreamlib.gan import losses as gan_losses
 from dreamlib.gan.augment import draw_maps
 from dreamlib.gan.stylegan2 import GROUP, Discriminator, Generator
 from dreamlib.training.micro_batch import is_out_of_memory
@@ -83,14 +83,22 @@ def explain(config: Config) -> Explanation:
 
 
 def _explain_gan(config: Config, channels: int) -> Explanation:
-    net, judge = build.make_net(config, channels), build.make_discriminator(config, channels)
-    blocks = [(name, sum(map(count_parameters, each))) for name, each in _gan_parts(net, judge)]
+    net, discriminator = (
+        build.make_net(config, channels),
+        build.make_discriminator(config, channels),
+    )
+    blocks = [
+        (name, sum(map(count_parameters, each))) for name, each in _gan_parts(net, discriminator)
+    ]
     blocks.insert(1, ("constant", net.synthesis.start.numel()))
     draws = _blank(net, 1)
     with torch.no_grad():
         forward = _flops(lambda: net(draws.z, draws.noise))
-    total = count_parameters(net) + count_parameters(judge)
-    step, what = _gan_work(config, net, judge, channels), "both players, with their regularisers"
+    total = count_parameters(net) + count_parameters(discriminator)
+    step, what = (
+        _gan_work(config, net, discriminator, channels),
+        "both players, with their regularisers",
+    )
     return Explanation(blocks, total, forward, step, what)
 
 
@@ -100,29 +108,29 @@ def _flops(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def _blank(net: Generator, images: int) -> gan_step.Draws:
+def _blank(net: Generator, images: int) -> gan_losses.Draws:
     """Draws of zeros, on whichever device tensors are made: counting needs no numbers."""
     z, cut = torch.zeros(images, net.z_dim), torch.zeros(images, dtype=torch.int64)
     noise = [torch.zeros(images, 1, n, n) for n in net.synthesis.noise_sizes]
-    return gan_step.Draws(z, z, cut, noise)
+    return gan_losses.Draws(z, z, cut, noise)
 
 
-def _gan_work(config: Config, net: Generator, judge: Discriminator, channels: int) -> int:
+def _gan_work(config: Config, net: Generator, discriminator: Discriminator, channels: int) -> int:
     """FLOPs of a step per image: both players, and their regularisers as often as they come."""
     gan, real = config.gan, torch.zeros(GROUP, channels, config.data.size, config.data.size)
     draws = _blank(net, GROUP)
     half, one = draws.rows(slice(GROUP // 2)), torch.ones(())
 
     def both() -> None:
-        gan_step.judge_gradients(net, judge, real, draws, (None, None), GROUP)
-        gan_step.maker_gradients(net, judge, draws, None, GROUP)
+        gan_losses.discriminator_gradients(net, discriminator, real, draws, (None, None), GROUP)
+        gan_losses.generator_gradients(net, discriminator, draws, None, GROUP)
 
     def penalty() -> None:  # the counter does not like gradients of a leaf
         x = real.clone().requires_grad_()
-        gan_step.r1(judge(1 * x), x).sum().backward()
+        gan_losses.r1(discriminator(1 * x), x).sum().backward()
 
     def path() -> None:
-        gan_step.path_gradients(net, half, real[: GROUP // 2], one, 1.0, GROUP)
+        gan_losses.path_gradients(net, half, real[: GROUP // 2], one, 1.0, GROUP)
 
     total: float = _flops(both)
     if gan.r1 != 0:
@@ -253,9 +261,11 @@ def _gan_steps(config: Config, batch: int, device: torch.device, count: int) -> 
     batch = max(GROUP, batch // GROUP * GROUP)
     half, one = slice(batch // 2), torch.ones((), device=device)
     net = build.make_net(config, channels).to(device)
-    judge = build.make_discriminator(config, channels).to(device)
+    discriminator = build.make_discriminator(config, channels).to(device)
     ema = Averaged(net, config.train.ema)
-    optimizers = {each: torch.optim.Adam(each.parameters(), fused=True) for each in (net, judge)}
+    optimizers = {
+        each: torch.optim.Adam(each.parameters(), fused=True) for each in (net, discriminator)
+    }
     real = torch.randn(batch, channels, size, size, device=device)
 
     def take(player: nn.Module) -> None:
@@ -264,17 +274,17 @@ def _gan_steps(config: Config, batch: int, device: torch.device, count: int) -> 
 
     for number in range(count):
         rng = torch_rng("explain", number)
-        draws = gan_step.draw(net, batch, gan.mixing, rng).to(device)
+        draws = gan_losses.draw(net, batch, gan.mixing, rng).to(device)
         maps = draw_maps(batch, channels, size, P, rng) if gan.ada else None
-        gan_step.judge_gradients(net, judge, real, draws, (maps, maps), batch)
-        take(judge)
+        gan_losses.discriminator_gradients(net, discriminator, real, draws, (maps, maps), batch)
+        take(discriminator)
         if gan.r1 != 0 and number % gan.r1_every == 0:
-            gan_step.r1_gradients(judge, real, maps, 1.0, batch)
-            take(judge)
-        gan_step.maker_gradients(net, judge, draws, maps, batch)
+            gan_losses.r1_gradients(discriminator, real, maps, 1.0, batch)
+            take(discriminator)
+        gan_losses.generator_gradients(net, discriminator, draws, maps, batch)
         take(net)
         if gan.path != 0 and number % gan.path_every == 0:
-            gan_step.path_gradients(net, draws.rows(half), real[half], one, 1.0, batch)
+            gan_losses.path_gradients(net, draws.rows(half), real[half], one, 1.0, batch)
             take(net)
         ema.update_parameters(net)
         yield
@@ -296,15 +306,18 @@ def _parts(net: nn.Module, widths: tuple[int, ...]) -> list[tuple[str, nn.Module
     return [*parts, ("norm", net.norm), ("head", net.head)]
 
 
-def _gan_parts(net: Generator, judge: Discriminator) -> list[tuple[str, list[nn.Module]]]:
+def _gan_parts(net: Generator, discriminator: Discriminator) -> list[tuple[str, list[nn.Module]]]:
     """Both networks' blocks, in the order in which z, and an image, pass them."""
     draws, size = net.synthesis, 4
     found = [("mapping", [net.mapping]), ("generator 4", [draws.first, draws.images[0]])]
     for up, conv, image in zip(draws.ups, draws.convs, list(draws.images)[1:]):
         size *= 2
         found.append((f"generator {size}", [up, conv, image]))
-    found.append((f"discriminator {size}", [judge.first]))
-    for block in judge.blocks:
+    found.append((f"discriminator {size}", [discriminator.first]))
+    for block in discriminator.blocks:
         found.append((f"discriminator {size} to {size // 2}", [block]))
         size //= 2
-    return [*found, ("discriminator 4", [judge.last, judge.hidden, judge.logit])]
+    return [
+        *found,
+        ("discriminator 4", [discriminator.last, discriminator.hidden, discriminator.logit]),
+    ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -90,13 +90,15 @@ def _root(mean_square: float | None) -> float | None:
 class DiffusionTrainer(BaseTrainer):
     """Net, averaged weights, optimizer, loss scaler and log means; one step at a time."""
 
-    PARTS = ("net", "ema", "optimizer", "scaler", "meter")
+    PARTS: ClassVar[dict[str, str]] = {
+        name: name for name in ("net", "ema", "optimizer", "scaler", "meter")
+    }
 
     def __init__(self, run: Run):
         super().__init__(run, run.config.train.ema)
         config, precision = run.config, run.precision
         self.sched = make_schedule(config)
-        self.loss = make_loss(config, self.epoch, self.total)
+        self.loss = make_loss(config, self.steps_per_epoch, self.total)
         self.optimizer = make_optimizer(config, self.net, self.device)
         self.rates = {"optimizer": config.train.lr}
         own = self.optimizer.param_groups[0]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from dreamlib.config.factory import make_discriminator
-from dreamlib.gan import losses as gan_step
+from dreamlib.gan import losses as gan_losses
 from dreamlib.gan.augment import Adaptive, Maps, draw_maps
 from dreamlib.gan.losses import Draws, Seen
 from dreamlib.gan.stylegan2 import GROUP
@@ -48,19 +48,27 @@ class Means:
 class GanTrainer(BaseTrainer):
     """Generator, discriminator, averages, optimizers, augmentation; one step of each at a time."""
 
-    PARTS = ("net", "judge", "ema", "optimizer", "judge_optimizer", "ada", "meter")
+    PARTS: ClassVar[dict[str, str]] = {
+        "net": "net",
+        "judge": "discriminator",
+        "ema": "ema",
+        "optimizer": "optimizer",
+        "judge_optimizer": "discriminator_optimizer",
+        "ada": "ada",
+        "meter": "meter",
+    }
 
     def __init__(self, run: Run):
         super().__init__(run, self.decay, GROUP)
         gan, size = self.config.gan, self.config.data.size
-        self.judge = make_discriminator(self.config, run.data.channels).to(self.device)
-        r1 = gan_step.r1_weight(size, self.batch) if gan.r1 is None else gan.r1
-        path = gan_step.path_weight(size) if gan.path is None else gan.path
+        self.discriminator = make_discriminator(self.config, run.data.channels).to(self.device)
+        r1 = gan_losses.r1_weight(size, self.batch) if gan.r1 is None else gan.r1
+        path = gan_losses.path_weight(size) if gan.path is None else gan.path
         self.r1, self.path = gan.r1_every * r1, gan.path_every * path
         self.rates: dict[str, float] = {}
         self.optimizer = self._adam("optimizer", self.net, gan.path_every if self.path else 0)
-        self.judge_optimizer = self._adam(
-            "judge_optimizer", self.judge, gan.r1_every if self.r1 else 0
+        self.discriminator_optimizer = self._adam(
+            "discriminator_optimizer", self.discriminator, gan.r1_every if self.r1 else 0
         )
         self.ada = Adaptive(gan.ada or 0.0, gan.ada_images)
         self.path_mean = torch.zeros((), device=self.device)
@@ -69,15 +77,15 @@ class GanTrainer(BaseTrainer):
         return Means()
 
     def _adam(self, name: str, player: nn.Module, every: int) -> torch.optim.Adam:
-        self.rates[name], betas = gan_step.lazy(every, self.config.train.lr, BETAS)
+        self.rates[name], betas = gan_losses.lazy(every, self.config.train.lr, BETAS)
         fused = self.device.type in ("cpu", "cuda")
         return torch.optim.Adam(player.parameters(), self.rates[name], betas, eps=1e-8, fused=fused)
 
     def decay(self, updates: int) -> float:
         """Of the averaged weights, after so many steps."""
         gan = self.config.gan
-        images = gan_step.half_life(updates * self.batch, gan.half_life, gan.ramp)
-        return gan_step.decay(self.batch, images)
+        images = gan_losses.half_life(updates * self.batch, gan.half_life, gan.ramp)
+        return gan_losses.decay(self.batch, images)
 
     # ------------------------------------------------------------------ one step
 
@@ -86,39 +94,41 @@ class GanTrainer(BaseTrainer):
         due.  Everything random is keyed by (seed, step)."""
         self.set_lr()
         real = self.stream[self.step].to(self.device)
-        seen = self.judge_step(real) | self.maker_step()
+        seen = self.discriminator_step(real) | self.generator_step()
         self.ema.update_parameters(self.net)
         if self.config.gan.ada is not None:
             self.ada.update(seen["sign_real"].sum(), self.batch)
         self.meter.add(seen)
         return self.count_step()
 
-    def judge_step(self, real: Tensor) -> Seen:
+    def discriminator_step(self, real: Tensor) -> Seen:
         draws = self.draws("judge", self.batch)
         maps = self.maps("real"), self.maps("fake")
 
         def gradients(micro: int) -> Seen:
-            self.judge_optimizer.zero_grad(set_to_none=True)
-            return gan_step.judge_gradients(self.net, self.judge, real, draws, maps, micro)
+            self.discriminator_optimizer.zero_grad(set_to_none=True)
+            return gan_losses.discriminator_gradients(
+                self.net, self.discriminator, real, draws, maps, micro
+            )
 
         seen = self.micro.redo_smaller(gradients)
-        self.take(self.judge_optimizer, self.judge, seen, "judge_norm")
+        self.take(self.discriminator_optimizer, self.discriminator, seen, "judge_norm")
         if self.r1 and self.step % self.config.gan.r1_every == 0:
 
             def penalty(micro: int) -> Seen:
-                self.judge_optimizer.zero_grad(set_to_none=True)
-                return gan_step.r1_gradients(self.judge, real, maps[0], self.r1, micro)
+                self.discriminator_optimizer.zero_grad(set_to_none=True)
+                return gan_losses.r1_gradients(self.discriminator, real, maps[0], self.r1, micro)
 
             seen |= self.micro.redo_smaller(penalty)
-            self.take(self.judge_optimizer, self.judge)
+            self.take(self.discriminator_optimizer, self.discriminator)
         return seen
 
-    def maker_step(self) -> Seen:
+    def generator_step(self) -> Seen:
         draws, maps = self.draws("maker", self.batch), self.maps("made")
 
         def gradients(micro: int) -> tuple[Seen, Tensor]:
             self.optimizer.zero_grad(set_to_none=True)
-            return gan_step.maker_gradients(self.net, self.judge, draws, maps, micro)
+            return gan_losses.generator_gradients(self.net, self.discriminator, draws, maps, micro)
 
         seen, style = self.micro.redo_smaller(gradients)
         self.take(self.optimizer, self.net, seen, "grad_norm")
@@ -137,11 +147,11 @@ class GanTrainer(BaseTrainer):
 
         def gradients(micro: int) -> Seen:
             self.optimizer.zero_grad(set_to_none=True)
-            return gan_step.path_gradients(self.net, draws, y, self.path_mean, weight, micro)
+            return gan_losses.path_gradients(self.net, draws, y, self.path_mean, weight, micro)
 
         seen = self.micro.redo_smaller(gradients)
         mean = seen["path"].mean()
-        self.path_mean = self.path_mean.lerp(mean, 1 - gan_step.PATH_DECAY) if weight else mean
+        self.path_mean = self.path_mean.lerp(mean, 1 - gan_losses.PATH_DECAY) if weight else mean
         if weight:
             self.take(self.optimizer, self.net)
         return seen
@@ -161,7 +171,7 @@ class GanTrainer(BaseTrainer):
 
     def draws(self, purpose: str, images: int) -> Draws:
         rng = torch_rng(purpose, self.seed, self.step)
-        return gan_step.draw(self.net, images, self.config.gan.mixing, rng).to(self.device)
+        return gan_losses.draw(self.net, images, self.config.gan.mixing, rng).to(self.device)
 
     def maps(self, purpose: str) -> Maps | None:
         if self.ada.p <= 0:

@@ -35,12 +35,12 @@ def scalars(row: Row) -> dict[str, float]:
     return found
 
 
-class Boards:
+class Loggers:
     """log.jsonl, and copies of it elsewhere."""
 
-    def __init__(self, run: RunDir, boards: Sequence[TensorBoard | WeightsAndBiases]):
+    def __init__(self, run: RunDir, loggers: Sequence[TensorBoard | WeightsAndBiases]):
         self.run = run
-        self.boards = boards
+        self.loggers = loggers
         self.step: int | None = None  # of the last row of this session
 
     def write(self, row: Row) -> None:
@@ -48,27 +48,27 @@ class Boards:
         self.run.append_log(row)
         back = self.step is None or row["step"] <= self.step
         self.step = row["step"]
-        rows = self.run.read_log() if back and self.boards else [row]
-        for board in self.boards:
+        rows = self.run.read_log() if back and self.loggers else [row]
+        for board in self.loggers:
             board.show(rows, anew=back)
 
     def close(self) -> None:
-        for board in self.boards:
+        for board in self.loggers:
             board.close()
 
 
-def open_boards(run: RunDir, config: Config, say: Callable[[str], None]) -> Boards:
-    """The boards that train.tensorboard and train.wandb ask for, to be closed at the end.
+def open_loggers(run: RunDir, config: Config, say: Callable[[str], None]) -> Loggers:
+    """The loggers that train.tensorboard and train.wandb ask for, to be closed at the end.
 
     Raises ConfigError, naming the remedy, when one of them cannot be had; from then on only the
     disk can fail: Weights & Biases is a courtesy, and no reason to stop.
     """
-    boards: list[TensorBoard | WeightsAndBiases] = []
+    loggers: list[TensorBoard | WeightsAndBiases] = []
     if config.train.tensorboard:
-        boards.append(TensorBoard(run))
+        loggers.append(TensorBoard(run))
     if config.train.wandb:
-        boards.append(WeightsAndBiases(run, config, say))
-    return Boards(run, boards)
+        loggers.append(WeightsAndBiases(run, config, say))
+    return Loggers(run, loggers)
 
 
 def _need(package: str, module: str) -> Any:

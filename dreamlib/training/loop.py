@@ -17,7 +17,7 @@ from dreamlib.runs.run import Run
 from dreamlib.runs.time_budget import StopFlag
 from dreamlib.training.async_save import Saver
 from dreamlib.training.base import BaseTrainer, check_finite
-from dreamlib.training.loggers import Boards
+from dreamlib.training.loggers import Loggers
 from dreamlib.training.validation import Validation
 from dreamlib.utils.errors import CheckpointError, DreamlibError, Interrupted, NotFinite, RunError
 from dreamlib.utils.weights import averaged_of
@@ -42,17 +42,17 @@ class TrainingLoop:
         run: Run,
         trainer: BaseTrainer,
         validation: Validation,
-        boards: Boards,
+        loggers: Loggers,
         hours: float | None = None,
     ):
         self.run, self.dir, self.trainer = run, run.dir, trainer
-        self.validation, self.boards = validation, boards
+        self.validation, self.loggers = validation, loggers
         self.clock = run.clock(hours)
         # Equal ones continue bit for bit.
         self.where = {"device": run.device.type, "precision": run.precision.name}
         self.where["threads"] = torch.get_num_threads()
         self.previews = trainer.preview_steps()
-        self.courier = run.courier() if run.mirror else None
+        self.uploader = run.uploader() if run.mirror else None
         self.intact = run.data.watch()  # DataError once the images are not what they were
         self.saver, self.stop = Saver(), StopFlag()
         self.saved: int | None = None  # step of the newest checkpoint
@@ -72,8 +72,8 @@ class TrainingLoop:
         with (
             locked(self.dir.lock, take_over=self.run.take_over, say=self.run.say) as lock,
             self.stop.listening(),
-            carrying(self.courier, stop=lambda: bool(self.stop), patience=self._patience)
-            if self.courier
+            carrying(self.uploader, stop=lambda: bool(self.stop), patience=self._patience)
+            if self.uploader
             else nullcontext(),
         ):
             self.lock = lock
@@ -112,14 +112,14 @@ class TrainingLoop:
         while trainer.step < trainer.total and not self.validation.over:
             if self.clock.over():
                 return "paused_deadline"
-            if self.stop or (self.courier and self.courier.usurped):
+            if self.stop or (self.uploader and self.uploader.lease_lost):
                 return "interrupted"
             # a step, with everything random in it keyed by its number
             row = trainer.advance()
             self._check_ours()
             # what is told of it
             if row:
-                self.boards.write(row)
+                self.loggers.write(row)
             if trainer.step in self.previews:
                 trainer.save_preview(self.dir.samples)
             if trainer.step in self.validation.steps:
@@ -143,7 +143,7 @@ class TrainingLoop:
         self.saved, self.saved_at = status.get("saved"), status.get("saved_at", 0.0)
         newest, broken = look(self.dir.checkpoints)
         # A mirror that fails, or hangs, is not asked for more than is here.
-        if self.courier and (self.courier.owner.beats or newest is None):
+        if self.uploader and (self.uploader.owner.beats or newest is None):
             self.run.fetch_newer(newest.step if newest else -1, lambda: bool(self.stop))
             newest, broken = look(self.dir.checkpoints)
         if broken:
@@ -222,8 +222,8 @@ class TrainingLoop:
                 self.run.export_weights(step, averaged_of(state))
         self.saved, self.saved_at = step, time.time()
         self.dir.note("saved", step=step, sha256=saved.manifest["sha256"])
-        if self.courier:
-            self.courier.request()
+        if self.uploader:
+            self.uploader.request()
 
     def _roll_back(self, error: NotFinite) -> None:
         """Go on from the last good checkpoint, at most twice; then the error stands."""
@@ -252,8 +252,8 @@ class TrainingLoop:
             self.dir.note("finished", step=self.trainer.step)
             return
         why = f"Asked to stop ({reason})"
-        if self.courier and self.courier.usurped:
-            why = self.courier.usurped
+        if self.uploader and self.uploader.lease_lost:
+            why = self.uploader.lease_lost
         elif state == "paused_deadline":
             why = (
                 f"The time budget of {self.clock.hours:g} h since this process began is used up: "
@@ -301,7 +301,7 @@ class TrainingLoop:
 
     def _set_status(self, state: str, **more: Any) -> None:
         self.beaten = time.monotonic()
-        self.clock.cost = self.saver.longest + (self.courier.cost if self.courier else 0.0)
+        self.clock.cost = self.saver.longest + (self.uploader.cost if self.uploader else 0.0)
         facts: dict[str, Any] = {
             "step": self.trainer.step,
             "total": self.trainer.total,
@@ -311,8 +311,8 @@ class TrainingLoop:
             "blocked_seconds": self.saver.blocked,
             "left_seconds": None if self.clock.hours is None else self.clock.left(),
         }
-        if self.courier:
-            facts |= self.courier.facts()
+        if self.uploader:
+            facts |= self.uploader.facts()
         self.dir.set_status(state, **facts, **more)
-        if self.courier and state != "running":
-            self.courier.request()
+        if self.uploader and state != "running":
+            self.uploader.request()

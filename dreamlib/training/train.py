@@ -12,7 +12,7 @@ from dreamlib.runs.run import Run
 from dreamlib.training.base import BaseTrainer
 from dreamlib.training.diffusion import DiffusionTrainer
 from dreamlib.training.gan import GanTrainer
-from dreamlib.training.loggers import open_boards
+from dreamlib.training.loggers import open_loggers
 from dreamlib.training.loop import Tick, TrainingLoop
 from dreamlib.training.validation import Validation
 
@@ -47,6 +47,6 @@ def trainer_of(run: Run) -> DiffusionTrainer | GanTrainer:
 
 def drive(run: Run, trainer: BaseTrainer, hours: float | None = None) -> Iterator[Tick]:
     """Take a trainer's steps to their end, the deadline, or a request to stop."""
-    with closing(open_boards(run.dir, run.config, run.say)) as boards:
-        loop = TrainingLoop(run, trainer, Validation(run, trainer), boards, hours)
+    with closing(open_loggers(run.dir, run.config, run.say)) as loggers:
+        loop = TrainingLoop(run, trainer, Validation(run, trainer), loggers, hours)
         yield from loop.drive()

@@ -32,7 +32,7 @@ class Validation:
 
     def __init__(self, run: Run, trainer: BaseTrainer):
         self.run, self.trainer, self.settings = run, trainer, run.config.validation
-        every = span_steps(self.settings.every, epoch=trainer.epoch, total=trainer.total)
+        every = span_steps(self.settings.every, epoch=trainer.steps_per_epoch, total=trainer.total)
         self.steps = set(range(every, trainer.total + 1, every)) if every else set()
         self.rows: list[dict[str, Any]] = []
         self.should_stop: Callable[[], bool] = lambda: False

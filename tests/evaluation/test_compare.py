@@ -10,7 +10,7 @@ import pytest
 
 from dreamlib.evaluation.compare import Comparison, compare, comparison_path
 from dreamlib.evaluation.difference import Difference, differences_of
-from dreamlib.evaluation.inputs import Material
+from dreamlib.evaluation.inputs import StudyInputs
 from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import frechet
 from dreamlib.report.tables import comparison_markdown
@@ -51,9 +51,9 @@ def test_a_difference_is_of_the_two_distances(pair):
     a, b = pair
     found = compare(a, b, n=(20, 60))
     assert [row.n for row in found.rows[:1]] == [60]  # the largest first
-    material = Material(a, (60,))
-    reference = extract(material.reference[0], material.extractor)
-    fd = [frechet(extract(generate(run, range(60)), material.extractor), reference) for run in pair]
+    inputs = StudyInputs(a, (60,))
+    reference = extract(inputs.reference[0], inputs.extractor)
+    fd = [frechet(extract(generate(run, range(60)), inputs.extractor), reference) for run in pair]
     (row,) = [row for row in found.rows if row.metric == "FD[classifier]" and row.n == 60]
     assert row.value == pytest.approx(fd[0] - fd[1], rel=1e-6)
     assert row.se > 0

@@ -26,7 +26,7 @@ from dreamlib.evaluation.feature_scores import (
     kernel_rows,
 )
 from dreamlib.evaluation.image_scores import check_apart, gaussian_images
-from dreamlib.evaluation.inputs import Material, prepare
+from dreamlib.evaluation.inputs import StudyInputs, prepare
 from dreamlib.evaluation.results import Score, read_scores
 from dreamlib.metrics.frechet import Moments
 from dreamlib.metrics.frechet_stats import frechet_floor, frechet_se, frechet_variances
@@ -260,7 +260,7 @@ def test_every_row_says_what_it_was_made_from(trained, study):
 
 def test_guidance_doubles_the_evaluations(tiny):
     run = tiny("g", "net.conditional=true", "sample.guidance=2.0")
-    made = Material(run, (20,)).origin(
+    made = StudyInputs(run, (20,)).origin(
         Score("FID", "generated", 1.0, 20, 60, None, ""), {"sha256": "x"}
     )
     assert (made.steps, made.nfe) == (4, 8)

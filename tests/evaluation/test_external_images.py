@@ -17,9 +17,9 @@ from dreamlib.data.prepare import pack
 from dreamlib.evaluation import score_external as evaluate_guests
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.evaluation.external_images import write_statistics
-from dreamlib.evaluation.inputs import Material
+from dreamlib.evaluation.inputs import StudyInputs
 from dreamlib.evaluation.results import read_scores
-from dreamlib.evaluation.score_external import Judge, judge, name_of, score_guest
+from dreamlib.evaluation.score_external import ExternalEvaluator, evaluator, name_of, score_external
 from dreamlib.metrics.frechet import Moments
 from dreamlib.report.figures.score_figures import fd_against_n
 from dreamlib.report.tables import markdown, save_tables
@@ -36,13 +36,13 @@ def run(trained, tmp_path):
 
 @pytest.fixture
 def images(run):
-    return Material(run, (60,)).generated(range(60))
+    return StudyInputs(run, (60,)).generated(range(60))
 
 
 def test_the_runs_own_images_score_as_the_run_does(run, images):
     study = evaluate(run)
-    by = judge(run, None)
-    found = score_guest(by, "ours", images, by.reference(None, None), n=(20, 60))
+    by = evaluator(run, None)
+    found = score_external(by, "ours", images, by.reference(None, None), n=(20, 60))
     for row in found.guests:
         own = study.find("generated", row.n, row.metric, row.real)
         assert row.value == pytest.approx(own.value, rel=1e-9)
@@ -54,16 +54,16 @@ def test_the_runs_own_images_score_as_the_run_does(run, images):
 
 
 def test_a_foreign_reference_is_named_and_kept_apart(run, images, tmp_path):
-    by = judge(run, None)
+    by = evaluator(run, None)
     theirs = run.data.take("floor", 60)[0]
     np.save(tmp_path / "theirs.npy", theirs)
-    score_guest(by, "a", images, by.reference(None, None), n=(60,))
-    found = score_guest(by, "a", images, by.reference(tmp_path / "theirs.npy", None), n=(60,))
+    score_external(by, "a", images, by.reference(None, None), n=(60,))
+    found = score_external(by, "a", images, by.reference(tmp_path / "theirs.npy", None), n=(60,))
     kinds = {row.real for row in found.guests}
     assert len(kinds) == 2
     assert any(kind.startswith("theirs ") for kind in kinds)
     assert all(row.floor is None for row in found.guests)
-    again = score_guest(by, "a", images, by.reference(None, None), n=(20,))
+    again = score_external(by, "a", images, by.reference(None, None), n=(20,))
     assert {row.n for row in again.guests if row.real == "reference"} == {20, 60}
     text = markdown(again)
     assert "Other images: a" in text
@@ -71,12 +71,12 @@ def test_a_foreign_reference_is_named_and_kept_apart(run, images, tmp_path):
 
 
 def test_statistics_allow_the_distance_alone(run, images, tmp_path):
-    by = judge(run, None)
-    material = Material(run, (60,))
-    features = material.features(material.reference[0])
+    by = evaluator(run, None)
+    inputs = StudyInputs(run, (60,))
+    features = inputs.features(inputs.reference[0])
     write_statistics(tmp_path / "real.npz", Moments.of(features), {"extractor": "classifier"})
-    plain = score_guest(by, "a", images, by.reference(None, None), n=(60,)).guests[0]
-    found = score_guest(by, "a", images, by.reference(tmp_path / "real.npz", None), n=(60,))
+    plain = score_external(by, "a", images, by.reference(None, None), n=(60,)).guests[0]
+    found = score_external(by, "a", images, by.reference(tmp_path / "real.npz", None), n=(60,))
     (row,) = [row for row in found.guests if row.real.startswith("real ")]
     assert row.value == pytest.approx(plain.value, rel=1e-6)
     assert row.se is None
@@ -86,21 +86,21 @@ def test_statistics_allow_the_distance_alone(run, images, tmp_path):
 def test_another_size_is_not_the_classifiers(run, tmp_path):
     large = np.random.default_rng(0).integers(0, 256, (30, 20, 20, 3), dtype=np.uint8)
     np.save(tmp_path / "large.npy", large)
-    by = judge(run, None)
+    by = evaluator(run, None)
     real = by.reference(None, None)
     with pytest.raises(DataError, match=r"not 16x16: .*--size 16 crops"):
-        score_guest(by, "large", by.read(tmp_path / "large.npy"), real)
+        score_external(by, "large", by.read(tmp_path / "large.npy"), real)
     with pytest.raises(DataError, match="--size 16 crops"):
         by.reference(tmp_path / "large.npy", None)
     folder = tmp_path / "folder"
     folder.mkdir()
     for i, image in enumerate(large):
         Image.fromarray(image).save(folder / f"{i}.png")
-    assert score_guest(by, "fitted", by.read(folder, 16), real).guests[0].n == 30
+    assert score_external(by, "fitted", by.read(folder, 16), real).guests[0].n == 30
 
 
 def of_run(packed):
-    return Judge(None, packed.folder, SimpleNamespace(data=packed))
+    return ExternalEvaluator(None, packed.folder, SimpleNamespace(data=packed))
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad"])
@@ -137,9 +137,9 @@ def test_a_border_is_a_border(tmp_path):
 def test_training_images_and_repeats_are_said_and_kept(run, images):
     said, train = [], run.data.take("train", 10)[0]
     reference = run.data.take("reference", 5)[0]
-    by = replace(judge(run, None), say=said.append)
+    by = replace(evaluator(run, None), say=said.append)
     mixed = np.concatenate([images[:15], train, train[:7], reference])
-    found = score_guest(by, "mixed", mixed, by.reference(None, None), n=(20,))
+    found = score_external(by, "mixed", mixed, by.reference(None, None), n=(20,))
     words = "17 are training images, 5 are images of the reference, 7 are repeats"
     (line,) = said
     assert line.startswith("WARNING: of 37 images ")
@@ -148,23 +148,23 @@ def test_training_images_and_repeats_are_said_and_kept(run, images):
         words.replace(",", ";")
     }
     assert words.replace(",", ";") in markdown(found)
-    score_guest(by, "mixed", mixed, by.reference(None, None), n=(30,))  # still its own name
-    score_guest(by, "clean", images[:20], by.reference(None, None), n=(20,))
+    score_external(by, "mixed", mixed, by.reference(None, None), n=(30,))  # still its own name
+    score_external(by, "clean", images[:20], by.reference(None, None), n=(20,))
     assert len(said) == 2
 
 
 def test_rows_of_two_processes_at_once_are_all_kept(run, images, monkeypatch):
-    by = judge(run, None)
+    by = evaluator(run, None)
     real = by.reference(None, None)
-    measure = evaluate_guests.measure_guest
+    measure = evaluate_guests.measure_external
 
     def meanwhile(*args):
-        monkeypatch.setattr(evaluate_guests, "measure_guest", measure)
-        score_guest(by, "b", images[20:40], real, n=(20,))  # begins later, ends first
+        monkeypatch.setattr(evaluate_guests, "measure_external", measure)
+        score_external(by, "b", images[20:40], real, n=(20,))  # begins later, ends first
         return measure(*args)
 
-    monkeypatch.setattr(evaluate_guests, "measure_guest", meanwhile)
-    score_guest(by, "a", images[:20], real, n=(20,))
+    monkeypatch.setattr(evaluate_guests, "measure_external", meanwhile)
+    score_external(by, "a", images[:20], real, n=(20,))
     assert {row.images for row in read_scores(run.folder).guests} == {"a", "b"}
 
 
@@ -183,33 +183,33 @@ def test_a_reference_that_was_trained_on_is_refused(run, tmp_path):
     mixed[7] = run.data.take("train", 1)[0][0]
     np.save(tmp_path / "mixed.npy", mixed)
     with pytest.raises(DataError, match="1 of 40 images to compare with are training images"):
-        judge(run, None).reference(tmp_path / "mixed.npy", None)
+        evaluator(run, None).reference(tmp_path / "mixed.npy", None)
 
 
 def test_a_name_belongs_to_its_images(run, images):
-    by = judge(run, None)
+    by = evaluator(run, None)
     real = by.reference(None, None)
-    score_guest(by, "samples", images, real, n=(20,))
+    score_external(by, "samples", images, real, n=(20,))
     with pytest.raises(ConfigError, match="samples is the name of other images"):
-        score_guest(by, "samples", images[::-1], real, n=(20,))
+        score_external(by, "samples", images[::-1], real, n=(20,))
     assert len({row.origin.seeds for row in read_scores(run.folder).guests}) == 1
 
 
 def test_fewer_images_than_n(run, images):
-    by = judge(run, None)
+    by = evaluator(run, None)
     real = by.reference(None, None)
     with pytest.raises(NotEnoughSamples, match="a has 10 images, fewer than N = 20"):
-        score_guest(by, "a", images[:10], real, n=(20, 60))
-    assert {row.n for row in score_guest(by, "b", images[:30], real, n=(20, 60)).guests} == {20}
+        score_external(by, "a", images[:10], real, n=(20, 60))
+    assert {row.n for row in score_external(by, "b", images[:30], real, n=(20, 60)).guests} == {20}
     with pytest.raises(ConfigError, match=r"N is \[1\], but should be greater than or equal to 2"):
-        score_guest(by, "d", images, real, n=(1,))
-    found = score_guest(by, "c", images[:30], real).guests
+        score_external(by, "d", images, real, n=(1,))
+    found = score_external(by, "c", images[:30], real).guests
     assert {row.n for row in found if row.images == "c"} == {30}
 
 
 def test_scores_of_guests_alone_have_tables_but_no_figures(run, images, tmp_path):
-    by = judge(run, None)
-    study = score_guest(by, "a", images, by.reference(None, None), n=(60,))
+    by = evaluator(run, None)
+    study = score_external(by, "a", images, by.reference(None, None), n=(60,))
     assert all(path.stat().st_size for path in save_tables(study, tmp_path / "tables"))
     with pytest.raises(NotEnoughSamples, match="scores of other images only"):
         fd_against_n(run)
@@ -217,4 +217,4 @@ def test_scores_of_guests_alone_have_tables_but_no_figures(run, images, tmp_path
 
 def test_without_a_run_a_place_and_a_reference_are_needed(tmp_path):
     with pytest.raises(ConfigError, match="--out"):
-        judge(None, None)
+        evaluator(None, None)

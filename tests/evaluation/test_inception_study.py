@@ -16,8 +16,8 @@ from torchvision.models import alexnet
 from dreamlib.config import factory as build
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.evaluation.external_images import write_statistics
-from dreamlib.evaluation.inputs import Material
-from dreamlib.evaluation.score_external import judge, score_guest
+from dreamlib.evaluation.inputs import StudyInputs
+from dreamlib.evaluation.score_external import evaluator, score_external
 from dreamlib.metrics.frechet import Moments
 from dreamlib.report.tables import markdown
 from dreamlib.training.train import train
@@ -71,16 +71,16 @@ def test_fid_is_its_name_and_everything_is_there(tiny, weights, tmp_path):
     assert "| FID | 60 |" in markdown(study)
 
     # The same images as files, and the reference as statistics: the same distance.
-    material = Material(run, (60,))
+    inputs = StudyInputs(run, (60,))
     folder = tmp_path / "png"
     folder.mkdir()
-    for i, image in enumerate(material.images["generated"]):
+    for i, image in enumerate(inputs.images["generated"]):
         Image.fromarray(image).save(folder / f"{i}.png")
-    features = material.features(material.reference[0])
+    features = inputs.features(inputs.reference[0])
     write_statistics(tmp_path / "real.npz", Moments.of(features), {"extractor": "inception"})
-    alone = judge(None, tmp_path / "alone")
+    alone = evaluator(None, tmp_path / "alone")
     stats = alone.reference(tmp_path / "real.npz", None)
-    guest = score_guest(alone, "theirs", alone.read(folder), stats, n=(60,))
+    guest = score_external(alone, "theirs", alone.read(folder), stats, n=(60,))
     (score,) = guest.guests
     assert score.metric == "FID"
     assert score.value == pytest.approx(row.value, rel=1e-6)

@@ -170,7 +170,7 @@ def test_odd_fields_of_an_owner_are_no_obstacle(path: Path, odd: dict[str, Any])
     owner, _, _ = claim(path, elsewhere() | myself() | odd)
     assert_owned(path, owner)
     write_json(path, elsewhere() | odd)
-    owner.usurped()
+    owner.lease_lost()
 
 
 @pytest.mark.parametrize("text", ["", '{"pid": 1', "\x00\x00", "[1]", "null"])
@@ -236,7 +236,7 @@ def assert_owned(path: Path, owner: Owner) -> None:
     found = read_json(path)
     assert (found["token"], found["beats"]) == (owner.me["token"], owner.beats)
     assert owner.beats > 0
-    assert owner.usurped() == ""
+    assert owner.lease_lost() == ""
 
 
 def test_a_heart_that_beats_elsewhere_is_refused(
@@ -333,7 +333,7 @@ def test_a_torn_owner_file_is_no_obstacle(path: Path, text: str) -> None:
     owner.claim(take_over=False, say=lambda text: None)
     assert_owned(path, owner)
     path.write_text(text)
-    assert owner.usurped() == ""
+    assert owner.lease_lost() == ""
     owner.beat()
     assert_owned(path, owner)
 
@@ -348,7 +348,7 @@ def test_another_owner_is_noticed_and_not_released(path: Path) -> None:
     owner.beat()
     assert owner.beats == 2
     write_json(path, elsewhere())
-    assert owner.usurped().startswith("pid 1 on colab")
+    assert owner.lease_lost().startswith("pid 1 on colab")
     owner.release()
     assert read_json(path)["token"] == "theirs"
 
@@ -357,16 +357,16 @@ def test_a_heartbeat_that_crosses_a_takeover_does_not_undo_it(path: Path) -> Non
     """Who is replaced looks, and then writes: a claim in between is written over."""
     former, new = Owner(path), Owner(path)
     former.claim(take_over=False, say=print)
-    assert former.usurped() == ""
+    assert former.lease_lost() == ""
     new.claim(take_over=True, say=print)
     former.beat()
     assert read_owner(path)["token"] == former.me["token"]
-    assert new.usurped() == ""
+    assert new.lease_lost() == ""
     new.beat()
-    assert former.usurped() == describe(new.me)
+    assert former.lease_lost() == describe(new.me)
     third = Owner(path)
     third.claim(take_over=True, say=print)
-    assert new.usurped() == describe(third.me)
+    assert new.lease_lost() == describe(third.me)
 
 
 def test_of_claims_that_crossed_one_stays(path: Path) -> None:
@@ -380,7 +380,7 @@ def test_of_claims_that_crossed_one_stays(path: Path) -> None:
     told = []
     for owner, seen in zip(owners, records[::-1]):
         write_json(path, seen)
-        told.append(owner.usurped())
+        told.append(owner.lease_lost())
     assert sum(map(bool, told)) == 1
     kept = owners[told.index("")]
     third = Owner(path)
@@ -388,7 +388,7 @@ def test_of_claims_that_crossed_one_stays(path: Path) -> None:
     third.claim(take_over=True, say=print)
     for owner in owners:  # who is taken from knows it, whatever its token
         assert (owner is kept) == bool(owner.me["token"] in third.ousted)
-    assert kept.usurped()
+    assert kept.lease_lost()
 
 
 def test_what_was_released_is_free(path: Path) -> None:
@@ -398,7 +398,7 @@ def test_what_was_released_is_free(path: Path) -> None:
     next_owner, said, took = claim(path, read_json(path))
     assert (said, took) == ([], 0)
     assert_owned(path, next_owner)
-    assert str(os.getpid()) in owner.usurped()
+    assert str(os.getpid()) in owner.lease_lost()
 
 
 # ---------------------------------------------------------------------- the command line

@@ -20,7 +20,7 @@ from dreamlib.runs.folder import RunDir
 from dreamlib.runs.lock import Owner
 from dreamlib.runs.mirror.restore import bring_run, fetch_newer
 from dreamlib.runs.mirror.store import Mirror
-from dreamlib.runs.mirror.uploader import Courier, Job, carrying
+from dreamlib.runs.mirror.uploader import Job, Uploader, carrying
 from dreamlib.runs.open import open_run
 from dreamlib.training.train import train
 from dreamlib.utils.errors import MirrorError, RunError
@@ -391,7 +391,7 @@ def test_of_two_machines_that_begin_a_mirror_at_once_one_goes_on(run, tmp_path):
         (tmp_path / name).mkdir()
         facts = FACTS | {"run": name}
         place = Mirror(tmp_path / name / "dreamlib", "run", settle=0.0)
-        machines.append(courier(place, run, [], facts=facts, beat=0.0))
+        machines.append(uploader(place, run, [], facts=facts, beat=0.0))
     for ours in machines:
         ours._pulse()
         ours._push()
@@ -412,11 +412,11 @@ def test_of_two_machines_that_begin_a_mirror_at_once_one_goes_on(run, tmp_path):
         late()
         for ours in machines:
             ours._pulse()
-            if not ours.usurped:
+            if not ours.lease_lost:
                 ours._push()
-    (told,) = (ours.usurped for ours in machines if ours.usurped)
+    (told,) = (ours.lease_lost for ours in machines if ours.lease_lost)
     assert told.startswith("another session took this run over (pid ")
-    (winner,) = (ours for ours in machines if not ours.usurped)
+    (winner,) = (ours for ours in machines if not ours.lease_lost)
     late()
     winner._pulse()
     assert winner.mirror.generations()[0].facts["run"] == winner.job.facts["run"]
@@ -458,7 +458,7 @@ def test_what_a_drive_says_of_uploads(run, mirror, monkeypatch):
     assert mirror.uploaded(generation) == "uploading"
 
 
-# ---------------------------------------------------------------------- the courier
+# ---------------------------------------------------------------------- the uploader
 
 
 class Weather:
@@ -482,8 +482,8 @@ def weather(mirror, monkeypatch):
     return made
 
 
-def courier(mirror, run, said, facts=FACTS, **more):
-    return Courier(
+def uploader(mirror, run, said, facts=FACTS, **more):
+    return Uploader(
         mirror,
         Owner(mirror.root / "owner.json"),
         Job(run, facts, lambda place: False),
@@ -502,7 +502,7 @@ def wait_for(condition, seconds=20.0):
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.ENOTCONN])
 def test_errors_are_said_once_and_the_copy_catches_up(run, mirror, weather, number):
     said: list[str] = []
-    with carrying(courier(mirror, run, said)) as ours:
+    with carrying(uploader(mirror, run, said)) as ours:
         assert ours.flush(20)
         weather.number = number
         advance(run, 2)
@@ -530,7 +530,7 @@ def test_a_file_of_the_run_that_cannot_be_read_is_not_the_mirrors_fault(run, mir
         return blocks(file, size)
 
     monkeypatch.setattr(mount_module, "blocks", fail)
-    with carrying(courier(mirror, run, said)) as ours:
+    with carrying(uploader(mirror, run, said)) as ours:
         assert not ours.flush(20)
     fails = [text for text in said if text.startswith("MIRROR FAILS")]
     assert f"{run.log} cannot be read: Transport endpoint is not connected" in fails[0]
@@ -551,7 +551,7 @@ def test_a_run_that_cannot_be_written_is_not_the_mirrors_fault(run, mirror, tmp_
 
 def test_what_a_failed_mount_lost_is_copied_again(run, mirror, weather):
     """Files that were accepted and read back may still never have reached the store."""
-    with carrying(courier(mirror, run, [])) as ours:
+    with carrying(uploader(mirror, run, [])) as ours:
         assert ours.flush(20)
         lost = mirror.root / mirror.generations()[0].files["samples/x.png"]["name"]
         size = lost.stat().st_size
@@ -574,7 +574,7 @@ def test_asking_never_waits_and_a_hung_mirror_does_not_keep_the_process(run, mir
     monkeypatch.setattr(mirror, "push", push)
     said: list[str] = []
     start = time.monotonic()
-    with carrying(courier(mirror, run, said), patience=lambda: 0.3) as ours:
+    with carrying(uploader(mirror, run, said), patience=lambda: 0.3) as ours:
         for _ in range(1000):
             ours.request()
         assert time.monotonic() - start < 5
@@ -592,7 +592,7 @@ def test_a_mirror_that_does_not_answer_holds_nobody_up(run, mirror, monkeypatch)
     monkeypatch.setattr(mirror, "attach", lambda: hang.wait(60))
     said: list[str] = []
     start = time.monotonic()
-    with carrying(courier(mirror, run, said), patience=lambda: 0.1) as ours:
+    with carrying(uploader(mirror, run, said), patience=lambda: 0.1) as ours:
         assert not ours.owner.beats
     assert time.monotonic() - start < 10
     assert any("does not answer: going on without it" in text for text in said)
@@ -602,7 +602,7 @@ def test_a_mirror_that_does_not_answer_holds_nobody_up(run, mirror, monkeypatch)
 def test_an_upload_that_ends_later_is_noticed(run, mirror, monkeypatch):
     state = {"now": "uploading"}
     monkeypatch.setattr(mirror, "uploaded", lambda generation: state["now"])
-    with carrying(courier(mirror, run, [])) as ours:
+    with carrying(uploader(mirror, run, [])) as ours:
         assert ours.flush(20)
         assert ours.report().endswith("uploading")
         state["now"] = "uploaded"
@@ -613,7 +613,7 @@ def test_copies_keep_their_distance(run, mirror):
     pushed = []
     original = mirror.push
     mirror.push = lambda *args: (pushed.append(time.monotonic()), original(*args))[1]
-    with carrying(courier(mirror, run, [], minutes=0.5 / 60)) as ours:
+    with carrying(uploader(mirror, run, [], minutes=0.5 / 60)) as ours:
         until = time.monotonic() + 1.7
         while time.monotonic() < until:
             ours.request()
@@ -632,7 +632,7 @@ def test_a_wish_that_comes_during_a_copy_is_not_forgotten(run, mirror):
         return original(*args)
 
     mirror.push = slow
-    with carrying(courier(mirror, run, [], minutes=60)) as ours:
+    with carrying(uploader(mirror, run, [], minutes=60)) as ours:
         ours.request()
         assert began.wait(20)
         start = time.monotonic()
@@ -645,17 +645,17 @@ def test_another_run_of_the_same_name_is_not_mixed_in(run, mirror):
     push(mirror, run)
     with (
         pytest.raises(RunError, match="holds another run of this name: rename the folder"),
-        carrying(courier(mirror, run, [], facts={"run": "b"})),
+        carrying(uploader(mirror, run, [], facts={"run": "b"})),
     ):
         pass
 
 
 def test_somebody_who_takes_over_ends_the_copies(run, mirror):
-    with carrying(courier(mirror, run, [])) as ours:
+    with carrying(uploader(mirror, run, [])) as ours:
         assert ours.flush(20)
         usurper = Owner(mirror.root / "owner.json")
         usurper.claim(take_over=True, say=lambda text: None)
-        wait_for(lambda: usurper.beat() or bool(ours.usurped))  # heartbeats may cross its claim
+        wait_for(lambda: usurper.beat() or bool(ours.lease_lost))  # heartbeats may cross its claim
         before = len(mirror.generations())
         advance(run, 2)
         assert not ours.flush(1)
@@ -776,7 +776,7 @@ def test_whatever_a_mount_makes_of_a_file_the_copies_go_on(run, mirror, monkeypa
 
     monkeypatch.setattr(mirror, "push", push_once_wrongly)
     said: list[str] = []
-    with carrying(courier(mirror, run, said)) as ours:
+    with carrying(uploader(mirror, run, said)) as ours:
         ours.request()
         wait_for(lambda: ours.last is not None)
     assert any("MIRROR FAILS" in text and "a torn manifest" in text for text in said)
@@ -785,7 +785,7 @@ def test_whatever_a_mount_makes_of_a_file_the_copies_go_on(run, mirror, monkeypa
 def test_what_was_not_copied_in_time_is_said(run, mirror, monkeypatch):
     monkeypatch.setattr(mirror, "push", lambda *args: time.sleep(2))
     said: list[str] = []
-    with carrying(courier(mirror, run, said), patience=lambda: 0.2) as ours:
+    with carrying(uploader(mirror, run, said), patience=lambda: 0.2) as ours:
         ours.request()
     assert any(text.startswith("NOT everything is copied to") for text in said)
 
@@ -795,7 +795,7 @@ def test_packed_images_that_do_not_fit_do_not_cost_the_run(run, mirror):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     said: list[str] = []
-    ours = Courier(
+    ours = Uploader(
         mirror,
         Owner(mirror.root / "owner.json"),
         Job(run, FACTS, full),

@@ -15,7 +15,7 @@ from dreamlib.config.factory import make_discriminator, make_net
 from dreamlib.config.load import load_config
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.evaluation.results import GENERATED, REAL
-from dreamlib.gan import losses as gan_step
+from dreamlib.gan import losses as gan_losses
 from dreamlib.notebook.dashboard import facts
 from dreamlib.notebook.playground.inference import Studio
 from dreamlib.report.captions import NOT_DRAWN
@@ -73,7 +73,7 @@ def test_left_after_every_step_and_resumed_equals_undisturbed(tiny_gan):
 
 
 def gradients(trainer):
-    return [p.grad.clone() for p in trainer.judge.parameters() if p.grad is not None] + [
+    return [p.grad.clone() for p in trainer.discriminator.parameters() if p.grad is not None] + [
         p.grad.clone() for p in trainer.net.parameters() if p.grad is not None
     ]
 
@@ -81,7 +81,7 @@ def gradients(trainer):
 def one_step(trainer, monkeypatch):
     """Gradients of every optimizer step that one training step takes."""
     taken = []
-    for name in ("optimizer", "judge_optimizer"):
+    for name in ("optimizer", "discriminator_optimizer"):
         monkeypatch.setattr(
             getattr(trainer, name), "step", lambda: taken.append(gradients(trainer))
         )
@@ -129,20 +129,22 @@ def test_the_regularisers_come_when_they_are_due(tiny_gan):
 def test_rates_are_those_of_lazy_players(tiny_gan):
     trainer = GanTrainer(tiny_gan("lazy", "train.lr=0.01", "gan.r1_every=16", "gan.path_every=8"))
     trainer.set_lr()
-    group, judged = (o.param_groups[0] for o in (trainer.optimizer, trainer.judge_optimizer))
+    group, judged = (
+        o.param_groups[0] for o in (trainer.optimizer, trainer.discriminator_optimizer)
+    )
     assert group["lr"] == pytest.approx(0.01 * 8 / 9)
     assert group["betas"] == (0.0, pytest.approx(0.99 ** (8 / 9)))
     assert judged["lr"] == pytest.approx(0.01 * 16 / 17)
     without = GanTrainer(tiny_gan("eager", "train.lr=0.01", "gan.path=0", "gan.r1=0"))
     without.set_lr()
-    for optimizer in (without.optimizer, without.judge_optimizer):
+    for optimizer in (without.optimizer, without.discriminator_optimizer):
         assert optimizer.param_groups[0]["lr"] == 0.01
 
 
 def test_weights_of_the_regularisers_are_the_papers_unless_they_are_set(tiny_gan):
     trainer = GanTrainer(tiny_gan())
     assert trainer.r1 == pytest.approx(3 * 0.0002 * 256 / 8)
-    assert trainer.path == pytest.approx(2 * gan_step.path_weight(16))
+    assert trainer.path == pytest.approx(2 * gan_losses.path_weight(16))
     own = GanTrainer(tiny_gan("own", "gan.r1=2.0", "gan.path=0.5"))
     assert (own.r1, own.path) == (6.0, 1.0)
 
@@ -152,17 +154,18 @@ def test_only_the_player_whose_turn_it_is_moves(tiny_gan):
 
     def copies():
         return [
-            [p.detach().clone() for p in each.parameters()] for each in (trainer.net, trainer.judge)
+            [p.detach().clone() for p in each.parameters()]
+            for each in (trainer.net, trainer.discriminator)
         ]
 
     def moved(before):
         return [any(not torch.equal(a, b) for a, b in zip(*pair)) for pair in zip(before, copies())]
 
     before = copies()
-    trainer.judge_step(trainer.stream[0])
+    trainer.discriminator_step(trainer.stream[0])
     assert moved(before) == [False, True]
     before = copies()
-    trainer.maker_step()
+    trainer.generator_step()
     assert moved(before) == [True, False]
 
 
@@ -182,7 +185,7 @@ def test_the_mean_style_is_a_running_mean(tiny_gan):
     z = trainer.draws("maker", 8).z
     with torch.no_grad():
         style = trainer.net.mapping(z).mean(0)
-    trainer.maker_step()
+    trainer.generator_step()
     assert_close(trainer.net.w_mean, 0.995 * before + 0.005 * style)
 
 

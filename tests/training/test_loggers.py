@@ -14,7 +14,7 @@ import pytest
 from dreamlib.config.load import identity, load_config
 from dreamlib.runs.checkpoints import whole_checkpoints
 from dreamlib.runs.run import Run
-from dreamlib.training.loggers import Boards, TensorBoard, WeightsAndBiases, scalars
+from dreamlib.training.loggers import Loggers, TensorBoard, WeightsAndBiases, scalars
 from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.images import save_png
@@ -98,13 +98,13 @@ def test_lost_or_half_written_events_come_back_with_the_next_session(tiny):
 def test_a_roll_back_takes_rows_back(tiny):
     run = tiny()
     run.dir.create()
-    boards = Boards(run.dir, [TensorBoard(run.dir)])
+    loggers = Loggers(run.dir, [TensorBoard(run.dir)])
     for step in (2, 4, 6):
-        boards.write(row(step))
+        loggers.write(row(step))
     run.dir.cut_log(2)
-    boards.write(row(3))
-    boards.write(row(5))
-    boards.close()
+    loggers.write(row(3))
+    loggers.write(row(5))
+    loggers.close()
     assert list(shown(run)["loss"]) == [2, 3, 5]
 
 
@@ -112,9 +112,9 @@ def test_previews_later_than_the_last_row_are_not_shown(tiny):
     run = tiny()
     for step in (2, 8):
         save_png(np.zeros((4, 4, 3), np.uint8), run.dir.samples / f"step-{step:08d}.png")
-    boards = Boards(run.dir, [TensorBoard(run.dir)])
-    boards.write(row(4))
-    boards.close()
+    loggers = Loggers(run.dir, [TensorBoard(run.dir)])
+    loggers.write(row(4))
+    loggers.close()
     assert list(shown(run)["preview"]) == [2]
 
 
@@ -187,21 +187,21 @@ def test_wandb_gets_every_row_once_under_the_runs_own_id(tiny, wandb):
 def test_wandb_is_not_sent_a_step_again_after_going_back(tiny, wandb):
     run = tiny("run", *WANDB)
     run.dir.create()
-    boards = Boards(run.dir, [WeightsAndBiases(run.dir, run.config, run.say)])
+    loggers = Loggers(run.dir, [WeightsAndBiases(run.dir, run.config, run.say)])
     for step in (1, 2, 3):
-        boards.write(row(step))
+        loggers.write(row(step))
     run.dir.cut_log(1)
     for step in (2, 3, 4):
-        boards.write(row(step))
+        loggers.write(row(step))
     assert [step for step, _ in wandb.rows] == [1, 2, 3, 4]
 
 
 def test_what_wandb_itself_remembers_is_not_sent_again_from_another_machine(tiny, wandb):
     run = tiny("run", *WANDB)
     wandb.resumed, wandb.step = True, 3  # the next step over there
-    boards = Boards(run.dir, [WeightsAndBiases(run.dir, run.config, run.say)])
+    loggers = Loggers(run.dir, [WeightsAndBiases(run.dir, run.config, run.say)])
     for step in (1, 2, 3, 4):
-        boards.write(row(step))
+        loggers.write(row(step))
     assert [step for step, _ in wandb.rows] == [3, 4]
 
 
@@ -216,8 +216,8 @@ def test_a_failing_wandb_is_said_once_and_caught_up_later(tiny, wandb, monkeypat
     assert sum("Weights & Biases failed (Connection lost)" in text for text in said) == 1
     assert [step for step, _ in wandb.rows] == [1, 2]
     wandb.fail = None
-    boards = Boards(run.dir, [WeightsAndBiases(run.dir, run.config, run.say)])
-    boards.write(row(9))
+    loggers = Loggers(run.dir, [WeightsAndBiases(run.dir, run.config, run.say)])
+    loggers.write(row(9))
     assert [step for step, _ in wandb.rows] == list(range(1, 10))
 
 

@@ -19,7 +19,7 @@ from dreamlib.notebook.dashboard import watch
 from dreamlib.runs.checkpoints import save_checkpoint, whole_checkpoints
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.lock import Owner
-from dreamlib.runs.mirror.uploader import Courier
+from dreamlib.runs.mirror.uploader import Uploader
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.runs.time_budget import Clock
@@ -543,7 +543,7 @@ def home(tmp_path, data_home, monkeypatch) -> Path:
     monkeypatch.setitem(Owner.__init__.__kwdefaults__, "stale", 1.5)
     monkeypatch.setitem(Owner.__init__.__kwdefaults__, "watch", 1.0)
     monkeypatch.setitem(Owner.__init__.__kwdefaults__, "poll", 0.05)
-    monkeypatch.setitem(Courier.__init__.__kwdefaults__, "beat", 0.05)
+    monkeypatch.setitem(Uploader.__init__.__kwdefaults__, "beat", 0.05)
     (tmp_path / "drive").mkdir()
     return tmp_path / "drive" / "dreamlib"
 
@@ -590,7 +590,7 @@ def test_training_stops_by_itself_when_another_session_takes_the_run(tmp_path, h
         if tick.step == 3:
             other.claim(take_over=True, say=texts.append)
             taken = tick.step
-        elif taken and not other.usurped():
+        elif taken and not other.lease_lost():
             other.beat()  # ours may have crossed its claim
         time.sleep(0.1)
     assert 0 < taken <= tick.step < 500

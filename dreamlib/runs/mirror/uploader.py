@@ -38,11 +38,11 @@ class Job:
     packs: Callable[[Mirror], object]  # carries the packed images
 
 
-class Courier:
+class Uploader:
     """Pushes when asked, at most every `minutes`; backs off while the mirror fails; keeps beating.
 
     Nothing here can stop training, but one thing: another machine has taken the run over
-    (`usurped`).  `say` gets one line when the mirror fails and one when it is back.
+    (`lease_lost`).  `say` gets one line when the mirror fails and one when it is back.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Courier:
         self.changed = threading.Condition()
         self.asked = self.done = 0  # number of the last request, and of the last one carried out
         self.hurry = self.closing = False
-        self.usurped = self.failing = ""
+        self.lease_lost = self.failing = ""
         self.failures, self.cost = 0, 0.0
         self.beaten, self.pushed, self.tried = float("-inf"), 0.0, 0.0
         mirror.pulse = self._pulse_on  # copying may take longer than a heartbeat
@@ -87,13 +87,13 @@ class Courier:
         """
         until = time.monotonic() + ANSWER
         with self.changed:
-            while not (self.owner.beats or self.failing or self.usurped or stop()):
+            while not (self.owner.beats or self.failing or self.lease_lost or stop()):
                 if time.monotonic() > until and not self.owner.watching:
                     self.say(f"the mirror {self.mirror.home} does not answer: going on without it")
                     break
                 self.changed.wait(1.0)
-        if self.usurped:
-            raise RunError(self.usurped)
+        if self.lease_lost:
+            raise RunError(self.lease_lost)
 
     def flush(self, timeout: float) -> bool:
         """Ask, and wait until everything is carried; False when that fails or takes longer."""
@@ -105,7 +105,7 @@ class Courier:
             self.changed.notify_all()
             while self.done < wanted and self.failures == failures and self.thread.is_alive():
                 now = time.monotonic()
-                if self.usurped or now - start >= timeout:
+                if self.lease_lost or now - start >= timeout:
                     break
                 if now - told >= PATIENCE:
                     told = now
@@ -118,8 +118,8 @@ class Courier:
         watching = self.owner.watching and not self.owner.beats  # whether another owner lives
         if self.asked > self.done and not watching and self.flush(timeout):
             self.say(f"mirror: {self.report()}")
-        elif self.usurped:
-            self.say(f"not mirrored: {self.usurped}")
+        elif self.lease_lost:
+            self.say(f"not mirrored: {self.lease_lost}")
         elif self.done < self.asked:
             self.say(
                 f"NOT everything is copied to {self.mirror.home} ({self.report()}); later: "
@@ -154,19 +154,19 @@ class Courier:
             try:
                 if push or not self.failing:
                     self._pulse()
-                if push and not self.usurped:
+                if push and not self.lease_lost:
                     self._push()
                     self._settled(wanted)
                 if closing and self.owner.beats:
                     self.owner.release()
             except Exception as error:  # noqa: BLE001  a mount may make anything of a file
-                if not self.usurped:
+                if not self.lease_lost:
                     self._failed(error)
             if closing:
                 return
 
     def _due(self) -> bool:
-        if self.asked == self.done or self.usurped:
+        if self.asked == self.done or self.lease_lost:
             return False
         if self.failing:
             return self.hurry or time.monotonic() >= self.tried + self._backoff()
@@ -175,7 +175,7 @@ class Courier:
     def _pause(self) -> float:
         """Seconds until the next heartbeat, or the next push if one is waited for."""
         until = self.beaten + self.beat
-        if self.usurped:
+        if self.lease_lost:
             return self.beat
         if self.failing:
             until = self.tried + self._backoff()
@@ -190,14 +190,14 @@ class Courier:
     def _pulse(self) -> None:
         """Show that we live, and see whether somebody took the run from us."""
         now = time.monotonic()
-        if self.usurped or now - self.beaten < self.beat:
+        if self.lease_lost or now - self.beaten < self.beat:
             return
         self.beaten = now
         self.mirror.attach()
         try:
             self._claim()
         except RunError as error:
-            self.usurped = str(error)
+            self.lease_lost = str(error)
         if self.last:
             self.upload = self.mirror.uploaded(self.last)
         with self.changed:
@@ -206,15 +206,15 @@ class Courier:
     def _pulse_on(self) -> None:
         """Within a copy: as `_pulse`, and no further when the run is somebody else's."""
         self._pulse()
-        if self.usurped:
-            raise RunError(self.usurped)
+        if self.lease_lost:
+            raise RunError(self.lease_lost)
 
     def _claim(self) -> None:
         if not self.owner.beats:
             ours = self.job
             self.mirror.check_same(self.mirror.generations(), ours.facts["run"], ours.dir.folder)
             self.owner.claim(take_over=self.take_over, say=self.say)
-        elif other := self.owner.usurped():
+        elif other := self.owner.lease_lost():
             raise RunError(f"another session took this run over ({other})")
         else:
             self.owner.beat()
@@ -275,37 +275,37 @@ class Courier:
             self.changed.notify_all()
 
 
-_active: dict[Path, Courier] = {}
+_active: dict[Path, Uploader] = {}
 
 
 @contextmanager
 def carrying(
-    courier: Courier,
+    uploader: Uploader,
     *,
     wait: bool = True,
     stop: Callable[[], bool] = lambda: False,
     patience: Callable[[], float] = lambda: LONGEST,
-) -> Iterator[Courier]:
-    """Keep a run's courier going for a while; inside such a block the one that goes already.
+) -> Iterator[Uploader]:
+    """Keep a run's uploader going for a while; inside such a block the one that goes already.
 
     With `wait` the run is ours on the mirror first: RunError when it is somebody else's.  Ends with
     what is new carried, in at most `patience()` seconds.
     """
-    folder = courier.job.dir.folder
+    folder = uploader.job.dir.folder
     if folder in _active:
         yield _active[folder]
         return
-    courier.thread.start()
+    uploader.thread.start()
     try:
         if wait:
-            courier.ready(stop)
-        _active[folder] = courier
-        yield courier
+            uploader.ready(stop)
+        _active[folder] = uploader
+        yield uploader
     finally:
         _active.pop(folder, None)
-        courier.close(patience())
+        uploader.close(patience())
         with suppress(OSError, RunError):  # a report: a full disk is told by whoever needs it
-            courier.job.dir.update_status(**courier.facts())
+            uploader.job.dir.update_status(**uploader.facts())
 
 
 def describe(status: dict[str, Any]) -> str:
