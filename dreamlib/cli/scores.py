@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from dreamlib.cli.options import Data, MirrorFolder, RunFolder, Set, existing, o
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.progress import TextProgress
 from dreamlib.utils.progress import tell as say
+
+if TYPE_CHECKING:
+    from dreamlib.evaluation.results import Study
 
 SetSizes = Annotated[list[int] | None, typer.Option(help="set sizes: --n 500 --n 5000")]
 Place = Path | None
@@ -50,7 +53,6 @@ def evaluate(
     from dreamlib.evaluation import score_external as external
     from dreamlib.evaluation.evaluate import evaluate as score
     from dreamlib.evaluation.inputs import prepare
-    from dreamlib.report.tables import markdown
 
     opened = existing(run, mirror, settings) if run else None
     if part is not None:
@@ -63,8 +65,7 @@ def evaluate(
     if place is None:
         if opened is None or any((reference, size, steps, name, out, weights)):
             raise ConfigError(NO_IMAGES)
-        say(markdown(score(opened, n, progress=TextProgress())))
-        say(f"\nscores in {opened.dir.evaluation / 'scores.json'}")
+        _say_scores(score(opened, n, progress=TextProgress()), opened.folder)
         return
     if images and diffusers:
         raise ConfigError("--images or --diffusers, not both")
@@ -80,8 +81,13 @@ def evaluate(
             study = external.score_pipeline(by, called, place, real, n, steps)
         if session:
             session.kept()
-    say(markdown(study))
-    say(f"\nscores in {by.folder / 'evaluation' / 'scores.json'}")
+    _say_scores(study, by.folder)
+
+
+def _say_scores(study: Study, folder: Path) -> None:
+    from dreamlib.report.tables import markdown
+
+    say(f"{markdown(study)}\n\nscores in {folder / 'evaluation' / 'scores.json'}")
 
 
 def _part(text: str) -> tuple[int, int]:

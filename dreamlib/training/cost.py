@@ -83,22 +83,17 @@ def explain(config: Config) -> Explanation:
 
 
 def _explain_gan(config: Config, channels: int) -> Explanation:
-    net, discriminator = (
-        build.make_net(config, channels),
-        build.make_discriminator(config, channels),
-    )
-    blocks = [
-        (name, sum(map(count_parameters, each))) for name, each in _gan_parts(net, discriminator)
-    ]
+    net = build.make_net(config, channels)
+    discriminator = build.make_discriminator(config, channels)
+    parts = _gan_parts(net, discriminator)
+    blocks = [(name, sum(map(count_parameters, each))) for name, each in parts]
     blocks.insert(1, ("constant", net.synthesis.start.numel()))
     draws = _blank(net, 1)
     with torch.no_grad():
         forward = _flops(lambda: net(draws.z, draws.noise))
     total = count_parameters(net) + count_parameters(discriminator)
-    step, what = (
-        _gan_work(config, net, discriminator, channels),
-        "both players, with their regularisers",
-    )
+    what = "both players, with their regularisers"
+    step = _gan_work(config, net, discriminator, channels)
     return Explanation(blocks, total, forward, step, what)
 
 
@@ -317,7 +312,5 @@ def _gan_parts(net: Generator, discriminator: Discriminator) -> list[tuple[str, 
     for block in discriminator.blocks:
         found.append((f"discriminator {size} to {size // 2}", [block]))
         size //= 2
-    return [
-        *found,
-        ("discriminator 4", [discriminator.last, discriminator.hidden, discriminator.logit]),
-    ]
+    last = [discriminator.last, discriminator.hidden, discriminator.logit]
+    return [*found, ("discriminator 4", last)]
