@@ -49,7 +49,7 @@ def test_time_changes_the_answer_and_images_do_not_mix():
     t = torch.tensor([3, 700])
     out = model(x, t)
     assert not torch.allclose(out, model(x, torch.tensor([3, 701])))
-    assert_close(out[:1], model(x[:1], t[:1]), rtol=1e-4, atol=1e-5)
+    assert_close(out[:1], model(x[:1], t[:1]), rtol=1e-4, atol=5e-5)
 
 
 def test_attention_equals_its_definition():
@@ -59,7 +59,7 @@ def test_attention_equals_its_definition():
     q, k, v = layer.qkv(layer.norm(x)).view(2, 3, 4, 4, 25).unbind(1)
     weights = torch.einsum("bhdi,bhdj->bhij", q, k).div(4**0.5).softmax(-1)
     h = torch.einsum("bhij,bhdj->bhdi", weights, v).reshape(2, 16, 5, 5)
-    assert_close(layer(x), x + layer.proj(h), rtol=1e-4, atol=1e-5)
+    assert_close(layer(x), x + layer.proj(h), rtol=1e-4, atol=5e-5)
 
 
 def test_attention_hands_sdpa_contiguous_rows(monkeypatch):
@@ -205,7 +205,7 @@ def test_channels_last_gives_the_same_answer():
     x, t = torch.randn(2, 3, 16, 16), torch.tensor([1, 5])
     model = grown().eval()
     expected = model(x, t)
-    assert_close(model.to(memory_format=torch.channels_last)(x, t), expected, rtol=1e-4, atol=1e-5)
+    assert_close(model.to(memory_format=torch.channels_last)(x, t), expected, rtol=1e-4, atol=5e-5)
 
 
 def test_labels_change_the_answer_and_untold_ones_do_not():
