@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median, quantiles
@@ -41,9 +42,14 @@ def meta() -> Iterator[None]:
 
 
 def counted(config: Config) -> Explanation:
-    """A network's parameters and FLOPs, counted and not computed."""
+    """A network's parameters and FLOPs, counted once and not computed."""
+    return _counted(config.model_dump_json())
+
+
+@cache
+def _counted(config: str) -> Explanation:
     with meta():
-        return explain(config)
+        return explain(Config.model_validate_json(config))
 
 
 def interleave(

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import signal
+import sys
 
 import pytest
 import torch
 
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
+from dreamlib.training import base
 from dreamlib.training.train import train
+
+# A preview is drawn like any images, and costs a tiny run as much as its steps: four show it all.
+base.PREVIEWS = 4
+
+# What nbformat imports builds a grammar of web addresses (seconds, in every process) unless this
+# package is missing; no notebook's schema asks for it.
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 
 TINY = [
     "data.train=120",
@@ -41,6 +52,26 @@ def copy_of(run, folder):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DREAMLIB_DATA", str(run.data.folder.parent))
         return open_run(folder, say=lambda text: None)
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the collector need not look through it every time."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture
+def heard():
+    """Signals that whoever started the tests ignores (nohup, a shell's &) are heard meanwhile."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    usual |= {signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.getsignal(number) for number in usual}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, usual[number])
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -47,7 +47,7 @@ def age(monkeypatch) -> list[float]:
 
 
 @pytest.fixture
-def handlers():
+def handlers(heard):
     """Whoever handled signals before does so afterwards."""
     before = [signal.getsignal(number) for number in SIGNALS]
     yield
@@ -436,6 +436,7 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> No
         (["evaluate", "--set", "sample.shard=1"], signal.SIGINT),
     ],
 )
+@pytest.mark.usefixtures("heard")
 def test_a_command_ends_politely(copy, data_home, words, number):
     command, *options = words
     more = words_of(["sample.steps=40"])

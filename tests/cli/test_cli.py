@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.timing import meta
 from dreamlib.cli.main import main
 from dreamlib.config.factory import make_extractor
 from dreamlib.config.load import load_config
@@ -94,7 +95,8 @@ def test_a_name_makes_a_fresh_folder(dreamlib, tmp_path):
 
 
 def test_explain_doctor_and_data(dreamlib, tmp_path):
-    code, out, _ = dreamlib("explain", "celeba64")
+    with meta():  # counted, not computed
+        code, out, _ = dreamlib("explain", "celeba64")
     assert code == 0
     assert "54,846,979" in out
     code, out, _ = dreamlib("explain", "faces16", "--batch", "4", "--set", "train.device=cpu")
@@ -176,11 +178,12 @@ BAD = {
     "not a run": (["sample", "nowhere"], ["nowhere holds no run", "dreamlib train"]),
     "seeds": (["sample", "trained", "--set", "sample.steps=99999"], ["sample.steps", "40"]),
     "a network that does not fit": (
-        ["train", "r", "--preset", "faces16", "--set", "net.widths=[10]"],
+        # few images: they are packed before the network is tried
+        ["train", "r", "--preset", "faces16", *tiny_words("net.widths=[10]")],
         ["net does not fit", "[10]"],
     ),
     "a length that is no length": (
-        ["train", "r", "--preset", "faces16", "--set", "train.length=50 %"],
+        ["train", "r", "--preset", "faces16", *tiny_words("train.length=50 %")],
         ["train.length"],
     ),
     "another config": (

@@ -31,6 +31,7 @@ from dreamlib.cli.main import app, main
 from dreamlib.config import factory as build
 from dreamlib.data.mnist import FILES
 from dreamlib.metrics.features import extract
+from dreamlib.report.figures import style
 from tests.conftest import TINY
 from tests.data.test_sources import idx_bytes
 from tests.metrics.test_inception import stand_in as stand_in_for
@@ -185,6 +186,8 @@ def world(tmp_path, data_home, inception, monkeypatch):
     monkeypatch.setattr(build, "INCEPTION", stand_in_for(build.INCEPTION, inception))
     monkeypatch.setenv("DREAMLIB_WEIGHTS", str(inception.parent))
     monkeypatch.setitem(extract.__kwdefaults__, "batch", 10)  # of 100: ten images fill it
+    monkeypatch.setattr(style, "DPI", 50)  # quicker, as in tests/report/test_figures.py
+    monkeypatch.setattr(style, "TRUETYPE", {})
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

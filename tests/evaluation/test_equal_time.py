@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from dreamlib.evaluation import equal_time as contests
 from dreamlib.evaluation.equal_time import Contest, Pace, equal_time, paces, place
@@ -110,13 +111,24 @@ def test_a_contest_forgets_no_time():
 # ------------------------------------------------------------------ side by side
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data_home):
+    """The folder of a finished and scored contest, to be copied."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("whole") / "vs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DREAMLIB_DATA", str(data_home))
+        patch.setattr(contests, "paces", lambda *args, **more: MEASURED)
+        for run in equal_time(BOTH, folder, 0.1, overrides=SMALL, say=lambda text: None):
+            list(train(run))
+            evaluate(run)
+    return folder
+
+
 @pytest.fixture
-def finished(enter):
-    runs = enter(0.1)
-    for run in runs:
-        list(train(run))
-        evaluate(run)
-    return runs
+def finished(whole, enter, tmp_path):
+    shutil.copytree(whole, tmp_path / "vs")
+    return enter(0.1)
 
 
 def test_the_table_has_what_the_files_have(finished):

@@ -197,10 +197,8 @@ def test_the_next_mirror_is_asked(tmp_path, server, closed):
 
 
 def test_nothing_reachable(tmp_path, closed):
-    start = time.monotonic()
     with pytest.raises(WeightsUnavailable) as error:
         obtain([], known(closed, "gopher://nowhere", "no address"), tmp_path)
-    assert time.monotonic() - start < 5  # a refused connection is no reason to wait
     text = str(error.value)
     for part in ("Connection refused", "unknown url type: gopher", "DREAMLIB_WEIGHTS", "no test"):
         assert part in text

@@ -391,12 +391,15 @@ def test_saves_are_due_by_the_clock():
 
 
 def test_process_age_counts_from_the_process_start():
-    first = process_age()
+    before, first, between = time.monotonic(), process_age(), time.monotonic()
     assert 0 < first < 24 * 3600
     time.sleep(0.05)
-    assert process_age() - first == pytest.approx(0.05, abs=0.04)
+    meanwhile, second, after = time.monotonic(), process_age(), time.monotonic()
+    # A busy machine makes every one of these late; the system counts in hundredths of a second.
+    assert meanwhile - between - 0.02 <= second - first <= after - before + 0.02
 
 
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("name", NAMES)
 def test_signals_set_a_flag_and_the_old_handler_comes_back(name):
     """A closed terminal and a batch system's warning are as polite as SIGTERM."""

@@ -20,6 +20,7 @@ from dreamlib.notebook.dashboard import facts
 from dreamlib.notebook.playground.inference import Studio
 from dreamlib.report.captions import NOT_DRAWN
 from dreamlib.report.figures import registry as figures
+from dreamlib.report.figures import style
 from dreamlib.report.html_report import write_page
 from dreamlib.report.zip_bundle import package
 from dreamlib.runs.open import open_run
@@ -383,7 +384,9 @@ def test_the_panel_of_a_regulariser_that_is_off_says_so(tiny_gan):
     assert [each.get_text() for each in panels["Path length"].texts] == ["This run has none."]
 
 
-def test_a_run_is_scored_and_reported_like_any_other(tiny_gan):
+def test_a_run_is_scored_and_reported_like_any_other(tiny_gan, monkeypatch):
+    monkeypatch.setattr(style, "DPI", 50)  # quicker, as in tests/report/test_figures.py
+    monkeypatch.setattr(style, "TRUETYPE", {})
     run = tiny_gan("told", "evaluate.anchors=true", "validation.every=4", "validation.n=20")
     list(train(run))
     study = evaluate(run)

@@ -511,10 +511,8 @@ def test_an_error_of_the_thread_is_raised_once(ask):
 def test_checking_does_not_wait():
     saver, writes = Saver(), Writes()
     saver.save({"a": torch.zeros(1)}, writes)
-    start = time.monotonic()
     saver.check()
-    assert time.monotonic() - start < 5
-    assert saver.busy
+    assert saver.busy  # nothing is written before it may go
     writes.go.set()
     saver.wait()
     assert writes.done == [0.0]
