@@ -14,7 +14,7 @@ from scipy import stats
 from benchmarks import (
     dream_cost,
     gan_faces,
-    gan_losses,
+    gan_step,
     growth,
     metric_speed,
     quality,
@@ -262,9 +262,9 @@ def test_a_gans_step_has_its_regularisers_as_often_as_they_come():
     seconds = {"plain": [1.0, 2.0], "r1": [3.0, 2.0], "path": [2.0, 2.0]}
     own = load_config("gan-cats64").gan
     both = 1 + 2 / own.r1_every + 1 / own.path_every
-    assert gan_losses.gan_seconds("gan-cats64", seconds) == [both, 2.0]
+    assert gan_step.gan_seconds("gan-cats64", seconds) == [both, 2.0]
     del seconds["path"]
-    assert gan_losses.gan_seconds("gan-faces16", seconds) == [1 + 2 / own.r1_every, 2.0]
+    assert gan_step.gan_seconds("gan-faces16", seconds) == [1 + 2 / own.r1_every, 2.0]
 
 
 def test_the_rarest_value_is_the_one_furthest_below_its_real_share():
@@ -276,10 +276,10 @@ def test_the_rarest_value_is_the_one_furthest_below_its_real_share():
 
 
 def test_a_gans_step_is_timed_with_and_without_its_regularisers():
-    assert "path" not in gan_losses.arms("gan-faces16")  # it has none
-    found = {name: config.gan for name, config in gan_losses.arms("gan-cats64").items()}
+    assert "path" not in gan_step.arms("gan-faces16")  # it has none
+    found = {name: config.gan for name, config in gan_step.arms("gan-cats64").items()}
     rates = {name: (each.r1_every, each.path_every) for name, each in found.items()}
-    never = gan_losses.NEVER
+    never = gan_step.NEVER
     assert rates["plain"] == (never, never)
     assert rates["r1"] == (1, never)
     assert rates["path"] == (never, 1)
