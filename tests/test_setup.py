@@ -110,3 +110,19 @@ def test_the_playgrounds_server_is_this_machines_and_bounded(monkeypatch):
     kernels.append(limit)
     with pytest.raises(HTTPError, match="pages are open already"):
         c.VoilaConfiguration.prelaunch_hook(handler, None, "")
+
+
+def test_what_others_cite_is_this_version():
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert f'version = "{cited["version"]}"' in project
+    assert f'Repository = "{cited["repository-code"]}"' in project
+
+
+def test_every_python_that_is_supported_is_tried():
+    flow = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text("utf-8"))
+    (job,) = flow["jobs"].values()
+    tried = job["strategy"]["matrix"]["python"]
+    assert f'requires-python = ">={tried[0]}"' in (ROOT / "pyproject.toml").read_text("utf-8")
+    commands = [step["run"] for step in job["steps"] if "run" in step]
+    assert commands == ["make lint HOST_PYTHON=python", "make test HOST_PYTHON=python"]

@@ -15,7 +15,15 @@ from dreamlib import __version__
 from dreamlib.notebook.runner.notebooks import HOME
 
 ROOT = HOME.parent
-COPIED = ("pyproject.toml", "README.md", "CONTRIBUTING.md", "docs", "notebooks", "tools/slug.py")
+COPIED = (
+    "pyproject.toml",
+    "README.md",
+    "CONTRIBUTING.md",
+    "CITATION.cff",
+    "docs",
+    "notebooks",
+    "tools/slug.py",
+)
 NOTEBOOKS = sorted(HOME.glob("*.ipynb"))
 COLAB = "https://colab.research.google.com"
 
