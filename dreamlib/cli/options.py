@@ -10,8 +10,8 @@ import typer
 
 from dreamlib.runs.open import find_run, open_run
 from dreamlib.runs.run import Run
+from dreamlib.utils.arguments import POSITIVE, taken
 from dreamlib.utils.errors import RunError
-from dreamlib.utils.passed import POSITIVE, taken
 from dreamlib.utils.progress import TextProgress
 from dreamlib.utils.progress import tell as say
 

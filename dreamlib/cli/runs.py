@@ -11,10 +11,10 @@ import typer
 from dreamlib.cli.options import MirrorFolder, RunFolder, Set
 from dreamlib.runs.checkpoints import look
 from dreamlib.runs.folder import RunDir
+from dreamlib.runs.history import share_of, state_of, story
 from dreamlib.runs.lock import locked
 from dreamlib.runs.mirror.restore import fetch_newer
 from dreamlib.runs.open import bring_back, mirror_of, open_run
-from dreamlib.runs.story import share_of, state_of, story
 from dreamlib.training.fork import fork_run
 from dreamlib.utils.errors import RunError
 from dreamlib.utils.progress import TextProgress, duration

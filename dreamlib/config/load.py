@@ -17,9 +17,9 @@ from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 from dreamlib.config.schema import Config, Data, Net
+from dreamlib.utils.arguments import listed
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.files import write_text
-from dreamlib.utils.passed import listed
 
 PRESETS = Path(__file__).parent / "presets"
 LONGEST = 200_000  # letters of a file of settings

@@ -28,9 +28,9 @@ from dreamlib.metrics.kid import kid
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.training.train import train
+from dreamlib.utils.arguments import listed
 from dreamlib.utils.errors import ConfigError, Interrupted, NotThere, OutOfTime
 from dreamlib.utils.files import write_json
-from dreamlib.utils.passed import listed
 from dreamlib.utils.progress import Progress, silent, tell
 
 STANDARD = "standard"

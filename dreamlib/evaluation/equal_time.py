@@ -24,9 +24,9 @@ from dreamlib.runs.run import Run
 from dreamlib.training.diffusion import DiffusionTrainer
 from dreamlib.training.gan import GanTrainer
 from dreamlib.training.train import trainer_of
+from dreamlib.utils.arguments import listed
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.files import write_json
-from dreamlib.utils.passed import listed
 from dreamlib.utils.progress import Progress, silent, tell
 
 TURN = 4.0  # seconds that a model is timed at once

@@ -18,8 +18,8 @@ from dreamlib.evaluation.results import GENERATED, REAL, Origin, Score
 from dreamlib.metrics.features import CHUNK_IMAGES, Extractor, extract, metric_name
 from dreamlib.runs.run import Run
 from dreamlib.sampling.generate import generate
+from dreamlib.utils.arguments import SIZES, listed, taken
 from dreamlib.utils.errors import ConfigError
-from dreamlib.utils.passed import SIZES, listed, taken
 from dreamlib.utils.progress import Progress, silent
 
 UNTRAINED, GAUSSIAN = "untrained", "gaussian"

@@ -21,12 +21,12 @@ from dreamlib.config.factory import make_loss, make_stream
 from dreamlib.notebook.runner.execute import PAUSED
 from dreamlib.report.texts import as_table
 from dreamlib.runs import open as runs
+from dreamlib.runs.history import story
 from dreamlib.runs.run import Run
-from dreamlib.runs.story import story
 from dreamlib.training import cost
+from dreamlib.utils.arguments import listed
 from dreamlib.utils.errors import Interrupted, NotEnoughSamples, NotThere, OutOfTime, RunError
 from dreamlib.utils.images import enlarge, grid
-from dreamlib.utils.passed import listed
 from dreamlib.utils.platform import mount_drive, working_folder
 from dreamlib.utils.progress import Advance, Progress, TextProgress, duration, tell
 

@@ -17,9 +17,9 @@ from dreamlib.runs.lock import alive, read_owner
 from dreamlib.runs.mirror.restore import bring_output, bring_run
 from dreamlib.runs.mirror.store import Mirror
 from dreamlib.runs.run import Run
+from dreamlib.utils.arguments import listed
 from dreamlib.utils.errors import DataError, RunError
 from dreamlib.utils.files import check_fields, fingerprint, plain_name, read_json, sweep, write_json
-from dreamlib.utils.passed import listed
 from dreamlib.utils.platform import attached, earlier_outputs, mirror_home
 from dreamlib.utils.progress import Progress, silent, tell
 from dreamlib.utils.weights import read_weights

@@ -22,9 +22,9 @@ from dreamlib.runs.mirror.restore import fetch_newer
 from dreamlib.runs.mirror.store import Mirror
 from dreamlib.runs.mirror.uploader import LONGEST, Job, Uploader, carrying
 from dreamlib.runs.time_budget import MARGIN, Clock, StopFlag, spare
+from dreamlib.utils.arguments import POSITIVE, taken
 from dreamlib.utils.errors import ConfigError, Interrupted, MirrorError, OutOfTime, RunError
 from dreamlib.utils.files import fingerprint
-from dreamlib.utils.passed import POSITIVE, taken
 from dreamlib.utils.platform import Precision, choose_device, choose_precision, session_limits
 from dreamlib.utils.weights import read_weights, write_weights
 

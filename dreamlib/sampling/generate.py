@@ -17,9 +17,9 @@ from dreamlib.config.factory import make_drawing, make_net, make_schedule
 from dreamlib.diffusion.samplers import Step, spaced
 from dreamlib.runs.run import Run
 from dreamlib.utils import files
+from dreamlib.utils.arguments import listed
 from dreamlib.utils.errors import ConfigError, RunError
 from dreamlib.utils.images import quantise, to_rgb
-from dreamlib.utils.passed import listed
 from dreamlib.utils.progress import Advance, Progress, silent
 from dreamlib.utils.rng import image_noise
 

@@ -20,8 +20,8 @@ from dreamlib.notebook.runner.notebooks import (
     numbered,
     parameters_of,
 )
+from dreamlib.utils.arguments import listed
 from dreamlib.utils.errors import ConfigError
-from dreamlib.utils.passed import listed
 
 TIME = re.compile(r"^\s*([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*(s|min|m|h)\s*$")
 UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0}

@@ -13,8 +13,8 @@ from dreamlib.notebook.runner.job_spec import Spec, plan_run
 from dreamlib.notebook.runner.notebooks import check_parameters, find_notebook
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import generate
+from dreamlib.utils.arguments import listed
 from dreamlib.utils.errors import ConfigError
-from dreamlib.utils.passed import listed
 from tests.conftest import TINY
 
 
