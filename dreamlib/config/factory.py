@@ -20,7 +20,7 @@ from dreamlib.data.faces import faces_source
 from dreamlib.data.image_folder import folder_source
 from dreamlib.data.loader import Stream
 from dreamlib.data.mnist import digits_source, idx_source
-from dreamlib.diffusion import losses as dream
+from dreamlib.diffusion import losses
 from dreamlib.diffusion.denoiser import Denoiser
 from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m
 from dreamlib.diffusion.sampling import BoundSampler, LabelsOf, draw_images, interpolate
@@ -184,10 +184,10 @@ def make_denoiser(
 
 
 def make_loss(config: Config, epoch: float, total: int) -> Any:
-    """A dream.Loss, with its spans resolved to optimizer steps."""
+    """A losses.Loss, with its spans resolved to optimizer steps."""
     loss = config.loss
     if loss.name == "conservative":
-        return dream.Conservative(
+        return losses.Conservative(
             lam_max=loss.lam_max,
             start=span_steps(loss.start, epoch=epoch, total=total),
             length=span_steps(loss.ramp, epoch=epoch, total=total),
@@ -195,10 +195,10 @@ def make_loss(config: Config, epoch: float, total: int) -> Any:
             estimator=loss.estimator,
         )
     if loss.name == "paper":
-        return dream.Paper(loss.p)
+        return losses.Paper(loss.p)
     if loss.name == "perturb":
-        return dream.Perturb(loss.gamma, config.diffusion.prediction)
-    return dream.standard
+        return losses.Perturb(loss.gamma, config.diffusion.prediction)
+    return losses.standard
 
 
 def make_optimizer(config: Config, net: nn.Module, device: torch.device) -> torch.optim.Optimizer:

@@ -14,7 +14,7 @@ from PIL import Image
 from dreamlib.data.dataset import Packed
 from dreamlib.data.image_folder import folder_source
 from dreamlib.data.prepare import pack
-from dreamlib.evaluation import score_external as evaluate_guests
+from dreamlib.evaluation import score_external as external
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.evaluation.external_images import write_statistics
 from dreamlib.evaluation.inputs import StudyInputs
@@ -156,14 +156,14 @@ def test_training_images_and_repeats_are_said_and_kept(run, images):
 def test_rows_of_two_processes_at_once_are_all_kept(run, images, monkeypatch):
     by = evaluator(run, None)
     real = by.reference(None, None)
-    measure = evaluate_guests.measure_external
+    measure = external.measure_external
 
     def meanwhile(*args):
-        monkeypatch.setattr(evaluate_guests, "measure_external", measure)
+        monkeypatch.setattr(external, "measure_external", measure)
         score_external(by, "b", images[20:40], real, n=(20,))  # begins later, ends first
         return measure(*args)
 
-    monkeypatch.setattr(evaluate_guests, "measure_external", meanwhile)
+    monkeypatch.setattr(external, "measure_external", meanwhile)
     score_external(by, "a", images[:20], real, n=(20,))
     assert {row.images for row in read_scores(run.folder).guests} == {"a", "b"}
 

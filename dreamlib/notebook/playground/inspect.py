@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dreamlib.config.factory import make_denoiser, make_loss, make_schedule, total_steps
 from dreamlib.data.dataset import Rows
-from dreamlib.diffusion import losses as dream
+from dreamlib.diffusion import losses
 from dreamlib.diffusion.forward_process import q_sample, x0_from_eps
 from dreamlib.metrics.pairwise import blocks
 from dreamlib.metrics.pixel_stats import nearest
@@ -87,7 +87,7 @@ def lambdas(run: Run, lam_max: float, p: float, done: float) -> dict[str, Tensor
     return {
         "standard": torch.zeros(len(t), dtype=torch.float64),
         "conservative": make_loss(config, epoch, total).lam(sched, t, round(done * total)),
-        "paper": dream.Paper(p).lam(sched, t, 0),
+        "paper": losses.Paper(p).lam(sched, t, 0),
     }
 
 
@@ -115,22 +115,22 @@ def rectified(
         "x0": batch.x0,
         "x_t": x_t,
         "x0_hat": x0_from_eps(sched, x_t, batch.t, eps_hat),
-        "conservative": dream.adapt(sched, batch, x_t, eps_hat, amount["conservative"]),
-        "paper": dream.rectify(sched, batch, x_t, eps_hat, amount["paper"])[0],
+        "conservative": losses.adapt(sched, batch, x_t, eps_hat, amount["conservative"]),
+        "paper": losses.rectify(sched, batch, x_t, eps_hat, amount["paper"])[0],
     }
     for name in ("conservative", "paper"):
         pictures[f"{name} x0"] = x0_from_eps(sched, pictures[name], batch.t, batch.eps)
     return {name: quantise(x)[0] for name, x in pictures.items()}
 
 
-def _noised(studio: Studio, number: int, t: int, seed: int) -> tuple[dream.Batch, Tensor, Tensor]:
+def _noised(studio: Studio, number: int, t: int, seed: int) -> tuple[losses.Batch, Tensor, Tensor]:
     """A batch of one training image, its x_t, and the noise that the network sees in it."""
     run, device = studio.run, studio.run.device
     image, labels = run.data.take("train", 1, number)
     told = torch.from_numpy(labels.astype(np.int64)) if run.config.net.conditional else None
     noise = image_noise(studio.own.seed, [seed], studio.shape, len(studio.sched), device)
     x0, ts = dequantise(image).to(device), torch.tensor([t], device=device)
-    batch = dream.Batch(x0, ts, noise, torch.zeros(1), y=told if told is None else told.to(device))
+    batch = losses.Batch(x0, ts, noise, torch.zeros(1), y=told if told is None else told.to(device))
     x_t = q_sample(studio.sched, batch.x0, batch.t, batch.eps)
     denoiser = make_denoiser(run.config, studio.net, studio.sched, run.precision)
-    return batch, x_t, dream.ask(denoiser, batch, x_t)
+    return batch, x_t, losses.ask(denoiser, batch, x_t)
