@@ -16,7 +16,7 @@ import numpy as np
 
 from dreamlib.evaluation.aggregate import REFERENCE, Plan, cuts, of_parts, parts_of, row_of
 from dreamlib.evaluation.results import GENERATED, REAL, Score
-from dreamlib.metrics.estimate import Estimate
+from dreamlib.metrics.estimate import Estimate, error_of_means
 from dreamlib.metrics.frechet import Few, Moments, frechet, summary
 from dreamlib.metrics.frechet_stats import (
     SAMPLES_PER_FEATURE,
@@ -30,7 +30,7 @@ from dreamlib.metrics.frechet_stats import (
     frechet_variances,
 )
 from dreamlib.metrics.inception_score import inception_score
-from dreamlib.metrics.kid import error_of_means, kernel_reference, kid_and_pulls
+from dreamlib.metrics.kid import kernel_reference, kid_and_pulls
 from dreamlib.metrics.kmeans import assign, kmeans
 from dreamlib.metrics.modes import ModeStudy, study_of_cells
 from dreamlib.metrics.prdc import DENSITY_NULL, Manifold, coverage_null, prdc

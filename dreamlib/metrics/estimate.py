@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -20,3 +21,13 @@ def mean_estimate(values: np.ndarray, what: str) -> Estimate:
     values = np.asarray(values, np.float64)
     se = float(values.std(ddof=1) / np.sqrt(len(values)))
     return Estimate(float(values.mean()), se, f"sd over {len(values):,} {what} / sqrt(n)")
+
+
+def variance_of_mean(values: np.ndarray) -> float:
+    """Variance of the mean of independent values [n]."""
+    return float(values.var(ddof=1) / len(values))
+
+
+def error_of_means(*samples: np.ndarray) -> float:
+    """Standard error of a sum of means of independent samples, [n] each."""
+    return math.sqrt(sum(map(variance_of_mean, samples)))

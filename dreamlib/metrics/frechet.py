@@ -8,7 +8,7 @@ For any factors with F^T F = S the last trace is the nuclear norm of F_1 F_2^T, 
 the factor that is cheapest for it: few samples their own centred rows, moments a Cholesky factor.
 
 With n samples FD is biased upwards by about c (1/n_1 + 1/n_2), and c differs between generators.
-So a value is read beside its floor (`frechet_error`), and compared at equal n only.
+So a value is read beside its floor (`frechet_stats`), and compared at equal n only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from dreamlib.metrics.pairwise import ROWS, blocks, check_same_width, checked, seen
+from dreamlib.metrics.pairwise import ROWS, blocks, check_same_width, checked, finite
 
 # A covariance may have eigenvalues below zero by the rounding of whoever stored it, in float32 at
 # worst; more than this share of the largest is no covariance.
@@ -37,7 +37,7 @@ class Moments:
     @classmethod
     def of(cls, features: np.ndarray) -> Moments:
         """features [n,d], any float type.  ValueError for other shapes and non-finite values."""
-        features = seen(features, least=1)
+        features = finite(features, least=1)
         mean = features.mean(axis=0, dtype=np.float64)
         m2 = np.zeros((len(mean), len(mean)))
         centred, product = np.empty((min(len(features), ROWS), len(mean))), np.empty_like(m2)
@@ -62,10 +62,8 @@ class Moments:
             raise ValueError("stored moments hold NaN or infinite values")
         if not np.allclose(cov, cov.T, rtol=0, atol=1e-6 * np.abs(cov).max(initial=0)):
             raise ValueError("the stored covariance is not symmetric: is it a factor or a root?")
-        if n is not None and n < 2:
-            raise ValueError(f"a covariance needs at least 2 samples, got {n}")
-        cov = (cov + cov.T) / 2
-        return cls(n, mean, cov if n is None else cov * (n - 1))
+        kept = cls(n, mean, (cov + cov.T) / 2)
+        return kept if n is None else cls(n, mean, kept.m2 * kept._divisor)
 
     def merge(self, other: Moments) -> Moments:
         """The moments of both sets together.  Chan, Golub & LeVeque 1983, pairwise update."""
@@ -75,10 +73,8 @@ class Moments:
         return Moments(n + m, self.mean + step * (m / (n + m)), m2)
 
     def without(self, part: Moments) -> Moments:
-        """The moments of the rest of this set: the inverse of `merge`.  `part` is not all of it.
-
-        Digits are lost where `part` holds nearly everything.
-        """
+        """The rest of this set: the inverse of `merge`; digits are lost where `part` is nearly all.
+        ValueError where it is all."""
         n, m = self._counts(part)
         if m >= n:
             raise ValueError(f"{m} samples cannot be taken out of {n}: something must remain")
@@ -125,9 +121,9 @@ class Moments:
         if self.n is None or self.n > len(self.mean):
             # Dead, repeated or dependent features have no Cholesky factor, but the one below.
             # torch's takes one copy less than NumPy's: 129 MiB for a distance, not 150.
-            found, failed = torch.linalg.cholesky_ex(torch.from_numpy(self.m2), upper=True)
+            upper, failed = torch.linalg.cholesky_ex(torch.from_numpy(self.m2), upper=True)
             if not failed:
-                return found.div_(self._divisor**0.5).numpy()
+                return upper.div_(self._divisor**0.5).numpy()
         cov = self.cov.T
         values, vectors = np.linalg.eigh(cov)
         values = _without_rounding(values, self.mean)
@@ -158,7 +154,7 @@ class Few:
 
 def summary(features: np.ndarray) -> Few | Moments:
     """What a distance needs of features [n,d], in its smallest form."""
-    features = seen(features)
+    features = finite(features)
     return Few.of(features) if len(features) < features.shape[1] else Moments.of(features)
 
 
@@ -169,36 +165,25 @@ def frechet(a: np.ndarray | Few | Moments, b: np.ndarray | Few | Moments) -> flo
     ValueError for NaN, for other shapes or widths that differ, and for n < 2.
     """
     rest, product, width = _meet(a, b)
-    return rest - 2 * _nuclear_norm(product, width)
+    if min(product.shape) < width:
+        # Zeros are likely here (centred rows are dependent), and an SVD gives them as 1e-16.
+        return rest - 2 * float(np.linalg.svd(product, compute_uv=False).sum())
+    # At full rank the roots of the Gram matrix are as good, and twice as fast.
+    values = np.linalg.eigvalsh((product @ product.T).T)
+    return rest - 2 * float(np.sqrt(np.maximum(values, 0.0)).sum())
 
 
 def _meet(
     a: np.ndarray | Few | Moments, b: np.ndarray | Few | Moments
 ) -> tuple[float, np.ndarray, int]:
-    """All of the distance but the nuclear norm; the product whose norm that is; the width.
+    """All of the distance but the nuclear norm; F_1 F_2^T, whose norm that is; the features' width.
 
     A function of its own, at whose end the factors are let go before the norm needs memory.
     """
-    (mean, trace, factor), (other_mean, other_trace, other) = _side(a), _side(b)
-    check_same_width(mean, other_mean)
-    shift = float(np.square(mean - other_mean).sum())
-    return shift + trace + other_trace, factor @ other.T, len(mean)
-
-
-def _side(x: np.ndarray | Few | Moments) -> tuple[np.ndarray, float, np.ndarray]:
-    """Mean, trace of the covariance, factor."""
-    side = x if isinstance(x, (Few, Moments)) else summary(x)
-    return side.mean, side.trace, side.factor
-
-
-def _nuclear_norm(product: np.ndarray, d: int) -> float:
-    """Sum of the singular values of F_1 F_2^T, [k_1,k_2], of features of width d."""
-    if min(product.shape) < d:
-        # Zeros are likely here (centred rows are dependent), and an SVD gives them as 1e-16.
-        return float(np.linalg.svd(product, compute_uv=False).sum())
-    # At full rank the roots of the Gram matrix are as good, and twice as fast.
-    values = np.linalg.eigvalsh((product @ product.T).T)
-    return float(np.sqrt(np.maximum(values, 0.0)).sum())
+    one, other = (x if isinstance(x, (Few, Moments)) else summary(x) for x in (a, b))
+    check_same_width(one.mean, other.mean)
+    shift = float(np.square(one.mean - other.mean).sum())
+    return shift + one.trace + other.trace, one.factor @ other.factor.T, len(one.mean)
 
 
 def _without_rounding(values: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dreamlib.metrics.estimate import Estimate
+from dreamlib.metrics.estimate import Estimate, error_of_means, variance_of_mean
 from dreamlib.metrics.frechet import Few, Moments, frechet, summary
 from dreamlib.metrics.pairwise import blocks, checked_pair
 from dreamlib.utils.errors import NotEnoughSamples
@@ -88,9 +88,9 @@ def frechet_variances(
 
     Sets need n > d for the first one alone: FD has a derivative by a covariance of full rank.
     """
-    found = [_influences(real, gen, kept, side) for gen, side in zip(sets, sides)]
-    shared, own = zip(*found)
-    return _mean_variance(np.concatenate(own)), _mean_variance(np.mean(shared, axis=0))
+    influences = [_influences(real, gen, kept, side) for gen, side in zip(sets, sides)]
+    shared, own = zip(*influences)
+    return variance_of_mean(np.concatenate(own)), variance_of_mean(np.mean(shared, axis=0))
 
 
 def frechet_jackknife(
@@ -137,9 +137,9 @@ def frechet_corrected(
 def corrected_se(raw: float, floor: float, delta: float, jackknife: float | None = None) -> float:
     """Standard error of `frechet_corrected` from those of the raw value; all in units of FD.
 
-    The larger of `delta` (`frechet_se`) and `jackknife`, None where that was too dear.  Near the
-    null, where raw is below twice its floor, the correction spreads up to 1.45 times as far as the
-    delta method says, so delta counts 1.5 times.
+    The larger of `delta` (`frechet_se`) and `jackknife`, None where that was too expensive.  Near
+    the null, where raw is below twice its floor, the correction spreads up to 1.45 times as far as
+    the delta method says, so delta counts 1.5 times.
     """
     wide = 1.5 * delta if raw < NEAR_NULL * floor else delta
     return wide if jackknife is None else max(wide, jackknife)
@@ -175,11 +175,9 @@ def frechet_fit(gen: np.ndarray, real: np.ndarray, seed: int, points: int = 5) -
             f"a fit for {d} features goes from {least} to at least {2 * least} samples at "
             f"{FEWEST_POINTS} or more sizes, got {most} samples: report the raw value and its floor"
         )
-    sides = zip(
-        _growing(gen, sizes, numpy_rng("frechet fit", seed, 0)),
-        _growing(real, sizes, numpy_rng("frechet fit", seed, 1)),
-    )
-    values = [frechet(a, b) for a, b in sides]
+    grown_gen = _growing(gen, sizes, numpy_rng("frechet fit", seed, 0))
+    grown_real = _growing(real, sizes, numpy_rng("frechet fit", seed, 1))
+    values = [frechet(a, b) for a, b in zip(grown_gen, grown_real)]
     at, weights = 1 / np.array(sizes), np.sqrt(sizes)
     linear, quadratic = (
         float(np.polynomial.Polynomial.fit(at, values, degree, w=weights)(0.0)) for degree in (1, 2)
@@ -206,24 +204,22 @@ def frechet_difference(
     (gen_a, real), (gen_b, _) = checked_pair(gen_a, real), checked_pair(gen_b, real)
     if paired and len(gen_a) != len(gen_b):
         raise ValueError(f"paired sets have equal sizes, got {len(gen_a)} and {len(gen_b)}")
-    how = "paired images" if paired else "independent images"
-    sides = [summary(features) for features in (gen_a, gen_b, real)]
-    value = _minus(*sides)
-    if any(isinstance(side, Few) for side in sides):
-        keys = (0, 0 if paired else 2, 1)
-        sets = zip((gen_a, gen_b, real), keys)
-        left = (_left_out(features, groups, seed, key) for features, key in sets)
-        se = _jackknife_error([_minus(*three) for three in zip(*left)])
-        return Estimate(value, se, f"jackknife of {groups} groups, {how}, one reference")
-    own_a, real_a = _influences(gen_a, real, sides[0], sides[2])
-    own_b, real_b = _influences(gen_b, real, sides[1], sides[2])
+
+    def difference(a: Few | Moments, b: Few | Moments, reference: Few | Moments) -> float:
+        return frechet(a, reference) - frechet(b, reference)
+
+    how = f"{'paired' if paired else 'independent'} images, one reference"
+    a, b, reference = summary(gen_a), summary(gen_b), summary(real)
+    value = difference(a, b, reference)
+    if isinstance(a, Few) or isinstance(b, Few) or isinstance(reference, Few):
+        keyed = (gen_a, 0), (gen_b, 0 if paired else 2), (real, 1)
+        left = (_left_out(features, groups, seed, key) for features, key in keyed)
+        se = _jackknife_error([difference(*three) for three in zip(*left)])
+        return Estimate(value, se, f"jackknife of {groups} groups, {how}")
+    own_a, real_a = _influences(gen_a, real, a, reference)
+    own_b, real_b = _influences(gen_b, real, b, reference)
     own = [own_a - own_b] if paired else [own_a, own_b]
-    se = math.sqrt(sum(map(_mean_variance, [*own, real_a - real_b])))
-    return Estimate(value, se, f"delta method, {how}, one reference")
-
-
-def _minus(a: Few | Moments, b: Few | Moments, real: Few | Moments) -> float:
-    return frechet(a, real) - frechet(b, real)
+    return Estimate(value, error_of_means(*own, real_a - real_b), f"delta method, {how}")
 
 
 def _influences(
@@ -232,34 +228,29 @@ def _influences(
     """Influence [n] and [m] of each sample on FD, up to a constant; a, b the moments of gen, real.
 
     IF(y) = 2 (mu - mu') . (y - mu) + (y - mu)^T (I - A) (y - mu), A the optimal transport map from
-    the sample's own Gaussian to the other.
+    the sample's own Gaussian to the other.  With S = F^T F and the singular values U s V^T of
+    F_b F_a^T it is H H^T, where H [d,k] is F_b^T U s^-.5, and F_a^T V s^-.5 for the map back.
     """
-    half_a, half_b = _transports(a, b)
-    return _influence(gen, a, b, half_a), _influence(real, b, a, half_b)
-
-
-def _transports(a: Moments, b: Few | Moments) -> tuple[np.ndarray, np.ndarray]:
-    """H [d,k] with H H^T the map from a's Gaussian to b's, and the same of the map back: with
-    S = F^T F and the singular values U s V^T of F_b F_a^T, F_b^T U s^-.5 and F_a^T V s^-.5."""
     product = b.factor @ a.factor.T
     values, left = np.linalg.eigh((product @ product.T).T)
     # Directions without variance on either side are left out of the inverse.
     alive = values > len(a.mean) * np.finfo(np.float64).eps * values.max(initial=0)
     left, root = left[:, alive], np.sqrt(values[alive])
+    half_a = b.factor.T @ (left * root**-0.5)
     half_b = a.factor.T @ (product.T @ (left * root**-1.5))
-    return b.factor.T @ (left * root**-0.5), half_b
+    return _influence(gen, a, b, half_a), _influence(real, b, a, half_b)
 
 
 def _influence(
-    features: np.ndarray, own: Moments, other: Few | Moments, half: np.ndarray
+    features: np.ndarray, own: Few | Moments, other: Few | Moments, half: np.ndarray
 ) -> np.ndarray:
-    found = np.empty(len(features))
+    influence = np.empty(len(features))
     for part in blocks(len(features)):
         centred = features[part] - own.mean
         moved = np.square(centred @ half).sum(axis=1)
         shift = 2 * centred @ (own.mean - other.mean)
-        found[part] = shift + np.square(centred).sum(axis=1) - moved
-    return found
+        influence[part] = shift + np.square(centred).sum(axis=1) - moved
+    return influence
 
 
 def _groups(features: np.ndarray, groups: int, seed: int, key: int) -> list[np.ndarray]:
@@ -287,11 +278,6 @@ def _left_out(features: np.ndarray, groups: int, seed: int, key: int) -> Iterato
 
 def _jackknife_error(values: list[float]) -> float:
     return float(np.sqrt((len(values) - 1) * np.var(values)))
-
-
-def _mean_variance(values: np.ndarray) -> float:
-    """Variance of the mean of independent values."""
-    return float(values.var(ddof=1) / len(values))
 
 
 def _halves(features: np.ndarray, rng: np.random.Generator) -> tuple[Moments, Moments]:

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dreamlib.metrics.estimate import Estimate
-from dreamlib.metrics.pairwise import blocks, check_same_width, seen
+from dreamlib.metrics.estimate import Estimate, error_of_means
+from dreamlib.metrics.pairwise import blocks, check_same_width, finite
 
 ROWS = 500  # and columns of a block, 2 MB; larger blocks take more memory and no less time
 METHOD = (
@@ -35,7 +35,7 @@ class KernelReference(NamedTuple):
 
 def kernel_reference(features: np.ndarray) -> KernelReference:
     """A reference [m,d] for many sets.  ValueError for NaN, other shapes and m < 2."""
-    features = seen(features)
+    features = finite(features)
     return KernelReference(features, _own_sums(features))
 
 
@@ -54,7 +54,7 @@ def kid_and_pulls(
 ) -> tuple[Estimate, np.ndarray, np.ndarray]:
     """`kid`, and how each generated [n] and each real image [m] moves it, for the error of a mean
     over several sets: the reference's part is one for all of them."""
-    gen, kept = seen(gen), real if isinstance(real, KernelReference) else kernel_reference(real)
+    gen, kept = finite(gen), real if isinstance(real, KernelReference) else kernel_reference(real)
     check_same_width(gen, kept.features)
     within_gen = _own_sums(gen) / (len(gen) - 1)
     within_real = kept.rows / (len(kept.rows) - 1)
@@ -74,7 +74,7 @@ def kid_difference(
     from the same noise, and their projections are subtracted one by one.  Sets [n_a,d], [n_b,d]
     and [m,d]; ValueError as for `kid`, and for paired sets of different sizes.
     """
-    gen_a, gen_b, real = seen(gen_a), seen(gen_b), seen(real)
+    gen_a, gen_b, real = finite(gen_a), finite(gen_b), finite(real)
     for gen in (gen_a, gen_b):
         check_same_width(gen, real)
     if paired and len(gen_a) != len(gen_b):
@@ -93,11 +93,6 @@ def kid_difference(
     else:
         se, how = error_of_means(pull_a, pull_b, pull_real), "of independent generated sets"
     return Estimate(float(value), se, f"first-order projections {how}, one shared reference")
-
-
-def error_of_means(*projections: np.ndarray) -> float:
-    """Standard error of a sum of means of independent samples."""
-    return float(np.sqrt(sum(values.var(ddof=1) / len(values) for values in projections)))
 
 
 def _own_sums(features: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from dreamlib.metrics.pairwise import blocks, check_same_width, checked, distances
+from dreamlib.metrics.pairwise import blocks, check_same_width, checked, squared_distances
 from dreamlib.utils.rng import numpy_rng
 
 # Where all squared distances to the seeds sum to less of the spread, what is left is rounding.
@@ -14,10 +14,9 @@ ROUNDING = 1e-12
 def kmeans(features: np.ndarray, k: int, seed: int, iterations: int = 25) -> np.ndarray:
     """Centres [k,d] float64 of k cells of features [n,d]; the same for the same seed and machine.
 
-    Seeds by k-means++ (Arthur & Vassilvitskii 2007), then at most `iterations` of Lloyd's, ended
-    early where no row changes its cell; a cell that runs empty starts anew at the row farthest
-    from its centre.  Cells are places to count in, so one start is enough and a last percent of
-    inertia does not matter.  ValueError for k < 2 or more cells than distinct rows.
+    Seeds by k-means++ (Arthur & Vassilvitskii 2007), then at most `iterations` of Lloyd's; a cell
+    that runs empty starts anew at the row farthest from its centre.  Cells are places to count in,
+    so one start is enough.  ValueError for k < 2 or more cells than distinct rows.
     """
     features = checked(features)
     if k < 2:
@@ -47,9 +46,9 @@ def _seeds(centred: np.ndarray, k: int, seed: int) -> list[int]:
     squared = np.full(len(centred), np.inf)
     while len(chosen) < k:
         new = chosen[-1]
-        # One product per seed: `distances` would copy all features for each of them.
-        own = norms + norms[new] - 2 * (centred @ centred[new])
-        squared = np.minimum(squared, np.maximum(own, 0))
+        # One product per seed: `squared_distances` would square all features for each of them.
+        to_new = norms + norms[new] - 2 * (centred @ centred[new])
+        squared = np.minimum(squared, np.maximum(to_new, 0))
         total = np.cumsum(squared)
         if total[-1] <= ROUNDING * norms.sum():
             raise ValueError(
@@ -61,31 +60,25 @@ def _seeds(centred: np.ndarray, k: int, seed: int) -> list[int]:
 
 
 def _lloyd(features: np.ndarray, centres: np.ndarray, iterations: int) -> np.ndarray:
-    """Centres after Lloyd's iterations from given ones."""
+    """Centres after Lloyd's iterations from given ones, fewer where no row changes its cell."""
     cells = np.full(len(features), -1)
     for _ in range(iterations):
         before, (cells, far) = cells, _nearest(features, centres)
         if np.array_equal(cells, before):
             break
-        centres, empty = _means(features, cells, len(centres))
+        counts = np.bincount(cells, minlength=len(centres))
+        members = np.split(np.argsort(cells, kind="stable"), np.cumsum(counts)[:-1])
+        sums = np.stack([features[rows].sum(axis=0) for rows in members])
+        centres, empty = sums / np.maximum(counts, 1)[:, None], np.flatnonzero(counts == 0)
         centres[empty] = features[np.argsort(-far, kind="stable")[: len(empty)]]
     return centres
 
 
 def _nearest(features: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest centre of each row, int64 [n], and the distance to it [n]."""
-    cells = np.empty(len(features), np.int64)
-    nearest = np.empty(len(features))
+    cells, nearest = np.empty(len(features), np.int64), np.empty(len(features))
+    middle = centres.mean(axis=0)  # far from the origin, distances lose digits
     for part in blocks(len(features)):
-        found = distances(features[part], centres)
-        cells[part] = found.argmin(axis=1)
-        nearest[part] = found.min(axis=1)
+        distances = np.sqrt(squared_distances(features[part] - middle, centres - middle))
+        cells[part], nearest[part] = distances.argmin(axis=1), distances.min(axis=1)
     return cells, nearest
-
-
-def _means(features: np.ndarray, cells: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of each cell [k,d] and the numbers of the empty ones, whose rows are 0."""
-    counts = np.bincount(cells, minlength=k)
-    members = np.split(np.argsort(cells, kind="stable"), np.cumsum(counts)[:-1])
-    sums = np.stack([features[rows].sum(axis=0) for rows in members])
-    return sums / np.maximum(counts, 1)[:, None], np.flatnonzero(counts == 0)

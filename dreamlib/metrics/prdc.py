@@ -11,15 +11,19 @@ compared at equal n and k, and read beside DENSITY_NULL and `coverage_null`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from dreamlib.metrics.estimate import Estimate
-from dreamlib.metrics.pairwise import checked_pair, lengths, near_blocks, pairs
+from dreamlib.metrics.pairwise import blocks, checked_pair, squared_distances
 from dreamlib.utils.errors import NotEnoughSamples
 
 DENSITY_NULL = 1.0  # expected of a perfect generator at any sizes and any k
+
+ROWS = 1000  # of a block of distances
+MANY = 150  # more pairs than one in so many are faster as a product of all (2,048 features)
 
 # Squared distances carry rounding of some 1e-15 of the squared norms; within this they are equal.
 TIE = 1e-12
@@ -58,7 +62,7 @@ def prdc(
     holders = np.empty(len(gen), np.int64)  # how many real balls hold each generated image
     # Whether any generated ball holds the real image, and its ball any generated image
     recalled, covered = np.zeros((2, len(real)), bool)
-    for part, near in near_blocks(gen, real):
+    for part, near in _near_blocks(gen, real):
         inside = near.within(reach_real)
         holders[part] = np.count_nonzero(inside, axis=1)
         covered |= inside.any(axis=0)
@@ -99,10 +103,74 @@ def _comparable(
         )
     middle = real.mean(axis=0)  # far from the origin, distances lose digits
     gen, real = gen - middle, real - middle
-    largest = max(lengths(points).max() for points in (gen, real))
+    largest = max(_norms(points).max() for points in (gen, real))
     for points in (gen, real):
         points /= largest or 1.0
     return gen, real
+
+
+def _norms(x: np.ndarray) -> np.ndarray:
+    """Of every row of x [n,d], without a second array of its size."""
+    return np.sqrt(np.einsum("ij,ij->i", x, x))
+
+
+class Near(NamedTuple):
+    """Squared distances of some rows x [p,d] to all y [m,d], whose norms are at most 1.
+
+    In float32, which takes half the time, and in float64 where that cannot decide a comparison.
+    A limit is one value per row [p,1], or per column [m].
+    """
+
+    x: np.ndarray  # [p,d] float64
+    y: np.ndarray  # [m,d] float64
+    rough: np.ndarray  # [p,m] float32
+    x_norm: np.ndarray  # [p,1]
+    y_norm: np.ndarray  # [m]
+
+    def edges(self, limit: np.ndarray, times: int = 1) -> tuple[np.ndarray, np.ndarray]:
+        """The float32 values below and above which `rough` surely is on that side of the limit.
+
+        A sum of d products rounds d times, at worst each time the same way (Higham, Accuracy and
+        Stability of Numerical Algorithms, section 3.1); the squares a few times more.
+        """
+        unit = (self.x.shape[1] + 16) * float(np.finfo(np.float32).eps)
+        by_column = limit.ndim == 1
+        norms = self.x_norm.max() + self.y_norm if by_column else self.x_norm + self.y_norm.max()
+        slack = times * unit * np.square(norms)
+        return (limit - slack).astype(np.float32), (limit + slack).astype(np.float32)
+
+    def exact(self, unsure: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows and columns where a mask [p,m] is true, and their squared distances in float64."""
+        # np.nonzero, ten times as fast where few are true
+        rows, columns = np.divmod(np.flatnonzero(unsure), unsure.shape[1])
+        if len(rows) > self.rough.size // MANY:
+            return rows, columns, squared_distances(self.x, self.y)[rows, columns]
+        squared = np.empty(len(rows))
+        for part in blocks(len(rows)):
+            squared[part] = np.square(self.x[rows[part]] - self.y[columns[part]]).sum(axis=1)
+        return rows, columns, squared
+
+    def within(self, limit: np.ndarray) -> np.ndarray:
+        """Whether each squared distance is at most its limit, as float64 has it: bool [p,m]."""
+        low, high = self.edges(limit)
+        inside, unsure = self.rough <= low, self.rough <= high
+        unsure ^= inside
+        rows, columns, squared = self.exact(unsure)
+        inside[rows, columns] = squared <= np.broadcast_to(limit, inside.shape)[rows, columns]
+        return inside
+
+
+def _near_blocks(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, Near]]:
+    """A slice of x [n,d], and its distances to all of y [m,d], in turn."""
+    x_norm, y_norm = _norms(x), _norms(y)
+    # |x|^2 + |y|^2 - 2 xy as one product: two more columns on either side.
+    width = x.shape[1]
+    left, right = (np.ones((len(z), width + 2), np.float32) for z in (x, y))
+    left[:, :width], left[:, width] = x, np.square(x_norm)
+    np.multiply(y, -2, out=right[:, :width], casting="same_kind")
+    right[:, width + 1] = np.square(y_norm)
+    for part in blocks(len(x), ROWS):
+        yield part, Near(x[part], y, left[part] @ right.T, x_norm[part, None], y_norm)
 
 
 def _reach(points: np.ndarray, k: int, closed: bool) -> np.ndarray:
@@ -111,19 +179,17 @@ def _reach(points: np.ndarray, k: int, closed: bool) -> np.ndarray:
     An open ball ends a tie's width before its radius, a closed one as much behind it; neither is
     smaller than the distance that rounding puts between a point and its copy.
     """
-    squared = np.empty(len(points))
-    for part, near in near_blocks(points, points):
-        own = np.arange(len(near.rough))
-        near.rough[own, own + part.start] = np.inf
+    radius = np.empty(len(points))
+    for part, near in _near_blocks(points, points):
+        rows = np.arange(len(near.rough))
+        near.rough[rows, rows + part.start] = np.inf
         least = np.partition(near.rough, k - 1, axis=1)[:, :k]
-        kth, slack = least[:, -1:], 2 * near.slack(least[:, -1:])
-        low, high = (kth - slack).astype(np.float32), (kth + slack).astype(np.float32)
+        low, high = near.edges(least[:, -1:], times=2)
         # The k-th is one of those that float32 cannot tell from it; surely nearer ones are counted.
         nearer = np.count_nonzero(least < low, axis=1)
-        rows, columns = pairs((near.rough >= low) & (near.rough <= high))
-        found = near.exact(rows, columns)
-        order = np.lexsort((found, rows))  # by row, the nearest first
-        squared[part] = found[order][np.searchsorted(rows, own) + k - 1 - nearer]
+        row, _, squared = near.exact((near.rough >= low) & (near.rough <= high))
+        order = np.lexsort((squared, row))  # by row, the nearest first
+        radius[part] = squared[order][np.searchsorted(row, rows) + k - 1 - nearer]
     # Who is at the ball's edge has a norm of at most norm + radius.
-    tie = 2 * TIE * np.square(lengths(points) + np.sqrt(squared))
-    return np.maximum(squared + (tie if closed else -tie), tie)
+    tie = 2 * TIE * np.square(_norms(points) + np.sqrt(radius))
+    return np.maximum(radius + (tie if closed else -tie), tie)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from dreamlib.metrics import pairwise as distances
 from dreamlib.metrics import prdc as manifold
 from dreamlib.metrics.prdc import DENSITY_NULL, coverage_null, prdc
 from dreamlib.utils.errors import NotEnoughSamples
@@ -47,12 +46,7 @@ def by_definition(gen, real, k):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Seven rows to a block, so that small sets meet every edge between blocks."""
-    rows = distances.near_blocks
-
-    def by_seven(a, b):
-        return rows(a, b, 7)
-
-    monkeypatch.setattr(manifold, "near_blocks", by_seven)
+    monkeypatch.setattr(manifold, "ROWS", 7)
 
 
 @pytest.mark.parametrize(("n", "m", "k"), [(30, 30, 5), (25, 40, 3), (40, 22, 1)])
