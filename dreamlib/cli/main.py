@@ -47,7 +47,6 @@ def demo(
 
     folder = out or Path("runs") / ("demo" if preset == "faces16" else f"demo-{preset}")
     overrides = options.overrides_of(settings, data)
-    load_config(preset, overrides)  # a wrong setting is said at once, not inside a cell
     parameters = {"PRESET": preset, "RUN": str(folder.absolute()), "OVERRIDES": overrides}
     parameters |= {"HOURS": hours} if hours is not None else {}
     page = run_notebook(find_notebook("00_complete"), folder / "00_complete.ipynb", parameters)

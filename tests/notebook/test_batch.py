@@ -158,8 +158,8 @@ def test_a_kernel_that_will_not_end_is_killed_with_its_children(tmp_path):
     )
     began: list[int] = []
     begun = time.monotonic()
-    leash = Leash(lambda: (tmp_path / "pid").exists(), grace=0.5)
-    ending = execute(deaf, tmp_path / "out.ipynb", {}, leash, begun=began.append)
+    leash = Leash(lambda: (tmp_path / "pid").exists(), grace=0.5, begun=began.append)
+    ending = execute(deaf, tmp_path / "out.ipynb", {}, leash)
     assert (ending.state, ending.cell) == ("stopped", 3)
     assert time.monotonic() - begun < 60
     assert gone(began[0])
@@ -225,7 +225,7 @@ def test_the_kernel_is_this_interpreters_whoever_owns_the_name(tmp_path, monkeyp
     spec = {"argv": ["/bin/false"], "display_name": "a hub's", "language": "python"}
     write_json(theirs / "kernel.json", spec)
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    manager = _manager(Leash(), {}, None, lambda pid: None)(kernel_name="python3")
+    manager = _manager(Leash(), {}, None)(kernel_name="python3")
     assert manager.format_kernel_cmd()[:3] == [sys.executable, "-m", "ipykernel_launcher"]
 
 
@@ -339,7 +339,7 @@ def ran(monkeypatch):
     began: list[str] = []
     endings: dict[str, str] = {}
 
-    def pretend(path, output, parameters, leash, **more):
+    def pretend(path, output, parameters, leash, *more):
         began.append(path.stem)
         made = nbformat.read(path, 4)
         made.metadata["made"] = len(began)
@@ -453,7 +453,7 @@ def test_what_does_not_end_well_halts_its_run_and_goes_on_next_time(
 
 
 def test_a_full_disk_fails_one_run_and_the_other_goes_on(tmp_path, ran, monkeypatch):
-    def full(path, output, parameters, leash, **more):
+    def full(path, output, parameters, leash, *more):
         raise OSError(28, "No space left on device", str(output))
 
     monkeypatch.setattr("dreamlib.notebook.runner.jobs.execute", full)

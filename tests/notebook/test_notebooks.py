@@ -301,7 +301,7 @@ def test_without_a_run_they_say_what_to_run_first(reader, name):
 
 
 def test_a_failing_cell_says_which_and_why(tmp_path):
-    parameters = {"PRESET": "nope", "RUN": str(tmp_path / "r"), "OVERRIDES": []}
-    with pytest.raises(DreamlibError, match=r"stopped in cell \d+: ConfigError: .*'nope'"):
+    parameters = {"RUN": str(tmp_path / "r"), "MIRROR": str(tmp_path)}
+    with pytest.raises(DreamlibError, match=r"stopped in cell \d+: RunError: .* one in the other"):
         run_notebook(find_notebook("00_complete"), tmp_path / "out.ipynb", parameters)
     assert (tmp_path / "out.ipynb").exists()

@@ -72,8 +72,8 @@ class Machine:
         with open(self.folder.parent / "printed.txt", "w+") as out:
             try:
                 parameters = {"PRESET": "faces16", "OVERRIDES": OURS}
-                leash = Leash(timeout=300)
-                ending = execute(self.notebook, output, parameters, leash, out, self.env, begun)
+                leash = Leash(timeout=300, begun=begun)
+                ending = execute(self.notebook, output, parameters, leash, out, self.env)
             finally:
                 over.set()
                 os.chdir(before)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +20,7 @@ from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.progress import Screen
 
 PAUSED = "PAUSED: "  # begins a line of a notebook whose time budget ended before its work
-GRACE = 30.0  # seconds between a request to stop and the end of a kernel that does not heed it
+NEEDED = ("papermill", "ipykernel", "nbconvert", "psutil")
 
 
 @dataclass(frozen=True)
@@ -46,45 +46,48 @@ class Ending:
         return ": ".join(part for part in (where, self.ename, self.evalue) if part)
 
 
+@dataclass
 class Leash:
     """Ends a kernel when `stop()` says so or after `timeout` seconds: SIGTERM to its process group,
     at which training saves, and `grace` seconds later SIGKILL to all that descends from it."""
 
-    def __init__(
-        self,
-        stop: Callable[[], bool] = lambda: False,
-        timeout: float | None = None,
-        grace: float = GRACE,
-    ):
-        self.stop, self.grace = stop, grace
-        self.limit = float("inf") if timeout is None else time.monotonic() + timeout
-        self.why = ""  # "stopped" or "timeout" once the kernel was asked to end
-        self.pid: int | None = None  # of the kernel, which leads a process group of its own
-        self._family: list[Any] = []
-        self._over = threading.Event()
+    stop: Callable[[], bool] = lambda: False
+    timeout: float | None = None
+    grace: float = 30.0
+    begun: Callable[[int], None] = lambda pid: None  # told the kernel's process id
+    why: str = field(default="", init=False)  # stopped, timeout: what it was asked to end for
+    pid: int | None = field(default=None, init=False)  # it leads a process group of its own
+    _family: list[Any] = field(default_factory=list, init=False)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Whatever happens inside, no process of the kernel's is left behind."""
-        watcher = threading.Thread(target=self._watch, daemon=True)
+        over = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(over,), daemon=True)
         watcher.start()
         try:
             yield
         finally:
-            self._over.set()
+            over.set()
             watcher.join()
             self.kill()
             self.pid = None  # the system may give the number to another process
 
-    def _watch(self) -> None:
+    def hold(self, pid: int) -> None:
+        """The kernel has begun."""
+        self.pid = pid
+        self.begun(pid)
+
+    def _watch(self, over: threading.Event) -> None:
+        limit = float("inf") if self.timeout is None else time.monotonic() + self.timeout
         while not (self.why and self.pid):  # one that has not begun is waited for
-            if self._over.wait(0.1):
+            if over.wait(0.1):
                 return
-            late = "timeout" if time.monotonic() > self.limit else ""
+            late = "timeout" if time.monotonic() > limit else ""
             self.why = self.why or ("stopped" if self.stop() else late)
         self._family = _descendants(self.pid)
         _signal_group(self.pid, signal.SIGTERM)
-        if not self._over.wait(self.grace):
+        if not over.wait(self.grace):
             self.kill()
 
     def kill(self) -> None:
@@ -103,18 +106,14 @@ class Leash:
 def _descendants(pid: int) -> list[Any]:
     import psutil  # ipykernel needs it, too
 
-    try:
+    with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+    return []
 
 
 def _signal_group(pid: int, number: int) -> None:
     with suppress(ProcessLookupError, PermissionError):  # it is gone, or going
-        if hasattr(os, "killpg"):
-            os.killpg(pid, number)
-        else:
-            os.kill(pid, number)
+        getattr(os, "killpg", os.kill)(pid, number)
 
 
 def execute(
@@ -124,32 +123,29 @@ def execute(
     leash: Leash,
     out: IO[str] | None = None,
     env: Mapping[str, str] | None = None,
-    begun: Callable[[int], None] = lambda pid: None,
 ) -> Ending:
     """Run a notebook into `output`, saved cell by cell -> how it ended.
 
     What cells print goes to `out`, else to this process's own output.  The kernel works in the
-    current folder with the variables `env` set besides; `begun` is told its process id.
+    current folder with the variables `env` set besides.
     """
-    needed = ("papermill", "ipykernel", "nbconvert", "psutil")
-    if absent := " ".join(name for name in needed if find_spec(name) is None):
+    if absent := " ".join(name for name in NEEDED if find_spec(name) is None):
         raise ConfigError(f"notebooks need {absent}: {sys.executable} -m pip install {absent}")
     import nbformat
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
     logging.getLogger("papermill").setLevel(logging.CRITICAL)  # our ending says it
-    output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with leash.watching():
             done = execute_notebook(
-                _plain(path.absolute()),
+                _plain(path),
                 _plain(output),
                 parameters=parameters,
                 kernel_name="python3",
                 language="python",
-                kernel_manager_class=_manager(leash, env or {}, out, begun),
+                kernel_manager_class=_manager(leash, env or {}, out),
                 progress_bar=False,
                 stdout_file=out or Screen(),
                 stderr_file=out,  # else only the notebook has it
@@ -170,22 +166,19 @@ def environment() -> dict[str, str]:
 
     DREAMLIB_RUN is for a served page: here, parameters name the run.
     """
-    found = {"DREAMLIB_HEADLESS": "1", "DREAMLIB_RUN": "", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    marks = {"DREAMLIB_HEADLESS": "1", "DREAMLIB_RUN": "", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     if hasattr(time, "CLOCK_BOOTTIME"):
-        found[BEGUN] = str(time.clock_gettime(time.CLOCK_BOOTTIME) - process_age())
-    return found
+        marks[BEGUN] = str(time.clock_gettime(time.CLOCK_BOOTTIME) - process_age())
+    return marks
 
 
-def _manager(
-    leash: Leash, env: Mapping[str, str], out: IO[str] | None, begun: Callable[[int], None]
-) -> type:
+def _manager(leash: Leash, env: Mapping[str, str], out: IO[str] | None) -> type:
     """A kernel manager class whose kernel is this interpreter's, and on the leash."""
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
     ours: dict[str, Any] = {"cwd": os.getcwd(), "env": {**os.environ, **environment(), **env}}
     ours |= {"stdout": out, "stderr": out} if out else {}
-
     words = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 
     class Manager(AsyncKernelManager):
@@ -195,28 +188,25 @@ def _manager(
         async def start_kernel(self, **options: Any) -> None:
             more = [*options.pop("extra_arguments", []), "--log-level=ERROR"]
             await super().start_kernel(extra_arguments=more, **{**options, **ours})
-            leash.pid = self.provisioner.pid
-            begun(leash.pid)
+            leash.hold(self.provisioner.pid)
 
     return Manager
 
 
 def _last(cells: list[Any]) -> Ending:
     """Where the last cell that began stands: done, unless it left by sys.exit or was paused."""
-    code = [cell for cell in cells if cell["cell_type"] == "code"]
-    ran = [cell for cell in code if cell["metadata"].get("papermill", {}).get("start_time")]
-    number, paused = 0, None
-    for cell in ran:  # a kernel may die before it has told the number of its last cell
-        number = cell["execution_count"] or number + 1
-        said = next((line for line in _printed(cell) if line.startswith(PAUSED)), None)
-        paused = paused or (said and Ending("stopped", number, "", _short(said)))
-    if ran and any(out.get("ename") == "SystemExit" for out in ran[-1]["outputs"]):
-        return Ending("stopped", number, "", _short((_printed(ran[-1]) or [""])[-1]))
+    number, paused, outputs, lines = 0, None, [], [""]
+    for cell in cells:
+        if cell["cell_type"] == "code" and cell["metadata"].get("papermill", {}).get("start_time"):
+            number = cell["execution_count"] or number + 1  # it may die before it tells its own
+            outputs = cell["outputs"]
+            printed = "".join(out["text"] for out in outputs if out.get("name") == "stdout")
+            lines = printed.splitlines() or [""]
+            if reason := next((line for line in lines if line.startswith(PAUSED)), ""):
+                paused = paused or Ending("stopped", number, "", _short(reason))
+    if any(out.get("ename") == "SystemExit" for out in outputs):
+        return Ending("stopped", number, "", _short(lines[-1]))
     return paused or Ending("done", number or None)
-
-
-def _printed(cell: Any) -> list[str]:
-    return "".join(o["text"] for o in cell["outputs"] if o.get("name") == "stdout").splitlines()
 
 
 def _short(text: str) -> str:
@@ -225,4 +215,4 @@ def _short(text: str) -> str:
 
 def _plain(path: Path) -> str:
     """Papermill fills braces in paths with parameters: these are the path's own."""
-    return str(path).replace("{", "{{").replace("}", "}}")
+    return str(path.absolute()).replace("{", "{{").replace("}", "}}")

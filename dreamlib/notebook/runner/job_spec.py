@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from dreamlib.config.load import explain, load_config, read_yaml
+from dreamlib.config.load import explain, read_yaml
 from dreamlib.config.schema import Float, Int, Name
 from dreamlib.notebook.runner.notebooks import (
     check_names,
@@ -31,9 +32,6 @@ SHOWN = "ABLATION"  # the parameter that names a folder whose results are shown
 FOLDERS = ("RUN", "OUT", SHOWN)  # others name one to work in
 
 
-Listed = Annotated[tuple[str, ...], BeforeValidator(listed)]
-
-
 def seconds(text: Any) -> float:
     """'3h', '90 min', '45s' -> seconds."""
     match = TIME.match(text) if isinstance(text, str) else None
@@ -42,7 +40,13 @@ def seconds(text: Any) -> float:
     return float(match[1]) * UNITS[match[2]]
 
 
-# --------------------------------------------------------------------------- YAML
+def _folder_name(name: str) -> str:
+    if not SAFE.match(name) or name in TAKEN:
+        raise ValueError("a plain folder name: letters, digits, '-', '_' and '.'")
+    return name
+
+
+Listed = Annotated[tuple[str, ...], BeforeValidator(listed)]
 
 
 class Choice(BaseModel):
@@ -62,21 +66,13 @@ class Choice(BaseModel):
         named = {"PRESET": self.preset, "HOURS": self.hours, "OVERRIDES": list(self.set) or None}
         named["RUN"] = str(Path(self.run).absolute()) if self.run is not None else None
         given = {name: value for name, value in named.items() if value is not None}
-        twice = sorted(given.keys() & self.parameters.keys())
-        if twice:
+        if twice := sorted(given.keys() & self.parameters.keys()):
             raise ConfigError(f"{', '.join(twice)} is given as a parameter and by its option")
         return {**given, **self.parameters}
 
 
 class Spec(Choice):
-    name: Name
-
-    @field_validator("name")
-    @classmethod
-    def _folder(cls, name: str) -> str:
-        if not SAFE.match(name) or name in TAKEN:
-            raise ValueError("a plain folder name: letters, digits, '-', '_' and '.'")
-        return name
+    name: Annotated[Name, AfterValidator(_folder_name)]
 
 
 class BatchFile(BaseModel):
@@ -88,33 +84,29 @@ class BatchFile(BaseModel):
     runs: tuple[Spec, ...] = Field(min_length=1)
 
 
-MODELS: dict[str, type[BaseModel]] = {"": BatchFile, "defaults": Choice, "runs": Spec}
+MODELS: dict[str, type[BaseModel]] = {"defaults": Choice, "runs": Spec}
 
 
 def read_batch(path: Path) -> BatchFile:
     """A batch's YAML file; ConfigError has one line for each thing that is wrong with it."""
     values = read_yaml(path, "batch")
+
+    def known(place: list[str]) -> list[str]:
+        return list((MODELS[place[0]] if place else BatchFile).model_fields)
+
     try:
-        found = BatchFile.model_validate(values)
+        batch = BatchFile.model_validate(values)
     except ValidationError as error:
-        lines = [explain(str(path), item, _known, "key") for item in error.errors()]
+        lines = [explain(str(path), item, known, "key") for item in error.errors()]
         raise ConfigError("\n".join(lines)) from None
-    names = [spec.name.casefold() for spec in found.runs]
-    twice = sorted({spec.name for spec in found.runs if names.count(spec.name.casefold()) > 1})
-    if twice:
+    folders = Counter(spec.name.casefold() for spec in batch.runs)
+    if twice := sorted({spec.name for spec in batch.runs if folders[spec.name.casefold()] > 1}):
         raise ConfigError(f"{path}: every run needs its own name, but {', '.join(twice)} recur")
-    return found
-
-
-def _known(path: list[str]) -> list[str]:
-    return list(MODELS[path[0] if path else ""].model_fields)
-
-
-# --------------------------------------------------------------------------- plan
+    return batch
 
 
 @dataclass(frozen=True)
-class Planned:
+class Job:
     """One notebook of a run, the parameters that it will get, and where its results go.
 
     Those of a run work on one run folder, in order, and their results go to one `folder`.
@@ -138,24 +130,24 @@ class Planned:
         return self.folder / f"{self.stem}{kind}"
 
 
-def plan_batch(asked: BatchFile, out: Path, jobs: int) -> list[Planned]:
+def plan_batch(batch: BatchFile, out: Path, jobs: int) -> list[Job]:
     """The runs of a file, each with its results in OUT/NAME and, unless it says where, its run
     folder in OUT/NAME/BATCH-NAME, where BATCH is OUT's own name: a mirror knows runs by the names
     of their folders alone.  Raises ConfigError before anything is written."""
-    batch, items = out.absolute().name, []
-    for spec in asked.runs:
+    planned = []
+    for spec in batch.runs:
         folder = out / spec.name
-        home = (folder / f"{batch}-{spec.name}").absolute()
-        items += plan_run(spec, folder, asked.defaults, home)
-    check_names(asked.defaults.values(), [item.notebook for item in items])
+        home = folder.absolute() / f"{out.absolute().name}-{spec.name}"
+        planned += plan_run(spec, folder, batch.defaults, home)
+    check_names(batch.defaults.values(), [job.notebook for job in planned])
     if jobs > 1:
-        _check_apart(items)
-    return items
+        _check_apart(planned)
+    return planned
 
 
 def plan_run(
     spec: Spec, folder: Path, defaults: Choice | None = None, home: Path | None = None
-) -> list[Planned]:
+) -> list[Job]:
     """Fill one run in, and check all of it: notebooks, parameters, presets and settings.
 
     `defaults` hold for the notebooks that have them; what `spec` itself names, one of them must
@@ -166,72 +158,44 @@ def plan_run(
     paths = [find_notebook(name) for name in spec.notebooks or defaults.notebooks or numbered()]
     if not paths:
         raise ConfigError("there are no notebooks in this install: name some by their paths")
-    stems = [path.stem for path in paths]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
+    if twice := sorted(stem for stem, n in Counter(path.stem for path in paths).items() if n > 1):
         raise ConfigError(f"{spec.name} names {', '.join(twice)} more than once")
-    own = spec.values()
+    common, own = defaults.values(), spec.values()
     check_names(own, paths)
-    merged = {**defaults.values(), **own}
     if spec.set:
-        merged["OVERRIDES"] = [*listed(defaults.values().get("OVERRIDES")), *spec.set]
-    return [
-        Planned(spec.name, folder, path, _chosen(path, {**_places(path, home), **merged}))
-        for path in paths
-    ]
+        own["OVERRIDES"] = [*listed(common.get("OVERRIDES")), *spec.set]
+    jobs = []
+    for path in paths:
+        known = parameters_of(path)
+        values = {**_places(known, home), **common, **own}
+        parameters = {name: value for name, value in values.items() if name in known}
+        check_parameters(path, parameters)
+        jobs.append(Job(spec.name, folder, path, parameters))
+    return jobs
 
 
-def _places(path: Path, home: Path | None) -> dict[str, Any]:
-    """RUN is `home`; other folders lie beside it, named after their own defaults."""
+def _places(known: dict[str, Any], home: Path | None) -> dict[str, str]:
+    """RUN is `home`; other folders lie beside it, named after a notebook's own defaults."""
     if home is None:
         return {}
-    found, has = {"RUN": str(home)}, parameters_of(path)
-    for name in ("OUT", SHOWN):
-        last = Path(has[name]).name if isinstance(has.get(name), str) else ""
-        if last:
-            found[name] = str(home.with_name(f"{home.name}-{last}"))
-    return found
+    texts = {name: known[name] for name in ("OUT", SHOWN) if isinstance(known.get(name), str)}
+    beside = {name: f"{home}-{Path(text).name}" for name, text in texts.items() if Path(text).name}
+    return {"RUN": str(home), **beside}
 
 
-def _check_apart(items: list[Planned]) -> None:
+def _check_apart(jobs: Iterable[Job]) -> None:
     """Refuse runs that would work in one folder at once, or show what another one is making there;
     an ablation that nobody works on may be shown by all."""
     owners: dict[str, str] = {}
-    named = ((name, item) for name in FOLDERS for item in items if item.parameters.get(name))
-    for name, item in named:
-        folder = os.path.abspath(str(item.parameters[name]))
+    named = [(name, job) for name in FOLDERS for job in jobs if job.parameters.get(name)]
+    for name, job in named:
+        folder = os.path.abspath(str(job.parameters[name]))
+        owner = owners.get(folder, job.run)
         if name != SHOWN:
-            owners.setdefault(folder, item.run)
-        owner = owners.get(folder, item.run)
-        if owner != item.run:
+            owners[folder] = owner
+        if owner != job.run:
             how = "`run`" if name == "RUN" else f"parameter {name}"
             raise ConfigError(
-                f"{owner} and {item.run} would work in {folder} at once: give each its own {how}, "
+                f"{owner} and {job.run} would work in {folder} at once: give each its own {how}, "
                 "or use one job"
             )
-
-
-def _chosen(path: Path, values: dict[str, Any]) -> dict[str, Any]:
-    """Those of the values that this notebook has a parameter for, checked."""
-    has = parameters_of(path)
-    chosen = {name: value for name, value in values.items() if name in has}
-    check_parameters(path, chosen)
-    try:
-        json.dumps(chosen, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"a parameter of {path.name} is no plain value: {error}") from error
-    _check_settings(has, chosen)
-    return chosen
-
-
-def _check_settings(has: dict[str, Any], chosen: dict[str, Any]) -> None:
-    """Load the config that the notebook would: a wrong setting is said before it begins."""
-    if not chosen.keys() & {"PRESET", "OVERRIDES"}:
-        return
-    full = {**has, **chosen}
-    preset, overrides = full.get("PRESET"), full.get("OVERRIDES") or []
-    saved = Path(str(full.get("RUN"))) / "config.yaml"
-    if preset is not None:
-        load_config(preset, overrides)
-    elif saved.is_file():
-        load_config(saved, overrides)

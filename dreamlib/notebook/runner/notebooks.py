@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import json
 import logging
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from dreamlib.config.load import load_config
 from dreamlib.notebook.runner.execute import Leash, execute
 from dreamlib.report.markup import POLICY
 from dreamlib.runs.time_budget import StopFlag
@@ -46,50 +48,58 @@ def _cells(path: Path) -> list[dict[str, Any]]:
 def title(path: Path) -> str:
     """The first heading of a notebook, else its name."""
     text = "\n".join(cell["source"] for cell in _cells(path) if cell["cell_type"] == "markdown")
-    heads = (line[2:].strip() for line in text.splitlines() if line.startswith("# "))
-    return next(heads, path.stem)
+    heading = re.search(r"^# (.*)", text, re.MULTILINE)
+    return heading[1].strip() if heading else path.stem
 
 
 def parameters_of(path: Path) -> dict[str, Any]:
     """The names and defaults of the cell tagged `parameters`, which holds literals only."""
     tagged = [c for c in _cells(path) if "parameters" in c.get("metadata", {}).get("tags", [])]
-    found: dict[str, Any] = {}
-    for cell in tagged[:1]:
-        try:
-            for node in ast.parse(cell["source"]).body:
-                targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
-                found |= {t.id: ast.literal_eval(node.value) for t in targets}
-        except (SyntaxError, ValueError, AttributeError, TypeError) as error:
-            raise ConfigError(
-                f"the cell tagged 'parameters' of {path.name} must hold assignments of literals "
-                f"only, as in N = 500 ({error})"
-            ) from error
-    return found
+    defaults: dict[str, Any] = {}
+    try:
+        for node in ast.parse(tagged[0]["source"] if tagged else "").body:
+            targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+            defaults |= {target.id: ast.literal_eval(node.value) for target in targets}
+    except (SyntaxError, ValueError, AttributeError, TypeError) as error:
+        raise ConfigError(
+            f"the cell tagged 'parameters' of {path.name} must hold assignments of literals "
+            f"only, as in N = 500 ({error})"
+        ) from error
+    return defaults
 
 
 def check_names(names: Iterable[str], paths: Iterable[Path]) -> None:
     """Refuse a parameter that none of these notebooks has."""
-    has = {path.stem: list(parameters_of(path)) for path in paths}
-    unknown = sorted(set(names).difference(*has.values()))
-    if unknown:
-        lists = "; ".join(f"{stem} has {', '.join(own) or 'none'}" for stem, own in has.items())
+    known = {path.stem: list(parameters_of(path)) for path in paths}
+    if unknown := sorted(set(names).difference(*known.values())):
+        lists = "; ".join(f"{stem} has {', '.join(own) or 'none'}" for stem, own in known.items())
         raise ConfigError(f"no notebook has a parameter {', '.join(unknown)}: {lists}")
 
 
 def check_parameters(path: Path, parameters: dict[str, Any]) -> None:
-    """Refuse a parameter that the notebook does not have, or a value of the wrong kind.
+    """Refuse a parameter that the notebook does not have, a value of the wrong kind, a preset or a
+    setting that does not exist.
 
     The kind is that of the notebook's own default; None is allowed everywhere, and a default of
     None allows everything.  Raises ConfigError before anything runs.
     """
     check_names(parameters, [path])
-    has = parameters_of(path)
+    defaults = parameters_of(path)
     for name, value in parameters.items():
-        if not _fits(value, has[name]):
+        if not _fits(value, defaults[name]):
             raise ConfigError(
                 f"{name} of {path.name} is {value!r}, but should be of the kind of its default, "
-                f"{has[name]!r}"
+                f"{defaults[name]!r}"
             )
+    try:
+        json.dumps(parameters, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a parameter of {path.name} is no plain value: {error}") from error
+    if parameters.keys() & {"PRESET", "OVERRIDES"}:  # load the config that the notebook would
+        values = defaults | parameters
+        preset, saved = values.get("PRESET"), Path(str(values.get("RUN"))) / "config.yaml"
+        if preset is not None or saved.is_file():
+            load_config(saved if preset is None else preset, values.get("OVERRIDES") or [])
 
 
 def _fits(value: Any, default: Any) -> bool:
@@ -114,17 +124,14 @@ def run_notebook(
     with StopFlag().listening() as stop:
         ending = execute(path, output, parameters, Leash(lambda: bool(stop), timeout))
     page = to_html(output)
-    kept = f"(what ran is in {page}; run the same command again to continue)"
-    if ending.state == "failed":
-        raise DreamlibError(f"{path.name} stopped {ending.text()} {kept}")
-    if ending.state == "killed":
-        raise DreamlibError(
-            f"the process of {path.name} was killed, perhaps for want of memory {kept}"
-        )
-    if ending.state != "done":
-        told = f"{path.name} was stopped before its end {ending.text()}".rstrip()
-        raise Interrupted(f"{told} {kept}")
-    return page
+    if ending.state == "done":
+        return page
+    message = {
+        "failed": f"{path.name} stopped {ending.text()}",
+        "killed": f"the process of {path.name} was killed, perhaps for want of memory",
+    }.get(ending.state, f"{path.name} was stopped before its end {ending.text()}".rstrip())
+    kind = DreamlibError if ending.state in ("failed", "killed") else Interrupted
+    raise kind(f"{message} (what ran is in {page}; run the same command again to continue)")
 
 
 def to_html(notebook: Path) -> Path:
@@ -143,7 +150,6 @@ def to_html(notebook: Path) -> Path:
             f"{notebook} makes no page ({error}): mend the notebook, or install nbconvert anew"
         ) from error
     page = re.sub(r"<script\b.*?(</script>|\Z)", "", page, flags=re.DOTALL | re.IGNORECASE)
-    page = page.replace("<head>", f"<head>{POLICY}", 1)
     target = notebook.with_suffix(".html")
-    write_text(target, page)
+    write_text(target, page.replace("<head>", f"<head>{POLICY}", 1))
     return target
