@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dreamlib.report.figures.registry import save_all
+from dreamlib.report.contents import Report
+from dreamlib.report.figures.registry import build, save_all
 from dreamlib.report.html_report import write_page
 from dreamlib.report.tables import save_tables, scores_of
 from dreamlib.report.zip_bundle import package
@@ -18,7 +19,7 @@ def build_report(run: Run, ablation: Path | None = None, progress: Progress = si
     Nothing is trained or sampled.  `ablation` is a folder of `dreamlib ablate`.  What is not there
     yet is a figure that says so, with the command that makes it.
     """
-    drawn, study = save_all(run, ablation), scores_of(run)
-    tables = save_tables(study, run.dir.figures) if study else []
-    page = write_page(run, drawn)
-    return [*drawn, *tables, page, package(run, progress=progress)]
+    report = Report(run, scores_of(run), build(run, ablation))
+    drawn = save_all(run, report.figures)
+    tables = save_tables(report.study, run.dir.figures) if report.study else []
+    return [*drawn, *tables, write_page(report), package(report, progress=progress)]

@@ -95,6 +95,24 @@ def rows_markdown(rows: Iterable[Score]) -> str:
     return as_table(*rows_table(rows))
 
 
+def headline(study: Study) -> tuple[list[str], list[list[str]]]:
+    """Head and cells of the table that opens a report: the distance at every N, the same
+    corrected, and KID at every N; generated images beside the floor."""
+    metric = study.facts["metric"]
+    names = (metric, f"{metric} corrected", named(study, "KID"))
+    rows = [row for name in names for kind in (GENERATED, REAL) for row in study.of(kind, name)]
+    head, cells = rows_table(sorted(rows, key=lambda row: (names.index(row.metric), row.n)))
+    keep = [i for i, name in enumerate(head) if name not in ("real", *MADE)]
+    titles = [f"floor ({REAL})" if head[i] == REAL else head[i] for i in keep]
+    return titles, [[line[i] for i in keep] for line in cells]
+
+
+def named(study: Study, kind: str) -> str:
+    """'KID[classifier]', or 'KID' where the metric is plain FID."""
+    _, bracket, rest = study.facts["metric"].partition("[")
+    return kind + bracket + rest
+
+
 def label_shares(shares: dict[str, dict[str, float]]) -> str:
     """Each attribute's values with their shares, as a Markdown table; empty without labels."""
     rows = [

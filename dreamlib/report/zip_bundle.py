@@ -13,11 +13,12 @@ import numpy as np
 from dreamlib.data.dataset import INDEX
 from dreamlib.evaluation.results import Study
 from dreamlib.metrics.pixel_stats import nearest
-from dreamlib.report.captions import captions_of, needs
-from dreamlib.report.embed import drawn
-from dreamlib.report.html_report import command, headline
+from dreamlib.report.captions import captions_of
+from dreamlib.report.contents import Report
+from dreamlib.report.html import render
+from dreamlib.report.html_report import command
 from dreamlib.report.sources import Kept, folder_name, scored_images, way_of
-from dreamlib.report.tables import scores_of
+from dreamlib.report.tables import headline
 from dreamlib.report.texts import NONE, csv_text, no_formula, tex
 from dreamlib.runs.run import Run
 from dreamlib.utils.files import fingerprint, is_own, read_npz, write_atomic
@@ -43,20 +44,20 @@ PARTS = {  # what lies in the zip, by how its name begins or ends
 }
 
 
-def package(run: Run, *, asked: int = ASKED, progress: Progress = silent) -> Path:
+def package(report: Report, *, asked: int = ASKED, progress: Progress = silent) -> Path:
     """figures/results.zip: figures, tables, report, settings, scores, log, index, LaTeX snippets.
 
     It unpacks into one folder, NAME-results/.  What the run does not have yet is left out and
     named in README.txt.  For the first `asked` scored images the nearest training image is looked
     up, and kept under evaluation/; weights and images are not packed.
     """
-    study = scores_of(run)
-    files = _found(run)
-    files["snippets.tex"] = snippets(run, study).encode()
-    kept = scored_images(run, study) if study is not None and study.rows else None
-    if study is not None and kept is not None:
+    run, study = report.run, report.scored
+    files = _files(run)
+    files["snippets.tex"] = snippets(report).encode()
+    kept = scored_images(run, study) if study else None
+    if study and kept:
         files["index.csv"] = index(run, study, kept, asked, progress).encode()
-    files["README.txt"] = _readme(run, study, files).encode()
+    files["README.txt"] = _readme(report, files).encode()
     path = run.dir.figures / "results.zip"
     folder = f"{folder_name(run)}-results"
     write_atomic(path, lambda file: _write_zip(file, folder, files))
@@ -72,7 +73,7 @@ def _write_zip(file: Any, folder: str, files: dict[str, bytes]) -> None:
             archive.writestr(info, files[name], compresslevel=6)
 
 
-def _found(run: Run) -> dict[str, bytes]:
+def _files(run: Run) -> dict[str, bytes]:
     """Files of the run as they are, by their name in the zip."""
     single = {
         "config.yaml": run.dir.config,
@@ -121,8 +122,8 @@ def _nearest(run: Run, kept: Kept, asked: int, progress: Progress) -> tuple[np.n
     if str(stored.get("what")) == what:
         return stored["distances"], stored["partners"]
     images = kept.images(asked)
-    train, of = run.data.rows("train"), " for the index"
-    distances, partners = nearest(images, train, of=of, progress=progress)
+    train = run.data.rows("train")
+    distances, partners = nearest(images, train, of=" for the index", progress=progress)
     arrays = {"what": np.array(what), "distances": distances, "partners": partners}
     write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
     return distances, partners
@@ -147,23 +148,22 @@ def _names(run: Run, partners: set[int]) -> dict[int, str]:
 # --------------------------------------------------------------------------- for LaTeX and people
 
 
-def snippets(run: Run, study: Study | None) -> str:
-    """Macros with the facts and the headline numbers, and a figure block for every PDF there is."""
-    facts = {"Run": folder_name(run), "Preset": run.config.preset}
-    if study is not None and study.rows:
-        told = study.facts
-        facts |= {"Images": told["images"], "Step": f"{told['step']:,}", "Metric": told["metric"]}
-        facts |= {"Sampler": way_of(told)}
-        facts |= {"Real": f"{study.rows[0].n_real:,}", "Extractor": told["extractor"]}
-        facts |= {"Weights": told["weights"][:12], **_numbers(study)}
+def snippets(report: Report) -> str:
+    """Macros with the facts and the headline numbers, and a block for every figure."""
+    run, study = report.run, report.scored
+    values = {"Run": folder_name(run), "Preset": run.config.preset}
+    if study is not None:
+        facts = study.facts
+        values |= {"Images": facts["images"], "Step": f"{facts['step']:,}"}
+        values |= {"Metric": facts["metric"], "Sampler": way_of(facts)}
+        values |= {"Real": f"{study.rows[0].n_real:,}", "Extractor": facts["extractor"]}
+        values |= {"Weights": facts["weights"][:12], **_numbers(study)}
     lines = [
         "% Needs graphicx.  Values are read from scores.json; a missing macro was not computed.",
-        *(rf"\newcommand{{\dream{name}}}{{{tex(value)}}}" for name, value in facts.items()),
+        *(rf"\newcommand{{\dream{name}}}{{{tex(value)}}}" for name, value in values.items()),
     ]
-    empty = {name for need in needs(run, study) if not need.there for name in need.figures}
     for name, caption in captions_of(run.config).items():
-        files = [run.dir.figures / f"{name}.{ending}" for ending in ("pdf", "png")]
-        if name not in empty and all(path.exists() for path in files) and drawn(files[1]):
+        if name in report.drawn:
             lines.append(FIGURE % (name, tex(f"{caption.title}. {caption.shows}"), name))
     return "\n".join(lines) + "\n"
 
@@ -182,7 +182,7 @@ def _numbers(study: Study) -> dict[str, str]:
     sizes = sorted(study.facts["sizes"])
     middle = {f"{n:,}": f"Mid{chr(ord('A') + i)}" for i, n in enumerate(sizes[1:-1])}
     places = {f"{sizes[0]:,}": "Small", **middle, f"{sizes[-1]:,}": "Large"}
-    found = {f"N{place}": n for n, place in places.items()}
+    numbers = {f"N{place}": n for n, place in places.items()}
     head, cells = headline(study)
     for metric, n, *values in cells:
         kind = "Kid" if metric.startswith("KID") else "Fd"
@@ -190,35 +190,14 @@ def _numbers(study: Study) -> dict[str, str]:
         for column, value in zip(head[2:], values):
             part = {"generated": "", "null": "Null"}.get(column, "Floor")
             if value != NONE:
-                found[f"{kind}{places[n.partition(' ')[0]]}{part}"] = value
-    return found
+                numbers[f"{kind}{places[n.partition(' ')[0]]}{part}"] = value
+    return numbers
 
 
-def _readme(run: Run, study: Study | None, files: dict[str, bytes]) -> str:
-    data, name = run.config.data.name, folder_name(run)
+def _readme(report: Report, files: dict[str, bytes]) -> str:
+    run = report.run
     there = {p: what for p, what in PARTS.items() if any(fnmatch(f, p) for f in files)}
-    lines = [f"Results of the run {name} ({run.config.preset}, images: {data}).", ""]
-    lines += [f"{pattern:<20} {what}" for pattern, what in there.items()]
-    lacking = [pattern for pattern in PARTS if pattern not in there]
-    lines += ["", f"Not there yet: {', '.join(lacking)}."] if lacking else []
-    for need in needs(run, study):
-        if not need.there:
-            lines.append(f"  {need.what}: {command(need.command, run)}")
-    lines += ["", *COLUMNS, "", *PRIVATE, "", *LICENCES]
-    return "\n".join(lines) + "\n"
-
-
-COLUMNS = (
-    "Columns of index.csv: seed (the image's number), shard and row (where it lies in the run's",
-    "folder), png (what `dreamlib sample --png` calls it), nearest_train (position of the nearest",
-    "training image in pixels), nearest_name (its name in the packed images), distance (Euclidean,",
-    "in grey levels).  The last three are filled for the first images only.",
-)
-PRIVATE = (
-    "Paths of the machine stand in config.yaml, events.jsonl and report.html, names of training",
-    "files in index.csv: look at them before you publish this archive.",
-)
-LICENCES = (
-    "Some figures show images of the data set, and generated images are made from them: the",
-    "licence of the data set holds for what is done with both.  Respect it before publishing.",
-)
+    lacking = [(what, command(text, run)) for what, text in report.lacking.items()]
+    facts = {"name": folder_name(run), "config": run.config, "lacking": lacking}
+    absent = [pattern for pattern in PARTS if pattern not in there]
+    return render("README.txt", parts=there, absent=absent, **facts)

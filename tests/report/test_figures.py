@@ -87,7 +87,7 @@ def lines(axes: plt.Axes) -> list[list[float]]:
 def test_save_all_makes_every_figure_from_files_alone(finished, no_network_is_asked, monkeypatch):
     monkeypatch.setattr(plotting, "DPI", 50)  # quicker
     monkeypatch.setattr(plotting, "TRUETYPE", {})
-    paths = figures.save_all(finished, ABLATION)
+    paths = figures.save_all(finished, figures.build(finished, ABLATION))
     assert {path.stem for path in paths} == NAMES == set(figures.all_of(finished))
     assert sorted(paths) == sorted(finished.dir.figures.iterdir())
     for path in paths:
@@ -101,9 +101,9 @@ def test_save_all_makes_every_figure_from_files_alone(finished, no_network_is_as
 
 @pytest.mark.slow
 def test_every_figure_is_the_same_file_twice(finished):
-    paths = figures.save_all(finished, ABLATION)
+    paths = figures.save_all(finished, figures.build(finished, ABLATION))
     first = {path: path.read_bytes() for path in paths}
-    figures.save_all(finished, ABLATION)
+    figures.save_all(finished, figures.build(finished, ABLATION))
     assert [path.name for path, held in first.items() if path.read_bytes() != held] == []
 
 
@@ -224,7 +224,7 @@ def test_a_new_runs_figures_say_what_is_missing_and_which_command_makes_it(tiny)
     }
     assert set(drawn) - set(commands) == {"architecture", "schedule"}
     for name, command in commands.items():
-        fig = plotting.attempt(drawn[name], lambda why, n=name: figures._absent(run, n, why))
+        fig = figures.draw(run, name)
         said = words(fig).replace("\n", " ")
         assert f"{name.replace('_', ' ')}: not drawn" in said
         assert f"`{command}" in said
@@ -260,7 +260,7 @@ def test_only_our_own_errors_become_a_figure():
         raise ValueError("a fault of the program")
 
     with pytest.raises(ValueError, match="a fault"):
-        plotting.attempt(broken, lambda why: None)
+        plotting.attempt(broken)
 
 
 def test_damaged_files_are_said_and_other_images_are_not_shown(finished, tmp_path):

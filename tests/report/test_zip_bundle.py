@@ -11,18 +11,28 @@ from datetime import datetime
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.evaluation.results import GENERATED, read_scores
 from dreamlib.report import zip_bundle as module
-from dreamlib.report.html_report import headline, write_page
-from dreamlib.report.tables import save_tables
-from dreamlib.report.zip_bundle import package
+from dreamlib.report.contents import Missing, Report
+from dreamlib.report.html_report import write_page
+from dreamlib.report.tables import headline, save_tables, scores_of
 from dreamlib.sampling.generate import generate
 from tests.conftest import copy_of
 
 ODD = "a_b & 50 % #{1}"  # a run's name
+
+
+def report_of(run) -> Report:
+    figures = {"samples": Figure(), "own_idea": Figure(), "quality": Missing("not drawn")}
+    return Report(run, scores_of(run), figures)
+
+
+def package(run, **more):
+    return module.package(report_of(run), **more)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +43,7 @@ def finished(trained, tmp_path_factory):
         for ending in ("png", "pdf"):
             path = run.dir.figures / f"{name}.{ending}"
             Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(path)
-    write_page(run, sorted(run.dir.figures.glob("*.png")))
+    write_page(report_of(run))
     return run
 
 

@@ -18,11 +18,9 @@ from dreamlib.evaluation.results import GENERATED, REAL
 from dreamlib.gan import losses as gan_losses
 from dreamlib.notebook.dashboard import facts
 from dreamlib.notebook.playground.inference import Studio
-from dreamlib.report.captions import NOT_DRAWN
+from dreamlib.report.build import build_report
 from dreamlib.report.figures import registry as figures
 from dreamlib.report.figures import style
-from dreamlib.report.html_report import write_page
-from dreamlib.report.zip_bundle import package
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.sampling.generate import Shards, generate, interpolate, process
@@ -305,7 +303,7 @@ def test_what_only_diffusion_has_is_refused(tiny_gan):
     with pytest.raises(ConfigError, match="diffusion model"):
         Studio(run)
     absent = figures.draw(run, "schedule")
-    assert absent.get_label() == NOT_DRAWN
+    assert absent.axes[0].get_title("left") == "schedule: not drawn"
     words = " ".join(text.get_text() for text in absent.axes[0].texts)
     assert "a figure of a diffusion model" in " ".join(words.split())
     with pytest.raises(ConfigError, match="no figure 'nonsense'"):
@@ -394,16 +392,15 @@ def test_a_run_is_scored_and_reported_like_any_other(tiny_gan, monkeypatch):
     (row, *_) = study.of(GENERATED, "FD[classifier]")
     assert row.origin.sampler == "one pass of the generator, truncation 1"
     assert (row.origin.steps, row.origin.nfe) == (1, 1)
-    paths = figures.save_all(run)
+    paths = build_report(run)
     names = {path.stem for path in paths}
     assert {"players", "samples", "stages", "evaluation", "validation"} <= names
     assert not names & {"process", "schedule", "architecture", "curves", "sensitivity"}
-    write_page(run, paths)
     text = (run.dir.figures / "report.html").read_text("utf-8")
     assert 'id="players"' in text
     assert "denoising" not in text
     assert "one pass of the generator" in text
     assert "1 steps" not in text
-    with zipfile.ZipFile(package(run, asked=5)) as archive:
+    with zipfile.ZipFile(paths[-1]) as archive:
         inside = {name.partition("/")[2] for name in archive.namelist()}
     assert {"figures/players.pdf", "report.html", "scores.json"} <= inside

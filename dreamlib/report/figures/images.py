@@ -10,6 +10,7 @@ from matplotlib import image
 from matplotlib.figure import Figure
 
 from dreamlib.metrics.pixel_stats import nearest
+from dreamlib.report.contents import Missing
 from dreamlib.report.figures.palette import GREY, ONE, SMALL, TWO
 from dreamlib.report.figures.style import (
     attempt,
@@ -138,8 +139,8 @@ def quality(run: Run) -> Figure:
         "generated": ours,
         "nearest\ntraining image": np.asarray(train[nearest(ours, train)[1]]),
     }
-    untrained = attempt(lambda: newest(run, untrained=True).images(len(ours)), lambda why: None)
-    if untrained is not None and len(untrained) == len(ours):
+    untrained = attempt(lambda: newest(run, untrained=True).images(len(ours)))
+    if not isinstance(untrained, Missing) and len(untrained) == len(ours):
         rows["untrained\nnetwork"] = untrained
     told = "" if len(rows) == 4 else " · no images of the untrained network are kept"
     below = (

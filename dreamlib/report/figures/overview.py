@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from dreamlib.evaluation.results import Study
+from dreamlib.report.contents import Missing
 from dreamlib.report.figures import score_panels as panels
 from dreamlib.report.figures.palette import GREY, TWO
 from dreamlib.report.figures.score_figures import scored
@@ -50,7 +51,9 @@ def evaluation(run: Run) -> Figure:
         "Training loss": lambda ax: _loss(ax, run),
     }
     for letter, ax, (title, panel) in zip("abcdefghi", axes, draw.items()):
-        attempt(lambda a=ax, p=panel: _large(a, p), lambda why, a=ax: say_missing(a, why))
+        problem = attempt(lambda a=ax, p=panel: _large(a, p))
+        if isinstance(problem, Missing):
+            say_missing(ax, problem.reason)
         ax.set_title(
             rf"$\bf{{{letter}}}$  {title}", loc="left", fontsize=LETTERS + 1, parse_math=True
         )

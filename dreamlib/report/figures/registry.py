@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from dreamlib.config.schema import Config
 from dreamlib.diffusion.losses import Conservative, Paper
 from dreamlib.diffusion.samplers import spaced
 from dreamlib.report.captions import CAPTIONS, captions_of, why_absent
+from dreamlib.report.contents import Missing
 from dreamlib.report.figures import score_figures
 from dreamlib.report.figures.gan_curves import players
 from dreamlib.report.figures.images import process, process_x0, quality, samples, stages
@@ -91,28 +92,35 @@ def all_of(run: Run, ablation: Path | None = None) -> dict[str, Callable[[], Fig
     return {name: draw for name, draw in drawn.items() if name in wanted}
 
 
+def build(run: Run, ablation: Path | None = None) -> dict[str, Figure | Missing]:
+    """Every figure of the run, from its files alone, or what is missing for it."""
+    return {name: _draw(run, each) for name, each in all_of(run, ablation).items()}
+
+
 def draw(run: Run, name: str, ablation: Path | None = None) -> Figure:
     """One of them by name, or a figure in its place that says what is missing, and the remedy."""
     known = all_of(run, ablation)
-    if name not in known and name in CAPTIONS:
-        return _absent(run, name, why_absent(run.config, name))
-    if name not in known:
-        raise ConfigError(f"there is no figure {name!r}: known are {', '.join(sorted(known))}")
-    return attempt(known[name], lambda why: _absent(run, name, why))
+    if name in known:
+        return _shown(run, name, _draw(run, known[name]))
+    if name in CAPTIONS:
+        return _shown(run, name, Missing(why_absent(run.config, name)))
+    raise ConfigError(f"there is no figure {name!r}: known are {', '.join(sorted(known))}")
 
 
-def save_all(run: Run, ablation: Path | None = None) -> list[Path]:
-    """Every figure as PNG and PDF into the run's figures/, from its files alone.
-
-    `ablation` is the folder of an ablation's results.  One that cannot be drawn says what is
-    missing and which command makes it.
-    """
+def save_all(run: Run, figures: Mapping[str, Figure | Missing]) -> list[Path]:
+    """Every figure as PNG and PDF into the run's figures/; words in the place of a missing one."""
     saved: list[Path] = []
-    for name in all_of(run, ablation):
-        saved += save_figure(draw(run, name, ablation), run.dir.figures, name)
+    for name, figure in figures.items():
+        saved += save_figure(_shown(run, name, figure), run.dir.figures, name)
     return saved
 
 
-def _absent(run: Run, name: str, why: str) -> Figure:
-    # The run by its name: the same figure wherever the folder lies.
-    return missing(name, why.replace(str(run.folder), folder_name(run)), name_of(run))
+def _draw(run: Run, draw: Callable[[], Figure]) -> Figure | Missing:
+    figure = attempt(draw)
+    if isinstance(figure, Missing):  # the run by its name: the same wherever the folder lies
+        return Missing(figure.reason.replace(str(run.folder), folder_name(run)))
+    return figure
+
+
+def _shown(run: Run, name: str, figure: Figure | Missing) -> Figure:
+    return missing(name, figure.reason, name_of(run)) if isinstance(figure, Missing) else figure

@@ -15,6 +15,7 @@ from dreamlib.report.figures import score_panels as panels
 from dreamlib.report.figures.palette import BLUE, GREEN, GREY, ONE, ORANGE, TWO
 from dreamlib.report.figures.style import footer, new_figure, sheet_figure, show_sheet, style
 from dreamlib.report.sources import extractor_of, stored, study_footer
+from dreamlib.report.tables import named
 from dreamlib.runs.run import Run
 from dreamlib.utils.errors import NotEnoughSamples
 
@@ -51,7 +52,7 @@ def parts(run: Run) -> Figure:
     sizes = f"evaluate RUN --n {max(2, most // 10)} --n {most}"
     panels.needs(several, "disjoint sets, as the smallest N must fit into the largest twice", sizes)
     fig, axes = new_figure(TWO, 2.2, 2)
-    for axis, metric in zip(axes, (study.facts["metric"], panels.named(study, "KID"))):
+    for axis, metric in zip(axes, (study.facts["metric"], named(study, "KID"))):
         panels.draw_parts(axis, study, metric)
     axes[1].set_yticklabels([])
     fig.suptitle(

@@ -11,8 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from dreamlib.evaluation.results import GENERATED, REAL, Score, Study
-from dreamlib.report.captions import EVALUATE
+from dreamlib.report.contents import EVALUATE
 from dreamlib.report.figures.palette import BLUE, GREY, ORANGE, PALE, PURPLE
+from dreamlib.report.tables import named
 from dreamlib.utils.errors import NotEnoughSamples
 
 KINDS = ((GENERATED, BLUE), (REAL, ORANGE))
@@ -20,12 +21,6 @@ LEAST, MOST = 1 / 16, 16  # ratios that are shown; those beyond are drawn at the
 EDGES = 1 / 4, 4  # the same, of shares
 CROSS, STAR = "floor by the formula", "bias taken off, ± error"  # marks of distances
 FLOOR = "held-out real: the floor"
-
-
-def named(study: Study, kind: str) -> str:
-    """'KID[classifier]', or 'KID' where the metric is plain FID."""
-    _, bracket, rest = study.facts["metric"].partition("[")
-    return kind + bracket + rest
 
 
 def needs(condition: object, what: str, command: str = EVALUATE) -> None:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from dreamlib.report.captions import NOT_DRAWN
+from dreamlib.report.contents import Missing
 from dreamlib.report.figures.palette import GREY, SMALL, TWO
 from dreamlib.utils.errors import DataError, NotEnoughSamples, RunError
 from dreamlib.utils.files import write_atomic
@@ -100,9 +100,8 @@ def save_figure(fig: Figure, folder: Path, name: str) -> list[Path]:
     fig.draw_without_rendering()
     fig.set_layout_engine("none")  # laid out once; both files are the same picture
     paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
-    facts = {"Software": None} | ({"Comment": NOT_DRAWN} if fig.get_label() == NOT_DRAWN else {})
     with style(STYLE | TRUETYPE):
-        for path, plain in zip(paths, (facts, {"CreationDate": None})):
+        for path, plain in zip(paths, ({"Software": None}, {"CreationDate": None})):
             kind = path.suffix[1:]
             write_atomic(path, partial(fig.savefig, format=kind, dpi=DPI, metadata=plain))
     return paths
@@ -111,12 +110,12 @@ def save_figure(fig: Figure, folder: Path, name: str) -> list[Path]:
 # --------------------------------------------------------------------------- what is missing
 
 
-def attempt(draw: Callable[[], Drawn], otherwise: Callable[[str], Drawn]) -> Drawn:
-    """What `draw` draws, or `otherwise` told what the run lacks and which command makes it."""
+def attempt(draw: Callable[[], Drawn]) -> Drawn | Missing:
+    """What `draw` draws, or what the run lacks for it and which command makes that."""
     try:
         return draw()
     except ABSENT as error:
-        return otherwise(str(error))
+        return Missing(str(error))
 
 
 @style()
@@ -126,7 +125,6 @@ def missing(name: str, why: str, below: str) -> Figure:
     fig, (axes,) = new_figure(TWO, 1.2)
     say_missing(axes, why, width=100)
     axes.set_title(f"{name.replace('_', ' ')}: not drawn", loc="left", fontweight="bold")
-    fig.set_label(NOT_DRAWN)
     footer(fig, below)
     return fig
 
