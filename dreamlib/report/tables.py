@@ -12,7 +12,7 @@ from dreamlib.evaluation.ablation import BUDGETS, Ablation
 from dreamlib.evaluation.compare import Comparison
 from dreamlib.evaluation.results import GENERATED, REAL, Score, Study, read_scores
 from dreamlib.report.sources import way_of
-from dreamlib.report.texts import NONE, as_table, csv_text, no_formula, plain, tex
+from dreamlib.report.texts import NONE, as_latex, as_table, csv_text, no_formula, plain
 from dreamlib.runs.run import Run
 from dreamlib.utils.errors import NotEnoughSamples
 from dreamlib.utils.files import write_text
@@ -35,59 +35,54 @@ def _with_error(row: Score | None) -> str:
     return _number(row.value) + (f" ± {_number(row.se)}" if row.se is not None else "")
 
 
-def rows_table(rows: Iterable[Score]) -> tuple[list[str], list[list[str]]]:
-    """Head and cells: a line per metric, N and real set, a column for the images of each kind."""
-    rows = list(rows)
-    kinds = list(dict.fromkeys(row.images for row in rows))
-    nulls = any(row.null is not None for row in rows)
-    head = ["metric", "N", "real", *kinds, *(["null"] if nulls else []), *MADE]
-    lines: dict[tuple, dict[str, Score]] = {}
-    for row in rows:
-        lines.setdefault((row.metric, row.n, row.n_real, row.real), {})[row.images] = row
-    cells = []
-    for (metric, _, n_real, real), found in lines.items():
-        first = next(iter(found.values()))
-        sets = max(len(row.parts) for row in found.values())
-        cells.append(
-            [
-                metric,
-                f"{first.n:,}" + (f" ({sets} sets)" if sets else ""),
-                (NONE if n_real is None else f"{n_real:,}")
-                + ("" if real in ("", "reference") else f" ({real})"),
-                *(_with_error(found.get(kind)) for kind in kinds),
-                *([_number(first.null)] if nulls else []),
-                *_made(first),
-            ]
-        )
-    return head, cells
-
-
 MADE = ("seeds", "steps", "NFE", "resize")
 
 
-def _made(row: Score) -> list[str]:
-    origin = row.origin
-    numbers = (NONE if x is None else str(x) for x in (origin.steps, origin.nfe))
-    return [origin.seeds or NONE, *numbers, origin.resize]
+def rows_table(scores: Iterable[Score]) -> tuple[list[str], list[list[str]]]:
+    """Head and cells: a line per metric, N and real set, a column for the images of each kind."""
+    lines: dict[tuple, dict[str, Score]] = {}
+    for row in scores:
+        lines.setdefault((row.metric, row.n, row.n_real, row.real), {})[row.images] = row
+    every = [row for line in lines.values() for row in line.values()]
+    kinds = list(dict.fromkeys(row.images for row in every))
+    nulls = any(row.null is not None for row in every)
+    head = ["metric", "N", "real", *kinds, *(["null"] if nulls else []), *MADE]
+    return head, [_cells(line, kinds, nulls) for line in lines.values()]
+
+
+def _cells(line: dict[str, Score], kinds: list[str], nulls: bool) -> list[str]:
+    first = next(iter(line.values()))
+    origin, sets = first.origin, max(len(row.parts) for row in line.values())
+    real = NONE if first.n_real is None else f"{first.n_real:,}"
+    return [
+        first.metric,
+        f"{first.n:,}" + (f" ({sets} sets)" if sets else ""),
+        real if first.real in ("", "reference") else f"{real} ({first.real})",
+        *(_with_error(line.get(kind)) for kind in kinds),
+        *([_number(first.null)] if nulls else []),
+        origin.seeds or NONE,
+        *(NONE if count is None else str(count) for count in (origin.steps, origin.nfe)),
+        origin.resize,
+    ]
 
 
 def markdown(study: Study) -> str:
     """Scores as a Markdown table, with what they mean below it."""
-    facts = study.facts
-    lines = [as_table(*rows_table(_main(study)))] if study.rows else []
-    lines += [f"\n{metric}: not computed, because {why}" for metric, why in study.absent.items()]
+    facts, texts = study.facts, [rows_markdown(_main(study))] if study.rows else []
+    texts += [f"{metric}: not computed, because {why}" for metric, why in study.absent.items()]
     if study.rows:
-        lines += ["", meaning(study), "", memorisation_sentence(study), "", how_to_read(study), ""]
-        way = f"{facts['sampler']} ({facts['spacing']} spacing), {facts['steps']} steps"
-        way = way_of(facts) if facts["sampler"] == "gan" else way
-        lines += [
+        way = way_of(facts)
+        if facts["sampler"] != "gan":
+            way = f"{facts['sampler']} ({facts['spacing']} spacing), {facts['steps']} steps"
+        texts += [meaning(study), memorisation_sentence(study), how_to_read(study)]
+        texts += [
             f"Made by {way}, sampler seed {facts['seed']}, weights {facts['weights'][:12]} (step "
             f"{facts['step']:,}); seen by {facts['extractor']}."
         ]
     for name in dict.fromkeys(row.images for row in study.guests):
-        theirs = [row for row in study.guests if row.images == name]
-        lines += ["", f"Other images: {plain(name)}", "", as_table(*rows_table(theirs))]
-    return "\n".join(lines)
+        external = [row for row in study.guests if row.images == name]
+        texts += [f"Other images: {plain(name)}", rows_markdown(external)]
+    return "\n\n".join(texts)
 
 
 def rows_markdown(rows: Iterable[Score]) -> str:
@@ -124,11 +119,6 @@ def label_shares(shares: dict[str, dict[str, float]]) -> str:
 
 def _main(study: Study) -> list[Score]:
     return [row for row in study.rows if not row.metric.startswith(PIXELS)]
-
-
-def pixels_markdown(study: Study) -> str:
-    """Statistics of plain pixels, generated beside held-out real."""
-    return rows_markdown(row for row in study.rows if row.metric.startswith(PIXELS))
 
 
 ERRORS = "±: standard error over fresh images and a fresh reference; not bias, nor training seeds."
@@ -191,15 +181,12 @@ def shares_markdown(study: Study) -> str:
     return as_table(("attribute", "value", "real", "generated", "ratio"), rows)
 
 
-def modes_markdown(study: Study, count: int = 10) -> str:
-    """The modes that deviate most, with the interval of their ratio."""
-    table = sorted(study.modes[GENERATED]["table"], key=lambda mode: -abs(mode["z"]))[:count]
+def modes_markdown(study: Study) -> str:
+    """The ten modes that deviate most, with the interval of their ratio."""
+    table = sorted(study.modes[GENERATED]["table"], key=lambda mode: -abs(mode["z"]))[:10]
     rows = [
         (
-            str(mode["cell"]),
-            f"{mode['real']:,}",
-            f"{mode['gen']:,}",
-            _number(mode["ratio"]),
+            *(str(mode["cell"]), f"{mode['real']:,}", f"{mode['gen']:,}", _number(mode["ratio"])),
             f"{_number(mode['low'])} to {_number(mode['high'])}",
         )
         for mode in table
@@ -209,13 +196,7 @@ def modes_markdown(study: Study, count: int = 10) -> str:
 
 def latex(study: Study) -> str:
     """The score table for LaTeX; needs the booktabs package."""
-    return _latex(*rows_table(_main(study)))
-
-
-def _latex(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    body = [" & ".join(map(tex, cells)) + r" \\" for cells in [head, *rows]]
-    lines = [r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}"]
-    return "\n".join([rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}", *lines])
+    return as_latex(*rows_table(_main(study)))
 
 
 def as_csv(rows: Iterable[Score]) -> str:
@@ -231,14 +212,13 @@ def as_csv(rows: Iterable[Score]) -> str:
 
 def comparison_markdown(found: Comparison) -> str:
     """The differences of two runs, and the sentence that they allow."""
-    a, b = found.facts["a"], found.facts["b"]
     rows = [
         (row.metric, f"{row.n:,}", _number(row.value), _number(row.se), f"{row.n_real:,}")
         for row in found.rows
     ]
-    head = ("metric", "N", f"{a} minus {b}", "± SE", "real")
-    absent = [f"\n{name}: not computed, because {why}" for name, why in found.absent.items()]
-    return "\n".join([as_table(head, rows), *absent, "", plain(found.sentence())])
+    head = ("metric", "N", f"{found.facts['a']} minus {found.facts['b']}", "± SE", "real")
+    absent = [f"{name}: not computed, because {why}" for name, why in found.absent.items()]
+    return "\n\n".join([as_table(head, rows), *absent, plain(found.sentence())])
 
 
 ABLATION_HEAD = (
@@ -247,17 +227,19 @@ ABLATION_HEAD = (
 )
 
 
-def ablation_rows(found: Ablation) -> list[tuple[str, ...]]:
-    """A row per sampler, budget and loss, over the training seeds."""
-    rows = []
+def ablation_table(found: Ablation) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+    """Head and cells: a line per sampler, budget and loss, over the training seeds."""
+    lines = []
     arms = list(dict.fromkeys(cell.arm for cell in found.cells))
     for sampler, budget, arm in product(found.facts["samplers"], BUDGETS, arms):
         cells = found.of(arm, budget, sampler)
-        others = [cell for cell in cells if cell.minus_standard is not None]
-        minus = [cell.minus_standard for cell in others]
-        known = [cell for cell in others if cell.minus_standard_se is not None]
-        each = [f"{cell.minus_standard:+.3f} ± {cell.minus_standard_se:.3f}" for cell in known]
-        row = (
+        minus = [cell.minus_standard for cell in cells if cell.minus_standard is not None]
+        each = [
+            f"{cell.minus_standard:+.3f} ± {cell.minus_standard_se:.3f}"
+            for cell in cells
+            if cell.minus_standard is not None and cell.minus_standard_se is not None
+        ]
+        line = (
             *(arm, budget, f"{cells[0].steps:,}", f"{cells[0].passes:,}"),
             " ".join(sampler.split(":")),
             _number(fmean(cell.fd for cell in cells)),
@@ -266,8 +248,8 @@ def ablation_rows(found: Ablation) -> list[tuple[str, ...]]:
             ", ".join(each) or NONE,
             _number(fmean(cell.kid for cell in cells)),
         )
-        rows.append(row)
-    return rows
+        lines.append(line)
+    return ABLATION_HEAD, lines
 
 
 def ablation_markdown(found: Ablation) -> str:
@@ -279,34 +261,27 @@ def ablation_markdown(found: Ablation) -> str:
         "difference is that of sampling; 'each seed' shows what training seeds add. Differences "
         f"are of {found.minus_metric}; single distances are raw, with a bias that differs."
     )
-    return "\n".join([as_table(ABLATION_HEAD, ablation_rows(found)), "", note])
-
-
-def ablation_latex(found: Ablation) -> str:
-    return _latex(ABLATION_HEAD, ablation_rows(found))
+    return "\n\n".join([as_table(*ablation_table(found)), note])
 
 
 def save_tables(study: Study, folder: Path) -> list[Path]:
     """scores.md, scores.tex and scores.csv, and what else the study holds."""
+    pixels = [row for row in study.rows if row.metric.startswith(PIXELS)]
     texts = {
         "scores.md": markdown(study),
         "scores.tex": latex(study),
         "scores.csv": as_csv([*study.rows, *study.replay, *study.guests]).rstrip("\n"),
+        "pixels.md": rows_markdown(pixels) if study.rows else "",
+        "replay.md": replay_markdown(study) if study.replay else "",
+        "shares.md": shares_markdown(study) if study.shares else "",
+        "modes.md": modes_markdown(study) if GENERATED in study.modes else "",
     }
-    if study.rows:
-        texts["pixels.md"] = pixels_markdown(study)
-    if study.replay:
-        texts["replay.md"] = replay_markdown(study)
-    if study.shares:
-        texts["shares.md"] = shares_markdown(study)
-    if GENERATED in study.modes:
-        texts["modes.md"] = modes_markdown(study)
-    return _save(texts, folder)
+    return _save({name: text for name, text in texts.items() if text}, folder)
 
 
 def save_ablation_tables(found: Ablation, folder: Path) -> list[Path]:
-    texts = {"ablation.md": ablation_markdown(found), "ablation.tex": ablation_latex(found)}
-    return _save(texts, folder)
+    latex = as_latex(*ablation_table(found))
+    return _save({"ablation.md": ablation_markdown(found), "ablation.tex": latex}, folder)
 
 
 def _save(texts: dict[str, str], folder: Path) -> list[Path]:

@@ -42,6 +42,13 @@ def tex(text: str) -> str:
     return readable(text).translate(TEX)
 
 
+def as_latex(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table for LaTeX with the booktabs package: two columns of words, then numbers."""
+    body = [" & ".join(map(tex, cells)) + r" \\" for cells in [head, *rows]]
+    lines = [r"\toprule", body[0], r"\midrule", *body[1:], r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([rf"\begin{{tabular}}{{ll{'r' * (len(head) - 2)}}}", *lines])
+
+
 def csv_text(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows([head, *rows])

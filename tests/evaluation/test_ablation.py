@@ -159,7 +159,7 @@ def test_table_and_figure_hold_the_files_numbers(whole):
         assert tables._number(cell.fd) in text
     for word in ("improve", "better", "worse"):
         assert word not in text.lower()
-    assert tables.ablation_latex(found).count(r"\\") == 13
+    assert tables.as_latex(*tables.ablation_table(found)).count(r"\\") == 13
     drawn = figure(whole)
     points = [x for line in drawn.axes[0].lines for x in line.get_xdata()]
     for cell in found.of("paper-p1", "passes", SAMPLERS[0]):

@@ -13,6 +13,7 @@ from dreamlib.data.image_folder import folder_source
 from dreamlib.evaluation.results import Origin, Score
 from dreamlib.evaluation.score_external import name_of
 from dreamlib.report import tables
+from dreamlib.report.texts import tex
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ from dreamlib.report import tables
 def test_a_name_is_text(text, markdown, latex):
     assert tables.plain(text) == markdown
     assert tables.as_table((text,), [(text,)]).splitlines()[2] == f"| {markdown} |"
-    assert tables.tex(text) == latex
+    assert tex(text) == latex
 
 
 def test_a_spreadsheet_computes_no_name():
