@@ -1,7 +1,7 @@
 """Inception-2015 features after clean resizing: what FID is computed from.
 
 The weights are the TensorFlow network of Heusel et al. 2017 as converted by pytorch-fid; the
-resizing is Parmar et al. 2022 (clean-fid).  Where the file comes from: `pretrained.py`.
+resizing is Parmar et al. 2022 (clean-fid).
 """
 
 from __future__ import annotations
@@ -85,12 +85,7 @@ def _build() -> nn.Module:
         return (clean.FIDInceptionE_1 if channels == 1280 else clean.FIDInceptionE_2)(channels)
 
     blocks = [
-        plain.BasicConv2d,
-        clean.FIDInceptionA,
-        plain.InceptionB,
-        clean.FIDInceptionC,
-        plain.InceptionD,
-        last_blocks,
-        plain.InceptionAux,
+        *(plain.BasicConv2d, clean.FIDInceptionA, plain.InceptionB, clean.FIDInceptionC),
+        *(plain.InceptionD, last_blocks, plain.InceptionAux),
     ]
     return plain.Inception3(1008, aux_logits=False, inception_blocks=blocks, init_weights=False)

@@ -2,11 +2,9 @@
 
 IS = exp(mean over images of KL(p(class | image) || p(class))), Salimans et al. 2016, between 1 and
 the number of classes, averaged over disjoint splits.  It never looks at real images.  With n
-images in s splits it is biased downwards, the more the smaller n / s, so it is compared at equal
-n and equal splits only, and read beside the score of as many held-out real images.
-
-Where the images are of none of ImageNet's classes (faces), the number mostly tells how often the
-network sees this or that background: a lower value can be the better model.
+images in s splits it is biased downwards, the more the smaller n / s: compare it at equal n and
+splits, beside the score of as many held-out real images.  Where the images are of none of
+ImageNet's classes (faces), a lower value can be the better model.
 """
 
 from __future__ import annotations
@@ -27,11 +25,10 @@ def inception_score(
 ) -> Estimate:
     """Mean score over `splits` disjoint parts of logits [n,classes], in [1, classes].
 
-    Compared with published values, these are the 1008 logits of Inception-2015 without bias.
-    `order` is a permutation [n]; None draws one by `seed`, as neighbours may be alike.
-    The standard error is sd / sqrt(splits), for the splits share no image.  What other packages
-    print after the value is the sd itself: it is not the error of the mean, but about three times
-    as much with ten splits.  With one split there is no error.
+    Published values are of the 1008 logits of Inception-2015 without bias.  `order` is a
+    permutation [n]; None draws one by `seed`, as neighbours may be alike.  The standard error is
+    sd / sqrt(splits), as the splits share no image (other packages print the sd); one split has
+    none.
     ValueError for NaN, other shapes, fewer than one split and an `order` that is no permutation;
     NotEnoughSamples for fewer than 2 images per split.
     """
@@ -50,14 +47,11 @@ def inception_score(
     log_p = torch.from_numpy(logits[order]).log_softmax(dim=1)
     p = torch.from_numpy(logits[order]).softmax(dim=1)
     edges = [i * n // splits for i in range(splits + 1)]
-    scores = [_score(p[i:j], log_p[i:j]) for i, j in pairwise(edges)]
+    scores = []
+    for i, j in pairwise(edges):
+        terms = p[i:j] * (log_p[i:j] - p[i:j].mean(dim=0).log())
+        # A class that no image of the split can be has log 0 in both; it adds nothing.
+        scores.append(float(torch.where(p[i:j] > 0, terms, 0.0).sum(dim=1).mean().exp()))
     if splits == 1:
         return Estimate(scores[0], None, "one split has no spread")
     return mean_estimate(np.array(scores), "disjoint splits")
-
-
-def _score(p: torch.Tensor, log_p: torch.Tensor) -> float:
-    """exp(mean KL) of one split: probabilities and their logarithms [n,classes]."""
-    terms = p * (log_p - p.mean(dim=0).log())
-    # A class that no image of the split can be has log 0 in both; it adds nothing.
-    return float(torch.where(p > 0, terms, 0.0).sum(dim=1).mean().exp())

@@ -5,9 +5,8 @@ all pairs (Gretton et al. 2012): two samples of one law score 0 on average at an
 may be slightly negative and is never clipped.  With other features than Inception's it is
 KD[name].  Everything is float64, in blocks of 500 by 500 images.
 
-Other packages draw random subsets, often of 1,000, and print the spread of the value over them.
-That spread belongs to the subsets' size and not to the whole sets, whose error can be several
-times smaller: it is not an error bar.  Here the standard error is that of the number beside it.
+Other packages print the spread over random subsets, which belongs to the subsets' size: the whole
+sets' error, which stands beside the value here, can be several times smaller.
 """
 
 from __future__ import annotations
@@ -54,11 +53,12 @@ def kid_and_pulls(
 ) -> tuple[Estimate, np.ndarray, np.ndarray]:
     """`kid`, and how each generated [n] and each real image [m] moves it, for the error of a mean
     over several sets: the reference's part is one for all of them."""
-    gen, kept = finite(gen), real if isinstance(real, KernelReference) else kernel_reference(real)
-    check_same_width(gen, kept.features)
+    gen = finite(gen)
+    reference = real if isinstance(real, KernelReference) else kernel_reference(real)
+    check_same_width(gen, reference.features)
     within_gen = _own_sums(gen) / (len(gen) - 1)
-    within_real = kept.rows / (len(kept.rows) - 1)
-    gen_to_real, real_to_gen = _cross_means(gen, kept.features)
+    within_real = reference.rows / (len(reference.rows) - 1)
+    gen_to_real, real_to_gen = _cross_means(gen, reference.features)
     value = within_gen.mean() + within_real.mean() - 2 * gen_to_real.mean()
     pulls = 2 * (within_gen - gen_to_real), 2 * (within_real - real_to_gen)
     return Estimate(float(value), error_of_means(*pulls), METHOD), *pulls

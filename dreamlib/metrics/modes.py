@@ -3,14 +3,13 @@
 Three disjoint sets of real images are needed.  The cells are fitted on the first; they follow its
 chance, so that counts of that same set are no fair sample (as a rule too quiet).  The second is
 counted beside the generated images, and the third (another call, as `gen`) shows what a perfect
-generator scores.
-
-NDB: Richardson & Weiss 2018, "On GANs and GMMs".  Every test here is of counts alone, so known
-classes serve as cells as well as k-means does.
+generator scores.  NDB: Richardson & Weiss 2018, "On GANs and GMMs".  Every test here is of counts
+alone, so known classes serve as cells as well as k-means does.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -91,17 +90,23 @@ def study_of_cells(
     out of range, k < 2, alpha outside (0, 1) and permutations < 1.
     """
     real, gen = count(real_cells, k), count(gen_cells, k)
-    n = len(gen_cells)
-    if len(real_cells) != n:
+    if len(real_cells) != len(gen_cells):
         raise ValueError(
-            f"{len(real_cells):,} real and {n:,} generated images: the power of NDB grows with "
-            "their number, so take as many of each"
+            f"{len(real_cells):,} real and {len(gen_cells):,} generated images: the power of NDB "
+            "grows with their number, so take as many of each"
         )
     if not 0 < alpha < 1 or permutations < 1:
         raise ValueError(
             f"alpha lies between 0 and 1 and permutations are at least 1, got {alpha} and "
             f"{permutations}"
         )
+    return _study(real, gen, len(gen_cells), seed, alpha, permutations)
+
+
+def _study(
+    real: np.ndarray, gen: np.ndarray, n: int, seed: int, alpha: float, permutations: int
+) -> ModeStudy:
+    """Of counts [k], both of n images."""
     pooled = real + gen
     reached = int((pooled > 0).sum())
     # The observed split is row 0, computed by the same code: ties with it are then exact.
@@ -113,7 +118,7 @@ def study_of_cells(
     js_null = (reached - 1) / 8 * (1 / n + 1 / n)
     table = _table(real, gen, n, alpha)
     return ModeStudy(
-        k=k,
+        k=len(real),
         n=n,
         m=n,
         alpha=alpha,
@@ -126,7 +131,7 @@ def study_of_cells(
         js=float(js[0]),
         js_null=js_null,
         js_above_null=float(js[0]) - js_null,
-        js_band=[float(edge) for edge in np.quantile(js[1:], [0.025, 0.975])],
+        js_band=np.quantile(js[1:], [0.025, 0.975]).tolist(),
         js_p=_p_value(js),
         effective_real=float(np.exp(_entropy(real / n))),
         effective_gen=float(np.exp(_entropy(gen / n))),
@@ -208,22 +213,12 @@ def _z(alpha: float) -> float:
 
 
 def _table(real: np.ndarray, gen: np.ndarray, n: int, alpha: float) -> list[Mode]:
-    low, high = ratio_interval(gen, n, real, n, alpha)
-    z = _score(gen, n, real, n)
-    return [
-        Mode(
-            cell=cell,
-            real=int(real[cell]),
-            gen=int(gen[cell]),
-            real_share=float(real[cell] / n),
-            gen_share=float(gen[cell] / n),
-            ratio=float(gen[cell] / real[cell]) if real[cell] else None,
-            low=float(low[cell]),
-            high=float(high[cell]) if np.isfinite(high[cell]) else None,
-            z=float(z[cell]),
-        )
-        for cell in range(len(real))
-    ]
+    columns = real, gen, *ratio_interval(gen, n, real, n, alpha), _score(gen, n, real, n)
+    table = []
+    for cell, (x, y, low, high, z) in enumerate(zip(*(column.tolist() for column in columns))):
+        ratio, limit = y / x if x else None, high if math.isfinite(high) else None
+        table.append(Mode(cell, x, y, x / n, y / n, ratio, low, limit, z))
+    return table
 
 
 def _p_value(statistics: np.ndarray) -> float:

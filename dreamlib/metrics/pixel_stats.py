@@ -10,11 +10,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from dreamlib.metrics.estimate import Estimate
-from dreamlib.metrics.pairwise import blocks
+from dreamlib.metrics.pairwise import blocks, check_same_width
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.progress import Progress, silent
 
@@ -27,8 +28,7 @@ SHARE = 0.01  # of held-out images that count as near to a training image
 CLOSEST = 8  # pairs that `memorisation` names
 
 
-@dataclass(frozen=True)
-class _Sums:  # what one pass over a set leaves of it
+class _Sums(NamedTuple):  # what one pass over a set leaves of it
     counts: np.ndarray  # [C,256], of each grey level
     mean: np.ndarray  # [H,W,C]
     variance: np.ndarray  # [H,W,C], unbiased
@@ -53,19 +53,17 @@ def pixel_stats(gen: np.ndarray, real: np.ndarray) -> dict[str, float]:
         raise ValueError(f"image sizes differ: {gen.shape[1:]} and {real.shape[1:]}")
     if min(len(gen), len(real), *gen.shape[1:3]) < 2:
         raise ValueError(f"sets of 2 images of 2 x 2 are needed, got {gen.shape}, {real.shape}")
-    a, b, found = _sums(gen), _sums(real), {}
+    a, b, stats = _sums(gen), _sums(real), {}
     names = {1: ["grey"], 3: ["r", "g", "b"]}.get(len(a.counts), range(len(a.counts)))
     for name, p, q in zip(names, a.counts, b.counts):
         (mean_p, sd_p), (mean_q, sd_q) = _mean_sd(p), _mean_sd(q)
-        steps = np.cumsum(p) / p.sum() - np.cumsum(q) / q.sum()
-        found[f"mean_{name}"] = float(mean_p - mean_q)
-        found[f"sd_{name}"] = float(sd_p - sd_q)
-        found[f"w1_{name}"] = float(np.abs(steps).sum())
-    found["mean_image_mse"] = float(np.square(a.mean - b.mean).mean())
-    found["variance_image_mse"] = float(np.square(a.variance - b.variance).mean())
+        stats[f"mean_{name}"], stats[f"sd_{name}"] = mean_p - mean_q, sd_p - sd_q
+        stats[f"w1_{name}"] = np.abs(np.cumsum(p) / p.sum() - np.cumsum(q) / q.sum()).sum()
+    stats["mean_image_mse"] = np.square(a.mean - b.mean).mean()
+    stats["variance_image_mse"] = np.square(a.variance - b.variance).mean()
     ratios = (a.spectrum + ROUNDING) / (b.spectrum + ROUNDING)
-    found["log_spectrum"] = float(np.abs(np.log(ratios)).mean())
-    return found
+    stats["log_spectrum"] = np.abs(np.log(ratios)).mean()
+    return {name: float(value) for name, value in stats.items()}
 
 
 def _sums(images: np.ndarray) -> _Sums:
@@ -119,10 +117,8 @@ def nearest(
     """
     if queries.ndim != gallery.ndim:
         raise TypeError(f"features or images, not both: {queries.shape} and {gallery.shape}")
-    _check_kind(gallery)
-    queries, width = _flat(queries), math.prod(gallery.shape[1:])
-    if queries.shape[1] != width:
-        raise ValueError(f"feature widths differ: {queries.shape[1]} and {width}")
+    queries, gallery = _flat(queries), _flat(gallery)
+    check_same_width(queries, gallery)
     if min(len(queries), len(gallery)) == 0:
         raise ValueError(f"nothing to compare: {len(queries)} queries, {len(gallery)} in gallery")
     # |x|^2 + |y|^2 - 2 xy loses digits far from the origin.
@@ -130,34 +126,30 @@ def nearest(
     advance = progress(f"nearest neighbours{of}", len(gallery))
     scores = np.full((len(queries), CANDIDATES), np.inf, np.float32)
     best = np.zeros((len(queries), CANDIDATES), np.int64)
-    rows = max(1, min(ROWS, FLOATS // width))
+    rows = max(1, min(ROWS, FLOATS // gallery.shape[1]))
     for part in blocks(len(gallery), rows):
         if should_stop():
             raise Interrupted(f"stopped after {part.start} of {len(gallery)} possible neighbours")
-        y = _centred(_flat(gallery[part]), middle)
+        y = _centred(gallery[part], middle)
         half = np.square(y).sum(axis=1) / 2
         for these in blocks(len(queries), rows):
             block = half - _centred(queries[these], middle) @ y.T  # the query's norm cannot decide
-            _merge(scores[these], best[these], block, part.start)
+            index = np.broadcast_to(np.arange(part.start, part.stop), block.shape)
+            both, names = np.hstack([scores[these], block]), np.hstack([best[these], index])
+            lowest = np.argpartition(both, CANDIDATES - 1, axis=1)[:, :CANDIDATES]
+            scores[these] = np.take_along_axis(both, lowest, axis=1)
+            best[these] = np.take_along_axis(names, lowest, axis=1)
         advance(len(y))
     return _exact(queries, gallery, np.sort(best, axis=1))
 
 
-def _merge(scores: np.ndarray, best: np.ndarray, block: np.ndarray, start: int) -> None:
-    """Keep in `scores` and `best` [q,CANDIDATES] the lowest of them and of a block [q,g]."""
-    index = np.arange(start, start + block.shape[1])
-    both = np.hstack([scores, block])
-    names = np.hstack([best, np.broadcast_to(index, block.shape)])
-    chosen = np.argpartition(both, CANDIDATES - 1, axis=1)[:, :CANDIDATES]
-    scores[:] = np.take_along_axis(both, chosen, axis=1)
-    best[:] = np.take_along_axis(names, chosen, axis=1)
-
-
-def _exact(queries: np.ndarray, gallery: np.ndarray, best: np.ndarray) -> tuple:
+def _exact(
+    queries: np.ndarray, gallery: np.ndarray, best: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """(distance [n], index [n]) of the nearest candidate in float64; of equal ones the first."""
     squared = np.empty(best.shape)
     for row, query in enumerate(queries):
-        near = _flat(gallery[best[row]]).astype(np.float64)
+        near = gallery[best[row]].astype(np.float64)
         squared[row] = np.square(near - query).sum(axis=1)
     least = squared.argmin(axis=1)[:, None]
     distances = np.sqrt(np.take_along_axis(squared, least, axis=1))
@@ -165,14 +157,9 @@ def _exact(queries: np.ndarray, gallery: np.ndarray, best: np.ndarray) -> tuple:
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
-    _check_kind(array)
-    return array.reshape(len(array), math.prod(array.shape[1:]))
-
-
-def _check_kind(array: np.ndarray) -> None:
     images = array.ndim == 4 and array.dtype == np.uint8
     if images or (array.ndim == 2 and np.issubdtype(array.dtype, np.floating)):
-        return
+        return array.reshape(len(array), math.prod(array.shape[1:]))
     raise TypeError(f"give floats [n,d] or uint8 images [n,H,W,C], not {array.dtype} {array.shape}")
 
 
@@ -219,20 +206,20 @@ def memorisation(
     search = partial(nearest, gallery=train, progress=progress, should_stop=should_stop)
     ours, partner = search(gen, of=" of generated images")
     others, _ = search(held_out, of=" of held-out images")
+    generated, real = float(np.median(ours)), float(np.median(others))
+    if real == 0:
+        raise ValueError("most held-out images are training images: take others")
     rank = max(1, int(SHARE * (n + 1)))
     share, null = float((ours < np.sort(others)[rank - 1]).mean()), rank / (n + 1)
     error = math.sqrt((share * (1 - share) + null * (1 - null)) / n)
     method = "binomial, of the share and of the held-out share that sets its threshold"
-    generated, real = float(np.median(ours)), float(np.median(others))
-    if real == 0:
-        raise ValueError("most held-out images are training images: take others")
-    order = np.argsort(ours, kind="stable")[:CLOSEST].tolist()
+    nearest_ones = np.argsort(ours, kind="stable")[:CLOSEST]
     return Memorisation(
         *(n, len(train), generated, real, generated / real),
         share=Estimate(share, error, method),
         null=null,
         p_value=_smaller(ours, others),
-        closest=tuple((i, int(partner[i])) for i in order),
+        closest=tuple(zip(nearest_ones.tolist(), partner[nearest_ones].tolist())),
     )
 
 

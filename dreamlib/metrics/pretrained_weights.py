@@ -64,10 +64,9 @@ def find_weights(search: Sequence[Path], file: Pretrained) -> Path:
     another network is not meant for this one.  WeightsUnavailable where the first hit has another
     hash, or where there is none.
     """
-    found = _locate(search, file)
-    if found is None:
-        raise _unavailable(search, file)
-    return found
+    if path := _locate(search, file):
+        return path
+    raise _unavailable(search, file)
 
 
 def obtain(
@@ -81,21 +80,19 @@ def obtain(
     """
     target = Path(download_to) / file.filename
     places = [*search, target.parent]
-    found = _locate(places, file)
-    if found is not None:
-        return found
-    said = []
+    if path := _locate(places, file):
+        return path
+    failures = []
     for url in file.urls:
         try:
             _download(url, target, file, progress)
-        except TROUBLE as error:
-            said.append(f"{url} ({type(error).__name__}: {' '.join(str(error).split())[:200]})")
-        else:
             return target
-    found = _locate(places, file)  # another process may have been luckier meanwhile
-    if found is not None:
-        return found
-    tried = "; ".join(said) or "no address is known"
+        except TROUBLE as error:
+            why = " ".join(str(error).split())[:200]
+            failures.append(f"{url} ({type(error).__name__}: {why})")
+    if path := _locate(places, file):  # another process may have been luckier meanwhile
+        return path
+    tried = "; ".join(failures) or "no address is known"
     raise _unavailable(places, file, f"Downloads failed: {tried}. ")
 
 
@@ -105,11 +102,10 @@ def _locate(search: Sequence[Path], file: Pretrained) -> Path | None:
         digits = re.search(r"-([0-9a-f]{8})\.\w+$", path.name)
         if not path.is_file() or (digits and digits[1] != file.sha256[:8]):
             continue
-        found = sha256_file(path)
-        if found != file.sha256:
+        if (digest := sha256_file(path)) != file.sha256:
             raise WeightsUnavailable(
-                f"{path} is damaged or another file, with SHA-256 {found}, not {file.sha256}: name "
-                f"another place, or put {file.filename} there"
+                f"{path} is damaged or another file, with SHA-256 {digest}, not {file.sha256}: "
+                f"name another place, or put {file.filename} there"
             )
         return path
     return None
@@ -127,10 +123,9 @@ def _unavailable(search: Sequence[Path], file: Pretrained, tried: str = "") -> W
 
 def _download(url: str, target: Path, file: Pretrained, progress: Progress) -> None:
     """Put what `url` gives at `target` if its hash is right; one of TROUBLE otherwise."""
-    digest, count = hashlib.sha256(), 0
 
     def write(out: IO[bytes]) -> None:
-        nonlocal count
+        digest = hashlib.sha256()
         request = urllib.request.Request(url, headers={"User-Agent": "dreamlib"})
         # torch.hub's download has no timeout and would wait for minutes behind a firewall.
         with urllib.request.urlopen(request, timeout=SECONDS) as answer:
@@ -139,11 +134,9 @@ def _download(url: str, target: Path, file: Pretrained, progress: Progress) -> N
             while block := answer.read(BLOCK):
                 out.write(block)
                 digest.update(block)
-                count += len(block)
                 advance(1)
-        found = digest.hexdigest()
-        if found != file.sha256:
-            size = f"{count:,} of {total:,} bytes" if total else f"{count:,} bytes"
-            raise ValueError(f"{size} came, whose SHA-256 is {found}")
+        if digest.hexdigest() != file.sha256:
+            size = f"{out.tell():,}" + (f" of {total:,}" if total else "")
+            raise ValueError(f"{size} bytes came, whose SHA-256 is {digest.hexdigest()}")
 
     write_atomic(target, write)
