@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dreamlib.report.markup import POLICY
+from dreamlib.report.html import POLICY
 from dreamlib.utils.progress import duration
 
 HEAD = ("run", "notebook", "state", "time")

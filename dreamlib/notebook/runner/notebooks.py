@@ -12,7 +12,7 @@ from typing import Any
 
 from dreamlib.config.load import load_config
 from dreamlib.notebook.runner.execute import Leash, execute
-from dreamlib.report.markup import POLICY
+from dreamlib.report.html import POLICY
 from dreamlib.runs.time_budget import StopFlag
 from dreamlib.utils.errors import ConfigError, DreamlibError, Interrupted
 from dreamlib.utils.files import parse_json, write_text
