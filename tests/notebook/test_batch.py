@@ -18,10 +18,11 @@ import psutil
 import pytest
 
 from dreamlib.notebook.runner.execute import PAUSED, Ending, Leash, _last, _manager, execute
-from dreamlib.notebook.runner.index_page import POLICY, index, records, table
+from dreamlib.notebook.runner.index_page import index, table
 from dreamlib.notebook.runner.job_spec import Spec, plan_batch, plan_run, read_batch
 from dreamlib.notebook.runner.jobs import FAILED, UNFINISHED, Batch
 from dreamlib.notebook.runner.notebooks import (
+    POLICY,
     check_parameters,
     find_notebook,
     parameters_of,
@@ -78,8 +79,8 @@ def batch(out: Path, *specs: Spec, jobs: int = 1, **more) -> Batch:
 
 def facts(out: Path) -> dict[str, dict[str, Any]]:
     """What status.json says of each notebook."""
-    status = read_json(out / "status.json")
-    return {f"{run}/{name}": found for run, name, found in records(status)}
+    runs = read_json(out / "status.json")["runs"].items()
+    return {f"{name}/{n}": found for name, run in runs for n, found in run["notebooks"].items()}
 
 
 def states(out: Path) -> dict[str, str]:

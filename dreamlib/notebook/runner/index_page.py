@@ -8,69 +8,42 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from dreamlib.report.html import POLICY
+from dreamlib.report.html import render
 from dreamlib.utils.progress import duration
 
-HEAD = ("run", "notebook", "state", "time")
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8">{{ policy | safe }}<title>Notebooks</title><style>
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em }
-table { border-collapse: collapse; width: 100% }
-th, td { border-bottom: 1px solid #ccc; padding: .3em .6em; text-align: left; vertical-align: top }
-.done { color: #00664f } .failed, .killed { color: #a03000; font-weight: bold }
-.timeout, .stopped { color: #7a5900 } .waiting, .skipped { color: #666 }
-</style></head><body>
-<h1>Notebooks</h1>
-<p>{{ state }}</p>
-<table><tr>{% for name in head %}<th>{{ name }}</th>{% endfor %}<th></th></tr>
-{% for run, name, state, time, link, detail in rows -%}
-<tr><td>{{ run }}</td>
-<td>{% if link %}<a href="{{ link }}">{{ name }}</a>{% else %}{{ name }}{% endif %}</td>
-<td class="{{ state }}">{{ state }}</td><td>{{ time }}</td><td>{{ detail }}</td></tr>
-{% endfor -%}
-</table>
-</body></html>
-"""
+COLUMNS = ("run", "notebook", "state", "time")
+FINE = ("done", "running", "waiting")
 
 
-def records(status: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Run, notebook and facts of a status, in order."""
-    for name, run in status["runs"].items():
-        for notebook, facts in run["notebooks"].items():
-            yield name, notebook, facts
+def records(status: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """Of every notebook of a status, in order: the columns, its page, and what went wrong."""
+    for run, of_run in status["runs"].items():
+        for notebook, facts in of_run["notebooks"].items():
+            cell = f"cell {facts['cell']}" if facts.get("cell") else ""
+            parts = (cell, facts.get("ename"), facts.get("evalue"), facts.get("note"))
+            yield {
+                "run": run,
+                "notebook": notebook,
+                "state": facts["state"],
+                "time": duration(facts["seconds"]) if "seconds" in facts else "",
+                "page": facts.get("page", ""),
+                "detail": "" if facts["state"] in FINE else ": ".join(filter(None, parts)),
+            }
 
 
 def index(status: dict[str, Any], out: Path) -> str:
     """One self-contained page; its links are relative to `out`."""
-    from jinja2 import Environment
-
-    rows = []
-    for run, name, facts in records(status):
-        page = facts.get("page")
-        link = quote(Path(os.path.relpath(page, out)).as_posix()) if page else ""
-        rows.append((run, name, facts["state"], _time(facts), link, _detail(facts)))
-    template = Environment(autoescape=True).from_string(PAGE)
-    return template.render(policy=POLICY, state=status["state"], head=HEAD, rows=rows)
+    rows = list(records(status))
+    for row in rows:
+        page = row["page"]
+        row["link"] = quote(Path(os.path.relpath(page, out)).as_posix()) if page else ""
+    return render("notebooks.html", state=status["state"], head=(*COLUMNS, ""), rows=rows)
 
 
 def table(status: dict[str, Any]) -> str:
     """Run, notebook, state, time and page, in columns."""
-    lines = [(*HEAD, "page")]
-    for run, name, facts in records(status):
-        lines.append((run, name, facts["state"], _time(facts), facts.get("page", "")))
+    head = (*COLUMNS, "page")
+    lines = [head, *([row[name] for name in head] for row in records(status))]
     widths = [max(map(len, column)) for column in zip(*lines)]
     texts = ("  ".join(cell.ljust(width) for cell, width in zip(line, widths)) for line in lines)
     return "\n".join(text.rstrip() for text in texts)
-
-
-def _detail(facts: dict[str, Any]) -> str:
-    """'cell 4: ValueError: no such thing', or why it was skipped; empty for what went well."""
-    if facts["state"] in ("done", "running", "waiting"):
-        return ""
-    cell = f"cell {facts['cell']}" if facts.get("cell") else ""
-    parts = (cell, facts.get("ename"), facts.get("evalue"), facts.get("note"))
-    return ": ".join(part for part in parts if part)
-
-
-def _time(facts: dict[str, Any]) -> str:
-    return duration(facts["seconds"]) if "seconds" in facts else ""

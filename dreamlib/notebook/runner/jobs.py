@@ -65,7 +65,7 @@ class Batch:
             try:
                 self._work(runs)
             finally:
-                states = {facts["state"] for _, _, facts in records(self.status)}
+                states = {row["state"] for row in records(self.status)}
                 bad = states & {"failed", "killed"}
                 state = "failed" if bad else "unfinished" if states - {"done"} else "done"
                 self.status["state"] = state
