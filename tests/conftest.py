@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import shutil
 import signal
 import sys
+from functools import partial
+from hashlib import sha256
 
 import pytest
 import torch
+from filelock import FileLock
 
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
@@ -96,6 +100,39 @@ def _no_network(monkeypatch):
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory, request):
+    """once(name, make) -> what `make()` returned in the first of the workers that asked for it."""
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):  # each worker's folder lies in one of them all
+        folder = folder.parent
+
+    def get(name, make):
+        path = folder / f"{name}.pickle"
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                path.write_bytes(pickle.dumps(make()))
+        return pickle.loads(path.read_bytes())
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def counted_once(once):
+    """What networks are made of and cost is counted by one of the workers, for all of them."""
+    from benchmarks import timing
+
+    count = timing._counted
+
+    def counted(config):
+        name = f"counted-{sha256(config.encode()).hexdigest()[:16]}"
+        return once(name, partial(count, config))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "_counted", counted)
+        yield
 
 
 @pytest.fixture(scope="session")

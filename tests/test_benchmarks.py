@@ -27,6 +27,7 @@ from benchmarks.suite import NAMES, page
 from dreamlib.config.load import load_config
 from dreamlib.report.figures import palette
 
+pytestmark = pytest.mark.usefixtures("counted_once")
 ROOT = Path(__file__).resolve().parent.parent
 MEASURED = json.loads((ROOT / "benchmarks/benchmarks.json").read_text("utf-8"))
 TEXT = " ".join(" ".join(p.read_text("utf-8").split()) for p in (ROOT / "docs").glob("*.md"))

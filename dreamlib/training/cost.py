@@ -75,9 +75,12 @@ def explain(config: Config) -> Explanation:
     net = build.make_net(config, channels, labels)
     x = torch.zeros(1, channels, config.data.size, config.data.size)
     t = torch.zeros(1, dtype=torch.int64)
-    with sdpa_kernel(SDPBackend.MATH):  # not every torch counts what its fused attention does
-        forward = _flops(lambda: net(x, t))
-        step = _flops(lambda: net(x, t).sum().backward())
+    # MATH: not every torch counts what its fused attention does
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        answer = net(x, t)
+        forward = counter.get_total_flops()
+        answer.sum().backward()
+    step = counter.get_total_flops()
     blocks = [(name, count_parameters(part)) for name, part in _parts(net, config.net.widths)]
     return Explanation(blocks, count_parameters(net), forward, step)
 

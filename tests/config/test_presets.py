@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from benchmarks.timing import counted
 from dreamlib.config.load import differences, load_config, preset_names
 from dreamlib.config.schema import span_steps
 
+pytestmark = pytest.mark.usefixtures("counted_once")
 TRAINING = (Path(__file__).resolve().parents[2] / "docs" / "TRAINING.md").read_text("utf-8")
 CLASSES = [name for name in preset_names() if name.endswith("-classes")]
 
@@ -107,7 +107,6 @@ def value(config, name):
     return getattr(getattr(config, section), field)
 
 
-@cache
 def explained(preset):
     """Counted with the labels that the preset's images have; nothing is allocated."""
     return counted(load_config(preset))  # attention's gradient is counted a little differently
