@@ -4,19 +4,15 @@ With D = eps - eps_hat (no gradient), the clean image that the network sees in x
 x0_hat = x0 + (s/a) D.  Moving the input by s*lam*D is therefore the same as noising
 x0 + lam*(x0_hat - x0).  docs/ARCHITECTURE.md has the table of their inputs, targets and lam.
 
-A loss is called as `loss(net, sched, batch, step)` and yields one or more Terms, whose errors hold
-one value per image; the training step sums them, calling backward after each so that two branches
-never hold their activations together.
-
-`net` answers with eps, whatever it predicts (`prediction.Denoiser`), and errors are weighted by
-`process.loss_weight`.  So for v the target at a rectified input is a (eps + lam*D) - s x0, and the
-pair still describes x0.  `perturb` alone asks what the network predicts.
+A loss is called as `loss(net, sched, batch, step)` and yields Terms, whose errors hold one value
+per image; the training step calls backward after each, so that two branches never hold their
+activations together.  `net` answers with eps, whatever it predicts (`denoiser.Denoiser`), and
+errors are weighted by `forward_process.loss_weight`; `perturb` alone asks what it predicts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,21 +63,20 @@ def _spread(lam: Tensor, like: Tensor) -> Tensor:
     return lam.to(like.device, like.dtype).view(-1, 1, 1, 1)
 
 
-@contextmanager
-def own_error(net: nn.Module) -> Iterator[None]:
-    """Measure the model's own error: no gradient, dropout off; restores the training mode."""
-    training = net.training
-    net.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        net.train(training)
-
-
 def ask(net: nn.Module, batch: Batch, x: Tensor) -> Tensor:
     """The network's eps_hat for inputs x at the batch's timesteps and labels."""
     return net(x, batch.t) if batch.y is None else net(x, batch.t, batch.y)
+
+
+@torch.no_grad()
+def ask_without_gradient(net: nn.Module, batch: Batch, x: Tensor) -> Tensor:
+    """As `ask`, with dropout off and no gradient: for the model's own error."""
+    training = net.training
+    net.eval()
+    try:
+        return ask(net, batch, x)
+    finally:
+        net.train(training)
 
 
 def mean_square(x: Tensor) -> Tensor:
@@ -162,8 +157,7 @@ class Conservative:
         seen = {"lam": lam}
         if len(rows):
             part, lam, rows = batch.rows(rows.to(x_t.device)), lam[rows], rows.to(x_t.device)
-            with own_error(net):
-                eps_hat = ask(net, part, x_t[rows])
+            eps_hat = ask_without_gradient(net, part, x_t[rows])
             x = x_t.index_copy(0, rows, adapt(sched, part, x_t[rows], eps_hat, lam))
             seen["shift"] = mean_square(x - x_t)
         error = mean_square(ask(net, batch, x) - batch.eps)
@@ -189,8 +183,7 @@ class Paper:
             yield from standard(net, sched, batch)
             return
         x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
-        with own_error(net):
-            eps_hat = ask(net, batch, x_t)
+        eps_hat = ask_without_gradient(net, batch, x_t)
         x_hat, target = rectify(sched, batch, x_t, eps_hat, lam)
         error = mean_square(ask(net, batch, x_hat) - target)
         seen = {"error": mean_square(eps_hat - batch.eps), "shift": mean_square(x_hat - x_t)}
@@ -202,7 +195,7 @@ class Perturb:
     """Input perturbation: an independent Gaussian in the place of D.  Ning 2023, Alg. 1.
 
     The target is the network's own for the unmoved x_t.  A prediction of v or x0 is read as noise
-    with the moved input, which adds p times the move (`process.conversion`); so does the target.
+    with the moved input, which adds p times the move (`conversion`); so does the target.
     """
 
     gamma: float = 0.1

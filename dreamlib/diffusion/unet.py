@@ -76,7 +76,7 @@ class Attention(nn.Module):
 
 
 class Level(nn.Module):
-    """Blocks at one resolution: residual blocks in a row, then attention where it has heads."""
+    """Residual blocks at one resolution, then attention where it has heads."""
 
     def __init__(
         self, widths: Sequence[int], time_dim: int, dropout: float, heads: int, recompute: bool
@@ -143,34 +143,32 @@ class UNet(nn.Module):
         super().__init__()
         check_shape(size, widths, attention, heads, patch)
         self.size, self.channels, self.patch = size, channels, patch
-        pixels, time_dim, levels = channels * patch**2, 4 * widths[0], len(widths)
-        inner = [size // patch // 2**i for i in range(levels)]
-        inputs = [widths[0], *widths[:-1]]
+        pixels, time_dim = channels * patch**2, 4 * widths[0]
+        sizes = level_sizes(size, widths, patch)
 
-        def level(first: int, rest: int, i: int) -> Level:
-            row, own = [first, *[rest] * blocks], heads if inner[i] in attention else 0
-            return Level(row, time_dim, dropout, own, recompute)
+        def level(first: int, width: int, side: int) -> Level:
+            attends = heads if side in attention else 0
+            return Level([first, *[width] * blocks], time_dim, dropout, attends, recompute)
 
-        self.time = nn.Sequential(
-            nn.Linear(widths[0], time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
-        )
+        layers = nn.Linear(widths[0], time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
+        self.time = nn.Sequential(*layers)
         # row 0 of each table stands for "not told"
         self.labels = nn.ModuleList(nn.Embedding(count + 1, time_dim) for count in labels)
         for table in self.labels:
             nn.init.normal_(table.weight, std=0.02)
         self.stem = nn.Conv2d(pixels, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(level(inputs[i], widths[i], i) for i in range(levels))
+        self.down = nn.ModuleList(map(level, [widths[0], *widths], widths, sizes))
         self.shrink = nn.ModuleList(nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths)
         self.middle = Middle(widths[-1], time_dim, dropout, heads, recompute)
-        above = [*widths[1:], widths[-1]]
         self.grow = nn.ModuleList(
-            nn.ConvTranspose2d(above[i], widths[i], 4, stride=2, padding=1) for i in range(levels)
+            nn.ConvTranspose2d(above, w, 4, stride=2, padding=1)
+            for above, w in zip([*widths[1:], widths[-1]], widths)
         )
-        self.up = nn.ModuleList(level(2 * widths[i], widths[i], i) for i in range(levels))
+        self.up = nn.ModuleList(level(2 * w, w, side) for w, side in zip(widths, sizes))
         self.norm = nn.GroupNorm(GROUPS, widths[0])
         self.head = nn.Conv2d(widths[0], pixels, 3, padding=1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """y int64 [B,A]: a label per attribute, -1 where it is not told; None tells nothing."""
@@ -178,8 +176,7 @@ class UNet(nn.Module):
         if y is not None and y.shape[1] != len(self.labels):
             raise ValueError(f"{y.shape[1]} labels for a network that knows {len(self.labels)}")
         for k, table in enumerate(self.labels):
-            told = y[:, k] + 1 if y is not None else torch.zeros_like(t)
-            emb = emb + table(told)
+            emb = emb + table(torch.zeros_like(t) if y is None else y[:, k] + 1)
         h = self.stem(F.pixel_unshuffle(x_t, self.patch) if self.patch > 1 else x_t)
         skips = []
         for level, shrink in zip(self.down, self.shrink):
@@ -223,6 +220,11 @@ class UNet(nn.Module):
         return net.eval()
 
 
+def level_sizes(size: int, widths: Sequence[int], patch: int) -> list[int]:
+    """Pixels per side of each level, after the patch stem."""
+    return [size // patch // 2**i for i in range(len(widths))]
+
+
 def check_shape(
     size: int, widths: Sequence[int], attention: Sequence[int], heads: int, patch: int
 ) -> None:
@@ -236,7 +238,7 @@ def check_shape(
     bad = [w for w in widths if w % GROUPS or w % heads]
     if bad:
         raise ValueError(f"widths {bad} must be multiples of {GROUPS} (groups) and {heads} (heads)")
-    known = [size // patch // 2**i for i in range(len(widths))]
+    known = level_sizes(size, widths, patch)
     unknown = [r for r in attention if r not in known]
     if unknown:
         raise ValueError(f"no level has resolution {unknown}: attention may name {known}")

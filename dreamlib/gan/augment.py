@@ -95,23 +95,21 @@ def colours(draw: Draw, channels: int) -> Tensor:
     a = 1 / math.sqrt(3)
     cross[:3, :3] = torch.tensor([[0, -a, a], [a, 0, -a], [-a, a, 0]], dtype=torch.float64)
 
-    def spread(values: Tensor) -> Tensor:
-        return values.view(-1, 1, 1)
+    def factors(value: Tensor, neutral: float) -> Tensor:
+        return draw.sometimes(value, neutral).view(-1, 1, 1)
 
     brightness = draw.sometimes(draw.normal() * BRIGHTNESS, 0)
     map_ = identity.repeat(draw.images, 1, 1)
     map_[:, :3, 3] = brightness[:, None]
-    contrast = draw.sometimes((draw.normal() * CONTRAST).exp(), 1)
-    map_ = (spread(contrast) * (identity - homogeneous) + homogeneous) @ map_
-    flip = draw.sometimes((draw.uniform() * 2).floor(), 0)
-    map_ = (identity - 2 * spread(flip) * axis) @ map_
+    contrast = factors((draw.normal() * CONTRAST).exp(), 1)
+    map_ = (contrast * (identity - homogeneous) + homogeneous) @ map_
+    map_ = (identity - 2 * factors((draw.uniform() * 2).floor(), 0) * axis) @ map_
     if channels == 1:  # all three are equal: the middle of the first row's sum
         return torch.stack([map_[:, 0, :3].sum(1), map_[:, 0, 3]], dim=1)[:, None]
-    angle = draw.sometimes((2 * draw.uniform() - 1) * math.pi, 0)
-    turned = spread(angle.cos()) * across + spread(angle.sin()) * cross
-    map_ = (axis + homogeneous + turned) @ map_
-    saturation = draw.sometimes((draw.normal() * SATURATION).exp(), 1)
-    map_ = (axis + homogeneous + spread(saturation) * across) @ map_
+    angle = factors((2 * draw.uniform() - 1) * math.pi, 0)
+    map_ = (axis + homogeneous + (angle.cos() * across + angle.sin() * cross)) @ map_
+    saturation = factors((draw.normal() * SATURATION).exp(), 1)
+    map_ = (axis + homogeneous + saturation * across) @ map_
     return map_[:, :3]
 
 
@@ -192,10 +190,8 @@ class Adaptive:
         self.p = min(1.0, max(0.0, self.p + step))
         self.signs, self.seen, self.batches = 0.0, 0, 0
 
-    STATE = ("p", "signs", "seen", "batches")
-
     def state_dict(self) -> dict[str, float]:
-        return {name: float(getattr(self, name)) for name in self.STATE}
+        return {name: float(getattr(self, name)) for name in ("p", "signs", "seen", "batches")}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.p, self.signs = state["p"], state["signs"]

@@ -92,12 +92,13 @@ class Draws(NamedTuple):
     noise: list[Tensor]  # of every layer, [B,1,H,W]
 
     def rows(self, which: slice) -> Draws:
-        noise = [each[which] for each in self.noise]
-        return Draws(self.z[which], self.other[which], self.cut[which], noise)
+        return self._each(lambda drawn: drawn[which])
 
     def to(self, device: torch.device) -> Draws:
-        noise = [each.to(device) for each in self.noise]
-        return Draws(self.z.to(device), self.other.to(device), self.cut.to(device), noise)
+        return self._each(lambda drawn: drawn.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Draws:
+        return Draws(*map(change, self[:3]), [change(layer) for layer in self.noise])
 
 
 def draw(net: Generator, images: int, mixing: float, rng: torch.Generator) -> Draws:
@@ -128,12 +129,12 @@ def in_slices(one: Callable[[slice], tuple[Tensor, ...]], images: int, micro: in
 
     `one` answers with the losses [b] of a slice, and whatever else is to be seen of it, [b] each.
     """
-    found = []
+    parts = []
     for start in range(0, images, micro):
-        loss, *seen = one(slice(start, start + micro))
-        (loss.sum() / images).backward()
-        found.append([loss.detach(), *(each.detach() for each in seen)])
-    return [torch.cat(each) for each in zip(*found)]
+        values = one(slice(start, start + micro))
+        (values[0].sum() / images).backward()
+        parts.append([value.detach() for value in values])
+    return [torch.cat(slices) for slices in zip(*parts)]
 
 
 def augmented(x: Tensor, maps: Maps | None, part: slice) -> Tensor:
