@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dreamlib.metrics.estimate import Estimate
-from dreamlib.metrics.pairwise import blocks, check_same_width
+from dreamlib.metrics.pairwise import blocks
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.progress import Progress, silent
 
@@ -117,8 +117,10 @@ def nearest(
     """
     if queries.ndim != gallery.ndim:
         raise TypeError(f"features or images, not both: {queries.shape} and {gallery.shape}")
-    queries, gallery = _flat(queries), _flat(gallery)
-    check_same_width(queries, gallery)
+    _check_kind(gallery)  # it is read by blocks, and may be no array
+    queries, width = _flat(queries), math.prod(gallery.shape[1:])
+    if queries.shape[1] != width:
+        raise ValueError(f"feature widths differ: {queries.shape[1]} and {width}")
     if min(len(queries), len(gallery)) == 0:
         raise ValueError(f"nothing to compare: {len(queries)} queries, {len(gallery)} in gallery")
     # |x|^2 + |y|^2 - 2 xy loses digits far from the origin.
@@ -126,11 +128,11 @@ def nearest(
     advance = progress(f"nearest neighbours{of}", len(gallery))
     scores = np.full((len(queries), CANDIDATES), np.inf, np.float32)
     best = np.zeros((len(queries), CANDIDATES), np.int64)
-    rows = max(1, min(ROWS, FLOATS // gallery.shape[1]))
+    rows = max(1, min(ROWS, FLOATS // width))
     for part in blocks(len(gallery), rows):
         if should_stop():
             raise Interrupted(f"stopped after {part.start} of {len(gallery)} possible neighbours")
-        y = _centred(gallery[part], middle)
+        y = _centred(_flat(gallery[part]), middle)
         half = np.square(y).sum(axis=1) / 2
         for these in blocks(len(queries), rows):
             block = half - _centred(queries[these], middle) @ y.T  # the query's norm cannot decide
@@ -149,18 +151,24 @@ def _exact(
     """(distance [n], index [n]) of the nearest candidate in float64; of equal ones the first."""
     squared = np.empty(best.shape)
     for row, query in enumerate(queries):
-        near = gallery[best[row]].astype(np.float64)
+        near = _flat(gallery[best[row]]).astype(np.float64)
         squared[row] = np.square(near - query).sum(axis=1)
     least = squared.argmin(axis=1)[:, None]
     distances = np.sqrt(np.take_along_axis(squared, least, axis=1))
     return distances[:, 0], np.take_along_axis(best, least, axis=1)[:, 0]
 
 
-def _flat(array: np.ndarray) -> np.ndarray:
+def _check_kind(array: np.ndarray) -> None:
     images = array.ndim == 4 and array.dtype == np.uint8
-    if images or (array.ndim == 2 and np.issubdtype(array.dtype, np.floating)):
-        return array.reshape(len(array), math.prod(array.shape[1:]))
-    raise TypeError(f"give floats [n,d] or uint8 images [n,H,W,C], not {array.dtype} {array.shape}")
+    if not images and not (array.ndim == 2 and np.issubdtype(array.dtype, np.floating)):
+        raise TypeError(
+            f"give floats [n,d] or uint8 images [n,H,W,C], not {array.dtype} {array.shape}"
+        )
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    _check_kind(array)
+    return array.reshape(len(array), math.prod(array.shape[1:]))
 
 
 def _centred(rows: np.ndarray, middle: np.ndarray) -> np.ndarray:
