@@ -159,7 +159,9 @@ class TrainingLoop:
             sha = newest.manifest["sha256"][:8]
             self._tell(
                 f"RESUMED at step {step} of {total} from {newest.path} (sha {sha}) on "
-                f"{self.where['device']}, {self.where['precision']}"
+                f"{self.where['device']}, {self.where['precision']}",
+                event="resumed",
+                step=self.trainer.step,
             )
             if differs := moved(newest.manifest, self.where):
                 self._tell(f"this session differs ({differs}): it goes on, not bit for bit")
@@ -290,9 +292,9 @@ class TrainingLoop:
 
     # ------------------------------------------------------------------ telling
 
-    def _tell(self, text: str) -> None:
+    def _tell(self, text: str, event: str = "said", **facts: Any) -> None:
         self.run.say(text)
-        self.dir.note("said", text=text)
+        self.dir.note(event, text=text, **facts)
 
     def _beat(self) -> None:
         """A sign of life, at a low rate, from the thread that works."""

@@ -22,11 +22,11 @@ from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.evaluation.results import read_scores
 from dreamlib.report import sources as kept
 from dreamlib.report.captions import CAPTIONS
+from dreamlib.report.figures import curves as training
 from dreamlib.report.figures import palette, score_figures
 from dreamlib.report.figures import registry as figures
 from dreamlib.report.figures import score_panels as panels
 from dreamlib.report.figures import style as plotting
-from dreamlib.report.figures import training_curves as training
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import Shards, generate, process
 from dreamlib.training.cost import count_parameters, explain, usual_images
@@ -355,8 +355,10 @@ def test_resumptions_are_marked_where_they_were(finished, tmp_path):
     run = open_run(folder, mirror="none", say=lambda text: None)
     assert training.resumptions(run, last=8) == []
     for step in (4, 4, 8):
-        run.dir.note("said", text=f"RESUMED at step {step:,} of 8 from a checkpoint (sha 1)")
+        run.dir.note("resumed", step=step, text="RESUMED")
+    run.dir.note("said", text="RESUMED at step 1,002 of 5,000 from a checkpoint")  # older versions
     assert training.resumptions(run, last=8) == [4]
+    assert training.resumptions(run, last=5000) == [4, 8, 1002]
     axes = training.curves(run).axes[0]
     assert [line for line in axes.lines if list(line.get_xdata()) == [4, 4]]
 

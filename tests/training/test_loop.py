@@ -37,7 +37,7 @@ Spoil = Callable[[DiffusionTrainer], None]
 
 def said(run: Run, word: str) -> list[str]:
     """What a run told its user, from its events."""
-    texts = [event["text"] for event in run.dir.read_events() if event["event"] == "said"]
+    texts = [event.get("text", "") for event in run.dir.read_events()]
     return [text for text in texts if word in text]
 
 

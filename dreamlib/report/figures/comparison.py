@@ -9,9 +9,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dreamlib.evaluation.results import GENERATED, REAL, Study
+from dreamlib.report.figures.curves import log_of
 from dreamlib.report.figures.score_figures import scored
 from dreamlib.report.figures.style import sheet_figure
-from dreamlib.report.figures.training_curves import log_of
 from dreamlib.report.sources import extractor_of, folder_name, scored_images, way_of
 from dreamlib.report.tables import ERRORS, MADE, rows_table
 from dreamlib.report.texts import NONE, as_table

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from dreamlib.evaluation.results import Study
 from dreamlib.report.contents import Missing
 from dreamlib.report.figures import score_panels as panels
+from dreamlib.report.figures.curves import draw_loss, log_of
 from dreamlib.report.figures.palette import GREY, TWO
 from dreamlib.report.figures.score_figures import scored
 from dreamlib.report.figures.style import (
@@ -21,7 +22,6 @@ from dreamlib.report.figures.style import (
     show_sheet,
     style,
 )
-from dreamlib.report.figures.training_curves import draw_loss, log_of
 from dreamlib.report.sources import scored_images, study_footer
 from dreamlib.runs.run import Run
 from dreamlib.utils.errors import RunError
@@ -84,5 +84,6 @@ def _samples(axes: Axes, run: Run, study: Study) -> None:
 
 def _loss(axes: Axes, run: Run) -> None:
     draw_loss(axes, log_of(run))
+    axes.set_title("")
     axes.set_xlabel("optimizer step")
     axes.xaxis.set_major_locator(panels.MaxNLocator(4, integer=True))

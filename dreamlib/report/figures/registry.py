@@ -17,7 +17,7 @@ from dreamlib.diffusion.samplers import spaced
 from dreamlib.report.captions import CAPTIONS, captions_of, why_absent
 from dreamlib.report.contents import Missing
 from dreamlib.report.figures import score_figures
-from dreamlib.report.figures.gan_curves import players
+from dreamlib.report.figures.curves import curves, players, training, validation
 from dreamlib.report.figures.images import process, process_x0, quality, samples, stages
 from dreamlib.report.figures.images import sample_grid as sample_grid  # notebooks draw it from here
 from dreamlib.report.figures.network import architecture
@@ -32,7 +32,6 @@ from dreamlib.report.figures.style import (
     save_figure,
     style,
 )
-from dreamlib.report.figures.training_curves import curves, training, validation
 from dreamlib.report.sources import folder_name, name_of
 from dreamlib.runs.run import Run
 from dreamlib.utils.errors import ConfigError, RunError
