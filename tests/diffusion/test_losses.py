@@ -103,19 +103,15 @@ def test_the_clip_bounds_the_shift_where_x0_hat_explodes():
 
 
 @pytest.mark.parametrize(
-    "loss", [Conservative(start=500, length=1), Conservative(lam_max=0.0, estimator="both")]
+    "loss",
+    [
+        *(Conservative(start=500, length=1), Conservative(lam_max=0.0, estimator="both")),
+        *(Paper(math.inf), Perturb(0.0)),
+    ],
 )
 def test_lambda_zero_is_the_standard_loss_itself(loss):
-    data = batch()
-    net, plain = Small(), Small()
-    assert torch.equal(total(loss, net, data, step=10), total(standard, plain, data))
-    assert net.passes == plain.passes
-
-
-@pytest.mark.parametrize("loss", [Paper(math.inf), Perturb(0.0)])
-def test_paper_at_infinite_p_and_perturb_without_gamma_are_standard_itself(loss):
     data, net, plain = batch(perturb=True), Small(), Small()
-    assert torch.equal(total(loss, net, data), total(standard, plain, data))
+    assert torch.equal(total(loss, net, data, step=10), total(standard, plain, data))
     assert net.passes == plain.passes
 
 
@@ -221,20 +217,6 @@ def test_labels_go_with_every_question():
             assert torch.equal(asked[0], chosen if loss == Conservative() else data.y)
 
 
-def test_perturb_moves_the_input_and_keeps_the_target():
-    data, seen = batch(perturb=True), []
-
-    class Spy(Small):
-        def forward(self, x, t):
-            seen.append(x)
-            return torch.zeros_like(x)
-
-    losses = next(iter(Perturb(0.1)(Spy(), SCHED, data, 0))).error
-    _, s = SCHED.signal_noise(data.t)
-    assert_close(seen[0] - q_sample(SCHED, data.x0, data.t, data.eps), 0.1 * s * data.xi)
-    assert_close(losses, data.eps.square().flatten(1).mean(1))
-
-
 def test_ramp_is_the_recipes():
     """0 before epoch 10, then min(epoch / 20, 1): a half at once, full from epoch 20."""
     assert [dream.ramp(e, 10, 20) for e in (9, 10, 15, 20, 99)] == [0, 0.5, 0.75, 1, 1]
@@ -248,23 +230,17 @@ def test_lambda_rules():
     assert_close(Paper(2.0).lam(SCHED, t, 0), 1 - SCHED.alpha_bar[t])
 
 
-def test_both_reuses_its_prediction_and_sampled_pays_for_its_share_only():
-    data, net = batch(), Small()
-    total(standard, net, data)
-    assert net.passes == [(64, True, True)]
-    net = Small()
-    total(Conservative(estimator="both"), net, data)
-    assert net.passes == [(64, True, True), (64, True, True)]
-    net = Small()
-    total(Conservative(estimator="sampled"), net, data)
-    rows = int(((data.coin < 0.3) & (data.t > 0)).sum())
-    assert net.passes == [(rows, False, False), (64, True, True)]
+CHOSEN = int(((batch().coin < 0.3) & (batch().t > 0)).sum())  # images that `sampled` adapts
 
 
-def test_paper_measures_its_error_without_gradient_or_dropout():
+@pytest.mark.parametrize(
+    ("loss", "without_gradient"),
+    [(standard, []), (Paper(), [64]), (Conservative(estimator="sampled"), [CHOSEN])],
+)
+def test_its_own_error_is_measured_without_gradient_or_dropout(loss, without_gradient):
     net = Small(dropout=0.5)
-    total(Paper(), net, batch())
-    assert net.passes == [(64, False, False), (64, True, True)]
+    total(loss, net, batch())
+    assert net.passes == [*((n, False, False) for n in without_gradient), (64, True, True)]
     assert net.training
 
 
@@ -300,12 +276,6 @@ def test_estimators_have_equal_expectation():
 
     assert max(distance(0.3)) < 4
     assert min(*distance(0.25), *distance(0.35)) > 6
-
-
-def test_both_matches_a_single_backward():
-    data, net = batch(), Small()
-    total(Conservative(estimator="both"), net, data).backward()
-    assert_close(gradient(Conservative(estimator="both"), data), net.conv.weight.grad)
 
 
 def test_conservative_target_is_the_true_noise():
