@@ -225,17 +225,23 @@ def test_float32_features_are_summed_in_float64():
     assert Moments.of(x).m2.dtype == np.float64
 
 
-def test_wrong_features_are_refused():
+def wrong_features():
+    """A good set of five samples; sets that do not go with it, and what is said of each."""
     good = normal(5, 3, 0)
     bad = good.copy()
     bad[1, 2] = np.nan
-    for wrong, message in [
+    return good, [
         (bad, "1 of 5 feature rows"),
         (good[:, :2], "widths differ"),
         (good[:1], "at least 2 samples"),
         (good[0], r"floats \[n,d\]"),
         (np.ones((5, 3), np.uint8), r"floats \[n,d\]"),
-    ]:
+    ]
+
+
+def test_wrong_features_are_refused():
+    good, wrongs = wrong_features()
+    for wrong, message in wrongs:
         for pair in ((wrong, good), (good, wrong)):
             with pytest.raises(ValueError, match=message):
                 frechet(*pair)
@@ -245,59 +251,46 @@ def test_wrong_features_are_refused():
         Moments.of(good).merge(Moments.of(good[:, :2]))
 
 
-def closed_enough(n):
-    """Rank-deficient, the other packages' own routes are off by root eps; else all is rounding."""
-    return 1e-6 if n <= 24 else 1e-8
-
-
-# Both sides above d, one below, both below.
-COUNTS = pytest.mark.parametrize(("n", "m"), [(300, 250), (15, 250), (15, 20)])
-
-
-def pair(n, m):
-    return normal(n, 24, 1, scale=1.2), normal(m, 24, 2)
-
-
-@COUNTS
-def test_parity_with_torch_fidelity(n, m):
+def torch_fidelitys(a, b):
     metric = pytest.importorskip("torch_fidelity.metric_fid")
-    a, b = pair(n, m)
     stats = [metric.fid_features_to_statistics(torch.from_numpy(x)) for x in (a, b)]
-    found = metric.fid_statistics_to_metric(*stats, False)
-    (want,) = found.values()
-    assert frechet(a, b) == pytest.approx(want, rel=closed_enough(n))
+    (value,) = metric.fid_statistics_to_metric(*stats, False).values()
+    return value
 
 
-@COUNTS
-def test_parity_with_torchmetrics(n, m):
+def torchmetrics(a, b):
     fid = pytest.importorskip("torchmetrics.image.fid")
-    a, b = pair(n, m)
     stats = [(torch.from_numpy(x.mean(0)), torch.from_numpy(np.cov(x.T))) for x in (a, b)]
-    want = float(fid._compute_fid(*stats[0], *stats[1]))
-    assert frechet(a, b) == pytest.approx(want, rel=closed_enough(n))
+    return float(fid._compute_fid(*stats[0], *stats[1]))
 
 
-@COUNTS
-@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
-def test_parity_with_clean_fid(n, m):
+def clean_fids(a, b):
     scipy = pytest.importorskip("scipy")
     if tuple(map(int, scipy.__version__.split(".")[:2])) >= (1, 18):
         pytest.skip("clean-fid 0.1.35 unpacks a second value that scipy 1.18 no longer returns")
-    fid = pytest.importorskip("cleanfid.fid")
-    a, b = pair(n, m)
-    assert frechet(a, b) == pytest.approx(fid.fid_from_feats(a, b), rel=closed_enough(n))
+    return pytest.importorskip("cleanfid.fid").fid_from_feats(a, b)
 
 
-@COUNTS
-def test_parity_with_the_matrix_root_of_scipy(n, m):
+def matrix_root_of_scipy(a, b):
     """As pytorch-fid computes it: the root of S_a S_b, its imaginary part dropped."""
     linalg = pytest.importorskip("scipy.linalg")
-    a, b = pair(n, m)
     cov_a, cov_b = np.cov(a.T), np.cov(b.T)
-    shift = np.square(a.mean(0) - b.mean(0)).sum()
     root = np.trace(linalg.sqrtm(cov_a @ cov_b)).real
-    want = shift + np.trace(cov_a) + np.trace(cov_b) - 2 * root
-    assert frechet(a, b) == pytest.approx(want, rel=closed_enough(n))
+    shift = np.square(a.mean(0) - b.mean(0)).sum()
+    return shift + np.trace(cov_a) + np.trace(cov_b) - 2 * root
+
+
+PACKAGES = [torch_fidelitys, torchmetrics, clean_fids, matrix_root_of_scipy]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize(("n", "m"), [(300, 250), (15, 250), (15, 20)])
+@pytest.mark.filterwarnings("ignore:The `disp` argument:DeprecationWarning")
+def test_parity(package, n, m):
+    """Both sides above d, one below, both below."""
+    a, b = normal(n, 24, 1, scale=1.2), normal(m, 24, 2)
+    # Rank-deficient, the other packages' own routes are off by root eps; else all is rounding.
+    assert frechet(a, b) == pytest.approx(package(a, b), rel=1e-6 if n <= 24 else 1e-8)
 
 
 def test_speed_and_digits_were_measured():

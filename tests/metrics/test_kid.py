@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from dreamlib.metrics import pairwise as distances
 from dreamlib.metrics.kid import kernel_reference, kid, kid_difference
+from tests.metrics.test_frechet import wrong_features
 
 
 def drawn(n, key, d=16, shift=0.0, scale=1.0):
@@ -32,7 +32,7 @@ def by_definition(gen, real):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Seven rows to a block, so that small sets meet every edge between blocks."""
-    monkeypatch.setattr(distances.blocks, "__defaults__", (7,))
+    monkeypatch.setattr("dreamlib.metrics.kid.ROWS", 7)
 
 
 @pytest.mark.parametrize(("n", "m"), [(20, 20), (14, 9), (2, 30)])
@@ -51,7 +51,7 @@ def test_hand_computed():
 def test_blocks_do_not_matter(monkeypatch):
     gen, real = drawn(50, 1, scale=1.1), drawn(60, 2)
     whole = kid(gen, real)
-    monkeypatch.setattr(distances.blocks, "__defaults__", (9,))
+    monkeypatch.setattr("dreamlib.metrics.kid.ROWS", 9)
     parts = kid(gen, real)
     assert parts.value == pytest.approx(whole.value, abs=1e-13)
     assert parts.se == pytest.approx(whole.se, rel=1e-9)
@@ -186,16 +186,8 @@ def test_pairing_sees_shared_noise():
 
 
 def test_wrong_features_are_refused():
-    good = drawn(5, 0)
-    bad = good.copy()
-    bad[1, 2] = np.nan
-    for wrong, message in [
-        (bad, "1 of 5 feature rows"),
-        (good[:, :2], "widths differ"),
-        (good[:1], "at least 2 samples"),
-        (good[0], r"floats \[n,d\]"),
-        (np.ones((5, 16), np.uint8), r"floats \[n,d\]"),
-    ]:
+    good, wrongs = wrong_features()
+    for wrong, message in wrongs:
         with pytest.raises(ValueError, match=message):
             kid(wrong, good)
         with pytest.raises(ValueError, match=message):
@@ -206,7 +198,7 @@ def test_wrong_features_are_refused():
             with pytest.raises(ValueError, match=message):
                 kid_difference(*sets, paired=False)
     with pytest.raises(ValueError, match="1 of 5 feature rows"):
-        kernel_reference(bad)
+        kernel_reference(wrongs[0][0])
     with pytest.raises(ValueError, match="paired sets need equal sizes, got 5 and 4"):
         kid_difference(good, good[:4], good, paired=True)
     assert kid_difference(good, good[:4], good, paired=False).se >= 0
