@@ -10,7 +10,6 @@ from PIL import Image
 
 from dreamlib.metrics.classifier import Classifier
 from dreamlib.metrics.features import ClassifierExtractor, extract
-from dreamlib.metrics.frechet import frechet
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.files import sha256_file
 from dreamlib.utils.images import save_png
@@ -180,68 +179,3 @@ def test_a_damaged_cache_is_not_believed(tmp_path, caplog, file):
     assert pooled.calls == 2
     assert len(caplog.records) == (0 if file == "half" else 1)
     np.testing.assert_array_equal(again, want)
-
-
-# torch-fidelity averages features in float32, which limits the agreement.
-def test_parity_with_torch_fidelity_from_images_to_distance():
-    base = pytest.importorskip("torch_fidelity.feature_extractor_base").FeatureExtractorBase
-    fidelity = pytest.importorskip("torch_fidelity")
-    pooled = Pooled()
-
-    class Standin(base):
-        def __init__(self, name, features_list, **unused):
-            super().__init__(name, features_list)
-
-        def forward(self, x):
-            return (pooled(x.permute(0, 2, 3, 1)),)
-
-        @staticmethod
-        def get_provided_features_list():
-            return ("pooled",)
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric):
-            return "pooled"
-
-        @staticmethod
-        def can_be_compiled():
-            return False
-
-    class Set(torch.utils.data.Dataset):
-        def __init__(self, images):
-            self.images = torch.as_tensor(images).permute(0, 3, 1, 2).contiguous()
-
-        def __len__(self):
-            return len(self.images)
-
-        def __getitem__(self, i):
-            return self.images[i]
-
-    a, b = pictures(120, 1), pictures(130, 2) // 2
-    fidelity.register_feature_extractor("dreamlib-standin", Standin)
-    found = fidelity.calculate_metrics(
-        input1=Set(a), input2=Set(b), cuda=False, fid=True, cache=False, verbose=False,
-        save_cpu_ram=True, feature_extractor="dreamlib-standin", feature_layer_fid="pooled",
-    )  # fmt: skip
-    own = frechet(extract(a, pooled), extract(b, pooled))
-    assert own == pytest.approx(found["frechet_inception_distance"], rel=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_parity_with_torchmetrics_from_images_to_distance():
-    fid = pytest.importorskip("torchmetrics.image.fid")
-    pooled = Pooled()
-
-    class Standin(torch.nn.Module):
-        num_features = pooled.dim
-
-        def forward(self, x):
-            return pooled(x.permute(0, 2, 3, 1))
-
-    a, b = pictures(120, 1), pictures(130, 2) // 2
-    metric = fid.FrechetInceptionDistance(feature=Standin(), normalize=False)
-    for images, real in ((a, False), (b, True)):
-        metric.update(torch.as_tensor(images).permute(0, 3, 1, 2), real=real)
-    own = frechet(extract(a, pooled), extract(b, pooled))
-    # It returns float32 from sums of squares.
-    assert own == pytest.approx(float(metric.compute()), rel=1e-5)
