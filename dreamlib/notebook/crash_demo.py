@@ -38,14 +38,14 @@ class CrashDemo:
         return RunDir(self.folder)
 
     @property
-    def told(self) -> Path:
+    def output(self) -> Path:
         """What the process of the last start() printed."""
         return self.folder.with_name(f"{self.folder.name}.txt")
 
     def start(self, hours: float | None = None) -> CrashDemo:
         """Begin or continue the training.  What it prints is told when it ends."""
-        words = [sys.executable, "-m", "dreamlib", "train", str(self.folder), "--preset"]
-        words += [self.preset, "--mirror", str(self.mirror)]
+        words = [sys.executable, "-m", "dreamlib", "train", str(self.folder)]
+        words += ["--preset", self.preset, "--mirror", str(self.mirror)]
         words += [word for item in self.overrides for word in ("--set", item)]
         if hours is not None:  # all of them for training: nothing is scored here
             words += ["--hours", repr(hours), "--set", "train.reserve_minutes=0"]
@@ -56,7 +56,7 @@ class CrashDemo:
         environment.pop(BEGUN, None)  # a session of its own begins with it
         self.before = self._newest()
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.told, "w", encoding="utf-8") as out:
+        with open(self.output, "w", encoding="utf-8") as out:
             self.process = subprocess.Popen(
                 words, stdout=out, stderr=subprocess.STDOUT, env=environment
             )
@@ -76,8 +76,8 @@ class CrashDemo:
                 process.wait()
                 self.say(
                     f"process {process.pid} killed (SIGKILL, exit code {process.returncode}): no "
-                    f"handler ran, nothing was written.  The newest checkpoint is of step "
-                    f"{newest:,}"
+                    "handler ran, nothing was written.  "
+                    f"The newest checkpoint is of step {newest:,}"
                 )
                 return True
             time.sleep(0.02)
@@ -88,23 +88,24 @@ class CrashDemo:
         """Wait for its end -> the line that says where it began."""
         process = self._running()
         process.wait()
-        lines = self.told.read_text("utf-8").splitlines() or [""]
+        lines = self.output.read_text("utf-8").splitlines() or [""]
         if process.returncode not in (0, 75):  # finished; paused
             raise RunError(f"training {self.folder} failed: {lines[-1]}")
-        told = [line for line in lines if not line.startswith("step ")]
-        self.say("\n".join(told))
-        return next((line for line in told if line.startswith(BANNERS)), "")
+        lines = [line for line in lines if not line.startswith("step ")]
+        self.say("\n".join(lines))
+        return next((line for line in lines if line.startswith(BANNERS)), "")
 
     def checkpoints(self) -> list[Checkpoint]:
         """Those that verify, oldest first."""
-        return sorted(whole_checkpoints(self.dir.checkpoints), key=lambda found: found.step)
+        return sorted(
+            whole_checkpoints(self.dir.checkpoints), key=lambda checkpoint: checkpoint.step
+        )
 
     def cut_newest(self) -> Path:
         """Halve the newest checkpoint, as a disk that fills up or a torn upload would do it."""
-        found = self.checkpoints()
-        if not found:
+        if not (whole := self.checkpoints()):
             raise RunError(f"{self.folder} has no checkpoint to damage: let it train first")
-        path = found[-1].path
+        path = whole[-1].path
         os.truncate(path, path.stat().st_size // 2)
         self.say(f"{path.name} of {self.folder} now holds half of its bytes")
         return path

@@ -17,6 +17,8 @@ from dreamlib.utils.errors import Interrupted, OutOfTime
 from dreamlib.utils.platform import memory_in_use, platform
 from dreamlib.utils.progress import duration, tell
 
+LOOK = 10.0  # seconds between two looks for newer pictures
+
 
 def watch(run: Run, ticks: Iterable[Tick], every: float | None = None) -> None:
     """Drive a training to its end or pause, showing where it stands.
@@ -25,23 +27,28 @@ def watch(run: Run, ticks: Iterable[Tick], every: float | None = None) -> None:
     elsewhere (a terminal, papermill) the same facts are a line of text every `every` seconds.
     Raises Interrupted when training was asked to stop, OutOfTime when the budget paused it.
     """
-    view = _Live(run) if is_live() else _Lines(run)
-    every = view.every if every is None else every
+    view = _Live(run) if is_live() else None
+    every = every if every is not None else 1.0 if view else 15.0
     begun, due, first = time.monotonic(), 0.0, None
-    row: dict[str, Any] = {}
+    entry: dict[str, Any] = {}
     try:
         for tick in ticks:
             first = first if first is not None else tick.step - 1
-            row = tick.row or row
+            entry = tick.row or entry
             now = time.monotonic()
             if now < due and tick.step < tick.total:
                 continue
             due = now + every
-            view.show(tick, facts(run, tick, row, (tick.step - first) / (now - begun)))
+            text = facts(run, tick, entry, (tick.step - first) / (now - begun))
+            if view:
+                view.show(tick, text)
+            else:
+                run.say(" · ".join(text))
     finally:  # at once, even while somebody keeps the traceback of an error in `show`
         if isinstance(ticks, Generator):
             ticks.close()
-        view.close()
+        if view:
+            view.close()
     status = run.dir.status()
     where = f"{run.folder} was paused at step {status['step']:,}"
     if status["state"] == "paused_deadline":
@@ -50,64 +57,43 @@ def watch(run: Run, ticks: Iterable[Tick], every: float | None = None) -> None:
         raise Interrupted(where)
 
 
-class _Lines:
-    """Facts as lines of text."""
-
-    every = 15.0
-
-    def __init__(self, run: Run):
-        self.say = run.say
-
-    def show(self, tick: Tick, told: list[str]) -> None:
-        self.say(" · ".join(told))
-
-    def close(self) -> None:
-        pass
-
-
-CAPTIONS = ("the loss so far", "newest preview: averaged weights", "the same: raw weights")
-
-
 class _Live:
     """Facts, the loss so far, and the newest previews, in one widget; a line when it is over."""
 
-    every = 1.0
-    pictures = 10.0  # seconds between two looks for newer ones
-
     def __init__(self, run: Run):
-        self.run, self.told = run, [""]
+        self.run = run
+        self.facts: list[str] = []
         self.panel: Panel | None = None  # from the first step on: the banner stands above it
         self.due = 0.0
 
-    def show(self, tick: Tick, told: list[str]) -> None:
-        self.told = told
-        self.panel = self.panel or Panel(CAPTIONS)
-        self.panel.show(tick.step / tick.total, told)
+    def show(self, tick: Tick, facts: list[str]) -> None:
+        self.facts = facts
+        self.panel = self.panel or Panel()
+        self.panel.show(tick.step / tick.total, facts)
         if time.monotonic() >= self.due or tick.step == tick.total:
-            self.due = time.monotonic() + self.pictures
-            for slot, png in enumerate(self._pictures()):
-                if png is not None:
-                    self.panel.picture(slot, png)
+            self.due = time.monotonic() + LOOK
+            self.panel.pictures(self._pictures())
 
-    def _pictures(self) -> list[bytes | None]:
-        rows, stages = self.run.dir.read_log(), self.run.dir.stages()
-        found: list[bytes | None] = [loss_png(rows) if len(rows) > 1 else None]
-        if stages:  # averaged weights, and the raw ones beside them
-            raw = stages[-1].with_name(f"{stages[-1].stem}-raw.png")
-            found += [path.read_bytes() if path.exists() else None for path in (stages[-1], raw)]
-        return found
+    def _pictures(self) -> dict[str, bytes]:
+        entries, stages = self.run.dir.read_log(), self.run.dir.stages()
+        pictures = {"the loss so far": loss_png(entries)} if len(entries) > 1 else {}
+        for newest in stages[-1:]:
+            raw = newest.with_name(f"{newest.stem}-raw.png")
+            files = {"newest preview: averaged weights": newest, "the same: raw weights": raw}
+            pictures |= {name: path.read_bytes() for name, path in files.items() if path.exists()}
+        return pictures
 
     def close(self) -> None:
         if self.panel is not None:
             self.panel.close()
-            tell(" · ".join(self.told[:3]))
+            tell(" · ".join(self.facts[:3]))
 
 
 @style()
-def loss_png(rows: list[dict[str, Any]]) -> bytes:
+def loss_png(entries: list[dict[str, Any]]) -> bytes:
     """The loss so far, as a small PNG picture."""
     fig, (axes,) = new_figure(3.6, 2.4)
-    axes.plot([row["step"] for row in rows], [row["loss"] for row in rows], color=BLUE)
+    axes.plot(*zip(*((entry["step"], entry["loss"]) for entry in entries)), color=BLUE)
     axes.set(xlabel="optimizer step", title="training loss")
     log_scale(axes)
     file = io.BytesIO()
@@ -115,19 +101,21 @@ def loss_png(rows: list[dict[str, Any]]) -> bytes:
     return file.getvalue()
 
 
-def facts(run: Run, tick: Tick, row: dict[str, Any], rate: float) -> list[str]:
+def facts(run: Run, tick: Tick, entry: dict[str, Any], rate: float) -> list[str]:
     """Where training stands: step, loss, lambda or p, speed, time left, the last checkpoint."""
     left = (tick.total - tick.step) / rate if rate else float("inf")
-    told = [f"step {tick.step:,}/{tick.total:,} ({tick.step / tick.total:.0%})"]
-    if row:
-        own = f"λ {row['lam']:.3f}" if "lam" in row else f"p {row['p']:.3f}"
-        told.append(f"loss {row['loss']:.4f} · {own}")
-    told.append(f"{rate * run.config.train.batch:,.0f} images/s · ETA {duration(left)}")
+    text = [f"step {tick.step:,}/{tick.total:,} ({tick.step / tick.total:.0%})"]
+    if entry:
+        own = f"λ {entry['lam']:.3f}" if "lam" in entry else f"p {entry['p']:.3f}"
+        text.append(f"loss {entry['loss']:.4f} · {own}")
+    text.append(f"{rate * run.config.train.batch:,.0f} images/s · ETA {duration(left)}")
     status = run.dir.status()
-    told.append(safety(run, status))
+    text.append(safety(run, status))
     if (budget := status.get("left_seconds")) is not None:
-        told.append(f"pauses by itself in {duration(max(0.0, budget))}")
-    return [*told, _memory(run)]
+        text.append(f"pauses by itself in {duration(max(0.0, budget))}")
+    used, there = memory_in_use(run.device)
+    total = f" of {there / 2**30:.0f}" if there else ""
+    return [*text, f"memory {used / 2**30:.1f}{total} GiB"]
 
 
 def safety(run: Run, status: dict[str, Any]) -> str:
@@ -149,9 +137,3 @@ def safety(run: Run, status: dict[str, Any]) -> str:
     late = behind > 120 * run.config.train.mirror_minutes or (status["mirrored"] or -1) < 0
     safe = not (late or status["mirror_fails"] or status["upload"] == "uploading")
     return f"{'safe' if safe else 'not yet safe'} to close: {text}, {describe(status)}"
-
-
-def _memory(run: Run) -> str:
-    used, there = memory_in_use(run.device)
-    total = f" of {there / 2**30:.0f}" if there else ""
-    return f"memory {used / 2**30:.1f}{total} GiB"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import inspect
 import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,43 +106,38 @@ def is_live() -> bool:
     return hasattr(shell, "kernel") and not headless() and find_spec("ipywidgets") is not None
 
 
+NOWRAP = '<span style="white-space:nowrap">'
+PICTURE = """
+<div style="display:inline-block; vertical-align:top; margin:4px 12px 0 0; line-height:1.5">
+<small>{}</small><br><img src="data:image/png;base64,{}" alt="" style="max-width:280px"></div>
+"""
+
+
 class Panel:
     """A bar, a few facts and pictures, in one widget (ipywidgets 7.7 and 8)."""
 
-    def __init__(self, captions: Sequence[str] = ()):
-        """`captions` of the pictures, which are shown once there are some."""
+    def __init__(self) -> None:
         import ipywidgets as widgets
         from IPython.display import display
 
         wide = widgets.Layout(width="100%")
         self.bar = widgets.IntProgress(max=1000, layout=wide)
-        self.text = widgets.HTML(layout=wide)
-        fit = widgets.Layout(max_width="280px")
-        self.images = [widgets.Image(format="png", layout=fit) for _ in captions]
-        self.slots = [
-            widgets.VBox(
-                [widgets.HTML(f"<small>{html.escape(caption)}</small>"), image],
-                layout=widgets.Layout(margin="4px 12px 0 0", display="none"),
-            )
-            for caption, image in zip(captions, self.images)
-        ]
-        row = widgets.HBox(self.slots, layout=widgets.Layout(flex_flow="row wrap"))
-        self.box = widgets.VBox([self.bar, self.text, *([row] if captions else [])])
+        self.text, self.images = widgets.HTML(layout=wide), widgets.HTML(layout=wide)
+        self.box = widgets.VBox([self.bar, self.text, self.images])
         self.handle = display(self.box, display_id=True)
 
     def show(self, share: float, facts: Iterable[str]) -> None:
         """The share that is done, 0 to 1, and facts of plain text."""
         self.bar.value = round(1000 * share)
-        told = [html.escape(fact) for fact in facts if fact]
-        told = [*(f"{fact}&ensp;·" for fact in told[:-1]), *told[-1:]]
-        self.text.value = "&ensp; ".join(
-            f'<span style="white-space:nowrap">{fact}</span>' for fact in told
-        )
+        lines = [html.escape(fact) for fact in facts if fact]
+        self.text.value = NOWRAP + f"&ensp;·</span>&ensp; {NOWRAP}".join(lines) + "</span>"
 
-    def picture(self, slot: int, png: bytes) -> None:
-        """Show or replace one of the pictures."""
-        self.images[slot].value = png
-        self.slots[slot].layout.display = ""
+    def pictures(self, pngs: Mapping[str, bytes]) -> None:
+        """Show PNG pictures by their captions, in place of those before."""
+        self.images.value = "".join(
+            PICTURE.format(html.escape(caption), base64.b64encode(png).decode())
+            for caption, png in pngs.items()
+        )
 
     def close(self) -> None:
         """Take the widget away: pages that are saved show text, and no dead widgets."""
@@ -149,7 +145,7 @@ class Panel:
 
         if self.handle is not None:  # where a page does not take outputs back by itself
             self.handle.update(HTML(""))
-        for part in (self.box, self.bar, self.text, *self.slots, *self.images):
+        for part in (self.box, self.bar, self.text, self.images):
             part.close()
 
 
@@ -196,19 +192,19 @@ def progress() -> Progress:
 
 def status(run: Run) -> Markdown:
     """Where a run stands, as a table."""
-    told, data = run.dir.status(), run.data.manifest["splits"]
-    total = told.get("total")
-    share = f" of {total:,} ({told['step'] / total:.0%})" if total else ""
-    rows = {
+    state, splits = run.dir.status(), run.data.manifest["splits"]
+    total = state.get("total")
+    share = f" of {total:,} ({state['step'] / total:.0%})" if total else ""
+    facts = {
         "run": str(run.folder),
         "preset": str(run.config.preset),
-        "state": told["state"].replace("_", " "),
-        "step": f"{told['step']:,}{share}",
-        "images": ", ".join(f"{count:,} {split}" for split, count in data.items() if count),
+        "state": state["state"].replace("_", " "),
+        "step": f"{state['step']:,}{share}",
+        "images": ", ".join(f"{count:,} {split}" for split, count in splits.items() if count),
         "computes on": f"{run.device}, {run.precision.name} ({run.precision.reason})",
         "mirror": str(run.mirror.root) if run.mirror else "none",
     }
-    return show(as_table(("", ""), rows.items()))
+    return show(as_table(("", ""), facts.items()))
 
 
 def show(text: str) -> Markdown:

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -49,11 +51,12 @@ def write_notebook(path: Path, *cells: str, parameters: str = 'RUN = "runs/x"\nN
     return path
 
 
-def wait_for(path: Path, limit: float = 60.0) -> None:
-    begun = time.monotonic()
-    while not path.exists():
-        assert time.monotonic() - begun < limit, f"{path} did not come"
+def until(condition: Callable[[], bool], limit: float = 60.0) -> bool:
+    """Whether it comes true within `limit` seconds."""
+    end = time.monotonic() + limit
+    while not condition() and time.monotonic() < end:
         time.sleep(0.05)
+    return condition()
 
 
 def kernels() -> list[int]:
@@ -62,14 +65,9 @@ def kernels() -> list[int]:
     return [p.pid for p in found if p.status() != "zombie" and "ipykernel" in str(p.cmdline())]
 
 
-def gone(pid: int, limit: float = 10.0) -> bool:
-    """Whether a process ends within `limit` seconds; a zombie has ended."""
-    begun = time.monotonic()
-    while time.monotonic() - begun < limit:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie":
-            return True
-        time.sleep(0.1)
-    return False
+def gone(pid: int) -> bool:
+    """Whether a process ends soon; a zombie has ended."""
+    return until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", 10)
 
 
 def batch(out: Path, *specs: Spec, jobs: int = 1, **more) -> Batch:
@@ -115,9 +113,10 @@ def test_every_ending_is_told_apart_and_two_jobs_overlap(tmp_path, monkeypatch):
     paths = {name: write_notebook(tmp_path / f"{name}.ipynb", *sources[name]) for name in sources}
     paths["next"] = write_notebook(tmp_path / "next.ipynb", "print('never')")
     said: list[str] = []
+    after = {"fails": ["next"]}
     specs = [
-        Spec(name=name, notebooks=(str(paths[name]), *after))
-        for name, after in zip(sources, ([], [], [str(paths["next"])], [], []))
+        Spec(name=name, notebooks=[str(paths[each]) for each in (name, *after.get(name, []))])
+        for name in sources
     ]
     job = batch(tmp_path / "out", *specs, jobs=2, say=said.append)
     assert job.run() == FAILED
@@ -295,7 +294,7 @@ def test_sigterm_ends_kernels_in_good_order_and_the_same_command_completes(tmp_p
     seen: dict[str, Any] = {}
 
     def ask() -> None:
-        wait_for(tmp_path / "begun")
+        assert until((tmp_path / "begun").exists)
         seen.update(facts(tmp_path / "out")["run/polite"])
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -320,7 +319,7 @@ def test_sigterm_ends_kernels_in_good_order_and_the_same_command_completes(tmp_p
 def test_a_command_that_is_killed_leaves_no_kernel_and_goes_on(tmp_path):
     polite = write_notebook(tmp_path / "polite.ipynb", POLITE.format(home=str(tmp_path)))
     process = subprocess.Popen([sys.executable, "-c", COMMAND, tmp_path / "out", polite])
-    wait_for(tmp_path / "begun")
+    assert until((tmp_path / "begun").exists)
     kernel = facts(tmp_path / "out")["run/polite"]["pid"]
     process.kill()
     process.wait(timeout=60)
@@ -350,8 +349,7 @@ def ran(monkeypatch):
     monkeypatch.setattr(
         "dreamlib.notebook.runner.jobs.to_html", lambda path: path.with_suffix(".html").touch()
     )
-    began_and_endings = type("Ran", (), {"began": began, "endings": endings})
-    return began_and_endings
+    return SimpleNamespace(began=began, endings=endings)
 
 
 @pytest.fixture
@@ -379,34 +377,24 @@ def test_what_is_done_is_skipped_and_one_line_says_so(tmp_path, ran, pair):
     assert ran.began == ["one", "two"] * 2
 
 
-def damage_output(folder):
-    path = folder / "out/r/two.ipynb"
+def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
-def damage_manifest(folder):
-    path = folder / "out/r/two.json"
-    path.write_text(path.read_text()[:-20])
-
-
-def forge_manifest(folder):
-    write_json(folder / "out/r/two.json", read_json(folder / "out/r/two.json") | {"seconds": 1.0})
-
-
-def lose_output(folder):
-    (folder / "out/r/two.ipynb").unlink()
-
-
-def change_notebook(folder):
-    write_notebook(folder / "two.ipynb", "print('more')")
+def forge(path: Path) -> None:
+    write_json(path, read_json(path) | {"seconds": 1.0})
 
 
 @pytest.mark.parametrize(
-    "change", [damage_output, damage_manifest, forge_manifest, lose_output, change_notebook]
+    ("name", "change"),
+    [
+        *[("out/r/two.ipynb", cut), ("out/r/two.json", cut), ("out/r/two.json", forge)],
+        *[("out/r/two.ipynb", Path.unlink), ("two.ipynb", lambda path: write_notebook(path, "1"))],
+    ],
 )
-def test_what_is_changed_or_damaged_runs_again(tmp_path, ran, pair, change):
+def test_what_is_changed_or_damaged_runs_again(tmp_path, ran, pair, name, change):
     pair()
-    change(tmp_path)
+    change(tmp_path / name)
     assert pair() == 0
     assert ran.began == ["one", "two", "two"]
 

@@ -27,6 +27,11 @@ NOTEBOOKS = [HOME / f"{name}.ipynb" for name in NAMES]
 IN_THE_OPEN = "09_dream_from_scratch"  # which is about the code: it has functions of its own
 
 
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
 def read(path):
     return json.loads(path.read_text("utf-8"))
 
@@ -42,7 +47,6 @@ def test_these_are_all():
 # ---------------------------------------------------------------------- the contract
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_it_is_short_and_told_in_words(path):
     code, text = sources(path, "code"), sources(path, "markdown")
     assert path.stat().st_size < 100_000
@@ -57,18 +61,14 @@ def test_it_is_short_and_told_in_words(path):
         assert words <= 250, "too much to read without anything to run"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_it_has_no_plumbing(path):
-    own = path.stem == IN_THE_OPEN
+    plumbing = (ast.FunctionDef, ast.ClassDef, ast.Try, ast.Lambda)
     for source in sources(path, "code"):
-        for node in ast.walk(ast.parse(source)):
-            assert own or not isinstance(
-                node, (ast.FunctionDef, ast.ClassDef, ast.Try, ast.Lambda)
-            ), source
+        nodes = ast.walk(ast.parse(source))
+        assert path.stem == IN_THE_OPEN or not any(isinstance(n, plumbing) for n in nodes), source
         assert not re.search(r"^\s*[%!]", source, re.M), "magics and shell lines fail in silence"
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_it_is_committed_clean_and_portable(path):
     notebook = read(path)
     for cell in notebook["cells"]:
@@ -81,7 +81,6 @@ def test_it_is_committed_clean_and_portable(path):
     nbformat.validate(nbformat.read(path, 4))
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_parameters_are_literals_in_one_tagged_cell(path):
     tagged = [c for c in read(path)["cells"] if "parameters" in c["metadata"].get("tags", [])]
     assert len(tagged) == 1
@@ -90,7 +89,6 @@ def test_parameters_are_literals_in_one_tagged_cell(path):
         ast.literal_eval(node.value)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_it_begins_with_a_picture_and_its_cost_and_ends_with_the_next(path):
     first, *_, last = read(path)["cells"]
     head = "".join(first["source"])
@@ -111,7 +109,6 @@ def test_the_setup_cell_is_the_same_everywhere():
     assert len([line for line in cell.splitlines() if line]) <= 6
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_it_imports_the_library_in_three_lines(path):
     code = "\n".join(sources(path, "code")[1:])
     lines = re.findall(r"^(?:from|import) .*$", code, re.M)
@@ -150,14 +147,11 @@ def printed(path):
 
 def cells_without_their_picture(path):
     """Cells that draw a figure or show an image, and have no PNG among their outputs."""
+    draws = re.compile(r"^figures\.\w+\(.*\)$|display\((?!nb\.show)|^nb\.sheet", re.M)
     return [
-        cell["source"]
+        cell.source
         for cell in nbformat.read(path, 4).cells
-        if re.search(
-            r"^figures\.\w+\(.*\)$|display\((?!nb\.show)|^nb\.sheet",
-            cell.source,
-            re.M,
-        )
+        if draws.search(cell.source)
         and not any("image/png" in output.get("data", {}) for output in cell["outputs"])
     ]
 
@@ -196,30 +190,27 @@ def reader(tmp_path, monkeypatch):
 # The whole story once; the long checks run every notebook twice, and nothing may change.
 
 
-def the_whole_story(reader):
+def test_the_whole_story(reader):
     first = reader.execute("00_complete", PRESET="smoke", RUN=str(reader.run))
     assert "FRESH START" in printed(first)
     assert "evaluation/scores.json" in reader.hashes("evaluation")
 
 
-def test_the_whole_story(reader):
-    the_whole_story(reader)
-
-
 @pytest.mark.slow
 def test_the_whole_story_and_what_is_told_of_its_run(reader):
     run = {"RUN": str(reader.run)}
-    the_whole_story(reader)
+    test_the_whole_story(reader)
     weights, scores = reader.hashes("weights"), reader.hashes("evaluation")
     again = reader.execute("03_training", PRESET="smoke", **run)
     assert "FINISHED at step 12" in printed(again)
-    for name in ("04_evaluation_500_vs_5000", "05_report_figures", "06_playground"):
+    others = ("04_evaluation_500_vs_5000", "05_report_figures", "06_playground")
+    for name in others:
         reader.execute(name, **run)
     figures = reader.hashes("figures")
     assert {"figures/report.html", "figures/evaluation.pdf", "figures/results.zip"} <= set(figures)
     second = reader.execute("00_complete", PRESET="smoke", **run)
     assert "FINISHED at step 12" in printed(second)
-    for name in ("04_evaluation_500_vs_5000", "05_report_figures", "06_playground"):
+    for name in others:
         reader.execute(name, **run)
     assert reader.hashes("weights") == weights
     assert reader.hashes("evaluation") == scores
@@ -259,12 +250,15 @@ def test_the_gan_beside_it(reader):
     told = printed(reader.execute("08_gan_baseline", **both))
     assert told.count("FRESH START") == 2
     reader.run = out / "contest-gan-smoke"
-    kept = [reader.hashes(folder) for folder in ("weights", "evaluation")]
-    sheets = [(out / name).read_bytes() for name in ("scores.md", "images.png", "walks.png")]
+
+    def results():
+        sheets = [(out / name).read_bytes() for name in ("scores.md", "images.png", "walks.png")]
+        return sheets, reader.hashes("weights"), reader.hashes("evaluation")
+
+    before = results()
     told = printed(reader.execute("08_gan_baseline", **both))
     assert told.count("FINISHED at step") == 2
-    assert [reader.hashes(folder) for folder in ("weights", "evaluation")] == kept
-    assert [(out / n).read_bytes() for n in ("scores.md", "images.png", "walks.png")] == sheets
+    assert results() == before
 
 
 @pytest.mark.slow

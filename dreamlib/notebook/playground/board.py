@@ -6,6 +6,7 @@ as a still picture.
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 from collections.abc import Callable, Sequence
@@ -22,17 +23,16 @@ from PIL import Image
 from dreamlib.notebook.session import headless
 from dreamlib.report.figures.palette import SMALL
 from dreamlib.report.figures.style import Picture, style
+from dreamlib.report.html import render
 from dreamlib.utils.errors import DreamlibError
 from dreamlib.utils.images import enlarge, to_rgb
 from dreamlib.utils.progress import Advance, Progress, TextProgress
 
 SIDE = 96  # pixels of the page that a small image takes
-SHARP = 2  # pixels of the picture to one of the page, for fine screens
 COLUMNS, GAP, LETTER = 8, 10, 5.5  # of a still picture: images in a row, points, pixels
 POINTS = 0.72  # of a still picture, to a pixel of the page
 # What a drawing may fail of for a setting that was asked, a full memory or disk among them.
 FAILURES = (DreamlibError, ValueError, ArithmeticError, RuntimeError, OSError)
-WRAP = {"display": "flex", "flex_flow": "row wrap", "align_items": "flex-start"}
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def board(
     the pictures stay.  `extra` widgets stand beside the controls; `still` draws what is shown
     where nothing can be moved, `draw` itself if not given.
     """
-    note, text, area = widgets.HTML(), widgets.HTML(), widgets.VBox()
+    note, area = widgets.HTML(), widgets.HTML()
     if headless():
         draw = still or draw
 
@@ -79,15 +79,15 @@ def board(
         finally:
             note.value = _line(failed, "var(--jp-error-color1, #B00020)")
         if view is not None:
-            _fill(area, view.rows)
-            text.value = _line(view.text)
+            area.value = render("board.html", rows=view.rows, text=view.text, png=png)
         return view
 
     view = redraw(TextProgress())  # the note is not on the page yet
     for control in controls.values():
         control.observe(lambda change: redraw(noted(note)), names="value")
-    head = widgets.HBox([*controls.values(), *extra], layout=widgets.Layout(**WRAP))
-    box = widgets.VBox([head, note, area, text])
+    wrap = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
+    head = widgets.HBox([*controls.values(), *extra], layout=wrap)
+    box = widgets.VBox([head, note, area])
     if headless():  # not the widget: without its program a page would hold dead sliders
         why = partial(display, HTML(note.value))
         box._ipython_display_ = why if view is None else still_figure(view)._ipython_display_
@@ -111,40 +111,12 @@ def noted(note: widgets.HTML, every: float = 0.3) -> Progress:
     return progress
 
 
-def _fill(area: widgets.VBox, rows: Sequence[Sequence[Tile]]) -> None:
-    """Show rows of pictures, replaced in place while there are as many in each row."""
-    if [len(row.children) for row in area.children] != [len(row) for row in rows]:
-        old, wrap = area.children, widgets.Layout(**WRAP)
-        area.children = [widgets.HBox([_cell() for _ in row], layout=wrap) for row in rows]
-        _close(old)
-    for box, row in zip(area.children, rows):
-        for cell, tile in zip(box.children, row):
-            picture, caption = cell.children
-            picture.layout.width = f"{tile.width}px"
-            picture.value = png(tile.image, SHARP * tile.width)
-            caption.value = (
-                f'<div style="width:{tile.width}px;font-size:12px;line-height:1.35;'
-                f'text-align:center;overflow-wrap:anywhere">{html.escape(tile.caption)}</div>'
-            )
-
-
-def _cell() -> widgets.VBox:
-    size = widgets.Layout(height="auto", max_width="none")
-    margin = widgets.Layout(margin="4px 8px 4px 0", overflow="visible")
-    return widgets.VBox([widgets.Image(format="png", layout=size), widgets.HTML()], layout=margin)
-
-
-def _close(children: Sequence[widgets.Widget]) -> None:
-    for child in children:
-        _close(getattr(child, "children", ()))
-        child.close()
-
-
-def png(image: np.ndarray, width: int) -> bytes:
-    """uint8 [H,W,1 or 3] as a PNG file of about `width` pixels; pixels are repeated, not mixed."""
+def png(image: np.ndarray, width: int) -> str:
+    """uint8 [H,W,1 or 3] as a PNG file of about `width` pixels, in base64; pixels are repeated, not
+    mixed."""
     file, height = io.BytesIO(), round(width * image.shape[0] / image.shape[1])
     Image.fromarray(to_rgb(enlarge(image[None], height))[0]).save(file, format="PNG")
-    return file.getvalue()
+    return base64.b64encode(file.getvalue()).decode()
 
 
 @style()

@@ -20,7 +20,6 @@ from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.progress import Screen
 
 PAUSED = "PAUSED: "  # begins a line of a notebook whose time budget ended before its work
-NEEDED = ("papermill", "ipykernel", "nbconvert", "psutil")
 
 
 @dataclass(frozen=True)
@@ -129,19 +128,16 @@ def execute(
     What cells print goes to `out`, else to this process's own output.  The kernel works in the
     current folder with the variables `env` set besides.
     """
-    if absent := " ".join(name for name in NEEDED if find_spec(name) is None):
-        raise ConfigError(f"notebooks need {absent}: {sys.executable} -m pip install {absent}")
+    _prepare_papermill()
     import nbformat
     from nbclient.exceptions import DeadKernelError
     from papermill import PapermillExecutionError, execute_notebook
 
-    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # our ending says it
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         with leash.watching():
             done = execute_notebook(
-                _plain(path),
-                _plain(output),
+                *map(_plain, (path, output)),
                 parameters=parameters,
                 kernel_name="python3",
                 language="python",
@@ -161,23 +157,26 @@ def execute(
     return ending if ending.state == "done" else replace(ending, state=leash.why or ending.state)
 
 
-def environment() -> dict[str, str]:
-    """What marks a kernel of ours: no reader, and a session that began with this command.
-
-    DREAMLIB_RUN is for a served page: here, parameters name the run.
-    """
-    marks = {"DREAMLIB_HEADLESS": "1", "DREAMLIB_RUN": "", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        marks[BEGUN] = str(time.clock_gettime(time.CLOCK_BOOTTIME) - process_age())
-    return marks
+def _prepare_papermill() -> None:
+    needed = ("papermill", "ipykernel", "nbconvert", "psutil")
+    if absent := " ".join(name for name in needed if find_spec(name) is None):
+        raise ConfigError(f"notebooks need {absent}: {sys.executable} -m pip install {absent}")
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)  # our ending says it
 
 
 def _manager(leash: Leash, env: Mapping[str, str], out: IO[str] | None) -> type:
-    """A kernel manager class whose kernel is this interpreter's, and on the leash."""
+    """A kernel manager class whose kernel is this interpreter's, and on the leash.
+
+    Variables tell it that nobody reads it, and that its session began with this command's.
+    DREAMLIB_RUN is for a served page: here, parameters name the run.
+    """
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
 
-    ours: dict[str, Any] = {"cwd": os.getcwd(), "env": {**os.environ, **environment(), **env}}
+    marks = {"DREAMLIB_HEADLESS": "1", "DREAMLIB_RUN": "", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        marks[BEGUN] = str(time.clock_gettime(time.CLOCK_BOOTTIME) - process_age())
+    ours: dict[str, Any] = {"cwd": os.getcwd(), "env": {**os.environ, **marks, **env}}
     ours |= {"stdout": out, "stderr": out} if out else {}
     words = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
 
