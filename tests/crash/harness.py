@@ -637,16 +637,17 @@ class Every(NamedTuple):
 
 
 def every_call(truth: Truth, what: Every, scratch: Path) -> Report:
-    """Kill before, in and after each of some calls, the first ones of a thread.
+    """Kill before and in each of some calls, the first ones of a thread, and after the last.
 
-    After a call is before the next one, so only the last call of all has its own "after".
+    After any other call is before the next one.
     """
     killing, calls = Killing(truth, scratch), what.choose(truth.calls)
     report = killing.report
     report.name = f"every call of a {what.job.name}"
     report.calls = [f"{kind} {path}" for kind, path, _ in calls]
     for number, call in enumerate(calls, 1):
-        for when in ("before", "half") if call.kind == "write" else ("before", "after"):
+        half = ["half"] if call.kind == "write" else []
+        for when in ("before", *half, *(["after"] if number == len(calls) else [])):
             kill = Kill(number=number, thread=what.thread, when=when, linger=what.linger)
             killing.run([kill])
             if report.died[-1:] != [f"{when} {call.kind} {call.path}"]:

@@ -121,23 +121,30 @@ def assert_killed(report, kills):
     assert report["lost"] >= 0  # or some work was left out
 
 
+def assert_killed_at_every_call(report):
+    """Before each, in each write, and after the last."""
+    writes = sum(call.startswith("write ") for call in report["calls"])
+    assert_killed(report, len(report["calls"]) + writes + 1)
+
+
 def test_killed_at_random_instants_equals_undisturbed(few):
     assert_killed(few[0]["training"], 6)
 
 
 def test_killed_at_every_call_of_one_save_equals_undisturbed(few):
     report = few[0]["fourth save"]
-    assert_killed(report, 2 * len(report["calls"]))
+    assert_killed_at_every_call(report)
     assert report["lost"] > 0
     for suffix in (".pt", ".json"):
         name = f"run/checkpoints/step-00000004{suffix}"
         inside = [f"before write {name} (tmp)", f"half write {name} (tmp)"]
-        assert {*inside, f"before replace {name}", f"after replace {name}"} <= {*report["died"]}
+        assert {*inside, f"before replace {name}"} <= {*report["died"]}
+        after = report["died"].index(f"before replace {name}") + 1  # that is: of the next call
+        assert report["died"][after] == "before fsync run/checkpoints"
 
 
 def test_killed_at_every_call_of_a_packing_equals_undisturbed(few):
-    report = few[0]["small packing"]
-    assert_killed(report, 2 * len(report["calls"]))
+    assert_killed_at_every_call(few[0]["small packing"])
 
 
 def safely(folder, name):
@@ -208,5 +215,5 @@ def test_killed_at_every_call_of_a_first_save_of_a_resume_and_of_a_generation(tm
     kinds = ("first save", "resume", "small generation")
     reports, _ = harness(tmp_path, kinds, kills=1, seed=0, timeout=600)
     for report in reports.values():
-        assert_killed(report, 2 * len(report["calls"]))
+        assert_killed_at_every_call(report)
         assert len(report["calls"]) > 20
