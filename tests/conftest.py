@@ -19,12 +19,23 @@ from dreamlib.runs.run import Run
 from dreamlib.training import base
 from dreamlib.training.train import train
 
-# A preview is drawn like any images, and costs a tiny run as much as its steps: four show it all.
-base.PREVIEWS = 4
-
 # What nbformat imports builds a grammar of web addresses (seconds, in every process) unless this
 # package is missing; no notebook's schema asks for it.
 sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+
+# A preview is drawn like any images, and costs a tiny run as much as its steps: four of them, at
+# two stages, show it all.
+base.PREVIEWS = 4
+PREVIEW_STEPS = base.BaseTrainer.preview_steps
+
+
+def few_previews(trainer):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(base, "STAGES", (0.25, 1.0))
+        return PREVIEW_STEPS(trainer)
+
+
+base.BaseTrainer.preview_steps = few_previews
 
 TINY = [
     "data.train=120",
@@ -151,6 +162,12 @@ def tiny(tmp_path, data_home, monkeypatch):
     return open_tiny
 
 
+@pytest.fixture
+def every_stage(monkeypatch):
+    """Previews when users have them."""
+    monkeypatch.setattr(base.BaseTrainer, "preview_steps", PREVIEW_STEPS)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory, data_home):
     """One tiny finished run for everything that only reads it."""
@@ -159,7 +176,9 @@ def trained(tmp_path_factory, data_home):
     folder = tmp_path_factory.mktemp("runs") / "trained"
     torch.set_num_threads(1)
     run = open_run(folder, "faces16", overrides=TINY, say=lambda text: None)
-    for _ in train(run):
-        pass
+    with pytest.MonkeyPatch.context() as previews:
+        previews.setattr(base.BaseTrainer, "preview_steps", PREVIEW_STEPS)
+        for _ in train(run):
+            pass
     yield run
     patch.undo()

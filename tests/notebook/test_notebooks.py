@@ -179,8 +179,22 @@ class Reader:
         }
 
 
+# Runs in a kernel once its first cell has made dreamlib importable: figures are drawn quicker.
+QUICK = """
+def _quick(*_):
+    from dreamlib.report.figures import style
+    style.DPI, style.TRUETYPE = 50, {}
+    get_ipython().events.unregister("post_run_cell", _quick)
+get_ipython().events.register("post_run_cell", _quick)
+"""
+
+
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
+    startup = tmp_path / "ipython/profile_default/startup"
+    startup.mkdir(parents=True)
+    (startup / "00-quick.py").write_text(QUICK)
+    monkeypatch.setitem(os.environ, "IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setitem(os.environ, "OMP_NUM_THREADS", "1")
     monkeypatch.setitem(os.environ, "DREAMLIB_MIRROR", "none")
     monkeypatch.delenv("DREAMLIB_DATA", raising=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from multiprocessing import get_context
+
 import numpy as np
 import pytest
 import torch
@@ -29,7 +31,9 @@ def test_memory_holds_the_state_and_grows_with_the_batch():
     assert step_memory(saving, 16) < many - 15 * 4 * 64 * 32**2 * 2
 
 
-def test_too_many_images_are_an_error_with_a_remedy():
+def test_too_many_images_are_an_error_with_a_remedy(monkeypatch):
+    context = {"spawn": get_context("fork")}  # seconds sooner; tests/cli/test_cli.py spawns
+    monkeypatch.setattr(module, "get_context", context.__getitem__)
     with pytest.raises(ConfigError, match="smaller --batch"):
         step_memory(CELEBA, 10**9)
 

@@ -65,6 +65,7 @@ def test_a_row_is_numbers_by_name_without_its_gaps():
     }
 
 
+@pytest.mark.usefixtures("every_stage")
 def test_tensorboard_is_the_log_again_after_a_resume_from_an_earlier_checkpoint(tiny):
     more = "train.tensorboard=true", "train.log_every=1"
     for _ in range(2):

@@ -189,6 +189,7 @@ def test_nan_at_every_try_stops_after_two_and_the_good_state_goes_on(tiny, train
     assert_as_undisturbed(run, trained)
 
 
+@pytest.mark.usefixtures("every_stage")
 def test_nan_before_any_checkpoint_stops_at_once(tiny):
     run = tiny()
     trainer = Spoilt(run, spoil_net, 1, times=99)
