@@ -92,7 +92,7 @@ def explain(
     if plot and config.model == "gan":
         raise ConfigError("a GAN has no noise schedule to draw: leave --plot out")
     if plot:
-        from dreamlib.report.figures.registry import save_figure, schedule
+        from dreamlib.report.figures import save_figure, schedule
 
         saved = save_figure(schedule(config), plot.parent, plot.stem)
         say(f"schedule          {', '.join(map(str, saved))}")

@@ -40,18 +40,15 @@ class Kept:
 
     def images(self, n: int) -> np.ndarray:
         """The first n images, or as many as there are without a gap: uint8 [N,H,W,C]."""
-        found: list[np.ndarray] = []
-        while sum(map(len, found)) < n:
-            part = self.shard(len(found))
-            if part is None:
-                break
-            found.append(part)
-        return np.concatenate(found)[:n]
+        shards: list[np.ndarray] = []
+        while sum(map(len, shards)) < n and (shard := self.shard(len(shards))) is not None:
+            shards.append(shard)
+        return np.concatenate(shards)[:n]
 
 
 def kept_folders(run: Run) -> list[Kept]:
-    """Every folder of generated images whose manifest can be read, by name."""
-    found = []
+    """Every folder of generated images whose manifest and first shard can be read, by name."""
+    folders = []
     for path in sorted(run.dir.generated.glob("*/manifest.json")):
         try:
             kinds = {"identity": dict, "fingerprint": str, "shards": dict}
@@ -60,8 +57,8 @@ def kept_folders(run: Run) -> list[Kept]:
             continue  # damaged: as good as not there, and made again by `sample`
         sample, weights = (manifest["identity"].get(name) for name in ("sample", "weights"))
         facts = sample or {}, manifest["shards"], weights or ""
-        found.append(Kept(path.parent, manifest["fingerprint"], *facts))
-    return found
+        folders.append(Kept(path.parent, manifest["fingerprint"], *facts))
+    return [kept for kept in folders if kept.shard(0) is not None]
 
 
 def newest(run: Run, *, untrained: bool = False) -> Kept:
@@ -70,16 +67,12 @@ def newest(run: Run, *, untrained: bool = False) -> Kept:
     RunError naming the command when the run keeps none.
     """
     own = run.config.sample.model_dump(mode="json")
-    wanted = [
-        kept
-        for kept in kept_folders(run)
-        if (kept.step is None) == untrained and kept.shard(0) is not None
-    ]
-    if not wanted:
+    folders = [kept for kept in kept_folders(run) if (kept.step is None) == untrained]
+    if not folders:
         kind = "images of the untrained network" if untrained else "generated images"
         how = "evaluate RUN --set evaluate.anchors=true" if untrained else "sample RUN"
         raise RunError(f"{run.folder} keeps no {kind} yet: run `dreamlib {how}`")
-    return max(wanted, key=lambda kept: (kept.step or 0, kept.sample == own, kept.folder.name))
+    return max(folders, key=lambda kept: (kept.step or 0, kept.sample == own, kept.folder.name))
 
 
 def scored_images(run: Run, study: Study) -> Kept | None:
@@ -88,12 +81,8 @@ def scored_images(run: Run, study: Study) -> Kept | None:
     Scores do not tell on which device they were made: of two such folders the fuller one is taken.
     """
     wanted = study.facts["weights"], study.facts["sample"]
-    found = [
-        kept
-        for kept in kept_folders(run)
-        if (kept.weights, kept.sample) == wanted and kept.shard(0) is not None
-    ]
-    return max(found, key=lambda kept: (len(kept.shards), kept.folder.name), default=None)
+    folders = [kept for kept in kept_folders(run) if (kept.weights, kept.sample) == wanted]
+    return max(folders, key=lambda kept: (len(kept.shards), kept.folder.name), default=None)
 
 
 def stored(path: Path, command: str, **dims: int) -> dict[str, np.ndarray]:

@@ -97,20 +97,21 @@ def index(
 ) -> str:
     """CSV: a line per scored image, with its shard and row, and for the first `asked` the nearest
     training image: its position among them, its name in the packed images, its distance."""
-    size, count = kept.sample["shard"], max(study.facts["sizes"])
+    count, lines = max(study.facts["sizes"]), []
     distances, partners = _nearest(run, kept, min(asked, count), progress)
     names = _names(run, set(partners.tolist()))
-    rows = []
     for seed in range(count):
-        number, row = divmod(seed, size)
-        shard = (kept.folder / f"shard-{number:05d}.npy").relative_to(run.folder).as_posix()
-        place = (shard, row) if str(number) in kept.shards else ("", "")
-        near = ("", "", "")
+        number, row = divmod(seed, kept.sample["shard"])
+        place: tuple[object, ...] = ("", "")
+        if str(number) in kept.shards:
+            path = kept.folder / f"shard-{number:05d}.npy"
+            place = (path.relative_to(run.folder).as_posix(), row)
+        near: tuple[object, ...] = ("", "", "")
         if seed < len(partners):
             partner = int(partners[seed])
             near = (partner, no_formula(names.get(partner, "")), f"{distances[seed]:.3f}")
-        rows.append((seed, *place, f"{seed + 1:05d}.png", *near))
-    return csv_text(COLUMN_NAMES, rows)
+        lines.append((seed, *place, f"{seed + 1:05d}.png", *near))
+    return csv_text(COLUMN_NAMES, lines)
 
 
 def _nearest(run: Run, kept: Kept, asked: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
@@ -121,28 +122,23 @@ def _nearest(run: Run, kept: Kept, asked: int, progress: Progress) -> tuple[np.n
     stored = read_npz(path)  # {} when it is not there yet, or cut short: it is made again
     if str(stored.get("what")) == what:
         return stored["distances"], stored["partners"]
-    images = kept.images(asked)
     train = run.data.rows("train")
-    distances, partners = nearest(images, train, of=" for the index", progress=progress)
-    arrays = {"what": np.array(what), "distances": distances, "partners": partners}
+    found = nearest(kept.images(asked), train, of=" for the index", progress=progress)
+    arrays = {"what": np.array(what), "distances": found[0], "partners": found[1]}
     write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
-    return distances, partners
+    return found
 
 
 def _names(run: Run, partners: set[int]) -> dict[int, str]:
     """The names of training images, by their position among them, from the packed images' index."""
     path, rows = run.data.folder / INDEX, run.data.indices("train")
-    wanted = {int(rows[partner]): partner for partner in partners}
-    found: dict[int, str] = {}
     if not path.exists():
-        return found
+        return {}
+    wanted = {int(rows[partner]): partner for partner in partners}
     with open(path, encoding="utf-8") as file:
         next(file, None)  # its head
         used = (line for line in map(json.loads, file) if not line.get("reject"))
-        for row, line in enumerate(used):
-            if row in wanted:
-                found[wanted[row]] = line["name"]
-    return found
+        return {wanted[row]: line["name"] for row, line in enumerate(used) if row in wanted}
 
 
 # --------------------------------------------------------------------------- for LaTeX and people

@@ -23,7 +23,8 @@ from dreamlib.evaluation.results import read_scores
 from dreamlib.report import sources as kept
 from dreamlib.report.captions import CAPTIONS
 from dreamlib.report.figures import curves as training
-from dreamlib.report.figures import palette, score_figures
+from dreamlib.report.figures import images as sheets
+from dreamlib.report.figures import network, palette, score_figures
 from dreamlib.report.figures import registry as figures
 from dreamlib.report.figures import score_panels as panels
 from dreamlib.report.figures import style as plotting
@@ -111,13 +112,13 @@ def test_every_figure_is_the_same_file_twice(finished):
 def test_a_file_is_the_same_in_another_process_and_says_no_date(tmp_path):
     code = (
         "import sys; from pathlib import Path; from dreamlib.config.load import load_config;"
-        "from dreamlib.report.figures.registry import architecture, save_figure;"
+        "from dreamlib.report.figures import architecture, save_figure;"
         "save_figure(architecture(load_config('faces16')), Path(sys.argv[1]), 'there')"
     )
     env = os.environ | {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=env)
     for path in plotting.save_figure(
-        figures.architecture(load_config("faces16")), tmp_path, "here"
+        network.architecture(load_config("faces16")), tmp_path, "here"
     ):
         held = path.read_bytes()
         assert held == path.with_stem("there").read_bytes()
@@ -167,7 +168,7 @@ def words_of(axes: plt.Axes) -> list[plt.Text]:
 
 def test_a_users_matplotlibrc_changes_no_figure(tmp_path):
     def drawn(name: str) -> bytes:
-        fig = figures.schedule(load_config("faces16"))
+        fig = network.schedule(load_config("faces16"))
         return plotting.save_figure(fig, tmp_path, name)[0].read_bytes()
 
     ours = drawn("ours")
@@ -180,7 +181,7 @@ def test_a_notebook_shows_a_figure_whatever_the_backend(monkeypatch):
     plt.switch_backend("agg")  # of clusters, and of papermill alone: IPython shows no figure then
     shown = []
     monkeypatch.setattr("IPython.display.display", shown.append)
-    figures.schedule(load_config("faces16"))._ipython_display_()
+    network.schedule(load_config("faces16"))._ipython_display_()
     (picture,) = shown
     assert picture.format == "png"
     assert picture.data[:4] == b"\x89PNG"
@@ -247,8 +248,8 @@ def test_a_missing_score_is_said_and_not_drawn(finished, tmp_path):
         with pytest.raises(NotEnoughSamples, match=r"hold no .*`dreamlib evaluate RUN"):
             getattr(score_figures, name)(run)
     with pytest.raises(RunError, match="`dreamlib sample RUN`"):
-        figures.samples(run)
-    fig = figures.evaluation(run)  # the other panels are drawn
+        sheets.samples(run)
+    fig = score_figures.evaluation(run)  # the other panels are drawn
     said = words(fig).replace("\n", " ")
     assert said.count("the scores hold no") == 6
     assert "The images that were scored are not kept here: run `dreamlib evaluate RUN`" in said
@@ -280,11 +281,11 @@ def test_damaged_files_are_said_and_other_images_are_not_shown(finished, tmp_pat
     whole = dict(np.load(path))
     path.write_bytes(b"PK\x03\x04 cut short")
     with pytest.raises(RunError, match="is damaged"):
-        figures.process(run)
+        sheets.process(run)
     for odd in ({"x_t": np.zeros(3)}, {"step": np.zeros(2)}, {"sample": "{"}, {"sample": "[]"}):
         np.savez(path, **(whole | odd))
         with pytest.raises(RunError, match=r"process.npz is damaged .*`dreamlib sample RUN`"):
-            figures.process(run)
+            sheets.process(run)
 
 
 def test_the_untrained_networks_images_are_never_taken_for_the_models(finished):
@@ -404,13 +405,13 @@ def test_the_page_shows_the_images_that_were_scored_and_no_others(finished, copi
     other = copied("sample.seed=5")
     generate(other, range(20))  # kept for the same step, by the settings in force
     assert kept.newest(other).sample["seed"] == 5
-    fig = figures.evaluation(other)
+    fig = score_figures.evaluation(other)
     sheet = fig.axes[0].images[0].get_array()
     assert np.array_equal(sheet[1:17, 1:17], scored[0])
     assert "scored" not in words(fig)
     for path in finished.dir.generated.glob("ddim-4-seed0-step*"):
         shutil.rmtree(other.dir.generated / path.name)
-    fig = figures.evaluation(other)
+    fig = score_figures.evaluation(other)
     assert not fig.axes[0].images
     assert "images that were scored are not kept here" in words(fig).replace("\n", " ")
 
@@ -422,7 +423,7 @@ def test_every_mark_of_the_page_is_in_its_legend_and_caption(finished, copied):
     row["null"] = 1.0
     held["rows"].append(row | {"metric": f"{held['facts']['metric']} corrected", "se": 0.1})
     scores.write_text(json.dumps(held))
-    fig = figures.evaluation(copied())
+    fig = score_figures.evaluation(copied())
     marks = {line.get_marker() for line in fig.axes[1].lines} - {"None", "_", "|"}
     (legend,) = fig.legends
     named = {line.get_marker() for line in legend.get_lines()}
@@ -430,7 +431,7 @@ def test_every_mark_of_the_page_is_in_its_legend_and_caption(finished, copied):
     assert {panels.CROSS, panels.STAR} <= {text.get_text() for text in legend.get_texts()}
     read = CAPTIONS["evaluation"].read
     assert all(word in read for word in ("crosses", "stars", "grey line"))
-    (legend,) = figures.evaluation(finished).legends  # too few images for either
+    (legend,) = score_figures.evaluation(finished).legends  # too few images for either
     assert not {"x", "*"} & {line.get_marker() for line in legend.get_lines()}
 
 
@@ -457,7 +458,7 @@ def test_the_distance_falls_from_left_to_right_and_nothing_hides_it(copied):
 
 
 def test_the_pages_letters_can_be_read_at_half_its_width(finished):
-    fig = figures.evaluation(finished)
+    fig = score_figures.evaluation(finished)
     for axes in fig.axes[1:]:
         sizes = [text.get_fontsize() for text in words_of(axes) if text.get_text()]
         assert min(sizes) >= 8, axes.get_title("left")
@@ -493,7 +494,7 @@ def test_without_disjoint_sets_the_remedy_is_two_sizes(copied):
 def test_the_process_is_told_by_its_own_file(copied):
     process(copied("sample.steps=2"))
     run = copied()  # its settings say 4 steps
-    for draw in (figures.process, figures.process_x0):
+    for draw in (sheets.process, sheets.process_x0):
         fig = draw(run)
         assert "ddim, 2 steps" in foot(fig)
         assert "step 8" in foot(fig)
@@ -504,11 +505,11 @@ def test_the_process_is_told_by_its_own_file(copied):
     del held["sample"]
     np.savez(path, **held)
     with pytest.raises(RunError, match=r"older version.*`dreamlib sample RUN`"):
-        figures.process(run)
+        sheets.process(run)
 
 
 def test_stages_name_no_sampler_that_may_not_be_theirs(copied):
-    fig = figures.stages(copied("sample.steps=2"))
+    fig = sheets.stages(copied("sample.steps=2"))
     assert "steps" not in foot(fig)
     assert "ddim" not in foot(fig)
     assert "not kept" not in words(fig)  # raw weights are drawn at the end, too
@@ -517,10 +518,10 @@ def test_stages_name_no_sampler_that_may_not_be_theirs(copied):
 
 def test_the_comparison_shows_the_runs_own_images(finished):
     images = finished.data.take("train", 10)[0]
-    sheet = figures.quality(finished).axes[0].images[0].get_array()
+    sheet = sheets.quality(finished).axes[0].images[0].get_array()
     assert np.array_equal(sheet[1:17, 1:17], images[0])
     assert np.array_equal(sheet[18:34, 1:17], generate(finished, range(1))[0])
-    rows = [label.get_text() for label in figures.quality(finished).axes[0].get_yticklabels()]
+    rows = [label.get_text() for label in sheets.quality(finished).axes[0].get_yticklabels()]
     assert [rows[0], rows[-1], len(rows)] == ["training\nimages", "untrained\nnetwork", 4]
 
 
@@ -531,7 +532,7 @@ PRESETS = ("faces16", "faces16-classes", "fashion-cpu", "celeba64", "cats256", "
 def test_the_diagram_counts_what_explain_counts(preset):
     path = ["data.path=/images"] if preset.startswith("cats") else []
     config = load_config(preset, path)
-    fig = figures.architecture(config)
+    fig = network.architecture(config)
     said = words(fig)
     with torch.device("meta"):
         total = explain_total(config)
@@ -555,7 +556,7 @@ def explain_total(config) -> int:
 
 def test_the_diagrams_blocks_are_those_of_explain():
     config = load_config("faces16")
-    said = words(figures.architecture(config))
+    said = words(network.architecture(config))
     for name, count in explain(config).blocks:
         if name.split()[0] in ("down", "up", "shrink", "grow", "middle", "time", "stem"):
             assert f"{count / 1e3:.3g} k" in said, name

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dreamlib.config.load import load_config
-from dreamlib.report.figures.registry import schedule
+from dreamlib.report.figures.network import schedule
 from dreamlib.training import cost as module
 from dreamlib.training.cost import explain, step_memory
 from dreamlib.utils.errors import ConfigError

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import frechet
 from dreamlib.report.captions import captions_of
-from dreamlib.report.figures.registry import validation as validation_figure
+from dreamlib.report.figures.curves import validation as validation_figure
 from dreamlib.runs.checkpoints import newest_checkpoint
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import generate

@@ -7,8 +7,8 @@ from dreamlib.utils.lazy import lazily
 if TYPE_CHECKING:
     from dreamlib.report.figures.comparison import images_beside, scores_beside, walks_beside
     from dreamlib.report.figures.images import sample_grid
-    from dreamlib.report.figures.network import architecture
-    from dreamlib.report.figures.registry import draw, schedule
+    from dreamlib.report.figures.network import architecture, schedule
+    from dreamlib.report.figures.registry import draw
     from dreamlib.report.figures.score_figures import ablation
     from dreamlib.report.figures.style import save_figure
 
@@ -32,7 +32,7 @@ __getattr__ = lazily(
         "images_beside": "comparison",
         "sample_grid": "images",
         "save_figure": "style",
-        "schedule": "registry",
+        "schedule": "network",
         "scores_beside": "comparison",
         "walks_beside": "comparison",
     },

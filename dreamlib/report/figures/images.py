@@ -5,6 +5,9 @@ Nothing is generated here, and no network is asked.
 
 from __future__ import annotations
 
+from itertools import product
+from typing import Any
+
 import numpy as np
 from matplotlib import image
 from matplotlib.figure import Figure
@@ -31,6 +34,7 @@ from dreamlib.utils.images import to_rgb
 SHEET = 64  # images on the sheet of samples
 ACROSS = 10  # images in a row of the comparison
 LARGE = 32  # pixels; larger images get the width of two columns
+KINDS = {"averaged\nweights": "", "weights in\ntraining": "-raw"}  # of previews: ends of names
 
 
 @style()
@@ -39,29 +43,25 @@ def stages(run: Run) -> Figure:
     above, the weights in training below; from samples/step-*.png."""
     total = run.dir.status().get("total", 0)
     steps = {share: max(1, round(share * total)) for share in STAGES}
-    kinds = {"averaged\nweights": "", "weights in\ntraining": "-raw"}
-    found = {
-        share: {
-            kind: run.dir.samples / f"step-{step:08d}{tail}.png" for kind, tail in kinds.items()
-        }
-        for share, step in steps.items()
-        if (run.dir.samples / f"step-{step:08d}.png").exists()
+    paths = {
+        (kind, share): run.dir.samples / f"step-{step:08d}{end}.png"
+        for (kind, end), (share, step) in product(KINDS.items(), steps.items())
     }
-    if not found:
+    columns = [share for share in steps if paths[next(iter(KINDS)), share].exists()]
+    if not columns:
         raise RunError(f"{run.dir.samples} holds no stage yet: run `dreamlib train RUN`")
-    rows = [k for k in kinds if any(paths[k].exists() for paths in found.values())]
-    wide = 0.5 + 1.3 * len(found)
-    fig, axes = new_figure(wide, 0.75 + 1.3 * len(rows), len(found), len(rows))
-    places = [(kind, share) for kind in rows for share in found]
-    for ax, (kind, share) in zip(axes, places):
+    rows = [kind for kind in KINDS if any(paths[kind, share].exists() for share in columns)]
+    size = 0.5 + 1.3 * len(columns), 0.75 + 1.3 * len(rows)
+    fig, axes = new_figure(*size, len(columns), len(rows))
+    for ax, (kind, share) in zip(axes, product(rows, columns)):
         plain(ax)
         ax.set(xticks=[], yticks=[])
-        if share == next(iter(found)):
+        if share == columns[0]:
             ax.set_ylabel(kind, fontsize=7)
         if kind == rows[0]:
             ax.set_title(f"{100 * share:g} %, step {steps[share]:,}", fontsize=7.5)
-        if found[share][kind].exists():
-            ax.imshow(image.imread(found[share][kind]), interpolation="nearest")
+        if paths[kind, share].exists():
+            ax.imshow(image.imread(paths[kind, share]), interpolation="nearest")
         else:
             ax.text(0.5, 0.5, "not kept\nat this step", ha="center", va="center", color=GREY)
     # The sampler is left out: its settings may have changed between sessions, and no preview
@@ -96,36 +96,37 @@ def _process(run: Run, key: str, what: str) -> Figure:
         raise RunError(
             f"{path} is damaged ({error}): delete it and run `dreamlib sample RUN`"
         ) from error
-    images, step = arrays[key], int(arrays["step"])
+    images = arrays[key]
     rows = [f"image {i}" for i in range(len(images))]
-    width = ONE if images.shape[2] <= LARGE else TWO * min(1, (images.shape[1] + 1) / 9)
     columns = ["end" if t < 0 else str(t) for t in arrays["t"]]
-    below = f"{name_of(run)} · step {step:,} · {made}"
-    words = {"below": below, "title": what, "letters": SMALL}
-    return sheet_figure(images, rows, columns, width=width, **words)
+    width = ONE if images.shape[2] <= LARGE else TWO * min(1, (images.shape[1] + 1) / 9)
+    below = f"{name_of(run)} · step {int(arrays['step']):,} · {made}"
+    return sheet_figure(images, rows, columns, below=below, title=what, letters=SMALL, width=width)
 
 
 def samples(run: Run) -> Figure:
     """The first 64 images that the run keeps, in the order of their numbers, none left out."""
     kept = newest(run)
-    images = kept.images(SHEET)
-    return _sheet(run, images, f"step {kept.step:,} · {sampler_of(kept.sample)}")
+    return _sheet(run, kept.images(SHEET), kept.step, kept.sample)
 
 
 def sample_grid(run: Run, images: np.ndarray, columns: int = 8) -> Figure:
     """uint8 [N,H,W,C], images 0 to N - 1 of the run's averaged weights, as a sheet."""
-    step = run.weights()[1]["step"]
-    made = f"step {step:,} · {sampler_of(run.config.sample.model_dump())}"
-    return _sheet(run, images, made, columns)
+    return _sheet(run, images, run.weights()[1]["step"], run.config.sample.model_dump(), columns)
 
 
-def _sheet(run: Run, images: np.ndarray, made: str, columns: int = 8) -> Figure:
+def _sheet(
+    run: Run, images: np.ndarray, step: int | None, sample: dict[str, Any], columns: int = 8
+) -> Figure:
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     full = np.full((rows * columns, *images.shape[1:]), 255, np.uint8)
     full[: len(images)] = images
+    below = (
+        f"{name_of(run)} · step {step:,} · {sampler_of(sample)} · images 0 to {len(images) - 1}, "
+        "not selected"
+    )
     width = ONE if images.shape[1] <= LARGE else TWO
-    below = f"{name_of(run)} · {made} · images 0 to {len(images) - 1}, not selected"
     return sheet_figure(full.reshape(rows, columns, *images.shape[1:]), below=below, width=width)
 
 
@@ -133,19 +134,21 @@ def quality(run: Run) -> Figure:
     """Training images, generated ones, the training image nearest to each of these in pixels, and
     what the untrained network makes: one row each, nobody's choice."""
     kept, train = newest(run), run.data.rows("train")
-    ours = kept.images(ACROSS)
+    generated = kept.images(ACROSS)
+    count = len(generated)
     rows = {
-        "training\nimages": run.data.take("train", min(len(ours), len(train)))[0],
-        "generated": ours,
-        "nearest\ntraining image": np.asarray(train[nearest(ours, train)[1]]),
+        "training\nimages": run.data.take("train", min(count, len(train)))[0],
+        "generated": generated,
+        "nearest\ntraining image": train[nearest(generated, train)[1]],
     }
-    untrained = attempt(lambda: newest(run, untrained=True).images(len(ours)))
-    if not isinstance(untrained, Missing) and len(untrained) == len(ours):
+    untrained, note = attempt(lambda: newest(run, untrained=True).images(count)), ""
+    if isinstance(untrained, Missing) or len(untrained) < count:
+        note = " · no images of the untrained network are kept"
+    else:
         rows["untrained\nnetwork"] = untrained
-    told = "" if len(rows) == 4 else " · no images of the untrained network are kept"
     below = (
         f"{name_of(run)} · step {kept.step:,} · {sampler_of(kept.sample)} · the first "
-        f"{len(ours)} of each, not selected; nearest in pixels{told}"
+        f"{count} of each, not selected; nearest in pixels{note}"
     )
     sheet = np.stack([to_rgb(images) for images in rows.values()])
     return sheet_figure(sheet, list(rows), below=below)

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from dreamlib.evaluation.ablation import BUDGETS, STANDARD, Ablation, Cell, read_ablation
 from dreamlib.evaluation.results import GENERATED, Study, read_scores
+from dreamlib.report.contents import Missing
 from dreamlib.report.figures import score_panels as panels
+from dreamlib.report.figures.curves import draw_loss, log_of
 from dreamlib.report.figures.palette import BLUE, GREEN, GREY, ONE, ORANGE, TWO
-from dreamlib.report.figures.style import footer, new_figure, sheet_figure, show_sheet, style
-from dreamlib.report.sources import extractor_of, stored, study_footer
+from dreamlib.report.figures.style import (
+    attempt,
+    footer,
+    new_figure,
+    say_missing,
+    sheet_figure,
+    show_sheet,
+    style,
+)
+from dreamlib.report.sources import extractor_of, scored_images, stored, study_footer
 from dreamlib.report.tables import named
 from dreamlib.runs.run import Run
-from dreamlib.utils.errors import NotEnoughSamples
+from dreamlib.utils.errors import NotEnoughSamples, RunError
+
+ACROSS, DOWN = 6, 7  # images in the panel of samples
+BARS = 10  # attribute values in the panel of shares
+LETTERS = 8  # points: the page is read at half its width, too
 
 
 def scored(run: Run) -> Study:
@@ -30,6 +47,73 @@ def scored(run: Run) -> Study:
     return study
 
 
+# --------------------------------------------------------------------------- all on one page
+
+
+@style()
+def evaluation(run: Run) -> Figure:
+    """Samples, distances, manifolds, modes, shares, replay, copies and the loss, on one page.
+
+    A panel whose file or score is missing says so.  NotEnoughSamples when the run has no scores.
+    """
+    study = scored(run)
+    fig, axes = new_figure(TWO, 7.9, 3, 3)
+    draw: dict[str, Callable[[Axes], None]] = {
+        "Samples": lambda ax: _samples(ax, run, study),
+        "Distance against 1/N": lambda ax: panels.draw_fd(ax, study),
+        "KID, ± 2 errors": lambda ax: panels.draw_kid(ax, study),
+        "Attributes": lambda ax: panels.draw_shares(ax, study, BARS),
+        "Precision and recall": lambda ax: panels.draw_manifold(ax, study),
+        "Modes": lambda ax: panels.draw_modes(ax, study, brief=True),
+        "Compared with what": lambda ax: panels.draw_replay(ax, study, brief=True),
+        "Nearest training image": lambda ax: panels.draw_memorisation(ax, study),
+        "Training loss": lambda ax: _loss(ax, run),
+    }
+    for letter, ax, (title, panel) in zip("abcdefghi", axes, draw.items()):
+        _panel(ax, panel)
+        title = rf"$\bf{{{letter}}}$  {title}"
+        ax.set_title(title, loc="left", fontsize=LETTERS + 1, parse_math=True)
+    perfect = Line2D([], [], color=GREY, lw=0.8, label="a perfect model's expectation")
+    keys = [*panels.fd_keys(study), perfect]
+    fig.legend(handles=keys, loc="outside upper center", ncols=3, fontsize=LETTERS)
+    return _finished(fig, run, study)
+
+
+def _panel(axes: Axes, draw: Callable[[Axes], None]) -> None:
+    """With letters that can still be read where the page is one column wide."""
+    problem = attempt(lambda: draw(axes))
+    if isinstance(problem, Missing):
+        say_missing(axes, problem.reason)
+        return
+    axes.tick_params(labelsize=LETTERS)
+    for text in (axes.xaxis.label, axes.yaxis.label, *axes.texts):
+        text.set_fontsize(LETTERS)
+
+
+def _samples(axes: Axes, run: Run, study: Study) -> None:
+    """The scored images themselves, and no others."""
+    kept = scored_images(run, study)
+    if kept is None:
+        raise RunError("The images that were scored are not kept here: run `dreamlib evaluate RUN`")
+    images = kept.images(ACROSS * DOWN)
+    rows = max(1, len(images) // ACROSS)
+    show_sheet(axes, images[: rows * ACROSS].reshape(rows, -1, *images.shape[1:]))
+
+
+def _loss(axes: Axes, run: Run) -> None:
+    draw_loss(axes, log_of(run))
+    axes.set(title="", xlabel="optimizer step")
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+
+
+def _finished(fig: Figure, run: Run, study: Study) -> Figure:
+    footer(fig, study_footer(run, study))
+    return fig
+
+
+# --------------------------------------------------------------------------- one idea each
+
+
 @style()
 def fd_against_n(run: Run) -> Figure:
     """The distance against 1/N with the floor at the same N, every disjoint set as a dash, and the
@@ -39,8 +123,7 @@ def fd_against_n(run: Run) -> Figure:
     panels.draw_fd(axes, study)
     axes.set_title("The same model at every N: the slope is bias")
     fig.legend(handles=panels.fd_keys(study), loc="outside upper center", ncols=2)
-    footer(fig, study_footer(run, study))
-    return fig
+    return _finished(fig, run, study)
 
 
 @style()
@@ -55,12 +138,9 @@ def parts(run: Run) -> Figure:
     for axis, metric in zip(axes, (study.facts["metric"], named(study, "KID"))):
         panels.draw_parts(axis, study, metric)
     axes[1].set_yticklabels([])
-    fig.suptitle(
-        f"{len(several[0].parts)} disjoint sets of {several[0].n:,} images of one model; bars are "
-        "their means"
-    )
-    footer(fig, study_footer(run, study))
-    return fig
+    sets = f"{len(several[0].parts)} disjoint sets of {several[0].n:,} images of one model"
+    fig.suptitle(f"{sets}; bars are their means")
+    return _finished(fig, run, study)
 
 
 @style()
@@ -70,8 +150,7 @@ def replay(run: Run) -> Figure:
     fig, (axes,) = new_figure(TWO, 0.26 * len(study.replay) + 1.1)
     panels.draw_replay(axes, study)
     fig.suptitle("One model: only the real images change, and in the last bar its own number")
-    footer(fig, study_footer(run, study))
-    return fig
+    return _finished(fig, run, study)
 
 
 @style()
@@ -86,20 +165,23 @@ def modes(run: Run) -> Figure:
     deepest = 0.31 * len(pictures["cells"])
     fig, (axes, strip) = new_figure(TWO, 2.9 + deepest, rows=2, height_ratios=(2.2, deepest))
     panels.draw_modes(axes, study)
-    axes.set_title(panels.modes_title(study))
+    found = study.modes[GENERATED]
+    axes.set_title(
+        f"N = {found['n']:,}: {found['ndb']:.0%} of modes differ (NDB/K; by chance "
+        f"{found['ndb_null']:.0%}, p = {found['ndb_p']:.3f})"
+    )
     axes.legend(loc="upper left", ncols=2)
-    _show_strips(strip, pictures, {mode["cell"]: mode for mode in study.modes[GENERATED]["table"]})
-    footer(fig, study_footer(run, study))
-    return fig
+    _show_strips(strip, pictures, {mode["cell"]: mode["ratio"] for mode in found["table"]})
+    return _finished(fig, run, study)
 
 
-def _show_strips(axes: Axes, pictures: dict, modes: dict[int, dict]) -> None:
+def _show_strips(axes: Axes, pictures: dict[str, np.ndarray], ratios: dict[int, Any]) -> None:
     """A row per mode: its real images, a gap, its generated ones; black where they end."""
     real, generated = pictures["real"], pictures["generated"]
     count = real.shape[1]
     both = np.concatenate([real, np.full_like(real[:, :1], 255), generated], axis=1)
-    ratios = [modes[int(cell)]["ratio"] for cell in pictures["cells"]]
-    show_sheet(axes, both, ["–" if ratio is None else f"{ratio:.2f}" for ratio in ratios])
+    shown = [ratios[int(cell)] for cell in pictures["cells"]]
+    show_sheet(axes, both, ["–" if ratio is None else f"{ratio:.2f}" for ratio in shown])
     pitch = axes.dataLim.x1 / both.shape[1]
     axes.set_xticks(
         [pitch * count / 2, pitch * (count + 1 + count / 2)],
@@ -133,11 +215,20 @@ def shares(run: Run) -> Figure:
     fig, (axes,) = new_figure(ONE, 0.14 * max(8, bars) + 0.9)
     panels.draw_shares(axes, study)
     axes.set_title("Shares by the classifier's answers")
-    footer(fig, study_footer(run, study))
-    return fig
+    return _finished(fig, run, study)
 
 
 # --------------------------------------------------------------------------- sensitivity
+
+
+def sensitivity(folder: Path | None) -> Figure:
+    """Losses compared, from the real trainings of an ablation's folder.  RunError without one."""
+    if folder is None:
+        raise RunError(
+            "no ablation was named: `dreamlib ablate PRESET --steps N --out FOLDER` trains and "
+            "scores every loss; then name its folder: `dreamlib figures RUN --ablation FOLDER`"
+        )
+    return ablation(folder)
 
 
 @style()
@@ -148,28 +239,33 @@ def ablation(folder: Path | str) -> Figure:
     errors of the images' sampling, which seeds of training come on top of.
     """
     found = read_ablation(folder)
+    facts, samplers = found.facts, found.facts["samplers"]
     arms = list(dict.fromkeys(cell.arm for cell in found.cells))[::-1]
-    samplers = found.facts["samplers"]
-    size = TWO, 0.36 * (2 * len(arms) - 1) + 1.7
     ratios = (len(arms), max(len(arms) - 0.6, 1))
-    fig, axes = new_figure(*size, len(samplers), 2, height_ratios=ratios)
-    above, below = axes[: len(samplers)], axes[len(samplers) :]
-    for axis, under, sampler in zip(above, below, samplers):
-        _distances(axis, found, arms, sampler)
-        others = [arm for arm in arms if arm != STANDARD]
-        _differences(under, found, others, sampler)
-        axis.set_title(", ".join(sampler.split(":")[:2]) + " steps, " + sampler.split(":")[2])
-        if axis is not above[0]:
-            axis.set_yticklabels([])
-            under.set_yticklabels([])
-    keys = [
-        above[0].plot([], [], "o", color=BLUE, ms=4, label="equal steps")[0],
-        above[0].plot([], [], "o", color=GREEN, ms=4, label="equal network passes")[0],
-        above[0].plot([], [], color=ORANGE, lw=1, label="floor: held-out real")[0],
-        above[0].plot([], [], color=GREY, lw=1, label="± 2 standard errors")[0],
+    height = 0.36 * (2 * len(arms) - 1) + 1.7
+    fig, axes = new_figure(TWO, height, len(samplers), 2, height_ratios=ratios)
+    for place, (above, below, sampler) in enumerate(zip(axes, axes[len(samplers) :], samplers)):
+        _distances(above, found, arms, sampler)
+        _differences(below, found, [arm for arm in arms if arm != STANDARD], sampler)
+        name, steps, spacing = sampler.split(":")[:3]
+        above.set_title(f"{name}, {steps} steps, {spacing}")
+        if place > 0:
+            above.set_yticklabels([])
+            below.set_yticklabels([])
+    marks: list[tuple[str, dict[str, Any]]] = [
+        ("equal steps", {"marker": "o", "ls": "", "color": BLUE, "ms": 4}),
+        ("equal network passes", {"marker": "o", "ls": "", "color": GREEN, "ms": 4}),
+        ("floor: held-out real", {"color": ORANGE, "lw": 1}),
+        ("± 2 standard errors", {"color": GREY, "lw": 1}),
     ]
+    keys = [Line2D([], [], label=label, **look) for label, look in marks]
     fig.legend(handles=keys, loc="outside upper center", ncols=4)
-    footer(fig, ablation_footer(found))
+    footer(
+        fig,
+        f"{facts['preset']} · {facts['images']} · {facts['steps']:,} steps of {facts['batch']} · "
+        f"training seeds {', '.join(map(str, facts['seeds']))} · N = {facts['n']:,} · "
+        f"{facts['n_real']:,} real images · {extractor_of(facts)}",
+    )
     return fig
 
 
@@ -203,12 +299,3 @@ def _differences(axis: Axes, found: Ablation, arms: list[str], sampler: str) -> 
     axis.axvline(0, color=GREY, lw=0.8)
     axis.set_yticks(range(len(arms)), arms)
     axis.set(ylim=(-0.5, max(len(arms), 1) - 0.5), xlabel=f"{found.minus_metric} − standard's")
-
-
-def ablation_footer(found: Ablation) -> str:
-    facts = found.facts
-    return (
-        f"{facts['preset']} · {facts['images']} · {facts['steps']:,} steps of {facts['batch']} · "
-        f"training seeds {', '.join(map(str, facts['seeds']))} · N = {facts['n']:,} · "
-        f"{facts['n_real']:,} real images · {extractor_of(facts)}"
-    )
