@@ -55,7 +55,7 @@ def measure(rounds: int, quick: bool) -> dict[str, Any]:
     images, count = (1000, 5) if quick else (4000, 20)
     with tempfile.TemporaryDirectory() as home:
         folder = synthetic_celeba(Path(home) / "celeba", images)
-        source = celeba_source(SIZE, path=folder, downloads=Path(home), say=lambda text: None)
+        source = celeba_source(SIZE, path=folder, downloads=Path(home))
         packed = pack(source, Path(home) / "packed")
         stream = Stream(packed.images, packed.indices("train"), BATCH, seed=0, flip=True)
         loader = DataLoader(

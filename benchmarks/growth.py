@@ -69,7 +69,7 @@ def packing(amount: int, home: Path) -> Callable[[], Any]:
     folder, turns = synthetic_celeba(home / "jpegs", amount), iter(range(1000))
 
     def work() -> None:
-        source = celeba_source(64, path=folder, downloads=home, say=lambda text: None)
+        source = celeba_source(64, path=folder, downloads=home)
         pack(source, home / f"packed-{next(turns)}")
 
     return work

@@ -18,6 +18,7 @@ from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.training import base
 from dreamlib.training.train import train
+from dreamlib.utils.context import using
 
 # What nbformat imports builds a grammar of web addresses (seconds, in every process) unless this
 # package is missing; no notebook's schema asks for it.
@@ -59,6 +60,12 @@ TINY = [
     "evaluate.n=[20, 60]",
     "evaluate.reference=60",
 ]
+
+
+def within(function, *values, progress=None, say=None, should_stop=None, **named):
+    """What a function answers within a context of these."""
+    with using(progress=progress, say=say, should_stop=should_stop):
+        return function(*values, **named)
 
 
 def copy_of(run, folder):

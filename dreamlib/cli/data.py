@@ -19,7 +19,6 @@ from dreamlib.runs.open import pack_data
 from dreamlib.sampling.generate import export_png
 from dreamlib.utils.images import enlarge, grid, save_png
 from dreamlib.utils.platform import choose_device, mirror_home
-from dreamlib.utils.progress import TextProgress
 from dreamlib.utils.progress import tell as say
 
 data_app = typer.Typer(no_args_is_help=True, help="Pack images once; look at them; check them.")
@@ -39,7 +38,7 @@ def _packed(
 ) -> tuple[Config, Packed]:
     ours = [f"data.size={size}"] if size else []
     config = load_config(preset, [*overrides_of(settings, data), *ours])
-    return config, pack_data(config, home, TextProgress(), say, mirror_home())
+    return config, pack_data(config, home, mirror_home())
 
 
 @data_app.command()
@@ -105,9 +104,8 @@ def stats(
     """Mean and covariance of a split's features, as pytorch-fid and clean-fid read them."""
     config, packed = _packed(preset, data, home, settings, size)
     images, _ = packed.take(split, n or len(packed.indices(split)))
-    device, progress = choose_device(config.train.device), TextProgress()
-    extractor = make_extractor(config, packed, device, progress)
-    moments = Moments.of(extract(images, extractor, progress=progress))
+    extractor = make_extractor(config, packed, choose_device(config.train.device))
+    moments = Moments.of(extract(images, extractor))
     write_statistics(out, moments, {"extractor": extractor.name, "data": packed.fingerprint})
     say(f"{out}: mu and sigma of {len(images):,} images by {extractor.name}")
 
@@ -126,7 +124,7 @@ def export(
     """Write a split as PNG files: exactly the pixels that are trained on, or compared with."""
     _, packed = _packed(preset, data, home, settings, size)
     images, _ = packed.take(split, n or len(packed.indices(split)))
-    export_png(images, folder, TextProgress())
+    export_png(images, folder)
     say(f"{len(images):,} images in {folder}")
 
 

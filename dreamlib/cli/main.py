@@ -21,6 +21,7 @@ from dreamlib.notebook.runner.jobs import UNFINISHED
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.open import open_run
 from dreamlib.utils import platform as host
+from dreamlib.utils.context import using
 from dreamlib.utils.errors import ConfigError, DreamlibError, Interrupted, OutOfTime, what_failed
 from dreamlib.utils.images import enlarge, grid, save_png
 from dreamlib.utils.progress import TextProgress
@@ -130,8 +131,6 @@ def train(
         mirror=mirror,
         take_over=take_over,
         hours=hours,
-        progress=TextProgress(),
-        say=say,
     )
     if init_from is not None:
         begin_with(opened, init_from)
@@ -175,14 +174,14 @@ def sample(
         images = walk(opened, *ends, frames)
         sheet = opened.dir.samples / f"interpolation-{ends[0]}-{ends[1]}.png"
     else:
-        images = generate(opened, range(n), progress=TextProgress())
+        images = generate(opened, range(n))
         if opened.config.model == "diffusion":
             process(opened)  # which figures of it are drawn from
         sheet = opened.dir.samples / f"sheet-{n}.png"
     save_png(grid(enlarge(images[:256], 64), columns=frames if interpolate else None, gap=4), sheet)
     say(f"{len(images):,} images; look at {sheet}")
     if png:
-        export_png(images, png, TextProgress())
+        export_png(images, png)
         say(f"PNG files in {png}")
 
 
@@ -193,6 +192,11 @@ def doctor() -> None:
 
     for name, value in checkup().items():
         say(f"{name:<10} {value}")
+
+
+@app.callback()
+def _heard(command: typer.Context) -> None:
+    command.with_resource(using(progress=TextProgress(), say=say))
 
 
 def main() -> None:

@@ -12,8 +12,6 @@ from dreamlib.runs.open import find_run, open_run
 from dreamlib.runs.run import Run
 from dreamlib.utils.arguments import POSITIVE, taken
 from dreamlib.utils.errors import RunError
-from dreamlib.utils.progress import TextProgress
-from dreamlib.utils.progress import tell as say
 
 Preset = Annotated[str | None, typer.Option(help="a preset's name or a YAML file")]
 Data = Annotated[Path | None, typer.Option(help="the folder that holds the images")]
@@ -46,7 +44,7 @@ def existing(
     run: Path, mirror: str | None, settings: list[str] | None = None, images: bool = True
 ) -> Run:
     """Open a run that is here or on the mirror, without making a folder for a misspelt name."""
-    if not find_run(run, mirror, say):
+    if not find_run(run, mirror):
         raise RunError(f"{run} holds no run: check the path, or begin one with `dreamlib train`")
     asked = {"overrides": settings or [], "mirror": mirror, "images": images}
-    return open_run(run, **asked, progress=TextProgress(), say=say)
+    return open_run(run, **asked)

@@ -17,7 +17,7 @@ from dreamlib.runs.mirror.restore import fetch_newer
 from dreamlib.runs.open import bring_back, mirror_of, open_run
 from dreamlib.training.fork import fork_run
 from dreamlib.utils.errors import RunError
-from dreamlib.utils.progress import TextProgress, duration
+from dreamlib.utils.progress import duration
 from dreamlib.utils.progress import tell as say
 
 run_app = typer.Typer(no_args_is_help=True, help="Look at runs; copy, bring back and fork them.")
@@ -59,22 +59,22 @@ def fork(
 ) -> None:
     """Begin a new run from a checkpoint of this one, under changed settings."""
     _existing(run)
-    fork_run(run, folder, step=step, overrides=settings or [], progress=TextProgress(), say=say)
+    fork_run(run, folder, step=step, overrides=settings or [])
 
 
 @run_app.command()
 def pull(run: RunFolder, mirror: MirrorFolder = None) -> None:
     """Bring a run from its mirror: all of it, or what is newer there."""
     ours = RunDir(run)
-    mirror_of_run = mirror_of(ours, mirror, say)
+    mirror_of_run = mirror_of(ours, mirror)
     if mirror_of_run is None:
         raise RunError("there is no mirror: name a folder (--mirror, or DREAMLIB_MIRROR)")
     ours.check_writable()
     if ours.config.exists():
-        with locked(ours.lock, say=say):
+        with locked(ours.lock):
             newest, _ = look(ours.checkpoints)
-            fetch_newer(mirror_of_run, ours, newest.step if newest else -1, say)
-    elif not bring_back(ours, mirror_of_run, say):
+            fetch_newer(mirror_of_run, ours, newest.step if newest else -1)
+    elif not bring_back(ours, mirror_of_run):
         raise RunError(f"{mirror_of_run.home} holds no run of the name {ours.name}")
 
 
@@ -82,7 +82,7 @@ def pull(run: RunFolder, mirror: MirrorFolder = None) -> None:
 def push(run: RunFolder, mirror: MirrorFolder = None) -> None:
     """Copy everything worth keeping of a run to its mirror, now."""
     _existing(run)
-    open_run(run, mirror=mirror, progress=TextProgress(), say=say).push()
+    open_run(run, mirror=mirror).push()
 
 
 def _existing(run: Path) -> RunDir:

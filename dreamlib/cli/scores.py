@@ -58,29 +58,28 @@ def evaluate(
     if part is not None:
         if opened is None:
             raise ConfigError("--part needs a run folder")
-        prepare(opened, _part(part), n, progress=TextProgress())
+        prepare(opened, _part(part), n)
         say(f"part {part} is ready: run the other parts, then the command without --part")
         return
     place = images or diffusers
     if place is None:
         if opened is None or any((reference, size, steps, name, out, weights)):
             raise ConfigError(NO_IMAGES)
-        _say_scores(score(opened, n, progress=TextProgress()), opened.folder)
+        _say_scores(score(opened, n), opened.folder)
         return
     if images and diffusers:
         raise ConfigError("--images or --diffusers, not both")
     called = name or external.name_of(place)
     with ExitStack() as stack:
-        session = stack.enter_context(opened.session()) if opened else None
-        asked = [session.should_stop] if session else []
-        by = external.evaluator(opened, out, weights, TextProgress(), *asked)
+        keep = stack.enter_context(opened.session()) if opened else None
+        by = external.evaluator(opened, out, weights)
         real = by.reference(reference, size)
         if images:
             study = external.score_external(by, called, by.read(images, size), real, n)
         else:
             study = external.score_pipeline(by, called, place, real, n, steps)
-        if session:
-            session.kept()
+        if keep:
+            keep()
     _say_scores(study, by.folder)
 
 
@@ -110,7 +109,7 @@ def compare(
     from dreamlib.report.tables import comparison_markdown
 
     a, b = (existing(folder, mirror, settings) for folder in (run, other))
-    found = difference(a, b, n, progress=TextProgress())
+    found = difference(a, b, n)
     say(comparison_markdown(found))
     say(f"\nin {comparison_path(run, found)}")
 
@@ -145,8 +144,6 @@ def ablate(
         steps=steps,
         n=n,
         overrides=overrides_of(settings, data),
-        progress=TextProgress(),
-        say=say,
         watch=watch,
     )
     say(ablation_markdown(found))

@@ -34,11 +34,10 @@ from dreamlib.metrics.lpips import Lpips
 from dreamlib.metrics.pretrained_weights import ALEXNET, INCEPTION, obtain
 from dreamlib.utils.errors import ConfigError, DataError
 from dreamlib.utils.platform import Precision, weight_folders, weights_cache
-from dreamlib.utils.progress import Progress, silent, tell
 from dreamlib.utils.rng import numpy_rng, seeded
 
 
-def make_source(config: Config, cache: Path, say: Callable[[str], None] = tell) -> Source:
+def make_source(config: Config, cache: Path) -> Source:
     """Where the images come from; downloads, if any, go to `cache`."""
     data = config.data
     path = Path(data.path) if data.path else None
@@ -57,7 +56,7 @@ def make_source(config: Config, cache: Path, say: Callable[[str], None] = tell) 
     if data.name == "cifar10":
         return cifar10_source(path, data.size, cache)
     if data.name == "celeba":
-        return celeba_source(data.size, path=path, downloads=cache, first=data.first, say=say)
+        return celeba_source(data.size, path=path, downloads=cache, first=data.first)
     if not path:
         raise ConfigError("data.path is missing: name the folder that holds the images (--data)")
     return folder_source(path, data.size, fit=data.fit, held_out=data.held_out)
@@ -243,12 +242,7 @@ def make_labels(config: Config, data: Packed) -> LabelsOf | None:
     return labels_of
 
 
-def make_classifier(
-    data: Packed,
-    seed: int,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Classifier:
+def make_classifier(data: Packed, seed: int) -> Classifier:
     """The classifier of a packed set's labels, trained once and kept beside the images."""
     if not data.attributes:
         raise DataError(
@@ -264,36 +258,26 @@ def make_classifier(
         data.label_counts,
         (data.images[held_out], data.labels[held_out]),
         seed=seed,
-        progress=progress,
-        should_stop=should_stop,
     )
 
 
-def make_extractor(
-    config: Config,
-    data: Packed,
-    device: torch.device,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Extractor:
+def make_extractor(config: Config, data: Packed, device: torch.device) -> Extractor:
     if config.evaluate.extractor == "classifier":
-        return ClassifierExtractor(make_classifier(data, 0, progress, should_stop))
-    return make_inception(config.evaluate.weights, device, progress)
+        return ClassifierExtractor(make_classifier(data, 0))
+    return make_inception(config.evaluate.weights, device)
 
 
-def make_inception(
-    weights: str | None, device: torch.device, progress: Progress = silent
-) -> InceptionExtractor:
+def make_inception(weights: str | None, device: torch.device) -> InceptionExtractor:
     """Inception, with weights that are found (`weights`: a file or folder to look in first) or
     downloaded.  WeightsUnavailable without them."""
-    found = obtain(weight_folders(weights), INCEPTION, weights_cache(), progress)
+    found = obtain(weight_folders(weights), INCEPTION, weights_cache())
     return InceptionExtractor(found, device)
 
 
-def make_distance(config: Config, device: torch.device, progress: Progress = silent) -> Lpips:
+def make_distance(config: Config, device: torch.device) -> Lpips:
     """LPIPS, with weights that are found or downloaded.  WeightsUnavailable without them."""
     search = weight_folders(config.evaluate.weights)
-    return Lpips(obtain(search, ALEXNET, weights_cache(), progress), device)
+    return Lpips(obtain(search, ALEXNET, weights_cache()), device)
 
 
 def check(config: Config, data: Packed) -> None:

@@ -18,9 +18,9 @@ from dreamlib.data.download import Unavailable, from_drive, from_hub, from_kaggl
 from dreamlib.data.file_readers import folder_files, open_files
 from dreamlib.data.formats import Files, open_image
 from dreamlib.data.image_folder import UNREADABLE, items_of
+from dreamlib.utils.context import say
 from dreamlib.utils.errors import DataError
 from dreamlib.utils.files import fingerprint
-from dreamlib.utils.progress import tell
 
 COUNT = 202_599
 ALIGNED = (178, 218)  # pixels; those "in the wild" have the same names, and sizes of their own
@@ -50,7 +50,6 @@ def celeba_source(
     downloads: Path,
     inputs: Path = KAGGLE_INPUTS,
     first: int | None = None,
-    say: Callable[[str], None] = tell,
 ) -> Source:
     """CelebA at size x size; `first` keeps only training images up to that number.
 
@@ -68,7 +67,7 @@ def celeba_source(
     return Source(
         "celeba",
         description,
-        lambda: _contents(find_celeba(places, say), size, first or LAST_TRAIN),
+        lambda: _contents(find_celeba(places), size, first or LAST_TRAIN),
         place=str(path or "the places where CelebA may be"),
     )
 
@@ -106,7 +105,7 @@ def celeba_places(path: Path | None, downloads: Path, inputs: Path) -> Places:
     }
 
 
-def find_celeba(places: Places, say: Callable[[str], None] = tell) -> Files:
+def find_celeba(places: Places) -> Files:
     """The first place that holds the images.  DataError with all that was tried, and what to do."""
     tried = []
     for title, find in places.items():

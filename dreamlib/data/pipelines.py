@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ import numpy as np
 import torch
 
 from dreamlib.data.image_folder import to_rgb
+from dreamlib.utils.context import progress, say, should_stop
 from dreamlib.utils.errors import ConfigError, DataError, Interrupted
 from dreamlib.utils.files import check_fields, fingerprint, read_json, read_npy, write_npy
-from dreamlib.utils.progress import Progress, silent, tell
 
 SHARD = 100  # images that are kept in one file
 LIBRARIES = (None, "diffusers", "transformers")  # that parts may come from; None: it was not saved
@@ -30,9 +29,6 @@ def pipeline_images(
     steps: int | None = None,
     batch: int = 25,
     device: torch.device | str = "cpu",
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
-    say: Callable[[str], None] = tell,
 ) -> np.ndarray:
     """n images of a local diffusers pipeline -> uint8 [n,H,W,3]; image i is drawn by seed + i.
 
@@ -41,7 +37,7 @@ def pipeline_images(
     """
     pipeline = _pipeline(folder).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    _check_spacing(pipeline, steps, say)
+    _check_spacing(pipeline, steps)
     more = {} if steps is None else {"num_inference_steps": steps}
     made_by = fingerprint([_content(folder), seed, steps, batch, str(device)])[:8]
     advance = progress(f"images of {folder.name}", n)
@@ -118,7 +114,7 @@ def _parts(folder: Path) -> dict[str, list[Any]]:
     return parts
 
 
-def _check_spacing(pipeline: Any, steps: int | None, say: Callable[[str], None]) -> None:
+def _check_spacing(pipeline: Any, steps: int | None) -> None:
     """Say where a scheduler's steps do not begin and end where training did."""
     config = getattr(getattr(pipeline, "scheduler", None), "config", {})
     spacing, trained = config.get("timestep_spacing"), config.get("num_train_timesteps")

@@ -41,19 +41,14 @@ from dreamlib.data.dataset import (
     wanted,
 )
 from dreamlib.utils import files
+from dreamlib.utils.context import progress, say
 from dreamlib.utils.errors import DataError, what_failed
-from dreamlib.utils.progress import Progress, silent, tell
 
 PART, LOCK = f"{IMAGES}.part", "lock"
 SAFE_EVERY = 500  # images between two waits for the disk; at most as many are decoded twice
 
 
-def pack(
-    source: Source,
-    folder: Path | str,
-    progress: Progress = silent,
-    say: Callable[[str], None] = tell,
-) -> Packed:
+def pack(source: Source, folder: Path | str) -> Packed:
     """Stream a source into `folder`, unless that was done already, and open it.
 
     Interrupted packing goes on where it was; what another process packs is waited for.  A folder
@@ -63,7 +58,7 @@ def pack(
     folder = Path(folder)
     if holds(folder, source):
         return open_packed(folder)
-    with _alone(folder, say):
+    with _alone(folder):
         if holds(folder, source):  # it was packed while we looked
             return open_packed(folder)
         files.sweep(folder)
@@ -84,14 +79,14 @@ def pack(
     return open_packed(folder)
 
 
-def _alone(folder: Path, say: Callable[[str], None]) -> AbstractContextManager[None]:
+def _alone(folder: Path) -> AbstractContextManager[None]:
     """Nobody else packs this folder, or brings it, meanwhile."""
     return files.exclusive(
         folder / LOCK, waiting=lambda: say(f"waiting for another process, which packs {folder}")
     )
 
 
-def bring(there: Path, folder: Path, say: Callable[[str], None] = tell) -> None:
+def bring(there: Path, folder: Path) -> None:
     """Copy a pack from another place, unless one is here already or none is there.
 
     It is verified beside its place before it takes it; a damaged one is said and passed over.
@@ -99,11 +94,11 @@ def bring(there: Path, folder: Path, say: Callable[[str], None] = tell) -> None:
     beside = folder.with_name(f".{folder.name}.brought")
     try:
         if beside.exists():  # left by a kill, or by a disk that failed
-            with _alone(folder, say):
+            with _alone(folder):
                 shutil.rmtree(beside, ignore_errors=True)
         if (folder / MANIFEST).is_file() or not (there / MANIFEST).is_file():
             return
-        with _alone(folder, say):
+        with _alone(folder):
             if not (folder / MANIFEST).is_file():  # nor since we looked
                 _copy(there, folder, beside)
                 say(f"brought the packed images from {there}")

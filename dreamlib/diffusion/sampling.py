@@ -12,6 +12,7 @@ from dreamlib.diffusion.denoiser import NO_LABEL, Denoiser, Guided
 from dreamlib.diffusion.losses import Net
 from dreamlib.diffusion.samplers import Step
 from dreamlib.diffusion.schedules import Schedule
+from dreamlib.utils.context import should_stop
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.images import quantise
 from dreamlib.utils.rng import batches, image_noise
@@ -52,7 +53,6 @@ def draw_images(
     device: torch.device,
     labels_of: LabelsOf | None = None,
     guidance: float = 1.0,
-    should_stop: Callable[[], bool] = lambda: False,
     on_step: Callable[[list[int | None], Step], None] | None = None,
 ) -> np.ndarray:
     """Generate images numbered `images` of `seed` -> uint8 [N,H,W,C], in the order asked.

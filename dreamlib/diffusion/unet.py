@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from dreamlib.utils.context import say
 from dreamlib.utils.errors import CheckpointError
 from dreamlib.utils.files import read_json, sha256_file
-from dreamlib.utils.progress import tell
 from dreamlib.utils.weights import averaged_of, read_weights
 
 GROUPS = 8
@@ -190,16 +190,14 @@ class UNet(nn.Module):
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
 
     @classmethod
-    def from_run(cls, folder: str | Path, say: Callable[[str], None] = tell) -> UNet:
+    def from_run(cls, folder: str | Path) -> UNet:
         """A run's network with its averaged weights, in eval mode.  Raises RunError without."""
         weights, card = read_weights(Path(folder) / "weights")
         say(f"loaded the averaged weights of step {card['step']:,} from {folder}")
         return cls._with(card["net"], weights)
 
     @classmethod
-    def from_checkpoint(
-        cls, path: str | Path, *, averaged: bool = True, say: Callable[[str], None] = tell
-    ) -> UNet:
+    def from_checkpoint(cls, path: str | Path, *, averaged: bool = True) -> UNet:
         """The network in a checkpoint file: its averaged weights, or those being trained."""
         path = Path(path)
         manifest_path = path.with_suffix(".json")

@@ -29,9 +29,10 @@ from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.training.train import train
 from dreamlib.utils.arguments import listed
+from dreamlib.utils.context import Say, progress, using
 from dreamlib.utils.errors import ConfigError, Interrupted, NotThere, OutOfTime
 from dreamlib.utils.files import write_json
-from dreamlib.utils.progress import Progress, silent, tell
+from dreamlib.utils.progress import Progress
 
 STANDARD = "standard"
 ARMS = {
@@ -111,8 +112,8 @@ def ablate(
     n: int = 2000,
     samplers: Sequence[str] = SAMPLERS,
     overrides: Sequence[str] = (),
-    progress: Progress = silent,
-    say: Callable[[str], None] = tell,
+    progress: Progress | None = None,
+    say: Say | None = None,
     watch: Callable[[Run, Iterator[Any]], Any] = lambda run, ticks: deque(ticks, maxlen=0),
 ) -> Ablation:
     """Train every loss at `steps` optimizer steps, and at as many forward passes, for every seed;
@@ -125,21 +126,13 @@ def ablate(
     losses, samplers, seeds = listed(losses), listed(samplers), listed(seeds)
     _check(losses, samplers, seeds, steps)
     folder = Path(folder)
-    job = _Job(preset, folder, steps, n, tuple(listed(overrides)), progress, say, watch)
+    job = _Job(preset, folder, steps, n, tuple(listed(overrides)), watch)
     others = [arm for arm in losses if arm != STANDARD]
     plan = list(product(BUDGETS, seeds, [STANDARD, *others]))  # what others are compared with first
-    facts = job.facts(seeds, samplers)  # what is missing for scores is said before any training
-    for budget, seed, arm in plan:
-        job.train(arm, budget, seed)
-    cells: list[Cell] = []
-    advance = progress("scored", len(plan) * len(samplers))
-    for budget, seed, arm in plan:
-        for sampler in samplers:
-            cells.append(job.score(arm, budget, seed, sampler))
-            advance(1)
-    found = Ablation(facts, cells)
-    write_json(folder / "ablation.json", asdict(found))
-    return found
+    with using(progress=progress, say=say):
+        ablation = job.run(plan, seeds, samplers)
+    write_json(folder / "ablation.json", asdict(ablation))
+    return ablation
 
 
 def read_ablation(folder: Path | str) -> Ablation:
@@ -160,9 +153,23 @@ class _Job:
     steps: int
     n: int
     overrides: tuple[str, ...]
-    progress: Progress
-    say: Callable[[str], None]
     watch: Callable[[Run, Iterator[Any]], Any]
+
+    def run(
+        self, plan: list[tuple[str, int, str]], seeds: Sequence[int], samplers: Sequence[str]
+    ) -> Ablation:
+        facts = self.facts(
+            seeds, samplers
+        )  # what is missing for scores is said before any training
+        for budget, seed, arm in plan:
+            self.train(arm, budget, seed)
+        cells: list[Cell] = []
+        advance = progress("scored", len(plan) * len(samplers))
+        for budget, seed, arm in plan:
+            for sampler in samplers:
+                cells.append(self.score(arm, budget, seed, sampler))
+                advance(1)
+        return Ablation(facts, cells)
 
     def settings(self, arm: str, budget: str, seed: int) -> tuple[list[str], int, int]:
         """Overrides, optimizer steps and passes of a run."""
@@ -181,8 +188,7 @@ class _Job:
             parts = zip(("sampler", "steps", "spacing"), sampler.split(":"))
             wanted += [f"sample.{name}={value}" for name, value in parts]
         place, mirror = self.place(f"{arm}-seed{seed}-{total}")
-        how = {"overrides": wanted, "mirror": mirror, "progress": self.progress, "say": self.say}
-        return open_run(place, self.preset, **how)
+        return open_run(place, self.preset, overrides=wanted, mirror=mirror)
 
     def place(self, name: str) -> tuple[Path, str | None]:
         """The folder of a run, and its mirror: none for one whose name is any ablation's, as all
@@ -202,7 +208,7 @@ class _Job:
     def features(
         self, arm: str, budget: str, seed: int, sampler: str
     ) -> tuple[StudyInputs, np.ndarray]:
-        inputs = StudyInputs(self.open(arm, budget, seed, sampler), (self.n,), self.progress)
+        inputs = StudyInputs(self.open(arm, budget, seed, sampler), (self.n,))
         return inputs, inputs.features(inputs.generated(range(self.n)))
 
     def score(self, arm: str, budget: str, seed: int, sampler: str) -> Cell:
@@ -224,7 +230,7 @@ class _Job:
     def facts(self, seeds: Sequence[int], samplers: Sequence[str]) -> dict[str, Any]:
         """What all cells share; the floor is what other held-out images score at the same n."""
         run = self.open(STANDARD, "steps", seeds[0])
-        inputs = StudyInputs(run, (self.n,), self.progress)
+        inputs = StudyInputs(run, (self.n,))
         reference = inputs.features(inputs.reference[0])
         floor = frechet(inputs.features(run.data.take("floor", self.n)[0]), reference)
         return {

@@ -7,7 +7,7 @@ KID where there are too few images for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from typing import Any
 from dreamlib.evaluation.difference import Difference, differences_of
 from dreamlib.evaluation.inputs import StudyInputs, sizes_of
 from dreamlib.runs.run import Run
+from dreamlib.utils.context import Stop, using
 from dreamlib.utils.errors import ConfigError, RunError
 from dreamlib.utils.files import write_json
-from dreamlib.utils.progress import Progress, silent
+from dreamlib.utils.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,8 @@ def compare(
     b: Run,
     n: Sequence[int] | int | None = None,
     *,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+    should_stop: Stop | None = None,
 ) -> Comparison:
     """Differences of run `a` minus run `b` at each N, with their standard errors.
 
@@ -88,8 +89,8 @@ def compare(
     rows: list[Difference] = []
     absent: dict[str, str] = {}
     cards = [run.weights()[1] for run in (a, b)]
-    with a.session(should_stop) as session:
-        seen = [StudyInputs(run, sizes, progress, session.should_stop) for run in (a, b)]
+    with using(progress=progress, should_stop=should_stop), a.session() as keep:
+        seen = [StudyInputs(run, sizes) for run in (a, b)]
         reference = seen[0].features(seen[0].reference[0])
         sets = [each.features(each.generated(range(sizes[-1]))) for each in seen]
         if seen[0].extractor.identity != seen[1].extractor.identity:
@@ -111,7 +112,7 @@ def compare(
         }
         found = Comparison(facts, rows, absent)
         write_json(comparison_path(a.folder, found), asdict(found))
-        session.kept()
+        keep()
     return found
 
 

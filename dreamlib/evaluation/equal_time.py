@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -25,9 +25,10 @@ from dreamlib.training.diffusion import DiffusionTrainer
 from dreamlib.training.gan import GanTrainer
 from dreamlib.training.train import trainer_of
 from dreamlib.utils.arguments import listed
+from dreamlib.utils.context import Say, progress, using
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.files import write_json
-from dreamlib.utils.progress import Progress, silent, tell
+from dreamlib.utils.progress import Progress
 
 TURN = 4.0  # seconds that a model is timed at once
 ROUNDS = 5
@@ -65,8 +66,8 @@ def equal_time(
     turn: float = TURN,
     mirror: str | Path | None = None,
     hours: float | None = None,
-    progress: Progress = silent,
-    say: Callable[[str], None] = tell,
+    progress: Progress | None = None,
+    say: Say | None = None,
 ) -> list[Run]:
     """A run of every preset in `folder`, each as long as `minutes` of training take here.
 
@@ -82,15 +83,28 @@ def equal_time(
             "a contest needs two different presets or more, and minutes above 0; got "
             f"{', '.join(presets)} and {minutes:g}"
         )
-    folder, own = Path(folder), [*overrides, f"train.seed={seed}"]
-    common: dict[str, Any] = {"mirror": mirror, "progress": progress, "say": say, "hours": hours}
+    with using(progress=progress, say=say):
+        where = {"mirror": mirror, "hours": hours}
+        return _runs(presets, Path(folder), minutes, seed, overrides, turn, where)
+
+
+def _runs(
+    presets: list[str],
+    folder: Path,
+    minutes: float,
+    seed: int,
+    overrides: list[str],
+    turn: float,
+    common: dict[str, Any],
+) -> list[Run]:
+    own = [*overrides, f"train.seed={seed}"]
     found = _known(folder, presets, minutes)
     places = {preset: place(folder, preset, seed) for preset in presets}
-    begun = [preset for preset, at in places.items() if find_run(at, mirror, say)]
+    begun = [preset for preset, at in places.items() if find_run(at, common["mirror"])]
     runs = {preset: open_run(places[preset], overrides=own, **common) for preset in begun}
     missing = [preset for preset in presets if preset not in begun]
     if missing and found is None:
-        measured = paces(presets, folder, overrides, turn=turn, progress=progress)
+        measured = paces(presets, folder, overrides, turn=turn)
         seconds = 60 * minutes
         if begun:
             seconds = trainer_of(runs[begun[0]]).total * measured[begun[0]].seconds
@@ -115,14 +129,14 @@ def paces(
     *,
     turn: float = TURN,
     rounds: int = ROUNDS,
-    progress: Progress = silent,
 ) -> dict[str, Pace]:
     """What a step of each preset takes, in turns: a shared machine is not equally fast all the
     time."""
-    quiet: dict[str, Any] = {"mirror": "none", "progress": progress, "say": lambda text: None}
     places = {preset: folder / f".pace-{Path(preset).stem}" for preset in presets}
     try:
-        runs = {p: open_run(at, p, overrides=overrides, **quiet) for p, at in places.items()}
+        with using(say=lambda text: None):
+            own = {"overrides": overrides, "mirror": "none"}
+            runs = {preset: open_run(at, preset, **own) for preset, at in places.items()}
         trainers = {preset: _in_the_middle(trainer_of(run)) for preset, run in runs.items()}
         steps = {preset: _steps(trainer, turn) for preset, trainer in trainers.items()}
         advance = progress("timing a step of each", rounds * len(presets))

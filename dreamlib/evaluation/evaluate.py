@@ -41,9 +41,10 @@ from dreamlib.evaluation.results import (
 from dreamlib.metrics.features import ClassifierExtractor, InceptionExtractor
 from dreamlib.metrics.modes import worst
 from dreamlib.runs.run import Run
+from dreamlib.utils.context import Stop, using
 from dreamlib.utils.errors import RunError, WeightsUnavailable
 from dreamlib.utils.files import write_atomic
-from dreamlib.utils.progress import Progress, silent
+from dreamlib.utils.progress import Progress
 
 SHARED = 0.01  # of the held-out images may be training images: real sets hold some twice
 
@@ -52,8 +53,8 @@ def evaluate(
     run: Run,
     n: Sequence[int] | int | None = None,
     *,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+    should_stop: Stop | None = None,
 ) -> Study:
     """Score a run at each N of `n` and write evaluation/scores.json.
 
@@ -65,10 +66,9 @@ def evaluate(
     """
     intact = run.data.watch()
     intact()
-    with run.session(should_stop) as session:
-        inputs = StudyInputs(run, sizes_of(run, n), progress, session.should_stop)
-        study = _study(inputs, intact)
-        session.kept()
+    with using(progress=progress, should_stop=should_stop), run.session() as keep:
+        study = _study(StudyInputs(run, sizes_of(run, n)), intact)
+        keep()
     return study
 
 
@@ -130,10 +130,10 @@ def _diversity(inputs: StudyInputs) -> tuple[list[Score], dict[str, str]]:
     if not wanted:
         return [], {}
     try:
-        distance = make_distance(config, inputs.run.device, inputs.progress)
+        distance = make_distance(config, inputs.run.device)
     except WeightsUnavailable as error:
         return [], {"LPIPS diversity": str(error)}
-    return diversity_rows(inputs.plan, inputs.pair, distance, **inputs.asked), {}
+    return diversity_rows(inputs.plan, inputs.pair, distance), {}
 
 
 def _inception_scores(

@@ -20,10 +20,10 @@ from dreamlib.data.formats import Files, images_among, open_image
 from dreamlib.data.image_folder import FITS, UNREADABLE, in_order, load_square, to_rgb
 from dreamlib.data.mnist import NATIVE, with_border
 from dreamlib.metrics.frechet import Moments
+from dreamlib.utils.context import say
 from dreamlib.utils.errors import ConfigError, DataError
 from dreamlib.utils.files import DAMAGED, write_atomic
 from dreamlib.utils.images import range_told
-from dreamlib.utils.progress import tell
 
 # What numpy and zipfile raise for a file that holds no arrays, or pretends to hold huge ones
 NO_ARRAYS = (*DAMAGED, OSError, MemoryError, RuntimeError)
@@ -44,7 +44,7 @@ def fit_of(data: Packed) -> str:
 
 
 def read_images(
-    place: Path, *, channels: int = 3, size: int | None = None, fit: str = "crop", say: Say = tell
+    place: Path, *, channels: int = 3, size: int | None = None, fit: str = "crop"
 ) -> np.ndarray:
     """All images of a folder, a zip, an .npy or an .npz file -> uint8 [N,H,W,channels].
 
@@ -56,14 +56,14 @@ def read_images(
     if size and size > LARGEST_SIDE:
         raise ConfigError(f"images are resized to at most {LARGEST_SIDE:,} pixels, not {size:,}")
     if place.suffix in (".npy", ".npz"):
-        images = _array(place, say)
+        images = _array(place)
         if size and images.shape[1:3] != (size, size):
             raise DataError(
                 f"{place} holds images of {images.shape[1:3]}, not {size}x{size}: save them as "
                 "image files, which are resized"
             )
     else:
-        images = _files(place, size, fit, say)
+        images = _files(place, size, fit)
     images = as_channels(images, channels, str(place))
     if told := range_told(images):
         say(f"{place}: {told}")
@@ -91,7 +91,7 @@ def arrays_of(path: Path, what: str) -> Iterator[Mapping[str, np.ndarray]]:
         raise DataError(f"{path} cannot be read as {what}: {error}") from error
 
 
-def _array(path: Path, say: Say) -> np.ndarray:
+def _array(path: Path) -> np.ndarray:
     with arrays_of(path, "an array") as found:
         names = [name for name in ("images", "arr_0") if name in found]
         if not names:
@@ -115,7 +115,7 @@ def check_images(images: np.ndarray, what: str) -> np.ndarray:
     return images
 
 
-def _files(place: Path, size: int | None, fit: str, say: Say) -> np.ndarray:
+def _files(place: Path, size: int | None, fit: str) -> np.ndarray:
     files = open_files(place)
     names, others = images_among(files)
     if others:

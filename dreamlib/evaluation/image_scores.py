@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from dreamlib.metrics.pixel_stats import FLOATS, memorisation, pixel_stats
 from dreamlib.utils.errors import DataError
 from dreamlib.utils.files import row_hashes
 from dreamlib.utils.images import dequantise, quantise
-from dreamlib.utils.progress import Progress, silent
 from dreamlib.utils.rng import torch_rng
 
 QUERIES = 1000  # images whose nearest training image is looked for
@@ -53,18 +52,12 @@ def pixel_rows(plan: Plan, sets: Images, reference: np.ndarray) -> list[Score]:
     return rows
 
 
-def diversity_rows(
-    plan: Plan,
-    sets: Images,
-    distance: Lpips,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> list[Score]:
+def diversity_rows(plan: Plan, sets: Images, distance: Lpips) -> list[Score]:
     """LPIPS between disjoint pairs; higher than held-out real's is not better."""
-    asked, rows = {"progress": progress, "should_stop": should_stop}, []
+    rows = []
     for size, images, (pixels, *_) in cuts(plan, sets):
         if size >= 4:
-            found = pair_diversity(pixels, distance, plan.seed, **asked)
+            found = pair_diversity(pixels, distance, plan.seed)
             row = row_of("LPIPS diversity", images, found, size, None, real="")
             rows.append(replace(row, origin=Origin(distance.identity)))
     return rows
@@ -104,11 +97,7 @@ def label_shares(
 
 
 def copies(
-    generated: np.ndarray,
-    held_out: np.ndarray,
-    train: np.ndarray,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
+    generated: np.ndarray, held_out: np.ndarray, train: np.ndarray
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Are generated images nearer to training images than held-out ones are?  In pixels.
 
@@ -116,8 +105,7 @@ def copies(
     the nearest pairs.
     """
     n = min(len(generated), len(held_out), QUERIES)
-    asked = {"progress": progress, "should_stop": should_stop}
-    study = memorisation(generated[:n], train, held_out[:n], **asked)
+    study = memorisation(generated[:n], train, held_out[:n])
     record = asdict(study) | {"share": study.share.value, "share_se": study.share.se}
     record["closest"] = [list(pair) for pair in study.closest]
     queries = [query for query, _ in study.closest]

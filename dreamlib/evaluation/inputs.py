@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,6 @@ from dreamlib.runs.run import Run
 from dreamlib.sampling.generate import generate
 from dreamlib.utils.arguments import SIZES, listed, taken
 from dreamlib.utils.errors import ConfigError
-from dreamlib.utils.progress import Progress, silent
 
 UNTRAINED, GAUSSIAN = "untrained", "gaussian"
 
@@ -39,17 +38,10 @@ class Evaluator:
 
     extractor: Extractor
     folder: Path  # evaluation/ in here holds scores.json and features/
-    progress: Progress
-    should_stop: Callable[[], bool]
-
-    @property
-    def asked(self) -> dict[str, Any]:
-        """What long work is told."""
-        return {"progress": self.progress, "should_stop": self.should_stop}
 
     def features(self, images: np.ndarray) -> np.ndarray:
         cache = self.folder / "evaluation" / "features"
-        return extract(images, self.extractor, cache=cache, **self.asked)
+        return extract(images, self.extractor, cache=cache)
 
 
 @dataclass(frozen=True)
@@ -58,8 +50,6 @@ class StudyInputs(Evaluator):
 
     run: Run
     sizes: tuple[int, ...]
-    progress: Progress = silent
-    should_stop: Callable[[], bool] = lambda: False
 
     @property
     def folder(self) -> Path:
@@ -71,7 +61,7 @@ class StudyInputs(Evaluator):
 
     @cached_property
     def extractor(self) -> Extractor:
-        return make_extractor(self.run.config, self.run.data, self.run.device, **self.asked)
+        return make_extractor(self.run.config, self.run.data, self.run.device)
 
     @cached_property
     def plan(self) -> Plan:
@@ -99,7 +89,7 @@ class StudyInputs(Evaluator):
         return {name: self.images[name] for name in (GENERATED, REAL)}
 
     def generated(self, seeds: Sequence[int], *, untrained: bool = False) -> np.ndarray:
-        return generate(self.run, seeds, untrained=untrained, **self.asked)
+        return generate(self.run, seeds, untrained=untrained)
 
     @cached_property
     def images(self) -> dict[str, np.ndarray]:
@@ -134,21 +124,14 @@ class StudyInputs(Evaluator):
         )
 
 
-def prepare(
-    run: Run,
-    part: tuple[int, int],
-    n: Sequence[int] | None = None,
-    *,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> None:
+def prepare(run: Run, part: tuple[int, int], n: Sequence[int] | None = None) -> None:
     """One process's share of a later `evaluate`: part (k, of) makes and looks at chunk k, k + of,
     and so on of every set, by image number.  Processes share nothing but the run folder."""
     k, of = part
     if not 0 <= k < of:
         raise ConfigError(f"part {k + 1} of {of} does not exist")
-    with run.session(should_stop) as session:
-        inputs = StudyInputs(run, sizes_of(run, n), progress, session.should_stop)
+    with run.session() as keep:
+        inputs = StudyInputs(run, sizes_of(run, n))
         for start in range(k * CHUNK_IMAGES, inputs.largest, of * CHUNK_IMAGES):
             numbers = range(start, min(start + CHUNK_IMAGES, inputs.largest))
             inputs.features(inputs.generated(numbers))
@@ -156,4 +139,4 @@ def prepare(
         for images in (inputs.reference[0], floor, inputs.some_train):
             for start in range(k * CHUNK_IMAGES, len(images), of * CHUNK_IMAGES):
                 inputs.features(images[start : start + CHUNK_IMAGES])
-        session.kept()
+        keep()

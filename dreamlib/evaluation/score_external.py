@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -35,10 +35,10 @@ from dreamlib.evaluation.results import (
 from dreamlib.metrics.features import Extractor
 from dreamlib.metrics.frechet import Moments
 from dreamlib.runs.run import Run
+from dreamlib.utils.context import say
 from dreamlib.utils.errors import ConfigError, DataError, NotEnoughSamples
 from dreamlib.utils.files import readable, row_hashes, sha256_array, sha256_file
 from dreamlib.utils.platform import choose_device
-from dreamlib.utils.progress import Progress, silent, tell
 
 SIZES = (500, 5000)
 
@@ -50,9 +50,6 @@ class ExternalEvaluator(Evaluator):
     extractor: Extractor
     folder: Path
     run: Run | None
-    progress: Progress = silent
-    should_stop: Callable[[], bool] = lambda: False
-    say: Callable[[str], None] = tell
 
     def read(self, place: Path, size: int | None = None) -> np.ndarray:
         """Images of a folder, a zip or an array; with a run, prepared as its own were.
@@ -60,7 +57,7 @@ class ExternalEvaluator(Evaluator):
         ConfigError for another size than the run's, DataError for images that do not get it.
         """
         if self.run is None:
-            return read_images(place, size=size, say=self.say)
+            return read_images(place, size=size)
         data, fit = self.run.data, fit_of(self.run.data)
         if size not in (None, data.size):
             raise ConfigError(
@@ -68,7 +65,7 @@ class ExternalEvaluator(Evaluator):
                 "run, and name --reference and --out"
             )
         how = {"channels": data.channels, "size": data.size if fit else size, "fit": fit or "crop"}
-        return self.fitting(read_images(place, **how, say=self.say), place.name)
+        return self.fitting(read_images(place, **how), place.name)
 
     def reference(self, place: Path | None, size: int | None) -> Real:
         """What to compare with: a statistics file (mu and sigma, or features), images, or the
@@ -86,7 +83,7 @@ class ExternalEvaluator(Evaluator):
             check_apart([images], self.run.data.rows("train"), share=0.0)
         known = frozenset(row_hashes(images))
         if repeats := len(images) - len(known):
-            self.say(f"WARNING: {repeats:,} of the {len(images):,} images of {place} are repeats")
+            say(f"WARNING: {repeats:,} of the {len(images):,} images of {place} are repeats")
         name = f"{name_of(place)} {sha256_array(images)[:8]}"
         return Real(name, self.features(images), known)
 
@@ -129,21 +126,14 @@ def name_of(place: Path) -> str:
     return readable(place.name if place.is_dir() else place.stem)
 
 
-def evaluator(
-    run: Run | None,
-    out: Path | None,
-    weights: str | None = None,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> ExternalEvaluator:
+def evaluator(run: Run | None, out: Path | None, weights: str | None = None) -> ExternalEvaluator:
     """With a run, its extractor and folder; else Inception, and the folder `out`."""
     if run is not None:
-        own = StudyInputs(run, sizes_of(run, None), progress, should_stop).extractor
-        return ExternalEvaluator(own, run.folder, run, progress, should_stop, run.say)
+        return ExternalEvaluator(StudyInputs(run, sizes_of(run, None)).extractor, run.folder, run)
     if out is None:
         raise ConfigError("name a run folder, or a folder for the scores: --out runs/guests")
-    extractor = make_inception(weights, choose_device(), progress)
-    return ExternalEvaluator(extractor, out, None, progress, should_stop)
+    extractor = make_inception(weights, choose_device())
+    return ExternalEvaluator(extractor, out, None)
 
 
 def score_external(
@@ -171,7 +161,7 @@ def score_external(
     _check_name(_study_so_far(evaluator, plan), name, which)
     warnings = evaluator.warnings(images, reference.known)
     if warnings:
-        evaluator.say(f"WARNING: of {which} of {name}, {', '.join(warnings)}: scores look too good")
+        say(f"WARNING: of {which} of {name}, {', '.join(warnings)}: scores look too good")
     made = replace(
         origin or Origin(identity),
         extractor=identity,
@@ -231,8 +221,6 @@ def score_pipeline(
         seed=seed,
         steps=steps,
         device=evaluator.run.device if evaluator.run else choose_device(),
-        say=evaluator.say,
-        **evaluator.asked,
     )
     made = Origin("", sampler=f"diffusers pipeline {folder.name}", steps=steps, nfe=None, seed=seed)
     return score_external(evaluator, name, images, reference, n, made)

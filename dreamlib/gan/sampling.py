@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
 from dreamlib.gan.stylegan2 import Generator
+from dreamlib.utils.context import should_stop
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.images import quantise
 from dreamlib.utils.rng import batches, image_noise
@@ -29,7 +30,6 @@ def draw_images(
     batch: int,
     device: torch.device,
     truncation: float = 1.0,
-    should_stop: Callable[[], bool] = lambda: False,
 ) -> np.ndarray:
     """Generate images numbered `images` of `seed` -> uint8 [N,H,W,C], in the order asked.
 

@@ -10,7 +10,7 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamlib.utils.context import progress, should_stop
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.files import fingerprint, read_json, sweep, write_bytes, write_json
 from dreamlib.utils.images import dequantise
-from dreamlib.utils.progress import Progress, silent
 from dreamlib.utils.rng import numpy_rng, seeded
 
 log = logging.getLogger(__name__)
@@ -103,8 +103,6 @@ def train_classifier(
     *,
     seed: int = 0,
     epochs: int | None = None,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
     part: Path | None = None,
 ) -> Classifier:
     """Fit a classifier; the same seed, data and library versions give the same weights.
@@ -215,8 +213,6 @@ def load_or_train_classifier(
     held_out: tuple[np.ndarray, np.ndarray],
     *,
     seed: int = 0,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
 ) -> Classifier:
     """The classifier of this data, from `folder` where it was trained before, bit for bit.
 
@@ -235,8 +231,7 @@ def load_or_train_classifier(
     sweep(folder)
     start = time.monotonic()
     part = path.with_suffix(".part")
-    asked = {"progress": progress, "should_stop": should_stop}
-    classifier = train_classifier(images, labels, values, seed=seed, part=part, **asked)
+    classifier = train_classifier(images, labels, values, seed=seed, part=part)
     data = weights_bytes(classifier)
     card = {
         "key": full_key,

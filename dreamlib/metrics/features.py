@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dreamlib.metrics.classifier import FEATURES, Classifier, read_card, weights_bytes
 from dreamlib.metrics.inception import RESIZE, Inception
+from dreamlib.utils.context import progress, should_stop
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.files import (
     fingerprint,
@@ -25,7 +26,7 @@ from dreamlib.utils.files import (
     write_json,
     write_npy,
 )
-from dreamlib.utils.progress import Advance, Progress, silent
+from dreamlib.utils.progress import Advance
 
 log = logging.getLogger(__name__)
 
@@ -85,13 +86,7 @@ def metric_name(extractor: Extractor) -> str:
 
 
 def extract(
-    images: np.ndarray,
-    extractor: Extractor,
-    *,
-    batch: int = BATCH,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
-    cache: Path | None = None,
+    images: np.ndarray, extractor: Extractor, *, batch: int = BATCH, cache: Path | None = None
 ) -> np.ndarray:
     """Features of uint8 images [N,H,W,C] (a memmap may be larger than memory): float64 [N,dim].
 
@@ -106,7 +101,7 @@ def extract(
         sweep(Path(cache))
     advance = progress(f"{extractor.name} features", len(images))
     parts = [
-        _chunk(images, start, extractor, batch, cache, should_stop, advance)
+        _chunk(images, start, extractor, batch, cache, advance)
         for start in range(0, len(images), CHUNK_IMAGES)
     ]
     return np.concatenate([np.empty((0, extractor.dim)), *parts])
@@ -118,7 +113,6 @@ def _chunk(
     extractor: Extractor,
     batch: int,
     cache: Path | None,
-    should_stop: Callable[[], bool],
     advance: Advance,
 ) -> np.ndarray:
     """Features of some batches from `start` on, float32: from the cache, or computed and kept

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from dreamlib.metrics.estimate import Estimate, mean_estimate
 from dreamlib.metrics.features import full_precision
 from dreamlib.metrics.pretrained_weights import ALEXNET
+from dreamlib.utils.context import progress, should_stop
 from dreamlib.utils.errors import Interrupted, NotEnoughSamples, WeightsUnavailable
 from dreamlib.utils.files import sha256_file
 from dreamlib.utils.images import dequantise, to_rgb
-from dreamlib.utils.progress import Progress, silent
 from dreamlib.utils.rng import numpy_rng, seeded
 
 # Two batches of uint8 images [B,H,W,C] -> the distance [B] of each pair.
@@ -115,13 +115,7 @@ def _trunk(path: Path, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def pair_diversity(
-    images: np.ndarray,
-    distance: Distance,
-    seed: int,
-    *,
-    batch: int = 100,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
+    images: np.ndarray, distance: Distance, seed: int, *, batch: int = 100
 ) -> Estimate:
     """Mean `distance` over random pairs of uint8 images [N,H,W,C], with its standard error.
 

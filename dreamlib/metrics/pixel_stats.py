@@ -7,7 +7,6 @@ descriptions, each read beside that of held-out real images at the same n, and n
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -16,8 +15,8 @@ import numpy as np
 
 from dreamlib.metrics.estimate import Estimate
 from dreamlib.metrics.pairwise import blocks
+from dreamlib.utils.context import progress, should_stop
 from dreamlib.utils.errors import Interrupted
-from dreamlib.utils.progress import Progress, silent
 
 PIXELS = 1 << 20  # of a block of images: 8 MB in float64
 ROWS = 1000  # of a block of a gallery or of queries, fewer of large images
@@ -100,12 +99,7 @@ def _mean_sd(counts: np.ndarray) -> tuple[float, float]:
 
 
 def nearest(
-    queries: np.ndarray,
-    gallery: np.ndarray,
-    *,
-    of: str = "",
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
+    queries: np.ndarray, gallery: np.ndarray, *, of: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each query's nearest row of the gallery: (distance float64 [n], index int64 [n]).
 
@@ -193,14 +187,7 @@ class Memorisation:
     closest: tuple[tuple[int, int], ...]  # (generated, training) indices, nearest first
 
 
-def memorisation(
-    gen: np.ndarray,
-    train: np.ndarray,
-    held_out: np.ndarray,
-    *,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> Memorisation:
+def memorisation(gen: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> Memorisation:
     """Are generated images nearer to the training set than other real images are?
 
     Features [n,d], [m,d], [n,d], or uint8 images; none of the held-out ones is in the training
@@ -211,7 +198,7 @@ def memorisation(
     n = len(gen)
     if n != len(held_out):
         raise ValueError(f"{n} generated, {len(held_out)} held-out images: give as many of each")
-    search = partial(nearest, gallery=train, progress=progress, should_stop=should_stop)
+    search = partial(nearest, gallery=train)
     ours, partner = search(gen, of=" of generated images")
     others, _ = search(held_out, of=" of held-out images")
     generated, real = float(np.median(ours)), float(np.median(others))

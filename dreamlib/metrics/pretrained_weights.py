@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from dreamlib.utils.context import progress
 from dreamlib.utils.errors import WeightsUnavailable
 from dreamlib.utils.files import sha256_file, write_atomic
-from dreamlib.utils.progress import Progress, silent
+from dreamlib.utils.progress import silent
 
 SECONDS = 10.0  # that a server may take to answer or to send the next block
 BLOCK = 1 << 20
@@ -69,9 +70,7 @@ def find_weights(search: Sequence[Path], file: Pretrained) -> Path:
     raise _unavailable(search, file)
 
 
-def obtain(
-    search: Sequence[Path], file: Pretrained, download_to: Path, progress: Progress = silent
-) -> Path:
+def obtain(search: Sequence[Path], file: Pretrained, download_to: Path) -> Path:
     """`find_weights`, or else a download from each URL in turn into the folder `download_to`.
 
     The download goes to a temporary file beside, and gets its name when its hash is right, so
@@ -85,7 +84,7 @@ def obtain(
     failures = []
     for url in file.urls:
         try:
-            _download(url, target, file, progress)
+            _download(url, target, file)
             return target
         except TROUBLE as error:
             why = " ".join(str(error).split())[:200]
@@ -121,7 +120,7 @@ def _unavailable(search: Sequence[Path], file: Pretrained, tried: str = "") -> W
     )
 
 
-def _download(url: str, target: Path, file: Pretrained, progress: Progress) -> None:
+def _download(url: str, target: Path, file: Pretrained) -> None:
     """Put what `url` gives at `target` if its hash is right; one of TROUBLE otherwise."""
 
     def write(out: IO[bytes]) -> None:

@@ -10,10 +10,13 @@ from dreamlib.report.html_report import write_page
 from dreamlib.report.tables import save_tables, scores_of
 from dreamlib.report.zip_bundle import package
 from dreamlib.runs.run import Run
-from dreamlib.utils.progress import Progress, silent
+from dreamlib.utils.context import using
+from dreamlib.utils.progress import Progress
 
 
-def build_report(run: Run, ablation: Path | None = None, progress: Progress = silent) -> list[Path]:
+def build_report(
+    run: Run, ablation: Path | None = None, progress: Progress | None = None
+) -> list[Path]:
     """Into the run's figures/: every figure (PNG and PDF), the tables, report.html, results.zip.
 
     Nothing is trained or sampled.  `ablation` is a folder of `dreamlib ablate`.  What is not there
@@ -22,4 +25,5 @@ def build_report(run: Run, ablation: Path | None = None, progress: Progress = si
     report = Report(run, scores_of(run), build(run, ablation))
     drawn = save_all(run, report.figures)
     tables = save_tables(report.study, run.dir.figures) if report.study else []
-    return [*drawn, *tables, write_page(report), package(report, progress=progress)]
+    with using(progress=progress):
+        return [*drawn, *tables, write_page(report), package(report)]

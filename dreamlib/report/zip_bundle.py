@@ -22,7 +22,6 @@ from dreamlib.report.tables import headline
 from dreamlib.report.texts import NONE, csv_text, no_formula, tex
 from dreamlib.runs.run import Run
 from dreamlib.utils.files import fingerprint, is_own, read_npz, write_atomic
-from dreamlib.utils.progress import Progress, silent
 
 ASKED = 1000  # images whose nearest training image is looked for
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the date of every file in the zip
@@ -44,7 +43,7 @@ PARTS = {  # what lies in the zip, by how its name begins or ends
 }
 
 
-def package(report: Report, *, asked: int = ASKED, progress: Progress = silent) -> Path:
+def package(report: Report, *, asked: int = ASKED) -> Path:
     """figures/results.zip: figures, tables, report, settings, scores, log, index, LaTeX snippets.
 
     It unpacks into one folder, NAME-results/.  What the run does not have yet is left out and
@@ -56,7 +55,7 @@ def package(report: Report, *, asked: int = ASKED, progress: Progress = silent) 
     files["snippets.tex"] = snippets(report).encode()
     kept = scored_images(run, study) if study else None
     if study and kept:
-        files["index.csv"] = index(run, study, kept, asked, progress).encode()
+        files["index.csv"] = index(run, study, kept, asked).encode()
     files["README.txt"] = _readme(report, files).encode()
     path = run.dir.figures / "results.zip"
     folder = f"{folder_name(run)}-results"
@@ -92,13 +91,11 @@ def _files(run: Run) -> dict[str, bytes]:
 # --------------------------------------------------------------------------- the index
 
 
-def index(
-    run: Run, study: Study, kept: Kept, asked: int = ASKED, progress: Progress = silent
-) -> str:
+def index(run: Run, study: Study, kept: Kept, asked: int = ASKED) -> str:
     """CSV: a line per scored image, with its shard and row, and for the first `asked` the nearest
     training image: its position among them, its name in the packed images, its distance."""
     count, lines = max(study.facts["sizes"]), []
-    distances, partners = _nearest(run, kept, min(asked, count), progress)
+    distances, partners = _nearest(run, kept, min(asked, count))
     names = _names(run, set(partners.tolist()))
     for seed in range(count):
         number, row = divmod(seed, kept.sample["shard"])
@@ -114,7 +111,7 @@ def index(
     return csv_text(COLUMN_NAMES, lines)
 
 
-def _nearest(run: Run, kept: Kept, asked: int, progress: Progress) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(run: Run, kept: Kept, asked: int) -> tuple[np.ndarray, np.ndarray]:
     """Distances float64 [n] and positions int64 [n] of the nearest training images, of the first
     images as far as they are here; looked up once."""
     path = run.dir.evaluation / "neighbours.npz"
@@ -123,7 +120,7 @@ def _nearest(run: Run, kept: Kept, asked: int, progress: Progress) -> tuple[np.n
     if str(stored.get("what")) == what:
         return stored["distances"], stored["partners"]
     train = run.data.rows("train")
-    found = nearest(kept.images(asked), train, of=" for the index", progress=progress)
+    found = nearest(kept.images(asked), train, of=" for the index")
     arrays = {"what": np.array(what), "distances": found[0], "partners": found[1]}
     write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
     return found

@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from dreamlib.runs.mirror.filesystem import UNSUPPORTED, write_record
 from dreamlib.runs.time_budget import process_age, process_start
+from dreamlib.utils.context import Say, say
 from dreamlib.utils.errors import RunError
 from dreamlib.utils.files import (
     boot_id,
@@ -24,7 +25,6 @@ from dreamlib.utils.files import (
     try_lock,
     write_json,
 )
-from dreamlib.utils.progress import tell
 
 BEAT = 60.0  # seconds between two heartbeats on a mirror
 STALE = 600.0  # an owner whose heart has stood still for so long is gone
@@ -85,9 +85,7 @@ class Lock:
 
 
 @contextmanager
-def locked(
-    path: Path, *, take_over: bool = False, say: Callable[[str], None] = tell
-) -> Iterator[Lock]:
+def locked(path: Path, *, take_over: bool = False, say: Say = say) -> Iterator[Lock]:
     """Keep a second process off the folder of `path`.  RunError while another one lives there.
 
     A dead owner is replaced at once, with one line.  `take_over` replaces a living one as well:
@@ -157,16 +155,16 @@ class Owner:
         self.watching = False  # whether another owner's heart beats
         self.stop: Callable[[], bool] = lambda: False  # asked while watching
 
-    def claim(self, *, take_over: bool, say: Callable[[str], None]) -> None:
+    def claim(self, *, take_over: bool) -> None:
         """RunError when another machine trains this run; waits while that is not clear."""
         other = read_owner(self.path)
         if not (take_over or other.get("token") in (None, self.me["token"]) or "released" in other):
-            self._outlive(other, say)
+            self._outlive(other)
         sweep(self.path.parent)  # of those whose last beat failed
         self.ousted = [*other.get("ousted", []), other.get("token", "")][-20:]
         self.beat()
 
-    def _outlive(self, other: dict[str, Any], say: Callable[[str], None]) -> None:
+    def _outlive(self, other: dict[str, Any]) -> None:
         where = f"{self.path.parent} is being trained elsewhere ({describe(other)})"
         remedy = "stop it there, or take the run from it with --take-over"
         lives = alive(other)

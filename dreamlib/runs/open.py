@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from dreamlib.config.factory import check, make_source
@@ -18,10 +18,11 @@ from dreamlib.runs.mirror.restore import bring_output, bring_run
 from dreamlib.runs.mirror.store import Mirror
 from dreamlib.runs.run import Run
 from dreamlib.utils.arguments import listed
+from dreamlib.utils.context import Say, current, say, using
 from dreamlib.utils.errors import DataError, RunError
 from dreamlib.utils.files import check_fields, fingerprint, plain_name, read_json, sweep, write_json
 from dreamlib.utils.platform import attached, earlier_outputs, mirror_home
-from dreamlib.utils.progress import Progress, silent, tell
+from dreamlib.utils.progress import Progress
 from dreamlib.utils.weights import read_weights
 
 
@@ -34,8 +35,8 @@ def open_run(
     take_over: bool = False,
     hours: float | None = None,
     images: bool = True,
-    progress: Progress = silent,
-    say: Callable[[str], None] = tell,
+    progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Run:
     """Open a run folder, or make one from a preset; opening it again continues it.
 
@@ -51,17 +52,29 @@ def open_run(
     run_dir = RunDir(folder)
     run_dir.check_writable()
     sweep(run_dir.folder)
-    kept = mirror_of(run_dir, mirror, say)
-    if not run_dir.config.exists():
-        bring_back(run_dir, kept, say)
+    with using(progress=progress, say=say):
+        kept = mirror_of(run_dir, mirror)
+        if not run_dir.config.exists():
+            bring_back(run_dir, kept)
+        config, data = _settled(run_dir, preset, listed(overrides), kept, images)
+        return Run(run_dir, config, data, current().say, kept, take_over, hours)
+
+
+def _settled(
+    run_dir: RunDir,
+    preset: str | Path | None,
+    overrides: list[str],
+    kept: Mirror | None,
+    images: bool,
+) -> tuple[Config, Packed]:
+    """The run's settings and images, recorded in its folder where they are new."""
     fresh = not run_dir.config.exists() or (preset is not None and _untried(run_dir))
-    overrides = listed(overrides)
     config = _settle_config(run_dir, preset, overrides, fresh)
     recorded = None if fresh else _recorded_data(run_dir)
     home = kept.home if kept else None
     data = None if images or recorded is None else _unseen(run_dir, config, recorded)
     if data is None:
-        data = _settle_data(run_dir, config, recorded, home, progress, say)
+        data = _settle_data(run_dir, config, recorded, home)
         check(config, data)
     for name, need in idle(config).items() if fresh or overrides else ():
         say(f"{name} decides nothing in this run: it needs {need}")
@@ -71,22 +84,16 @@ def open_run(
     if fresh or not run_dir.data.exists():
         say(data.summary())
         write_json(run_dir.data, {"packed": data.folder.name, "fingerprint": data.fingerprint})
-    return Run(run_dir, config, data, say, kept, take_over, hours)
+    return config, data
 
 
-def find_run(
-    folder: str | Path,
-    mirror: str | Path | None = None,
-    say: Callable[[str], None] = tell,
-) -> bool:
+def find_run(folder: str | Path, mirror: str | Path | None = None) -> bool:
     """Whether there is a run: here, or brought back now.  No folder is made for a wrong name."""
     run_dir = RunDir(folder)
-    return run_dir.config.is_file() or bring_back(run_dir, mirror_of(run_dir, mirror, say), say)
+    return run_dir.config.is_file() or bring_back(run_dir, mirror_of(run_dir, mirror))
 
 
-def mirror_of(
-    run_dir: RunDir, named: str | Path | None, say: Callable[[str], None]
-) -> Mirror | None:
+def mirror_of(run_dir: RunDir, named: str | Path | None) -> Mirror | None:
     """A run's place on its mirror, if it has one.  RunError when one of them lies in the other:
     copies would be copied, or nothing would be.  A Drive that nobody named is then done without."""
     name, home = run_dir.name, mirror_home(named)
@@ -103,11 +110,11 @@ def mirror_of(
     return None
 
 
-def bring_back(run_dir: RunDir, mirror: Mirror | None, say: Callable[[str], None]) -> bool:
+def bring_back(run_dir: RunDir, mirror: Mirror | None) -> bool:
     """A run that is not here, from an attached output or its mirror -> whether there was one."""
-    if bring_output(earlier_outputs(run_dir.name), run_dir, say):
+    if bring_output(earlier_outputs(run_dir.name), run_dir):
         return True
-    return mirror is not None and bring_run(mirror, run_dir, say)
+    return mirror is not None and bring_run(mirror, run_dir)
 
 
 def _untried(run_dir: RunDir) -> bool:
@@ -142,49 +149,38 @@ def data_home(run_dir: RunDir) -> Path:
     return Path(os.environ.get("DREAMLIB_DATA", run_dir.folder.parent / "data"))
 
 
-def pack_data(
-    config: Config,
-    home: Path,
-    progress: Progress = silent,
-    say: Callable[[str], None] = tell,
-    mirror: Path | None = None,
-) -> Packed:
+def pack_data(config: Config, home: Path, mirror: Path | None = None) -> Packed:
     """The config's images, packed once under a name that says which ones they are.
 
     Looked for in `home`, in data/ of the mirror, in what is attached on Kaggle, then in the source.
     """
-    source = make_source(config, home / "downloads", say)
+    source = make_source(config, home / "downloads")
     name = f"{source.name}-{config.data.size}-{fingerprint(source.description)[:8]}"
-    _bring_pack(home / name, mirror, say)
-    return pack(source, home / name, progress, say)
+    _bring_pack(home / name, mirror)
+    return pack(source, home / name)
 
 
-def _bring_pack(folder: Path, mirror: Path | None, say: Callable[[str], None]) -> None:
+def _bring_pack(folder: Path, mirror: Path | None) -> None:
     """A pack that is not here, from the mirror or an input attached on Kaggle, if it is there."""
     if mirror:
-        bring(mirror / "data" / folder.name, folder, say)
+        bring(mirror / "data" / folder.name, folder)
     if not (folder / MANIFEST).is_file():
         for place in attached(folder.name, MANIFEST):
-            bring(place, folder, say)
+            bring(place, folder)
 
 
 def _settle_data(
-    run_dir: RunDir,
-    config: Config,
-    recorded: dict[str, str] | None,
-    mirror: Path | None,
-    progress: Progress,
-    say: Callable[[str], None],
+    run_dir: RunDir, config: Config, recorded: dict[str, str] | None, mirror: Path | None
 ) -> Packed:
     """The run's packed images: those it began with, else packed from their source."""
     home = data_home(run_dir)
     if recorded:
-        _bring_pack(home / recorded["packed"], mirror, say)
+        _bring_pack(home / recorded["packed"], mirror)
     if recorded and (home / recorded["packed"] / MANIFEST).is_file():
         data = open_packed(home / recorded["packed"])
-        _heed(config, load_config(run_dir.config).data.path, data, say)
+        _heed(config, load_config(run_dir.config).data.path, data)
     else:
-        data = pack_data(config, home, progress, say, mirror)
+        data = pack_data(config, home, mirror)
     if recorded and data.fingerprint != recorded["fingerprint"]:
         raise DataError(
             f"the images in {data.folder} are not those that {run_dir.folder} was begun with: "
@@ -193,7 +189,7 @@ def _settle_data(
     return data
 
 
-def _heed(config: Config, path: str | None, data: Packed, say: Callable[[str], None]) -> None:
+def _heed(config: Config, path: str | None, data: Packed) -> None:
     """Images named otherwise than by the run's own `path` must be those it was begun with; that
     some have changed since is said."""
     named = config.data.path
@@ -203,7 +199,7 @@ def _heed(config: Config, path: str | None, data: Packed, say: Callable[[str], N
     if anew and not Path(named).exists():
         raise DataError(f"there is no {named}: check --data, or leave it out")
     try:
-        found = make_source(config, data.folder.parent / "downloads", say).description
+        found = make_source(config, data.folder.parent / "downloads").description
     except DataError:
         if anew:
             raise

@@ -23,18 +23,11 @@ from dreamlib.runs.mirror.store import Mirror
 from dreamlib.runs.mirror.uploader import LONGEST, Job, Uploader, carrying
 from dreamlib.runs.time_budget import MARGIN, Clock, StopFlag, spare
 from dreamlib.utils.arguments import POSITIVE, taken
+from dreamlib.utils.context import Say, current, using
 from dreamlib.utils.errors import ConfigError, Interrupted, MirrorError, OutOfTime, RunError
 from dreamlib.utils.files import fingerprint
 from dreamlib.utils.platform import Precision, choose_device, choose_precision, session_limits
 from dreamlib.utils.weights import read_weights, write_weights
-
-
-@dataclass(frozen=True)
-class Session:
-    """What long work other than training asks: whether to stop, and to have files mirrored."""
-
-    should_stop: Callable[[], bool]
-    kept: Callable[[], None]  # there is a new file worth mirroring
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ class Run:
     dir: RunDir
     config: Config
     data: Packed
-    say: Callable[[str], None]
+    say: Say  # to whoever opened it
     mirror: Mirror | None = None
     take_over: bool = False
     hours: float | None = None  # time budget of this session; None = the config's, the platform's
@@ -131,14 +124,14 @@ class Run:
         return Clock(self.budget(hours), train.save_minutes, reserve=60 * reserve)
 
     @contextmanager
-    def session(self, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Session]:
-        """Sampling or scoring: stops politely (a signal, the session's time budget), and what it
-        makes is carried to the mirror."""
-        hours = self.budget()
+    def session(self) -> Iterator[Callable[[], None]]:
+        """Sampling or scoring: stops politely (a signal, the session's time budget, whoever else
+        may stop it).  What is called when there is a new file worth mirroring."""
+        hours, stopped = self.budget(), current().should_stop
         with StopFlag().listening() as flag, ExitStack() as stack:
             carriers: list[Uploader] = []
 
-            def kept() -> None:
+            def keep() -> None:
                 if self.mirror and not carriers:  # the mirror is not bothered before
                     carried = carrying(
                         self.uploader(),
@@ -150,7 +143,11 @@ class Run:
                     uploader.request()
 
             try:
-                yield Session(lambda: bool(flag) or spare(hours) <= MARGIN or should_stop(), kept)
+                with using(
+                    say=self.say,
+                    should_stop=lambda: bool(flag) or spare(hours) <= MARGIN or stopped(),
+                ):
+                    yield keep
             except Interrupted as error:
                 kind, reason = Interrupted, f"asked to stop ({flag.reason})" if flag else ""
                 if spare(hours) <= MARGIN:
@@ -164,8 +161,8 @@ class Run:
 
     def keep(self) -> None:
         """Have everything worth keeping copied to the mirror, if there is one."""
-        with self.session() as session:
-            session.kept()
+        with self.session() as keep:
+            keep()
 
     def push(self) -> None:
         """Copy everything worth keeping to the mirror now.  RunError when there is none, or it
@@ -193,7 +190,6 @@ class Run:
             Owner(self.mirror.root / "owner.json"),
             job,
             minutes=self.config.train.mirror_minutes,
-            say=self.say,
             take_over=self.take_over,
         )
 
@@ -202,7 +198,8 @@ class Run:
         if self.mirror is None:
             return
         try:
-            fetch_newer(self.mirror, self.dir, step, self.say, stop)
+            with using(say=self.say, should_stop=stop):
+                fetch_newer(self.mirror, self.dir, step)
         except MirrorError as error:
             if step < 0:
                 raise

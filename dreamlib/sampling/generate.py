@@ -18,9 +18,10 @@ from dreamlib.diffusion.samplers import Step, spaced
 from dreamlib.runs.run import Run
 from dreamlib.utils import files
 from dreamlib.utils.arguments import listed
+from dreamlib.utils.context import Stop, current, progress, using
 from dreamlib.utils.errors import ConfigError, RunError
 from dreamlib.utils.images import quantise, to_rgb
-from dreamlib.utils.progress import Advance, Progress, silent
+from dreamlib.utils.progress import Advance, Progress
 from dreamlib.utils.rng import image_noise
 
 log = logging.getLogger(__name__)
@@ -31,8 +32,8 @@ def generate(
     seeds: Sequence[int] | int,
     *,
     untrained: bool = False,
-    progress: Progress = silent,
-    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+    should_stop: Stop | None = None,
 ) -> np.ndarray:
     """Images numbered `seeds` -> uint8 [N,H,W,C].  Seed k is image k, always.
 
@@ -45,16 +46,16 @@ def generate(
         raise ConfigError("seeds are whole numbers from 0 on, and at least one: range(64), say")
     store = Shards(run, untrained)
     found: dict[int, np.ndarray] = {}
-    advance = progress(f"generating ({store.name})", len(seeds))
-    with run.session(should_stop) as session:
+    with using(progress=progress, should_stop=should_stop), run.session() as keep:
+        advance = current().progress(f"generating ({store.name})", len(seeds))
         for shard, wanted in store.plan(seeds):
             images, first = store.read(shard), shard * store.size
             if images is None and len(wanted) == store.size:
-                images = store.draw(range(first, first + store.size), session.should_stop)
+                images = store.draw(range(first, first + store.size))
                 store.write(shard, images)
-                session.kept()
+                keep()
             if images is None:
-                found |= zip(wanted, store.draw(wanted, session.should_stop))
+                found |= zip(wanted, store.draw(wanted))
             else:
                 found |= {i: images[i - first] for i in wanted}
             advance(len(wanted))
@@ -154,12 +155,10 @@ class Shards:
                 ) from error
         return net.to(run.device).eval()
 
-    def draw(
-        self, images: Sequence[int], should_stop: Callable[[], bool], **more: Any
-    ) -> np.ndarray:
+    def draw(self, images: Sequence[int], **more: Any) -> np.ndarray:
         run = self.run
         drawing = make_drawing(run.config, run.data, self.net, run.precision, run.device)
-        return drawing(images, should_stop=should_stop, **more)
+        return drawing(images, **more)
 
 
 def interpolate(run: Run, first: int, last: int, count: int = 10) -> np.ndarray:
@@ -202,8 +201,8 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     taken = torch.tensor(spaced(make_schedule(run.config), sample.steps, sample.spacing))
     wanted = torch.linspace(float(taken[0]), float(taken[-1]), moments - 1)
     chosen = {int(taken[(taken - t).abs().argmin()]) for t in wanted}
-    with run.session() as session:
-        draw = partial(store.draw, range(images), session.should_stop)
+    with run.session():
+        draw = partial(store.draw, range(images))
         _, times, x_t, x0_hat = trace(run, draw, range(images), chosen)
     arrays = {
         "x_t": x_t,
@@ -247,7 +246,7 @@ def trace(
     return images, t, np.stack(x_t, axis=1), np.stack(x0_hat, axis=1)
 
 
-def export_png(images: np.ndarray, folder: Path, progress: Progress = silent) -> None:
+def export_png(images: np.ndarray, folder: Path) -> None:
     """00001.png, 00002.png, ... in one flat folder: RGB, exactly these pixels.
 
     Raises ConfigError when the folder holds PNG files that these would not replace: whoever reads

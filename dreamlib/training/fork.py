@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from dreamlib.config.factory import rate_at
@@ -18,9 +18,10 @@ from dreamlib.runs.folder import RunDir
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.training.train import trainer_of
+from dreamlib.utils.context import Say, say, using
 from dreamlib.utils.errors import RunError
 from dreamlib.utils.files import read_json, write_json
-from dreamlib.utils.progress import Progress, silent, tell
+from dreamlib.utils.progress import Progress
 from dreamlib.utils.weights import averaged_of
 
 CARRIED = ("net", "ema", "judge")  # parts of a state that are weights
@@ -64,8 +65,8 @@ def fork_run(
     *,
     step: int | None = None,
     overrides: Iterable[str] = (),
-    progress: Progress = silent,
-    say: Callable[[str], None] = tell,
+    progress: Progress | None = None,
+    say: Say | None = None,
 ) -> Run:
     """A new run that goes on from a checkpoint of another one, under changed settings.
 
@@ -78,13 +79,17 @@ def fork_run(
     origin = newest_checkpoint(there.checkpoints) if step is None else _at(there, step)
     if origin is None:
         raise RunError(f"{source} has no checkpoint to begin from: train it first")
-    state = origin.load()
+    with using(progress=progress, say=say):
+        _fork(there, new, origin, overrides)
+        return open_run(new, mirror="none")
+
+
+def _fork(there: RunDir, new: Path, origin: Checkpoint, overrides: Iterable[str]) -> None:
+    source, state = there.folder, origin.load()
     # Made beside its place, so that a fork cut short is never taken for a run that begins anew.
     beside = new.with_name(f".{new.name}.fork")
     shutil.rmtree(beside, ignore_errors=True)
-    run = open_run(
-        beside, there.config, overrides=overrides, mirror="none", progress=progress, say=say
-    )
+    run = open_run(beside, there.config, overrides=overrides, mirror="none")
     misfit = differences({key: origin.manifest.get(key) for key in run.network}, dict(run.network))
     if misfit:
         shutil.rmtree(beside)
@@ -107,7 +112,6 @@ def fork_run(
     after = rate_at(run.config, origin.step, images)
     if not 0.5 <= after / before <= 2:
         say(f"the learning rate goes from {before:.2g} to {after:.2g} there: train.lr sets it")
-    return open_run(new, mirror="none", progress=progress, say=say)
 
 
 def _at(run: RunDir, step: int) -> Checkpoint:

@@ -6,7 +6,7 @@ whenever training went back; Weights & Biases is sent what it has not been sent 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 from dreamlib.config.schema import Config
 from dreamlib.runs.folder import RunDir
+from dreamlib.utils.context import Say
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.files import check_fields, read_json, write_json
 
@@ -57,7 +58,7 @@ class Loggers:
             board.close()
 
 
-def open_loggers(run: RunDir, config: Config, say: Callable[[str], None]) -> Loggers:
+def open_loggers(run: RunDir, config: Config, say: Say) -> Loggers:
     """The loggers that train.tensorboard and train.wandb ask for, to be closed at the end.
 
     Raises ConfigError, naming the remedy, when one of them cannot be had; from then on only the
@@ -128,7 +129,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """The run's curves on Weights & Biases, under its own id: a later session goes on there."""
 
-    def __init__(self, run: RunDir, config: Config, say: Callable[[str], None]):
+    def __init__(self, run: RunDir, config: Config, say: Say):
         wandb = _need("wandb", "wandb")
         self.failures = (wandb.Error, OSError)  # OSError: its own process is gone
         self.say = say

@@ -19,6 +19,7 @@ from dreamlib.training.async_save import Saver
 from dreamlib.training.base import BaseTrainer, check_finite
 from dreamlib.training.loggers import Loggers
 from dreamlib.training.validation import Validation
+from dreamlib.utils.context import using
 from dreamlib.utils.errors import CheckpointError, DreamlibError, Interrupted, NotFinite, RunError
 from dreamlib.utils.weights import averaged_of
 
@@ -166,8 +167,9 @@ class TrainingLoop:
             if differs := moved(newest.manifest, self.where):
                 self._tell(f"this session differs ({differs}): it goes on, not bit for bit")
         self.done = self.trainer.step
-        with suppress(Interrupted):  # the loop asks the same, and ends as it does there
-            self.validation.begin(lambda: bool(self.stop) or self.clock.over())
+        asked = using(should_stop=lambda: bool(self.stop) or self.clock.over())
+        with suppress(Interrupted), asked:  # the loop asks the same, and ends as it does there
+            self.validation.begin()
         self._set_status("running")
         self.trainer.probe()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,16 +34,14 @@ class Validation:
         every = span_steps(self.settings.every, epoch=trainer.steps_per_epoch, total=trainer.total)
         self.steps = set(range(every, trainer.total + 1, every)) if every else set()
         self.rows: list[dict[str, Any]] = []
-        self.should_stop: Callable[[], bool] = lambda: False
 
-    def begin(self, should_stop: Callable[[], bool] = lambda: False) -> None:
+    def begin(self) -> None:
         """Read what was found before; rows beyond the trainer's step have been cut off.
 
         The extractor is made ready: no step is lost where that is interrupted.
         """
         sweep(self.folder)
         self.rows = self.run.dir.read_validation() if self.steps else []
-        self.should_stop = should_stop
         if any(step > self.trainer.step for step in self.steps):
             self.extractor  # noqa: B018  what it lacks is said now, and not at the first validation
 
@@ -105,7 +102,7 @@ class Validation:
     @cached_property
     def extractor(self) -> Extractor:
         run = self.run
-        return make_extractor(run.config, run.data, run.device, should_stop=self.should_stop)
+        return make_extractor(run.config, run.data, run.device)
 
     @cached_property
     def reference(self) -> np.ndarray:

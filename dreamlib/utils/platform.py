@@ -5,15 +5,14 @@ from __future__ import annotations
 import glob
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from dreamlib.install import INPUTS, platform
+from dreamlib.utils.context import say
 from dreamlib.utils.errors import ConfigError, RunError
-from dreamlib.utils.progress import tell
 
 # Hours that a session may take, with room below what the platform grants, and the minutes of them
 # kept for sampling and scoring after training.  Free Colab and Kaggle's GPUs end after 12 hours,
@@ -63,7 +62,7 @@ def _drive_mounted() -> bool:
         return True
 
 
-def mount_drive(say: Callable[[str], None] = tell) -> None:
+def mount_drive() -> None:
     """On Colab, ask for the user's Drive, once; elsewhere nothing."""
     if platform() != "colab" or _drive_mounted():
         return

@@ -27,6 +27,7 @@ from dreamlib.data.file_readers import open_files
 from dreamlib.data.image_folder import load_square
 from dreamlib.data.prepare import pack
 from dreamlib.utils.errors import DataError
+from tests.conftest import within
 
 NUMBERS = [1, 2, 3, 50_001, 162_770, 162_771, 182_637, 182_638, 202_599]
 SPLITS = [*["train"] * 5, *["floor"] * 2, *["reference"] * 2]
@@ -203,13 +204,14 @@ def test_places_are_tried_in_order_and_the_first_that_holds_them_is_taken(tmp_pa
         raise Unavailable("no account")
 
     said = []
-    files = find_celeba(
+    files = within(
+        find_celeba,
         place("one", lambda: open_files(tmp_path / "missing"))
         | place("two", lambda: open_files(tmp_path / "empty"))
         | place("three", broken)
         | place("four", lambda: open_files(fill(tmp_path / "celeba")))
         | place("five", never),
-        said.append,
+        say=said.append,
     )
     assert files.place == str(tmp_path / "celeba")
     assert tried == ["one", "two", "three", "four"]
@@ -219,7 +221,7 @@ def test_places_are_tried_in_order_and_the_first_that_holds_them_is_taken(tmp_pa
 def test_when_nothing_works_all_that_was_tried_is_listed(tmp_path):
     places = celeba_places(None, tmp_path / "downloads", tmp_path / "inputs")
     with pytest.raises(DataError) as caught:
-        find_celeba(places, quiet)
+        find_celeba(places)
     titles = ["earlier downloads", "attached inputs", "kagglehub", "Hugging Face", "Google Drive"]
     assert list(places) == titles
     for words in (*titles, "pip install gdown", "by hand", "--data PATH"):

@@ -17,6 +17,7 @@ from dreamlib.data.dataset import Contents, Item, Source, open_packed
 from dreamlib.data.prepare import bring, pack
 from dreamlib.utils.errors import DataError, NotEnoughSamples
 from dreamlib.utils.files import read_json, sha256_file, write_json
+from tests.conftest import within
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 5, 5, 3), dtype=np.uint8)
 PIXELS[7] = PIXELS[1]  # one duplicate
@@ -68,7 +69,12 @@ def test_manifest_says_what_happened(tmp_path):
 
 def test_progress_reaches_the_count(tmp_path):
     steps = []
-    pack(source_of(ITEMS), tmp_path, lambda label, total: steps.append(-total) or steps.append)
+    within(
+        pack,
+        source_of(ITEMS),
+        tmp_path,
+        progress=lambda label, total: steps.append(-total) or steps.append,
+    )
     assert sum(steps) == 0
 
 
@@ -199,7 +205,7 @@ def test_what_another_process_packs_is_waited_for_and_taken_as_it_is(tmp_path):
 
     def second():
         say = lambda text: said.append(text) or go_on.set()  # noqa: E731
-        return pack(source_of(ITEMS, open=must_not_be_read), tmp_path, say=say)
+        return within(pack, source_of(ITEMS, open=must_not_be_read), tmp_path, say=say)
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(pack, source_of(ITEMS, items=slowly), tmp_path)
@@ -212,27 +218,27 @@ def test_what_another_process_packs_is_waited_for_and_taken_as_it_is(tmp_path):
 def test_a_pack_is_brought_from_elsewhere_whole_or_not_at_all(tmp_path):
     there, here = tmp_path / "there", tmp_path / "here"
     said = []
-    bring(there, here, said.append)
+    within(bring, there, here, say=said.append)
     packed = pack(source_of(ITEMS), there)
     assert said == []
-    bring(there, here, said.append)
+    within(bring, there, here, say=said.append)
     assert said == [f"brought the packed images from {there}"]
     assert open_packed(here).manifest == packed.manifest
-    bring(there, here, said.append)  # it is here already
+    within(bring, there, here, say=said.append)  # it is here already
     assert len(said) == 1
     left = tmp_path / ".here.brought"  # by a kill, or by a disk on which nothing could be deleted
     left.mkdir()
     (left / "images.npy").write_bytes(b"half")
-    bring(there, here, said.append)
+    within(bring, there, here, say=said.append)
     assert (left.exists(), len(said)) == (False, 1)
     data = bytearray((there / "images.npy").read_bytes())
     data[-1] ^= 1
     (there / "images.npy").write_bytes(data)
-    bring(there, tmp_path / "elsewhere", said.append)
+    within(bring, there, tmp_path / "elsewhere", say=said.append)
     assert "passed over" in said[-1]
     assert "images.npy has changed" in said[-1]
     (there / "labels.npy").unlink()
-    bring(there, tmp_path / "elsewhere", said.append)
+    within(bring, there, tmp_path / "elsewhere", say=said.append)
     assert "labels.npy" in said[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "here", "there"]
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["lock"]
@@ -249,7 +255,7 @@ def test_a_disk_that_fails_while_a_pack_is_opened_is_named(tmp_path, monkeypatch
         open_packed(tmp_path)
     assert error.value.filename == str(tmp_path)
     said = []
-    bring(tmp_path, tmp_path / "elsewhere", said.append)
+    within(bring, tmp_path, tmp_path / "elsewhere", say=said.append)
     assert re.search(r"passed over: \S+ cannot be used \(Input/output error\): check", said[0])
 
 
@@ -263,7 +269,7 @@ def test_what_was_half_packed_gives_way_to_what_is_brought(tmp_path, monkeypatch
 
     with pytest.raises(KeyboardInterrupt):
         pack(source_of(ITEMS, items=stopped), tmp_path / "here")
-    bring(tmp_path / "there", tmp_path / "here", str)
+    bring(tmp_path / "there", tmp_path / "here")
     assert open_packed(tmp_path / "here").manifest == packed.manifest
     names = {path.name for path in (tmp_path / "here").iterdir()}
     assert names == {*packed.manifest["files"], "manifest.json", "lock"}
@@ -292,7 +298,7 @@ def test_a_manifest_with_odd_fields_is_refused_and_leads_nowhere(tmp_path, chang
     said = []
     with pytest.raises(DataError, match=r"is not what was written.*delete that folder"):
         open_packed(there)
-    bring(there, tmp_path / "here", said.append)
+    within(bring, there, tmp_path / "here", say=said.append)
     assert "passed over" in said[0]
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["lock"]
     assert (tmp_path / "images.npy").read_bytes() == b"x"

@@ -12,6 +12,7 @@ from dreamlib.diffusion.ema import Averaged, warm_decay
 from dreamlib.diffusion.unet import Attention, UNet, time_embedding
 from dreamlib.runs.checkpoints import newest_checkpoint
 from dreamlib.utils.errors import CheckpointError, RunError
+from tests.conftest import within
 
 
 def net(**changes):
@@ -233,7 +234,7 @@ def test_group_norm_keeps_float32_statistics_under_autocast():
 
 def test_a_run_gives_its_averaged_weights_back(trained):
     heard = []
-    model = UNet.from_run(trained.folder, say=heard.append)
+    model = within(UNet.from_run, trained.folder, say=heard.append)
     weights = trained.weights()[0]
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert not model.training
@@ -244,8 +245,8 @@ def test_a_run_gives_its_averaged_weights_back(trained):
 
 def test_a_checkpoint_gives_averaged_or_raw_weights(trained, tmp_path):
     path, heard = newest_checkpoint(trained.dir.checkpoints).path, []
-    smooth = UNet.from_checkpoint(path, say=heard.append).state_dict()
-    raw = UNet.from_checkpoint(path, averaged=False, say=heard.append).state_dict()
+    smooth = within(UNet.from_checkpoint, path, say=heard.append).state_dict()
+    raw = within(UNet.from_checkpoint, path, averaged=False, say=heard.append).state_dict()
     weights = trained.weights()[0]
     assert all(torch.equal(value, weights[name]) for name, value in smooth.items())
     assert any(not torch.equal(value, weights[name]) for name, value in raw.items())

@@ -22,6 +22,7 @@ from dreamlib.evaluation.external_images import (
 )
 from dreamlib.metrics.frechet import Moments, frechet
 from dreamlib.utils.errors import ConfigError, DataError, Interrupted
+from tests.conftest import within
 
 
 def pictures(n, size=12, channels=3, key=0):
@@ -64,7 +65,7 @@ def test_linked_folders_are_read_and_what_is_not_looked_at_is_said(tmp_path):
     for k, end in enumerate(("jfif", "jpe", "heic", "heic")):
         (tmp_path / f"set/{k}.{end}").write_bytes((tmp_path / "set/a/000.png").read_bytes())
     said = []
-    assert len(read_images(tmp_path / "set", say=said.append)) == 9
+    assert len(within(read_images, tmp_path / "set", say=said.append)) == 9
     assert said == [f"{tmp_path / 'set'}: files not looked at: 2 (2 .heic)"]
 
 
@@ -78,7 +79,7 @@ def test_links_are_followed_and_what_is_not_looked_at_is_counted(tmp_path):
         (tmp_path / "b" / old).rename(tmp_path / "b" / new)  # what is in them counts
     for name in ("notes.txt", "list.txt", "model.bin"):
         (folder / name).write_text("")
-    assert as_set(read_images(folder, say=said.append)) == as_set(images)
+    assert as_set(within(read_images, folder, say=said.append)) == as_set(images)
     (line,) = said
     assert "2 .txt" in line
     assert "1 .bin" in line
@@ -246,7 +247,7 @@ def test_images_beside_moments_are_the_ones_used(tmp_path):
     said, images = [], pictures(4)
     np.savez(tmp_path / "adm.npz", arr_0=images, mu=np.zeros(6), sigma=np.eye(6), mu_s=np.zeros(3))
     assert not is_statistics(tmp_path / "adm.npz")
-    assert as_set(read_images(tmp_path / "adm.npz", say=said.append)) == as_set(images)
+    assert as_set(within(read_images, tmp_path / "adm.npz", say=said.append)) == as_set(images)
     assert said == [f"{tmp_path / 'adm.npz'}: its images (arr_0) are used, not its mu, sigma"]
 
 
@@ -314,7 +315,9 @@ def test_an_interrupted_pipeline_goes_on(pipeline, tmp_path, monkeypatch):
     whole = pipeline_images(pipeline, 10, tmp_path / "whole", **ask)
     calls = iter([False] * 3 + [True] * 9)
     with pytest.raises(Interrupted, match="after 6 of 10"):
-        pipeline_images(pipeline, 10, tmp_path / "cut", should_stop=lambda: next(calls), **ask)
+        within(
+            pipeline_images, pipeline, 10, tmp_path / "cut", should_stop=lambda: next(calls), **ask
+        )
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cut").iterdir()}
     assert len(kept) == 1
     np.testing.assert_array_equal(pipeline_images(pipeline, 10, tmp_path / "cut", **ask), whole)
@@ -411,7 +414,7 @@ def test_steps_that_do_not_divide_those_of_training_are_said(pipeline, tmp_path,
     config = json.loads(path.read_text()) | {"timestep_spacing": spacing}
     path.write_text(json.dumps(config))
     for steps in (5, 6):  # of 20
-        pipeline_images(folder, 1, tmp_path / "kept", steps=steps, say=said.append)
+        within(pipeline_images, folder, 1, tmp_path / "kept", steps=steps, say=said.append)
     if spacing == "linspace":
         assert said == []
     else:

@@ -18,6 +18,7 @@ from dreamlib.metrics.classifier import (
     weights_bytes,
 )
 from dreamlib.utils.errors import Interrupted
+from tests.conftest import within
 
 VALUES = (3, 2)
 EPOCHS = 12
@@ -89,7 +90,7 @@ def test_reads_a_memmap_and_reports_progress(toy, trained, tmp_path):
         seen.append(total)
         return lambda count: seen.append(-count)
 
-    same = train_classifier(mapped, labels, VALUES, epochs=EPOCHS, progress=progress)
+    same = within(train_classifier, mapped, labels, VALUES, epochs=EPOCHS, progress=progress)
     assert weights_bytes(same) == weights_bytes(trained)
     assert sum(seen) == 0
     assert seen[0] == EPOCHS * (640 // 128)
@@ -217,10 +218,10 @@ def test_interrupted_training_goes_on_and_ends_in_the_same_weights(load, tmp_pat
     shutil.rmtree(load.folder)
     calls = itertools.count()
     with pytest.raises(Interrupted, match="stopped after 1 of 2 batches of the classifier"):
-        load(should_stop=lambda: next(calls) == 1)
+        within(load, should_stop=lambda: next(calls) == 1)
     (part,) = load.folder.iterdir()
     kept, steps = part.read_bytes(), []
-    assert weights_bytes(load(progress=lambda what, total: steps.append)) == want
+    assert weights_bytes(within(load, progress=lambda what, total: steps.append)) == want
     assert steps == [1, 1]  # what was done, and the rest
     assert sorted(path.suffix for path in load.folder.iterdir()) == [".json", ".safetensors"]
     for damaged in (kept[:-1], kept[:40], b""):
@@ -238,10 +239,10 @@ def test_interrupted_training_goes_on_and_ends_in_the_same_weights(load, tmp_pat
         return False
 
     with pytest.raises(KeyboardInterrupt):
-        load(should_stop=killed)
+        within(load, should_stop=killed)
     monkeypatch.setattr("dreamlib.metrics.classifier.torch.__version__", "another")
     steps.clear()
-    assert weights_bytes(load(progress=lambda what, total: steps.append)) == want
+    assert weights_bytes(within(load, progress=lambda what, total: steps.append)) == want
     assert steps == [0, 1, 1]  # another torch begins anew
 
 

@@ -14,6 +14,7 @@ from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.files import sha256_file
 from dreamlib.utils.images import save_png
 from dreamlib.utils.rng import seeded
+from tests.conftest import within
 
 
 def classifier(key=0, channels=3):
@@ -101,8 +102,8 @@ def test_non_finite_features_are_an_error():
 def test_stops_between_batches_and_counts_every_image():
     pooled, seen = Pooled(), []
     with pytest.raises(Interrupted, match="20 of 35"):
-        extract(pictures(35), pooled, batch=10, should_stop=lambda: pooled.calls == 2)
-    extract(pictures(35), pooled, batch=10, progress=lambda label, total: seen.append)
+        within(extract, pictures(35), pooled, batch=10, should_stop=lambda: pooled.calls == 2)
+    within(extract, pictures(35), pooled, batch=10, progress=lambda label, total: seen.append)
     assert seen == [10, 10, 10, 5]
 
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from dreamlib.metrics.lpips import Lpips, pair_diversity
 from dreamlib.utils.errors import Interrupted, NotEnoughSamples, WeightsUnavailable
 from dreamlib.utils.rng import seeded
+from tests.conftest import within
 
 # ------------------------------------------------------------------- pair diversity
 
@@ -113,7 +114,8 @@ def test_progress_and_a_request_to_stop():
         return np.zeros(len(a))
 
     with pytest.raises(Interrupted, match="6 of 10 pairs"):
-        pair_diversity(
+        within(
+            pair_diversity,
             numbered(20),
             distance,
             0,
@@ -123,7 +125,9 @@ def test_progress_and_a_request_to_stop():
         )
     assert steps == [10, 3, 3]
     steps.clear()
-    pair_diversity(numbered(20), distance, 0, batch=3, progress=lambda *opened: steps.append)
+    within(
+        pair_diversity, numbered(20), distance, 0, batch=3, progress=lambda *opened: steps.append
+    )
     assert steps == [3, 3, 3, 1]
 
 

@@ -10,6 +10,7 @@ import pytest
 from dreamlib.metrics import pixel_stats as px
 from dreamlib.metrics.pixel_stats import memorisation, nearest, pixel_stats
 from dreamlib.utils.errors import Interrupted
+from tests.conftest import within
 
 
 def pictures(n, size=16, channels=3, key=0):
@@ -203,7 +204,7 @@ def test_neighbours_report_and_stop(monkeypatch):
         return steps.append
 
     with pytest.raises(Interrupted, match="40 of 50"):
-        nearest(pictures(3), pictures(50), progress=progress, should_stop=stop)
+        within(nearest, pictures(3), pictures(50), progress=progress, should_stop=stop)
     assert steps == [50, 20, 20]
 
 
@@ -310,7 +311,7 @@ def test_both_searches_are_told_apart():
         labels.append(label)
         return lambda count: None
 
-    memorisation(law(20, 2), law(50, 1), law(20, 3), progress=progress)
+    within(memorisation, law(20, 2), law(50, 1), law(20, 3), progress=progress)
     assert labels == [f"nearest neighbours of {kind} images" for kind in ("generated", "held-out")]
 
 

@@ -17,6 +17,7 @@ from dreamlib.metrics import pretrained_weights as pretrained
 from dreamlib.metrics.pretrained_weights import ALEXNET, INCEPTION, Pretrained, find_weights, obtain
 from dreamlib.utils import platform as host
 from dreamlib.utils.errors import WeightsUnavailable
+from tests.conftest import within
 
 BODY = bytes(range(256)) * 9000  # 2.3 MB: three blocks, of which the last is not full
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -257,11 +258,13 @@ def test_progress_counts_the_blocks(tmp_path, server):
         opened.append((label, total))
         return steps.append
 
-    obtain([], known(server.at + "/good"), tmp_path, progress)
+    within(obtain, [], known(server.at + "/good"), tmp_path, progress=progress)
     assert opened == [("a test network, MiB", 3)]
     assert steps == [1, 1, 1]
     (tmp_path / NAME).unlink()
-    obtain([], known(server.at + "/unsized"), tmp_path, progress)  # no total, no bar
+    within(
+        obtain, [], known(server.at + "/unsized"), tmp_path, progress=progress
+    )  # no total, no bar
     assert len(opened) == 1
 
 

@@ -20,7 +20,7 @@ from dreamlib.runs.lock import Owner, alive, describe, locked, myself, read_owne
 from dreamlib.runs.time_budget import process_start
 from dreamlib.utils.errors import RunError
 from dreamlib.utils.files import PLACE, read_json, write_json
-from tests.conftest import TINY
+from tests.conftest import TINY, within
 
 HOLDER = """
 import sys
@@ -108,7 +108,7 @@ def test_a_second_process_is_refused_and_after_a_kill_takes_over_at_once(
 def test_what_a_beat_that_failed_left_is_swept(path: Path) -> None:
     left = path.with_name(f".{path.name}.{PLACE}.1.{2**30}.tmp")
     left.write_text("{")
-    Owner(path).claim(take_over=False, say=lambda text: None)
+    Owner(path).claim(take_over=False)
     assert not left.exists()
 
 
@@ -228,7 +228,7 @@ def claim(path: Path, other: Any, **options: Any) -> tuple[Owner, list[str], flo
     """Claim a run that `other` owns -> the new owner, what it said, and how long it took."""
     write_json(path, other)
     owner, said, begun = Owner(path, stale=30, poll=2, watch=6), [], module.time.monotonic()
-    owner.claim(say=said.append, **{"take_over": False} | options)
+    within(owner.claim, say=said.append, **{"take_over": False} | options)
     return owner, said, module.time.monotonic() - begun
 
 
@@ -330,7 +330,7 @@ def test_what_this_very_process_left_behind_is_no_obstacle(path: Path) -> None:
 def test_a_torn_owner_file_is_no_obstacle(path: Path, text: str) -> None:
     path.write_text(text)
     owner = Owner(path, stale=60)
-    owner.claim(take_over=False, say=lambda text: None)
+    owner.claim(take_over=False)
     assert_owned(path, owner)
     path.write_text(text)
     assert owner.lease_lost() == ""
@@ -356,16 +356,16 @@ def test_another_owner_is_noticed_and_not_released(path: Path) -> None:
 def test_a_heartbeat_that_crosses_a_takeover_does_not_undo_it(path: Path) -> None:
     """Who is replaced looks, and then writes: a claim in between is written over."""
     former, new = Owner(path), Owner(path)
-    former.claim(take_over=False, say=print)
+    former.claim(take_over=False)
     assert former.lease_lost() == ""
-    new.claim(take_over=True, say=print)
+    new.claim(take_over=True)
     former.beat()
     assert read_owner(path)["token"] == former.me["token"]
     assert new.lease_lost() == ""
     new.beat()
     assert former.lease_lost() == describe(new.me)
     third = Owner(path)
-    third.claim(take_over=True, say=print)
+    third.claim(take_over=True)
     assert new.lease_lost() == describe(third.me)
 
 
@@ -375,7 +375,7 @@ def test_of_claims_that_crossed_one_stays(path: Path) -> None:
     records = []
     for owner in owners:
         path.unlink(missing_ok=True)
-        owner.claim(take_over=False, say=print)
+        owner.claim(take_over=False)
         records.append(read_json(path))
     told = []
     for owner, seen in zip(owners, records[::-1]):
@@ -385,7 +385,7 @@ def test_of_claims_that_crossed_one_stays(path: Path) -> None:
     kept = owners[told.index("")]
     third = Owner(path)
     write_json(path, kept.me | {"ousted": kept.ousted, "beats": 1})
-    third.claim(take_over=True, say=print)
+    third.claim(take_over=True)
     for owner in owners:  # who is taken from knows it, whatever its token
         assert (owner is kept) == bool(owner.me["token"] in third.ousted)
     assert kept.lease_lost()

@@ -25,7 +25,7 @@ from dreamlib.runs.open import open_run
 from dreamlib.training.train import train
 from dreamlib.utils.errors import MirrorError, RunError
 from dreamlib.utils.files import read_json, seal
-from tests.conftest import TINY
+from tests.conftest import TINY, within
 from tests.training.test_train import assert_same_state, final_state, rows
 
 FACTS = {"run": "a"}
@@ -82,7 +82,7 @@ def test_everything_worth_keeping_comes_back(run, mirror, tmp_path):
         "evaluation/scores.json",
     }
     back = RunDir(tmp_path / "elsewhere")
-    assert bring_run(Mirror(mirror.home, "run"), back, lambda text: None)
+    assert bring_run(Mirror(mirror.home, "run"), back)
     assert contents(back.folder, generation.files) == contents(run.folder, generation.files)
 
 
@@ -184,7 +184,7 @@ def test_a_damaged_generation_is_passed_over(run, mirror, tmp_path, damage):
         path.write_bytes({"altered": altered, "empty": b""}.get(damage, data[:-9]))
     said: list[str] = []
     back = RunDir(tmp_path / "elsewhere")
-    assert bring_run(Mirror(mirror.home, "run"), back, said.append)
+    assert within(bring_run, Mirror(mirror.home, "run"), back, say=said.append)
     assert contents(back.folder, first) == first
     assert said[-1] == f"BROUGHT step 1 from generation 1 of {mirror.root}"
     assert damage == "manifest cut" or said[0].startswith("passing over generation 2 of")
@@ -197,7 +197,7 @@ def test_a_checkpoint_that_was_damaged_before_it_was_mirrored_is_passed_over(run
     push(mirror, run)
     back = RunDir(tmp_path / "elsewhere")
     said: list[str] = []
-    assert bring_run(Mirror(mirror.home, "run"), back, said.append)
+    assert within(bring_run, Mirror(mirror.home, "run"), back, say=said.append)
     assert said[-1] == f"BROUGHT step 1 from generation 1 of {mirror.root}"
 
 
@@ -206,7 +206,7 @@ def test_another_run_is_not_pulled_over_this_one(run, mirror):
     (run.folder / "run.json").write_text('{"id": "b"}')
     before = contents(run.folder, run.to_mirror())
     with pytest.raises(MirrorError, match="holds another run of this name"):
-        fetch_newer(Mirror(mirror.home, "run"), run, -1, lambda text: None)
+        fetch_newer(Mirror(mirror.home, "run"), run, -1)
     assert contents(run.folder, run.to_mirror()) == before
 
 
@@ -215,7 +215,7 @@ def test_a_damaged_picture_does_not_cost_the_checkpoint(run, mirror, tmp_path):
     (mirror.root / generation.files["samples/x.png"]["name"]).write_bytes(b"")
     said: list[str] = []
     back = RunDir(tmp_path / "elsewhere")
-    assert bring_run(mirror, back, said.append)
+    assert within(bring_run, mirror, back, say=said.append)
     assert said[0].startswith("1 files of generation 1 of")
     assert not (back.samples / "x.png").exists()
     assert (back.folder / "config.yaml").exists()
@@ -226,7 +226,7 @@ def test_no_whole_generation_is_an_error_and_not_a_fresh_start(run, mirror, tmp_
     (mirror.root / generation.files["config.yaml"]["name"]).unlink()
     back = RunDir(tmp_path / "elsewhere")
     with pytest.raises(MirrorError, match="holds 1 copies of this run, and none is whole"):
-        bring_run(mirror, back, lambda text: None)
+        bring_run(mirror, back)
     assert not back.config.exists()
 
 
@@ -239,7 +239,7 @@ def test_files_without_which_nothing_goes_are_not_shared(run, mirror, tmp_path):
     for name in ("config.yaml", "run.json", "data.json"):
         (mirror.root / newest.files[name]["name"]).write_bytes(b"")
     said: list[str] = []
-    assert bring_run(Mirror(mirror.home, "run"), RunDir(tmp_path / "back"), said.append)
+    assert within(bring_run, Mirror(mirror.home, "run"), RunDir(tmp_path / "back"), say=said.append)
     assert said[-1] == f"BROUGHT step 1 from generation 1 of {mirror.root}"
 
 
@@ -254,7 +254,7 @@ def test_a_mirror_of_shared_files_is_still_read(run, mirror, tmp_path):
         record["files"][name] = entry | {"name": plain}
     (mirror.root / "manifest-00000001.json").write_text(json.dumps(seal(record)))
     back = RunDir(tmp_path / "back")
-    assert bring_run(Mirror(mirror.home, "run"), back, lambda text: None)
+    assert bring_run(Mirror(mirror.home, "run"), back)
     assert contents(back.folder, generation.files) == contents(run.folder, generation.files)
 
 
@@ -267,7 +267,7 @@ def test_an_older_generation_is_not_taken_without_a_word(run, mirror, tmp_path, 
     manifest.write_bytes(b"{") if damage == "torn" else manifest.unlink()
     for bring in (bring_run, lambda *more: fetch_newer(*more[:2], 0, more[2])):
         said: list[str] = []
-        bring(Mirror(mirror.home, "run"), RunDir(tmp_path / str(id(said))), said.append)
+        within(bring, Mirror(mirror.home, "run"), RunDir(tmp_path / str(id(said))), say=said.append)
         assert said[-1] == f"BROUGHT step 1 from generation 1 of {mirror.root}"
         told = [f"passing over what is newest in {mirror.root}: its manifest 2 is not whole"]
         told = told if damage == "torn" else []
@@ -293,7 +293,7 @@ def test_odd_fields_of_a_manifest_are_no_generation(run, mirror, tmp_path, field
     (mirror.root / "manifest-00000002.json").write_text(json.dumps(seal(record)))
     again = Mirror(mirror.home, "run")
     assert [generation.number for generation in again.generations()] == [1]
-    assert bring_run(again, RunDir(tmp_path / "back"), lambda text: None)
+    assert bring_run(again, RunDir(tmp_path / "back"))
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "/", "a/b", "/etc", "a\\b", "a\0b"])
@@ -332,7 +332,7 @@ def test_a_forged_manifest_leads_nowhere_else(run, mirror, tmp_path):
     record["files"]["../../evil.txt"] = generation.files["config.yaml"]
     path.write_text(json.dumps(seal(record)))
     with pytest.raises(MirrorError, match="outside its folder"):
-        bring_run(Mirror(mirror.home, "run"), RunDir(tmp_path / "a" / "b"), lambda text: None)
+        bring_run(Mirror(mirror.home, "run"), RunDir(tmp_path / "a" / "b"))
     assert not list(tmp_path.rglob("evil.txt"))
 
 
@@ -372,7 +372,7 @@ def test_a_torn_marker_is_written_again(run, mirror, tmp_path, text):
         marker.write_text(text)
         again.attach()
         assert read_json(marker)["id"] == again.id != ""
-    assert bring_run(Mirror(mirror.home, "run"), RunDir(tmp_path / "back"), lambda text: None)
+    assert bring_run(Mirror(mirror.home, "run"), RunDir(tmp_path / "back"))
 
 
 def test_another_mirror_in_its_place_is_not_said_to_be_unmounted(run, mirror):
@@ -545,7 +545,7 @@ def test_a_run_that_cannot_be_written_is_not_the_mirrors_fault(run, mirror, tmp_
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(PermissionError) as error:
-        bring_run(Mirror(mirror.home, "run"), RunDir(tmp_path / "elsewhere"), lambda text: None)
+        bring_run(Mirror(mirror.home, "run"), RunDir(tmp_path / "elsewhere"))
     assert str(tmp_path / "elsewhere") in str(error.value.filename2)
 
 
@@ -654,7 +654,7 @@ def test_somebody_who_takes_over_ends_the_copies(run, mirror):
     with carrying(uploader(mirror, run, [])) as ours:
         assert ours.flush(20)
         usurper = Owner(mirror.root / "owner.json")
-        usurper.claim(take_over=True, say=lambda text: None)
+        usurper.claim(take_over=True)
         wait_for(lambda: usurper.beat() or bool(ours.lease_lost))  # heartbeats may cross its claim
         before = len(mirror.generations())
         advance(run, 2)

@@ -19,7 +19,7 @@ from dreamlib.runs.open import open_run
 from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, DataError, RunError
 from dreamlib.utils.files import read_json, write_json
-from tests.conftest import TINY
+from tests.conftest import TINY, within
 
 CATS = [*(x for x in TINY if not x.startswith("data.")), "data.size=16", "data.held_out=0.3"]
 CATS += ["train.length=4", "train.save_minutes=60", "net.attention=[]"]
@@ -71,7 +71,7 @@ def test_a_range_far_below_the_types_is_said_once(tmp_path, bits, brightest):
     assert ("the brightest pixel" in summary) == (brightest is not None)
     assert brightest is None or f"the brightest pixel is {brightest} of 255" in summary
     said = []
-    read_images(tmp_path, say=said.append)
+    within(read_images, tmp_path, say=said.append)
     assert [("the brightest pixel" in text) for text in said] == [True] * (brightest is not None)
 
 

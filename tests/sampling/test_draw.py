@@ -14,6 +14,7 @@ from dreamlib.diffusion.schedules import cosine
 from dreamlib.diffusion.unet import UNet
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.rng import mix, mix_each
+from tests.conftest import within
 
 SCHED = cosine(30)
 SHAPE = (3, 16, 16)
@@ -90,7 +91,7 @@ def test_noise_is_standard_normal_and_keyed():
 
 def test_should_stop_is_heard(net):
     with pytest.raises(Interrupted):
-        draw(net, ddim, range(4), should_stop=lambda: True)
+        within(draw, net, ddim, range(4), should_stop=lambda: True)
 
 
 def test_interpolation_begins_and_ends_at_the_seeds_own_images(net):

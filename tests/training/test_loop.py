@@ -29,7 +29,7 @@ from dreamlib.training.diffusion import DiffusionTrainer
 from dreamlib.training.train import drive, train
 from dreamlib.utils.errors import NotFinite, RunError, WeightsUnavailable
 from dreamlib.utils.files import read_json
-from tests.conftest import TINY
+from tests.conftest import TINY, within
 from tests.training.test_train import assert_same_state, final_state, rows
 
 Spoil = Callable[[DiffusionTrainer], None]
@@ -587,7 +587,7 @@ def test_training_stops_by_itself_when_another_session_takes_the_run(tmp_path, h
     taken, other = 0, stranger(home)
     for tick in train(run):
         if tick.step == 3:
-            other.claim(take_over=True, say=texts.append)
+            within(other.claim, take_over=True, say=texts.append)
             taken = tick.step
         elif taken and not other.lease_lost():
             other.beat()  # ours may have crossed its claim

@@ -20,6 +20,7 @@ from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import generate
 from dreamlib.training.train import train, trainer_of
 from dreamlib.training.validation import Validation
+from dreamlib.utils.context import should_stop
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.weights import read_weights
 from tests.training.test_gan_trainer import tiny_gan  # noqa: F401  a fixture
@@ -102,7 +103,7 @@ def test_left_anywhere_and_resumed_it_finds_the_same(opened):
 def test_stopped_while_its_classifier_is_trained_it_goes_on_there(opened, monkeypatch):
     """The classifier comes before the first step, so that no step is lost with it."""
 
-    def stopping(*args, should_stop, **more):
+    def stopping(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         assert should_stop()
         raise Interrupted("stopped after 3 of 9 batches of the classifier")

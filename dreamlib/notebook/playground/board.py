@@ -24,6 +24,7 @@ from dreamlib.notebook.session import headless
 from dreamlib.report.figures.palette import SMALL
 from dreamlib.report.figures.style import Picture, style
 from dreamlib.report.html import render
+from dreamlib.utils.context import using
 from dreamlib.utils.errors import DreamlibError
 from dreamlib.utils.images import enlarge, to_rgb
 from dreamlib.utils.progress import Advance, Progress, TextProgress
@@ -59,7 +60,7 @@ def board(
     extra: Sequence[widgets.Widget] = (),
     still: Callable[..., View] | None = None,
 ) -> widgets.VBox:
-    """One widget: the controls, and below them what draw(progress, **values) returns for them.
+    """One widget: the controls, and below them what draw(**values) returns for them.
 
     Drawn now, and again whenever a control changes.  A failure is one sentence on the board, and
     the pictures stay.  `extra` widgets stand beside the controls; `still` draws what is shown
@@ -72,7 +73,8 @@ def board(
     def redraw(progress: Progress) -> View | None:
         view, failed = None, "stopped: change a setting to draw again"
         try:
-            view = draw(progress, **{name: control.value for name, control in controls.items()})
+            with using(progress=progress):
+                view = draw(**{name: control.value for name, control in controls.items()})
             failed = ""
         except FAILURES as error:
             failed = str(error).partition("\n")[0] or type(error).__name__

@@ -20,8 +20,8 @@ from dreamlib.config.load import make_config
 from dreamlib.config.schema import Sample
 from dreamlib.runs.run import Run
 from dreamlib.sampling.generate import Shards, trace
+from dreamlib.utils.context import progress
 from dreamlib.utils.errors import ConfigError
-from dreamlib.utils.progress import Progress, silent
 
 QUICK = 8  # images per batch under changed settings, where nobody waits for a whole shard
 KEPT = 8  # results of each kind that are kept
@@ -78,23 +78,21 @@ class Studio:
         values["sample"] |= {"batch": min(QUICK, self.own.batch)} | changes
         return make_config(values, "these settings").sample
 
-    def images(
-        self, seeds: Sequence[int], sample: Sample | None = None, progress: Progress = silent
-    ) -> np.ndarray:
+    def images(self, seeds: Sequence[int], sample: Sample | None = None) -> np.ndarray:
         """Images numbered `seeds` -> uint8 [N,H,W,C].  ConfigError for a negative seed."""
         sample = sample or self.own
         check_seeds(*seeds)
         size = sample.batch
-        drawn = {k: self._batch(sample, k, None, progress)[0] for k in {s // size for s in seeds}}
+        drawn = {k: self._batch(sample, k, None)[0] for k in {s // size for s in seeds}}
         return np.stack([drawn[seed // size][seed % size] for seed in seeds])
 
-    def trajectory(self, seed: int, progress: Progress = silent) -> Trajectory:
+    def trajectory(self, seed: int) -> Trajectory:
         """Every state on the way to image `seed`, and what the network saw in it."""
         check_seeds(seed)
-        return self._batch(self.own, seed // self.own.batch, seed, progress)[1][seed]
+        return self._batch(self.own, seed // self.own.batch, seed)[1][seed]
 
     def _batch(
-        self, sample: Sample, number: int, seed: int | None, progress: Progress
+        self, sample: Sample, number: int, seed: int | None
     ) -> tuple[np.ndarray, dict[int, Trajectory]]:
         """Batch `number`, uint8 [B,H,W,C]: its images cost together what one of them costs.
 
@@ -128,9 +126,7 @@ class Studio:
             return self.own
         return self.settings(sampler="ddim", eta=0.0, steps=min(50, self.own.steps))
 
-    def between(
-        self, first: int, last: int, count: int = 11, progress: Progress = silent
-    ) -> np.ndarray:
+    def between(self, first: int, last: int, count: int = 11) -> np.ndarray:
         """`count` images from seed `first` to seed `last` -> uint8 [count,H,W,C].
 
         Drawn with `deterministic` settings; all have the first one's labels.  ConfigError for

@@ -16,9 +16,9 @@ from dreamlib.metrics.pairwise import blocks
 from dreamlib.metrics.pixel_stats import nearest
 from dreamlib.notebook.playground.inference import Studio, check_seeds
 from dreamlib.runs.run import Run
+from dreamlib.utils.context import progress
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.images import dequantise, quantise
-from dreamlib.utils.progress import Progress, silent
 from dreamlib.utils.rng import image_noise
 
 GALLERY = 1000  # images that are compared at a time
@@ -35,26 +35,18 @@ class Neighbours:
     among: int  # images in the split
 
 
-def neighbours(
-    studio: Studio,
-    image: np.ndarray,
-    k: int,
-    split: str = "train",
-    progress: Progress = silent,
-) -> Neighbours:
+def neighbours(studio: Studio, image: np.ndarray, k: int, split: str = "train") -> Neighbours:
     """The k images of a split that are nearest to one, uint8 [H,W,C], pixel by pixel.
 
     DataError when the split is empty.
     """
     gallery = studio.run.data.rows(split)
-    distances = studio.once(
-        f"near {split}", image.tobytes(), lambda: _distances(image, gallery, progress)
-    )
+    distances = studio.once(f"near {split}", image.tobytes(), lambda: _distances(image, gallery))
     rows = np.argsort(distances, kind="stable")[:k]
     return Neighbours(distances[rows], rows, gallery[rows], len(distances))
 
 
-def _distances(image: np.ndarray, gallery: Rows, progress: Progress) -> np.ndarray:
+def _distances(image: np.ndarray, gallery: Rows) -> np.ndarray:
     """Euclidean distances of an image [H,W,C] to a gallery [N,H,W,C]: float64 [N], exact."""
     ours, squared = image.astype(np.int32), np.empty(len(gallery))
     advance = progress("comparing", len(gallery))

@@ -22,7 +22,6 @@ from dreamlib.notebook.playground.inference import studio_of
 from dreamlib.report.figures.palette import BLUE, GREEN, GREY, ORANGE
 from dreamlib.report.figures.style import style
 from dreamlib.runs.run import Run
-from dreamlib.utils.progress import Progress
 
 MANY, LARGE = 24, 192  # images at a time; pixels of the page for a picture to look at closely
 FRAMES = 11  # of an interpolation
@@ -50,12 +49,12 @@ def seeds(run: Run) -> widgets.VBox:
         asked = studio.own.labels.get(name, AS_IN_DATA)
         controls[f"label {name}"] = _choice(name, (AS_IN_DATA, *values), asked)
 
-    def draw(progress: Progress, first: int, count: int, **values: Any) -> View:
+    def draw(first: int, count: int, **values: Any) -> View:
         chosen = {name: values.pop(f"label {name}") for name in classes}
         labels = {name: value for name, value in chosen.items() if value != AS_IN_DATA}
         sample = studio.settings(**values, labels=labels)
         numbers = range(first, first + count)
-        images = studio.images(numbers, sample, progress)
+        images = studio.images(numbers, sample)
         row = [Tile(image, f"seed {k}", _side(run)) for k, image in zip(numbers, images)]
         own = "; the run's own settings: seed k is image k of its evaluation"
         return View([row], _in_words(run, sample) + (own if sample == studio.own else ""))
@@ -70,8 +69,8 @@ def denoising(run: Run) -> widgets.VBox:
     last = len(times) - 1
     where = _slider("step", _nearest(times, times[0] / 2), 0, last, live=True)
 
-    def draw(progress: Progress, seed: int, step: int) -> View:
-        way = studio.trajectory(seed, progress=progress)
+    def draw(seed: int, step: int) -> View:
+        way = studio.trajectory(seed)
         now = f"t = {way.t[step]}" if way.t[step] >= 0 else "the finished image"
         mixed = f"{way.signal[step]:.2f} × image + {way.noise[step]:.2f} × noise"
         row = [
@@ -80,8 +79,8 @@ def denoising(run: Run) -> widgets.VBox:
         ]
         return View([row], f"after {step} of {last} steps: {now}; x_t = {mixed}")
 
-    def strip(progress: Progress, seed: int, step: int) -> View:
-        way = studio.trajectory(seed, progress=progress)
+    def strip(seed: int, step: int) -> View:
+        way = studio.trajectory(seed)
         shown = sorted({_nearest(times, t) for t in np.linspace(times[0], -1, 8)})
         named = [f"t = {way.t[k]}" if way.t[k] >= 0 else "finished" for k in shown]
         above = [Tile(way.x_t[k], time) for k, time in zip(shown, named)]
@@ -97,8 +96,8 @@ def between(run: Run) -> widgets.VBox:
     studio = studio_of(run)
     where = _slider("way from first to second", FRAMES // 2, 0, FRAMES - 1, live=True)
 
-    def draw(progress: Progress, first: int, second: int, where: int) -> View:
-        way = studio.between(first, second, FRAMES, progress)
+    def draw(first: int, second: int, where: int) -> View:
+        way = studio.between(first, second, FRAMES)
         share = where / (FRAMES - 1)
         row = [
             Tile(way[0], f"seed {first}"),
@@ -108,8 +107,8 @@ def between(run: Run) -> widgets.VBox:
         told = "; all have the first seed's labels" if run.config.net.conditional else ""
         return View([row], _in_words(run, studio.deterministic) + told)
 
-    def strip(progress: Progress, first: int, second: int, where: int) -> View:
-        way = studio.between(first, second, FRAMES, progress)
+    def strip(first: int, second: int, where: int) -> View:
+        way = studio.between(first, second, FRAMES)
         row = [Tile(image, f"{k / (FRAMES - 1):.0%}") for k, image in enumerate(way)]
         return View([row], f"from seed {first} to seed {second}")
 
@@ -123,9 +122,7 @@ def rectified(run: Run) -> widgets.VBox:
     studio, loss = studio_of(run), run.config.loss
     top = len(studio.sched) - 1
 
-    def draw(
-        progress: Progress, image: int, noise: int, t: int, lam_max: float, p: float, done: float
-    ) -> View:
+    def draw(image: int, noise: int, t: int, lam_max: float, p: float, done: float) -> View:
         lam = closeups.lambdas(run, lam_max, p, done / 100)
         seen = closeups.rectified(studio, image, t, noise, lam)
         now = {name: float(values[t]) for name, values in lam.items()}
@@ -157,12 +154,12 @@ def neighbours(run: Run) -> widgets.VBox:
     """A generated image, and the real images that are nearest to it."""
     studio = studio_of(run)
 
-    def draw(progress: Progress, seed: int, k: int) -> View:
-        image = studio.images([seed], progress=progress)[0]
+    def draw(seed: int, k: int) -> View:
+        image = studio.images([seed])[0]
         rows = [[Tile(image, f"seed {seed}, generated", _side(run))]]
         searched = []
         for split, name in (("train", "training"), ("reference", "held-out")):
-            found = closeups.neighbours(studio, image, k, split, progress)
+            found = closeups.neighbours(studio, image, k, split)
             searched.append(found.among)
             rows.append(
                 [

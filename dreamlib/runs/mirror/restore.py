@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
+from contextvars import copy_context
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dreamlib.runs.checkpoints import newest_checkpoint
 from dreamlib.runs.folder import ESSENTIAL, RunDir
 from dreamlib.runs.mirror.store import Generation, Mirror
 from dreamlib.runs.mirror.uploader import PATIENCE
+from dreamlib.utils.context import say, should_stop
 from dreamlib.utils.errors import CheckpointError, Interrupted, MirrorError
 from dreamlib.utils.files import check_fields, read_json, write_atomic
 from dreamlib.utils.progress import duration
@@ -22,23 +24,21 @@ NOT_HERE = -2  # below the step of every generation, one without a checkpoint (-
 Say = Callable[[str], None]
 
 
-def bring_run(mirror: Mirror, run: RunDir, say: Say) -> bool:
+def bring_run(mirror: Mirror, run: RunDir) -> bool:
     """The newest whole generation of a run that is not here -> whether there was one.
 
     MirrorError when the mirror cannot be read, or holds this run and no generation is whole.
     """
-    return fetch_newer(mirror, run, NOT_HERE, say)
+    return fetch_newer(mirror, run, NOT_HERE)
 
 
-def fetch_newer(
-    mirror: Mirror, run: RunDir, step: int, say: Say, stop: Callable[[], bool] = lambda: False
-) -> bool:
+def fetch_newer(mirror: Mirror, run: RunDir, step: int) -> bool:
     """The newest generation beyond `step`, if there is one: another machine went further.
 
     Interrupted when `stop` asks for it while the mirror is slow.
     """
     try:
-        return _patiently(lambda: _bring(mirror, run, step, say), mirror.home, say, stop)
+        return _patiently(lambda: _bring(mirror, run, step), mirror.home)
     except OSError as error:
         if not Path(error.filename or mirror.home).is_relative_to(mirror.home):
             raise  # the run's own disk
@@ -48,7 +48,7 @@ def fetch_newer(
         ) from error
 
 
-def _bring(mirror: Mirror, run: RunDir, step: int, say: Say) -> bool:
+def _bring(mirror: Mirror, run: RunDir, step: int) -> bool:
     mirror.attach()
     found = [x for x in mirror.generations() if x.step > step]
     for flaw in mirror.unlisted(step):
@@ -97,7 +97,7 @@ def _misfits(generation: Generation, run: RunDir) -> list[str]:
     return found
 
 
-def _patiently(work: Callable[[], bool], place: Path, say: Say, stop: Callable[[], bool]) -> bool:
+def _patiently(work: Callable[[], bool], place: Path) -> bool:
     """Read what may hang on a mount, saying so while it does."""
     done: Future[bool] = Future()
 
@@ -107,11 +107,12 @@ def _patiently(work: Callable[[], bool], place: Path, say: Say, stop: Callable[[
         except BaseException as error:  # noqa: BLE001  raised by the caller
             done.set_exception(error)
 
-    threading.Thread(target=run, name="mirror", daemon=True).start()
+    ours = copy_context()
+    threading.Thread(target=lambda: ours.run(run), name="mirror", daemon=True).start()
     start = told = time.monotonic()
     while not done.done():
         wait([done], 1.0)
-        if stop():
+        if should_stop():
             raise Interrupted(f"asked to stop while reading {place}")
         if not done.done() and time.monotonic() - told >= PATIENCE:
             told = time.monotonic()
@@ -119,7 +120,7 @@ def _patiently(work: Callable[[], bool], place: Path, say: Say, stop: Callable[[
     return done.result()
 
 
-def bring_output(folders: Sequence[Path], run: RunDir, say: Say) -> bool:
+def bring_output(folders: Sequence[Path], run: RunDir) -> bool:
     """A run from an earlier output, attached read-only: the one with the newest checkpoint."""
     found: dict[int, Path] = {}
     for folder in folders:

@@ -16,6 +16,7 @@ from typing import Any
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.lock import BEAT, Owner
 from dreamlib.runs.mirror.store import Generation, Mirror
+from dreamlib.utils.context import using
 from dreamlib.utils.errors import RunError
 from dreamlib.utils.progress import duration
 
@@ -213,7 +214,8 @@ class Uploader:
         if not self.owner.beats:
             ours = self.job
             self.mirror.check_same(self.mirror.generations(), ours.facts["run"], ours.dir.folder)
-            self.owner.claim(take_over=self.take_over, say=self.say)
+            with using(say=self.say):
+                self.owner.claim(take_over=self.take_over)
         elif other := self.owner.lease_lost():
             raise RunError(f"another session took this run over ({other})")
         else:
