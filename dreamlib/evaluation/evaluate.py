@@ -167,7 +167,7 @@ def _keep_pictures(inputs: StudyInputs, found: Measured) -> dict[str, Any]:
             "generated": strips(found.cells[GENERATED], inputs.images[GENERATED], cells),
         }
     ours, held_out = inputs.images[GENERATED], inputs.images[REAL]
-    record, pictures["nearest"] = copies(ours, held_out, inputs.train, **inputs.asked)
+    record, pictures["nearest"] = copies(ours, held_out, inputs.train)
     for name, arrays in pictures.items():
         path = inputs.run.dir.evaluation / f"{name}.npz"
         write_atomic(path, lambda file, a=arrays: np.savez_compressed(file, **a))

@@ -190,6 +190,7 @@ class Run:
             Owner(self.mirror.root / "owner.json"),
             job,
             minutes=self.config.train.mirror_minutes,
+            say=self.say,
             take_over=self.take_over,
         )
 

@@ -239,7 +239,7 @@ class TrainingLoop:
         self.rollbacks += 1
         self._load(good)
         done = self.trainer.calm()
-        self.validation.begin(lambda: False)
+        self.validation.begin()
         self.done = self.trainer.step
         self._tell(
             f"ROLLED BACK to step {good.step:,} ({self.rollbacks} of {ROLLBACKS}), {done}: {error}"
