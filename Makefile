@@ -13,7 +13,7 @@ q = '$(subst ','\'',$(1))'
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 2147483647
 
-.PHONY: demo test test-slow bench lint playground slug clean
+.PHONY: demo test test-slow bench lint docs playground slug clean
 
 $(VENV)/.installed: pyproject.toml
 	$(HOST_PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("dreamlib needs Python 3.10 or newer, and $(HOST_PYTHON) is %d.%d: name another, as in make demo HOST_PYTHON=python3.12" % sys.version_info[:2])'
@@ -48,6 +48,10 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
+# The API reference, from the docstrings: docs/api/index.html
+docs: $(VENV)/.installed-dev
+	PYTHONPATH=. $(PYTHON) -W ignore tools/docs.py docs/api
+
 # Points every badge, link and setup cell at a repository: make slug REPO=owner/name [TAG=v1.2.3]
 slug:
 	$(HOST_PYTHON) tools/slug.py $(call q,$(REPO)) $(if $(TAG),$(call q,$(TAG)))
@@ -61,5 +65,5 @@ playground: $(VENV)/.installed
 
 # Removes what the other targets made, runs/ excepted: it holds trained models.
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) docs/api build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
