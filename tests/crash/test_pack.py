@@ -26,7 +26,7 @@ from dreamlib.data.celeba import celeba_source
 from dreamlib.data.prepare import pack
 
 images, folder = map(Path, sys.argv[1:])
-source = celeba_source(64, path=images, downloads=folder, say=lambda text: None)
+source = celeba_source(64, path=images, downloads=folder)
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024

@@ -26,6 +26,7 @@ from dreamlib.data.download import Unavailable, from_drive, from_hub, from_kaggl
 from dreamlib.data.file_readers import open_files
 from dreamlib.data.image_folder import load_square
 from dreamlib.data.prepare import pack
+from dreamlib.utils.context import using
 from dreamlib.utils.errors import DataError
 from tests.conftest import within
 
@@ -73,15 +74,10 @@ def fill_parquet(folder, names=True):
     return folder
 
 
-def packed(path, tmp_path, **settings):
-    source = celeba_source(
-        16, path=path, downloads=tmp_path / "d", inputs=tmp_path / "i", **settings
-    )
-    return pack(source, tmp_path / "packed")
-
-
-def quiet(text):
-    pass
+def packed(path, tmp_path, say=None, **settings):
+    places = {"downloads": tmp_path / "d", "inputs": tmp_path / "i"}
+    with using(say=say):
+        return pack(celeba_source(16, path=path, **places, **settings), tmp_path / "packed")
 
 
 # Places
@@ -122,18 +118,18 @@ def whole(monkeypatch):
 
 
 def test_a_packed_set_needs_no_source_any_more(tmp_path, whole):
-    first = packed(fill(tmp_path / "celeba"), tmp_path, say=quiet)
+    first = packed(fill(tmp_path / "celeba"), tmp_path)
     for path in (tmp_path / "gone", None, fill_zip(tmp_path / "x.zip")):
-        assert packed(path, tmp_path, say=quiet).fingerprint == first.fingerprint
+        assert packed(path, tmp_path).fingerprint == first.fingerprint
 
 
 def test_a_pack_of_a_part_is_not_taken_for_another(tmp_path):
     folder = fill(tmp_path / "celeba")
-    assert packed(folder, tmp_path, say=quiet).manifest["count"] == 9
+    assert packed(folder, tmp_path).manifest["count"] == 9
     (folder / "000004.jpg").write_bytes(JPEGS["000003.jpg"])
-    assert packed(folder, tmp_path, say=quiet).manifest["count"] == 10
+    assert packed(folder, tmp_path).manifest["count"] == 10
     with pytest.raises(DataError, match="was not found"):
-        packed(None, tmp_path, say=quiet)
+        packed(None, tmp_path)
 
 
 def test_other_images_of_the_same_numbers_are_another_set(tmp_path, whole):
@@ -162,11 +158,11 @@ def test_unnamed_places_must_hold_all_of_it(tmp_path, whole):
     anime.mkdir(parents=True)
     (anime / "000001.jpg").write_bytes(JPEGS["000001.jpg"])
     with pytest.raises(DataError, match="no whole CelebA"):
-        packed(None, tmp_path, say=quiet)
+        packed(None, tmp_path)
     (tmp_path / "i/broken").mkdir()
     (tmp_path / "i/broken/img_align_celeba.zip").write_bytes(b"half a zip")
     with pytest.raises(DataError, match=r"anime holds 1 images; .*broken.* is not a whole zip"):
-        packed(None, tmp_path, say=quiet)
+        packed(None, tmp_path)
     fill(tmp_path / "i/celeba/img_align_celeba")
     said = []
     assert packed(None, tmp_path, say=said.append).manifest["count"] == 9
@@ -175,7 +171,7 @@ def test_unnamed_places_must_hold_all_of_it(tmp_path, whole):
 
 
 def test_first_keeps_the_first_training_images_and_all_others(tmp_path):
-    data = packed(fill(tmp_path / "celeba"), tmp_path, first=50_000, say=quiet)
+    data = packed(fill(tmp_path / "celeba"), tmp_path, first=50_000)
     assert data.manifest["splits"] == {"train": 3, "reference": 2, "floor": 2}
     assert data.manifest["description"]["train images"] == 50_000
 
@@ -236,27 +232,27 @@ def test_half_a_celeba_says_what_is_missing(tmp_path):
     for number in NUMBERS[5:]:
         (folder / f"{number:06d}.jpg").unlink()
     with pytest.raises(DataError, match=r"5 of CelebA's 202,599.*floor, reference.*data.name=fold"):
-        packed(folder, tmp_path, say=quiet)
+        packed(folder, tmp_path)
 
 
 def test_images_of_ones_own_are_sent_to_the_folder_source(tmp_path):
     (tmp_path / "cats").mkdir()
     (tmp_path / "cats/tom.jpg").write_bytes(JPEGS["000001.jpg"])
     with pytest.raises(DataError, match=r"data\.name=folder"):
-        packed(tmp_path / "cats", tmp_path, say=quiet)
+        packed(tmp_path / "cats", tmp_path)
 
 
 def test_an_image_twice_is_refused(tmp_path):
     fill(tmp_path / "celeba/a")
     fill(tmp_path / "celeba/b")
     with pytest.raises(DataError, match="image 000001 twice"):
-        packed(tmp_path / "celeba", tmp_path, say=quiet)
+        packed(tmp_path / "celeba", tmp_path)
 
 
 def test_a_damaged_image_is_rejected_and_listed(tmp_path):
     folder = fill(tmp_path / "celeba")
     (folder / "000002.jpg").write_bytes(JPEGS["000002.jpg"][:500])
-    data = packed(folder, tmp_path, say=quiet)
+    data = packed(folder, tmp_path)
     assert data.manifest["count"] == len(NUMBERS) - 1
     assert [reject["name"] for reject in data.manifest["rejects"]] == ["000002.jpg"]
 
@@ -281,7 +277,7 @@ def test_attributes_come_from_the_list_wherever_it_lies(tmp_path, name, text, wh
         path = fill(home / "img_align_celeba")
     place = path if where == "inside" else home
     (place / f"list_attr_celeba.{name}").write_text(text)
-    data = packed(path, tmp_path, say=quiet)
+    data = packed(path, tmp_path)
     assert data.attributes == {"Bald": ("no", "yes"), "Smiling": ("no", "yes")}
     assert data.labels.tolist() == [[n % 2, int(n < 100)] for n in NUMBERS]
 
@@ -290,7 +286,7 @@ def test_a_list_that_lacks_an_image_is_refused(tmp_path):
     folder = fill(tmp_path / "celeba")
     (folder / "list_attr_celeba.txt").write_text(TXT[:-5])
     with pytest.raises(DataError, match="no whole line for image 202599"):
-        packed(folder, tmp_path, say=quiet)
+        packed(folder, tmp_path)
 
 
 def test_the_official_partition_file_decides_when_it_is_there(tmp_path):
@@ -298,7 +294,7 @@ def test_the_official_partition_file_decides_when_it_is_there(tmp_path):
     codes = {1: 2, 2: 1}
     lines = [f"{number:06d}.jpg,{codes.get(number, 0)}" for number in NUMBERS]
     (folder / "list_eval_partition.csv").write_text("\n".join(["image_id,partition", *lines]))
-    data = packed(folder, tmp_path, say=quiet)
+    data = packed(folder, tmp_path)
     assert [("train", "reference", "floor")[code] for code in data.split_codes[:3]] == [
         "reference",
         "floor",
@@ -311,7 +307,7 @@ def test_a_partition_that_lacks_an_image_is_refused(tmp_path):
     lines = [f"{number:06d}.jpg 0" for number in NUMBERS[:-1]]
     (folder / "list_eval_partition.txt").write_text("\n".join(lines))
     with pytest.raises(DataError, match="no line for image 202599"):
-        packed(folder, tmp_path, say=quiet)
+        packed(folder, tmp_path)
 
 
 # Downloads: the libraries of the hosts, in their place

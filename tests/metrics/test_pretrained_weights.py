@@ -316,6 +316,6 @@ def test_the_extractor_asks_for_inception(tmp_path, monkeypatch):
 
     with pytest.raises(WeightsUnavailable, match="asked"):
         build.make_extractor(Config, None, torch.device("cpu"))
-    search, file, home, _ = asked[0]
+    search, file, home = asked[0]
     assert search == host.weight_folders(str(tmp_path / "named"))
     assert (file, home) == (INCEPTION, tmp_path / "hub" / "checkpoints")

@@ -611,12 +611,11 @@ def test_a_mirror_keeps_the_runs_of_batches_apart(tmp_path, data_home, yaml, mon
     asked, items = yaml(PAIR)
     items += plan_batch(asked, tmp_path / "other", 1)
     first, *rest = (item.parameters["RUN"] for item in items)
-    quiet: dict[str, Any] = {"say": lambda text: None}
-    open_run(first, "faces16", overrides=TINY, **quiet).push()
-    assert find_run(tmp_path / "elsewhere" / Path(first).name, **quiet), "it is on the mirror"
+    open_run(first, "faces16", overrides=TINY).push()
+    assert find_run(tmp_path / "elsewhere" / Path(first).name), "it is on the mirror"
     assert len({first, *rest}) == 4
     for folder in rest:
-        assert not find_run(folder, **quiet), f"{folder} is brought, but never ran"
+        assert not find_run(folder), f"{folder} is brought, but never ran"
 
 
 def folders(tmp_path: Path, **named: str) -> list[dict[str, Any]]:

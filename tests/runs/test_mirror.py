@@ -265,7 +265,7 @@ def test_an_older_generation_is_not_taken_without_a_word(run, mirror, tmp_path, 
     push(mirror, run)
     manifest = mirror.root / "manifest-00000002.json"
     manifest.write_bytes(b"{") if damage == "torn" else manifest.unlink()
-    for bring in (bring_run, lambda *more: fetch_newer(*more[:2], 0, more[2])):
+    for bring in (bring_run, lambda *more: fetch_newer(*more, 0)):
         said: list[str] = []
         within(bring, Mirror(mirror.home, "run"), RunDir(tmp_path / str(id(said))), say=said.append)
         assert said[-1] == f"BROUGHT step 1 from generation 1 of {mirror.root}"

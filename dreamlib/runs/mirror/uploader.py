@@ -42,8 +42,7 @@ class Job:
 class Uploader:
     """Pushes when asked, at most every `minutes`; backs off while the mirror fails; keeps beating.
 
-    Nothing here can stop training, but one thing: another machine has taken the run over
-    (`lease_lost`).  `say` gets one line when the mirror fails and one when it is back.
+    Nothing here can stop training, but that another machine has taken the run (`lease_lost`).
     """
 
     def __init__(
@@ -264,10 +263,10 @@ class Uploader:
         if not Path(failed).is_relative_to(self.mirror.home):  # a file of the run's own
             reason = f"{failed} cannot be read: {os.strerror(number or 0)}"
         if not self.failing:
-            self.say(
-                f"MIRROR FAILS: {self.mirror.home}: {reason} (errno {number}).  Training goes "
-                "on, saved on this machine only; the copy is tried again and again"
+            fails = (
+                f"MIRROR FAILS: {self.mirror.home}: {reason} (errno {number}).  Training goes on"
             )
+            self.say(f"{fails}, saved on this machine only; the copy is tried again and again")
         with self.changed:
             self.mirror.distrust()
             self.beaten = float("-inf")
