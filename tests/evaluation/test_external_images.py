@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,6 +24,7 @@ from dreamlib.report.figures.score_figures import fd_against_n
 from dreamlib.report.tables import markdown, save_tables
 from dreamlib.runs.open import open_run
 from dreamlib.utils.errors import ConfigError, DataError, NotEnoughSamples
+from tests.conftest import within
 
 
 @pytest.fixture
@@ -137,9 +137,10 @@ def test_a_border_is_a_border(tmp_path):
 def test_training_images_and_repeats_are_said_and_kept(run, images):
     said, train = [], run.data.take("train", 10)[0]
     reference = run.data.take("reference", 5)[0]
-    by = replace(evaluator(run, None), say=said.append)
+    by = evaluator(run, None)
     mixed = np.concatenate([images[:15], train, train[:7], reference])
-    found = score_external(by, "mixed", mixed, by.reference(None, None), n=(20,))
+    real = by.reference(None, None)
+    found = within(score_external, by, "mixed", mixed, real, n=(20,), say=said.append)
     words = "17 are training images, 5 are images of the reference, 7 are repeats"
     (line,) = said
     assert line.startswith("WARNING: of 37 images ")
@@ -148,8 +149,9 @@ def test_training_images_and_repeats_are_said_and_kept(run, images):
         words.replace(",", ";")
     }
     assert words.replace(",", ";") in markdown(found)
-    score_external(by, "mixed", mixed, by.reference(None, None), n=(30,))  # still its own name
-    score_external(by, "clean", images[:20], by.reference(None, None), n=(20,))
+    # still its own name
+    within(score_external, by, "mixed", mixed, real, n=(30,), say=said.append)
+    within(score_external, by, "clean", images[:20], real, n=(20,), say=said.append)
     assert len(said) == 2
 
 

@@ -176,7 +176,7 @@ def test_process_holds_at_each_t_what_the_network_is_asked_there(run, sampler):
         asked[int(t[0])] = quantise(x[:3])
 
     store.net.register_forward_pre_hook(watch)
-    store.draw(range(3), lambda: False)
+    store.draw(range(3))
     stored = np.load(process(run, images=3))
     assert stored["t"].tolist()[-1] == -1
     for column, t in enumerate(stored["t"].tolist()[:-1]):

@@ -211,8 +211,8 @@ class Uploader:
 
     def _claim(self) -> None:
         if not self.owner.beats:
-            ours = self.job
-            self.mirror.check_same(self.mirror.generations(), ours.facts["run"], ours.dir.folder)
+            there, ours = self.mirror.generations(), self.job.dir.folder
+            self.mirror.check_same(there, self.job.facts["run"], ours)
             with using(say=self.say):
                 self.owner.claim(take_over=self.take_over)
         elif other := self.owner.lease_lost():
@@ -221,8 +221,7 @@ class Uploader:
             self.owner.beat()
 
     def _push(self) -> None:
-        start, first = time.monotonic(), self.last is None
-        ours = self.job.dir
+        start, first, ours = time.monotonic(), self.last is None, self.job.dir
         new = self.mirror.push(ours.folder, ours.to_mirror, self.job.facts, ours.pair)
         self.upload = self.mirror.uploaded(new)
         self.last, self.pushed = new, time.time()
