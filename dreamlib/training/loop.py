@@ -156,14 +156,10 @@ class TrainingLoop:
             self._tell(f"FRESH START because {self.dir.checkpoints} holds no whole checkpoint")
         else:
             self._load(newest)
-            step, total = f"{self.trainer.step:,}", f"{self.trainer.total:,}"
-            sha = newest.manifest["sha256"][:8]
-            self._tell(
-                f"RESUMED at step {step} of {total} from {newest.path} (sha {sha}) on "
-                f"{self.where['device']}, {self.where['precision']}",
-                event="resumed",
-                step=self.trainer.step,
-            )
+            step, total, sha = self.trainer.step, self.trainer.total, newest.manifest["sha256"][:8]
+            text = f"RESUMED at step {step:,} of {total:,} from {newest.path} (sha {sha}) on "
+            text += f"{self.where['device']}, {self.where['precision']}"
+            self._tell(text, event="resumed", step=step)
             if differs := moved(newest.manifest, self.where):
                 self._tell(f"this session differs ({differs}): it goes on, not bit for bit")
         self.done = self.trainer.step
