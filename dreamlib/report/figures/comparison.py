@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.figure import Figure
 
-from dreamlib.evaluation.results import GENERATED, REAL, Study
+from dreamlib.evaluation.results import GENERATED, REAL, Score, Study
 from dreamlib.report.figures.curves import log_of
 from dreamlib.report.figures.score_figures import scored
 from dreamlib.report.figures.style import sheet_figure
@@ -25,11 +25,9 @@ METRICS = ("KID", "precision", "recall", "density", "coverage")
 
 def minutes_of(run: Run) -> float:
     """Minutes that the steps in the log took, saves and previews included."""
-    rows, batch, seconds, before = log_of(run), run.config.train.batch, 0.0, 0
-    for row in rows:
-        seconds += (row["step"] - before) * batch / row["images_per_s"]
-        before = row["step"]
-    return seconds / 60
+    log, batch = log_of(run), run.config.train.batch
+    steps = np.diff([row["step"] for row in log], prepend=0)
+    return sum(step * batch / row["images_per_s"] for step, row in zip(steps, log)) / 60
 
 
 def scores_beside(runs: Sequence[Run]) -> str:
@@ -39,41 +37,38 @@ def scores_beside(runs: Sequence[Run]) -> str:
     ConfigError for runs that were scored differently.
     """
     studies = _comparable(runs)
-    names = [folder_name(run) for run in runs]
-    most = studies[0].facts["sizes"][-1]
-    wanted = _metrics(studies[0])
-    rows = [
-        replace(row, images=name)
-        for study, name in zip(studies, names)
-        for row in study.rows
-        if row.images == GENERATED
-    ]
-    rows += [row for row in studies[0].rows if row.images == REAL]
-    rows = [r for r in rows if r.real == "reference" and r.n == most and r.metric in wanted]
-    rows.sort(key=lambda row: wanted.index(row.metric))
+    names, facts = [folder_name(run) for run in runs], studies[0].facts
+    metrics = _metrics(studies[0])
+    rows = [replace(r, images=n) for s, n in zip(studies, names) for r in _of(s, GENERATED)]
+    rows = [r for r in rows + _of(studies[0], REAL) if r.metric in metrics]
+    rows.sort(key=lambda row: metrics.index(row.metric))
     head, cells = rows_table(rows)
     cut = len(head) - len(MADE)  # how images are made differs between the columns
-    facts = [
-        [what, *("" for _ in head[1:3]), *each, *[NONE] * (cut - 3 - len(each))]
+    costs = [
+        [what, "", "", *each, *[NONE] * (cut - 3 - len(each))]
         for what, each in _costs(runs, studies).items()
     ]
     made = "; ".join(f"{name} by {way_of(s.facts)}" for name, s in zip(names, studies))
     note = (
-        f"Images by {made}; seen by {studies[0].facts['extractor']}. {REAL}: the floor, other "
+        f"Images by {made}; seen by {facts['extractor']}. {REAL}: the floor, other "
         f"held-out images in the same place. {ERRORS} Raw distances of different models have "
         "different biases: the corrected one and KID compare them. Minutes are those that the "
         "steps took, as the log has them."
     )
-    return as_table(head[:cut], [*facts, *(row[:cut] for row in cells)]) + f"\n\n{note}"
+    return as_table(head[:cut], [*costs, *(row[:cut] for row in cells)]) + f"\n\n{note}"
+
+
+def _of(study: Study, images: str) -> list[Score]:
+    """Scores of the largest set against the reference."""
+    most = study.facts["sizes"][-1]
+    return [r for r in study.rows if (r.images, r.real, r.n) == (images, "reference", most)]
 
 
 def _metrics(study: Study) -> list[str]:
     """Those of the table, in its order."""
-    metric = study.facts["metric"]
     known = list(dict.fromkeys(row.metric for row in study.rows))
-    distances = [name for name in known if name.startswith(metric)]
-    others = [name for word in METRICS for name in known if name.split("[")[0] == word]
-    return [*distances, *others]
+    distances = [name for name in known if name.startswith(study.facts["metric"])]
+    return distances + [name for word in METRICS for name in known if name.split("[")[0] == word]
 
 
 def _costs(runs: Sequence[Run], studies: Sequence[Study]) -> dict[str, list[str]]:
@@ -91,11 +86,11 @@ def _costs(runs: Sequence[Run], studies: Sequence[Study]) -> dict[str, list[str]
 def _comparable(runs: Sequence[Run]) -> list[Study]:
     studies = [scored(run) for run in runs]
     for name in ("metric", "extractor", "sizes"):
-        seen = [study.facts[name] for study in studies]
-        if any(each != seen[0] for each in seen):
+        values = [study.facts[name] for study in studies]
+        if any(value != values[0] for value in values):
             raise ConfigError(
-                f"the runs were scored differently ({name}: {', '.join(map(str, seen))}): evaluate "
-                "them with the same settings"
+                f"the runs were scored differently ({name}: {', '.join(map(str, values))}): "
+                "evaluate them with the same settings"
             )
     if len({run.data.fingerprint for run in runs}) > 1:
         raise ConfigError("the runs know different images: their scores cannot stand side by side")

@@ -39,45 +39,32 @@ def draw_fd(axes: Axes, study: Study) -> None:
     needs(study.of(GENERATED), metric)
     sizes = sorted({row.n for row in study.of(GENERATED)})
     for kind, colour in KINDS:
-        _points(axes, study.of(kind), colour)
+        rows = study.of(kind)
+        axes.plot([1 / r.n for r in rows], [r.value for r in rows], "o-", ms=4, color=colour)
+        for row in rows:  # a dash for each disjoint set
+            axes.plot([1 / row.n] * len(row.parts), row.parts, "_", color=colour, alpha=0.5, ms=8)
         for row in study.of(kind, f"{metric} corrected"):
             axes.errorbar(0, row.value, row.se, fmt="*", ms=7, color=colour, clip_on=False)
-    if nulls := floors_by_formula(study):
-        axes.plot([1 / r.n for r in nulls], [r.null for r in nulls], "x", color=GREY, ms=4)
+    nulls = [(1 / row.n, row.null) for row in study.of(GENERATED) if row.null is not None]
+    if nulls:
+        axes.plot(*zip(*nulls), "x", color=GREY, ms=4)
     axes.axvline(0, color=PALE, lw=0.8, ls="--", zorder=1)
     _inverse_sizes(axes, sizes)
     axes.set(xlabel="1/N (more images →)", ylabel=metric)
     axes.set(xlim=(1.06 / sizes[0], 0), ylim=(min(0, axes.get_ylim()[0]), None))
 
 
-def floors_by_formula(study: Study) -> list[Score]:
-    """Rows of the distance whose floor a formula gives: the crosses."""
-    return [row for row in study.of(GENERATED) if row.null is not None]
-
-
-def corrected(study: Study) -> list[Score]:
-    """Distances of generated images with their bias taken off: the stars."""
-    return study.of(GENERATED, f"{study.facts['metric']} corrected")
-
-
 def fd_keys(study: Study) -> list[Line2D]:
     """What the marks of `draw_fd` mean, those that it has."""
+    rows = study.of(GENERATED)
     marks = [("o", BLUE, 4, GENERATED), ("o", ORANGE, 4, FLOOR)]
-    if any(row.parts for row in study.of(GENERATED)):
+    if any(row.parts for row in rows):
         marks.append(("_", BLUE, 8, "a disjoint set"))
-    if floors_by_formula(study):
+    if any(row.null is not None for row in rows):
         marks.append(("x", GREY, 4, CROSS))
-    if corrected(study):
+    if study.of(GENERATED, f"{study.facts['metric']} corrected"):
         marks.append(("*", GREY, 7, STAR))
     return [Line2D([], [], marker=m, ls="", color=c, ms=s, label=k) for m, c, s, k in marks]
-
-
-def _points(axes: Axes, rows: list[Score], colour: str) -> None:
-    """A line through the rows, and a dash for each disjoint set."""
-    x, y = [1 / r.n for r in rows], [r.value for r in rows]
-    axes.plot(x, y, "o-", ms=4, color=colour)
-    for row in rows:
-        axes.plot([1 / row.n] * len(row.parts), row.parts, "_", color=colour, alpha=0.5, ms=8)
 
 
 def _inverse_sizes(axes: Axes, sizes: Sequence[int]) -> None:
@@ -119,11 +106,10 @@ def draw_manifold(axes: Axes, study: Study) -> None:
     size = max(row.n for row in rows["precision"])
     for (kind, colour), shift in zip(KINDS, (0.13, -0.13)):
         for height, metric in enumerate(metrics):
-            for row in study.of(kind, named(study, metric)):
-                if row.n == size:
-                    where, error = (row.value, height + shift), 2 * (row.se or 0)
-                    axes.errorbar(*where, xerr=error, fmt="o", ms=4, color=colour, lw=0.9)
-                if row.n == size and row.null is not None:
+            for row in [r for r in study.of(kind, named(study, metric)) if r.n == size]:
+                where, error = (row.value, height + shift), 2 * (row.se or 0)
+                axes.errorbar(*where, xerr=error, fmt="o", ms=4, color=colour, lw=0.9)
+                if row.null is not None:
                     axes.plot([row.null] * 2, [height - 0.3, height + 0.3], color=GREY, lw=0.8)
     axes.set_yticks(range(len(metrics)), metrics)
     axes.set(ylim=(-0.5, len(metrics) - 0.5), xlabel=f"N = {size:,}")
@@ -135,24 +121,21 @@ def draw_modes(axes: Axes, study: Study, brief: bool = False) -> None:
     """Each mode's share among generated images over its real share, with its interval; briefly, one
     band of all intervals."""
     needs(GENERATED in study.modes, "modes")
-    table = study.modes[GENERATED]["table"]
-    table = [mode for mode in table if mode["real"] and mode["ratio"] is not None]
+    found = study.modes[GENERATED]
+    table = [mode for mode in found["table"] if mode["real"] and mode["ratio"] is not None]
     table.sort(key=lambda mode: mode["ratio"])
     high = np.array([math.inf if mode["high"] is None else mode["high"] for mode in table])
     low = np.array([mode["low"] for mode in table])
     middle = np.array([mode["ratio"] for mode in table]).clip(LEAST, MOST)
     off, ends = (low > 1) | (high < 1), (low.clip(LEAST, MOST), high.clip(LEAST, MOST))
     place = np.arange(len(table))
-    for chosen, colour, label in (
-        (~off, PALE, "interval holds 1"),
-        (off, PURPLE, "it does not"),
-    ):
+    looks = (~off, PALE, "interval holds 1"), (off, PURPLE, "it does not")
+    for chosen, colour, label in looks:
         bars = [(middle - ends[0])[chosen].clip(0), (ends[1] - middle)[chosen].clip(0)]
         shape = {"fmt": "o", "ms": 2.2, "lw": 0.7, "color": colour, "label": label}
         axes.errorbar(place[chosen], middle[chosen], None if brief else bars, **shape)
     if brief:
         axes.fill_between(place, *ends, color=PALE, alpha=0.35, lw=0)
-        found = study.modes[GENERATED]
         text = f"{found['ndb']:.0%} differ\n(by chance {found['ndb_null']:.0%})"
         axes.text(0.04, 0.98, text, va="top", transform=axes.transAxes)
     axes.axhline(1, color=GREY, lw=0.8)
@@ -160,14 +143,6 @@ def draw_modes(axes: Axes, study: Study, brief: bool = False) -> None:
     axes.set_yticks([LEAST, 1 / 4, 1, 4, MOST], ["1/16", "1/4", "1", "4", "16"])
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set(ylabel="generated / real share", xlabel=f"{len(table)} modes, by ratio")
-
-
-def modes_title(study: Study) -> str:
-    found = study.modes[GENERATED]
-    return (
-        f"N = {found['n']:,}: {found['ndb']:.0%} of modes differ (NDB/K; by chance "
-        f"{found['ndb_null']:.0%}, p = {found['ndb_p']:.3f})"
-    )
 
 
 def draw_shares(axes: Axes, study: Study, most: int | None = None) -> None:
@@ -187,8 +162,7 @@ def draw_shares(axes: Axes, study: Study, most: int | None = None) -> None:
     ]
     ratios = {label: share["generated"] / share["real"] for label, share in bars}
     far = sorted(ratios, key=lambda label: -abs(math.log(max(ratios[label], LEAST))))
-    kept = set(far[:most])
-    labels = [label for label in ratios if label in kept][::-1]
+    labels = [label for label in ratios if label in far[:most]][::-1]
     values = [ratios[label] for label in labels]
     axes.plot([1, 1], [-0.7, len(labels) - 0.3], color=GREY, lw=0.8)
     axes.hlines(labels, 1, np.clip(values, *EDGES), color=BLUE, lw=2)

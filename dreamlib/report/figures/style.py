@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any, TypeVar
 
+import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
@@ -22,31 +23,8 @@ from dreamlib.utils.errors import DataError, NotEnoughSamples, RunError
 from dreamlib.utils.files import write_atomic
 from dreamlib.utils.images import grid
 
-STYLE = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
-    "text.parse_math": False,  # names that users give stand in figures, '$' and all
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "figure.titlesize": 8,
-    "axes.labelsize": 7.5,
-    "xtick.labelsize": SMALL,
-    "ytick.labelsize": SMALL,
-    "legend.fontsize": SMALL,
-    "legend.frameon": False,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.minor.width": 0.4,
-    "ytick.minor.width": 0.4,
-    "lines.linewidth": 1.2,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.alpha": 0.25,
-    "grid.linewidth": 0.5,
-    "figure.dpi": 150,  # on a screen
-}
+_SHEET = Path(__file__).with_suffix(".mplstyle")
+STYLE: dict[str, Any] = {**matplotlib.rc_params_from_file(_SHEET, use_default_template=False)}
 DPI = 300  # in a file
 TRUETYPE = {"pdf.fonttype": 42}  # letters stay letters: publishers refuse Type 3
 ABSENT = (RunError, NotEnoughSamples, DataError)  # what a figure needs and a run does not hold
@@ -99,12 +77,12 @@ def save_figure(fig: Figure, folder: Path, name: str) -> list[Path]:
     """NAME.png at 300 dpi and NAME.pdf, without dates, so that equal figures are equal files."""
     fig.draw_without_rendering()
     fig.set_layout_engine("none")  # laid out once; both files are the same picture
-    paths = [folder / f"{name}.{kind}" for kind in ("png", "pdf")]
+    facts = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
+    paths = {kind: folder / f"{name}.{kind}" for kind in facts}
     with style(STYLE | TRUETYPE):
-        for path, plain in zip(paths, ({"Software": None}, {"CreationDate": None})):
-            kind = path.suffix[1:]
-            write_atomic(path, partial(fig.savefig, format=kind, dpi=DPI, metadata=plain))
-    return paths
+        for kind, path in paths.items():
+            write_atomic(path, partial(fig.savefig, format=kind, dpi=DPI, metadata=facts[kind]))
+    return list(paths.values())
 
 
 # --------------------------------------------------------------------------- what is missing
