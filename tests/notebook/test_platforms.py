@@ -67,19 +67,15 @@ class Machine:
         def begun(pid: int) -> None:
             threading.Thread(target=watch, args=(pid,), daemon=True).start()
 
-        before = os.getcwd()
-        os.chdir(self.folder)  # the kernel's
-        with open(self.folder.parent / "printed.txt", "w+") as out:
+        parameters = {"PRESET": "faces16", "OVERRIDES": OURS}
+        leash, printed = Leash(timeout=300, begun=begun), self.folder.parent / "printed.txt"
+        with pytest.MonkeyPatch.context() as patch, open(printed, "w") as out:
+            patch.chdir(self.folder)  # the kernel's
             try:
-                parameters = {"PRESET": "faces16", "OVERRIDES": OURS}
-                leash = Leash(timeout=300, begun=begun)
                 ending = execute(self.notebook, output, parameters, leash, out, self.env)
             finally:
                 over.set()
-                os.chdir(before)
-            out.seek(0)
-            text = out.read()
-        return ending.state + ending.text() * (ending.state == "failed"), text
+        return ending.state + ending.text() * (ending.state == "failed"), printed.read_text()
 
 
 def newest(store: Path) -> int:
@@ -172,7 +168,11 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-def kaggle(tmp_path: Path, monkeypatch, whole: bool) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("whole", [False, True])
+def test_on_kaggle_a_notebook_continues_the_attached_output_of_an_earlier_one(
+    tmp_path, monkeypatch, whole
+):
     inputs = attach_earlier_version(tmp_path, monkeypatch, 20)
     before = contents(inputs)
     working = tmp_path / "kaggle/working"
@@ -197,15 +197,3 @@ def kaggle(tmp_path: Path, monkeypatch, whole: bool) -> None:
     assert machine.run.status()["state"] == "finished"
     assert not (tmp_path / "no-drive").exists()
     assert contents(inputs) == before
-
-
-@pytest.mark.slow
-def test_on_kaggle_a_notebook_continues_the_attached_output_of_an_earlier_one(
-    tmp_path, monkeypatch
-):
-    kaggle(tmp_path, monkeypatch, whole=False)
-
-
-@pytest.mark.slow
-def test_the_whole_notebook_on_kaggle(tmp_path, monkeypatch):
-    kaggle(tmp_path, monkeypatch, whole=True)
