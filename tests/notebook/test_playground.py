@@ -17,8 +17,7 @@ from dreamlib.diffusion.samplers import spaced
 from dreamlib.diffusion.sampling import image_noise
 from dreamlib.metrics.pixel_stats import nearest
 from dreamlib.notebook.playground import inference as studio_module
-from dreamlib.notebook.playground.inference import Studio, studio_of
-from dreamlib.notebook.playground.inspect import held_out_distance, lambdas, neighbours, rectified
+from dreamlib.notebook.playground.inference import Studio, lambdas, studio_of
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import generate, interpolate
 from dreamlib.training.train import train
@@ -146,15 +145,16 @@ def test_one_network_in_memory_until_something_changes(trained, tiny):
 
 
 def test_the_nearest_neighbours(trained, studio):
-    image = studio.images([0])[0]
-    found = neighbours(studio, image, 5)
-    distance, row = nearest(image[None], trained.data.rows("train"))
-    assert (found.distances[0], found.rows[0], found.among) == (distance[0], row[0], 120)
-    assert np.array_equal(found.images, trained.data.rows("train")[found.rows])
-    assert (np.diff(found.distances) >= 0).all()
-    itself = neighbours(studio, trained.data.take("reference", 1, 4)[0][0], 1, "reference")
-    assert (itself.distances[0], itself.rows[0], itself.among) == (0, 4, 60)
-    assert held_out_distance(studio) > 0
+    image, train = studio.images([0])[0], trained.data.rows("train")
+    near = studio.neighbours(image, 5)
+    distance, index = nearest(image[None], train)
+    assert (near.distances[0], near.indices[0], near.among) == (distance[0], index[0], 120)
+    assert np.array_equal(near.images, train[near.indices])
+    assert (np.diff(near.distances) >= 0).all()
+    itself = studio.neighbours(trained.data.take("reference", 1, 4)[0][0], 1, "reference")
+    assert (itself.distances[0], itself.indices[0], itself.among) == (0, 4, 60)
+    held_out = trained.data.rows("reference")[:64]
+    assert studio.held_out_distance() == np.median(nearest(held_out, train)[0])
 
 
 def test_lambda_of_each_loss(trained):
@@ -168,34 +168,34 @@ def test_lambda_of_each_loss(trained):
     assert torch.equal(early["paper"], lam["paper"])
 
 
+def close(a, b):
+    """Equal up to the rounding to grey levels."""
+    return np.abs(a.astype(int) - b.astype(int)).max() <= 1
+
+
 def test_rectified_inputs_hold_what_lambda_says(studio, trained):
-    none = rectified(studio, 5, 20, 0, lambdas(trained, 0.0, 1.0, 1.0))
+    none = studio.rectified(5, 20, 0, lambdas(trained, 0.0, 1.0, 1.0))
     real = trained.data.take("train", 1, 5)[0][0]
     assert np.array_equal(none["x0"], real)
     assert np.array_equal(none["conservative"], none["x_t"])
-    assert np.array_equal(none["conservative x0"], real) or close(none["conservative x0"], real)
-    whole = rectified(studio, 5, 20, 0, lambdas(trained, 1.0, 0.0, 1.0))  # paper: s**0 = 1
+    assert close(none["conservative x0"], real)
+    whole = studio.rectified(5, 20, 0, lambdas(trained, 1.0, 0.0, 1.0))  # paper: s**0 = 1
     assert close(whole["paper x0"], whole["x0_hat"])
     assert not np.array_equal(whole["paper"], whole["x_t"])
     assert not np.array_equal(whole["conservative"], whole["x_t"])
     half = whole["conservative x0"].astype(float)  # lambda = t/T = 1/2, of the clipped x0_hat
     assert np.abs(half - (real.astype(float) + whole["x0_hat"]) / 2).max() <= 2
-    other = rectified(studio, 5, 20, 1, lambdas(trained, 1.0, 0.0, 1.0))
+    other = studio.rectified(5, 20, 1, lambdas(trained, 1.0, 0.0, 1.0))
     assert not np.array_equal(other["x_t"], whole["x_t"])
     with pytest.raises(ConfigError, match="no image 120"):
-        rectified(studio, 120, 20, 0, lambdas(trained, 1.0, 0.0, 1.0))
-
-
-def close(a, b):
-    """Equal up to the rounding to grey levels."""
-    return np.abs(a.astype(int) - b.astype(int)).max() <= 1
+        studio.rectified(120, 20, 0, lambdas(trained, 1.0, 0.0, 1.0))
 
 
 def test_a_labelled_image_is_shown_with_its_labels(conditional):
     studio, lam = Studio(conditional), lambdas(conditional, 0.5, 1.0, 1.0)
     told = []
     studio.net.register_forward_pre_hook(lambda net, given: told.append(given[2]))
-    rectified(studio, 5, 20, 0, lam)
+    studio.rectified(5, 20, 0, lam)
     assert told[0].tolist() == conditional.data.take("train", 1, 5)[1].tolist()
 
 

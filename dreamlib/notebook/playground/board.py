@@ -67,8 +67,7 @@ def board(
     where nothing can be moved, `draw` itself if not given.
     """
     note, area = widgets.HTML(), widgets.HTML()
-    if headless():
-        draw = still or draw
+    draw = (still if headless() else None) or draw
 
     def redraw(progress: Progress) -> View | None:
         view, failed = None, "stopped: change a setting to draw again"

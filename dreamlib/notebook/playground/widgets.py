@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 
 from dreamlib.config.schema import Sample
 from dreamlib.diffusion.samplers import spaced
-from dreamlib.notebook.playground import inspect as closeups
 from dreamlib.notebook.playground.board import SIDE, Tile, View, board
-from dreamlib.notebook.playground.inference import studio_of
+from dreamlib.notebook.playground.inference import lambdas, studio_of
 from dreamlib.report.figures.palette import BLUE, GREEN, GREY, ORANGE
 from dreamlib.report.figures.style import style
 from dreamlib.runs.run import Run
@@ -123,20 +122,19 @@ def rectified(run: Run) -> widgets.VBox:
     top = len(studio.sched) - 1
 
     def draw(image: int, noise: int, t: int, lam_max: float, p: float, done: float) -> View:
-        lam = closeups.lambdas(run, lam_max, p, done / 100)
-        seen = closeups.rectified(studio, image, t, noise, lam)
-        now = {name: float(values[t]) for name, values in lam.items()}
+        lam = lambdas(run, lam_max, p, done / 100)
+        images = studio.rectified(image, t, noise, lam)
         captions = {
             "x0": "x0, a training image",
             "x_t": f"x_t, noised to t\u00a0=\u00a0{t}",
             "x0_hat": "x0_hat, what the network sees",
-            "conservative": f"input, conservative, λ\u00a0=\u00a0{now['conservative']:.2f}",
+            "conservative": f"input, conservative, λ\u00a0=\u00a0{lam['conservative'][t]:.2f}",
             "conservative x0": "the clean image in it",
-            "paper": f"input, paper, λ\u00a0=\u00a0{now['paper']:.2f}",
+            "paper": f"input, paper, λ\u00a0=\u00a0{lam['paper'][t]:.2f}",
             "paper x0": "the clean image in it",
         }
         side, plot = max(128, _side(run)), _lambda_plot(lam, t)
-        tiles = [Tile(seen[name], text, side) for name, text in captions.items()]
+        tiles = [Tile(images[name], text, side) for name, text in captions.items()]
         return View([[Tile(plot, "", plot.shape[1] // 2)], tiles[:3], tiles[3:]])
 
     controls = {
@@ -156,18 +154,16 @@ def neighbours(run: Run) -> widgets.VBox:
 
     def draw(seed: int, k: int) -> View:
         image = studio.images([seed])[0]
-        rows = [[Tile(image, f"seed {seed}, generated", _side(run))]]
-        searched = []
+        rows, searched = [[Tile(image, f"seed {seed}, generated", _side(run))]], []
         for split, name in (("train", "training"), ("reference", "held-out")):
-            found = closeups.neighbours(studio, image, k, split)
-            searched.append(found.among)
-            rows.append(
-                [
-                    Tile(real, f"{name} image {row}, distance {distance:,.0f}", _side(run))
-                    for real, row, distance in zip(found.images, found.rows, found.distances)
-                ]
-            )
-        scale = closeups.held_out_distance(studio)
+            near = studio.neighbours(image, k, split)
+            searched.append(near.among)
+            captions = [
+                f"{name} image {index}, distance {distance:,.0f}"
+                for index, distance in zip(near.indices, near.distances)
+            ]
+            rows.append([Tile(*tile, _side(run)) for tile in zip(near.images, captions)])
+        scale = studio.held_out_distance()
         text = (
             f"Distances are Euclidean, in grey levels. {searched[0]:,} training images were "
             f"searched and {searched[1]:,} held-out ones; of fewer images the nearest is farther. "
