@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from dreamlib.config.factory import make_classifier
 from dreamlib.config.load import load_config
-from dreamlib.data.faces import ATTRIBUTES, draw_faces
+from dreamlib.data.faces import ATTRIBUTES, draw_faces, people
 from dreamlib.evaluation.aggregate import Plan
 from dreamlib.evaluation.feature_scores import measure
 from dreamlib.evaluation.results import GENERATED
@@ -47,23 +47,23 @@ def perfect(n: int, seed: int) -> np.ndarray:
 
 def without_two(n: int, seed: int) -> np.ndarray:
     """No square glasses, no bun."""
-    images, labels = draw_faces(range(3 * n), SIZE, seed)
+    labels, _ = people(np.arange(3 * n), seed)
     fine = np.ones(len(labels), bool)
     for name, value in REMOVED.items():
         fine &= column(labels, name) != ATTRIBUTES[name].index(value)
-    return images[fine][:n]
+    return draw_faces(np.flatnonzero(fine)[:n], SIZE, seed)[0]
 
 
 def lopsided(n: int, seed: int) -> np.ndarray:
     """90 % of the mass in half of the modes."""
-    images, labels = draw_faces(range(8 * n), SIZE, seed)
+    labels, _ = people(np.arange(8 * n), seed)
     first, second = (column(labels, name).astype(int) for name in MODES)
     favoured = (first + second) % 2 == 0
     many = round(0.9 * n)
     chosen = np.concatenate(
         [np.flatnonzero(favoured)[:many], np.flatnonzero(~favoured)[: n - many]]
     )
-    return images[numpy_rng("lopsided", seed).permutation(chosen)]
+    return draw_faces(numpy_rng("lopsided", seed).permutation(chosen), SIZE, seed)[0]
 
 
 def noise(n: int, seed: int) -> np.ndarray:

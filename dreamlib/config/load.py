@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -133,12 +135,17 @@ def parse_value(text: str, source: str) -> Any:
     if len(text) > LONGEST:
         raise ConfigError(f"{source} has {len(text):,} letters: settings take {LONGEST:,} at most")
     try:
-        return yaml.load(text, Loader=_Loader)
+        return deepcopy(_parse(text))
     except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # `!!int x` as well
         where = " ".join(str(error).split())
         raise ConfigError(f"{source} is not valid YAML: {where}") from error
     except RecursionError as error:
         raise ConfigError(f"{source} is not valid YAML: it is nested too deeply") from error
+
+
+@lru_cache(64)  # an opening run reads its config several times
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
 
 
 def preset_names() -> list[str]:

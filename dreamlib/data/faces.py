@@ -214,7 +214,7 @@ def _paint(labels: np.ndarray, nuisances: np.ndarray, size: int) -> np.ndarray:
     return f.canvas.pixels()
 
 
-def _people(indices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def people(indices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels int16 [N,A] and nuisances float32 [N,K] of the faces with these numbers."""
     blocks, inverse = np.unique(indices // BLOCK, return_inverse=True)
     width = len(SHARES) + len(NUISANCES)
@@ -233,7 +233,7 @@ def draw_faces(
     """Faces by number: uint8 [N,size,size,3] and labels int16 [N,A], columns as in ATTRIBUTES."""
     if size < MIN_SIZE:
         raise DataError(f"faces need at least {MIN_SIZE} pixels, got {size}; set a larger size")
-    labels, nuisances = _people(np.asarray(indices, np.int64), seed)
+    labels, nuisances = people(np.asarray(indices, np.int64), seed)
     images = np.empty((len(labels), size, size, 3), np.uint8)
     for start in range(0, len(labels), BLOCK):  # small enough for the processor's cache
         part = slice(start, start + BLOCK)
