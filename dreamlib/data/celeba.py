@@ -9,14 +9,12 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
-from dreamlib.data.dataset import Contents, Source
+from dreamlib.data.dataset import SPLITS, Contents, Source
 from dreamlib.data.download import Unavailable, from_drive, from_hub, from_kagglehub
-from dreamlib.data.file_readers import folder_files, open_files
-from dreamlib.data.formats import Files, open_image
+from dreamlib.data.file_readers import Files, folder_files, open_files, open_image
 from dreamlib.data.image_folder import UNREADABLE, items_of
 from dreamlib.utils.context import say
 from dreamlib.utils.errors import DataError
@@ -37,8 +35,6 @@ MANUAL = (
     "get img_align_celeba.zip by hand (from the CelebA page, or Kaggle's "
     "jessicali9530/celeba-dataset), and name it or its folder: --data PATH"
 )
-
-
 # How a way to get the images is called in the log -> how to try it; raises DataError
 Places = Mapping[str, Callable[[], Files]]
 
@@ -64,12 +60,8 @@ def celeba_source(
         "train images": first or LAST_TRAIN,
     }
     places = celeba_places(path, downloads, inputs)
-    return Source(
-        "celeba",
-        description,
-        lambda: _contents(find_celeba(places), size, first or LAST_TRAIN),
-        place=str(path or "the places where CelebA may be"),
-    )
+    contents = partial(_contents, places, size, first or LAST_TRAIN)
+    return Source("celeba", description, contents, str(path or "the places where CelebA may be"))
 
 
 def _which(path: Path | None) -> str:
@@ -95,10 +87,10 @@ def _aligned(data: bytes) -> bool:
 def celeba_places(path: Path | None, downloads: Path, inputs: Path) -> Places:
     """Where to look, nearest first."""
     if path:
-        return {NAMED: lambda: open_files(path)}
+        return {NAMED: partial(open_files, path)}
     return {
-        "earlier downloads": lambda: attached(downloads),
-        "attached inputs": lambda: attached(inputs),
+        "earlier downloads": partial(attached, downloads),
+        "attached inputs": partial(attached, inputs),
         "kagglehub": lambda: open_files(from_kagglehub("jessicali9530/celeba-dataset")),
         "Hugging Face": lambda: open_files(from_hub("flwrlabs/celeba", HUB_COMMIT)),
         "Google Drive": lambda: open_files(from_drive(downloads)),
@@ -111,15 +103,15 @@ def find_celeba(places: Places) -> Files:
     for title, find in places.items():
         try:
             files = find()
-            found = numbered(files)
-            if title != NAMED and len(found) < COUNT:
-                raise Unavailable(f"{files.place} holds {len(found):,} of {COUNT:,} images")
+            count = len(numbered(files))
+            if title != NAMED and count < COUNT:
+                raise Unavailable(f"{files.place} holds {count:,} of {COUNT:,} images")
         except DataError as error:
             say(f"CelebA, {title}: no ({error})")
             tried.append(f"{title}: {error}")
-            continue
-        say(f"CelebA, {title}: {len(found):,} images in {files.place}. {LICENCE}")
-        return files
+        else:
+            say(f"CelebA, {title}: {count:,} images in {files.place}. {LICENCE}")
+            return files
     raise DataError(f"CelebA was not found. Tried: {'; '.join(tried)}. What to do: {MANUAL}")
 
 
@@ -132,60 +124,53 @@ def attached(folder: Path) -> Files:
         raise Unavailable(f"{folder} cannot be read ({error})") from error
     for mark in (folder / name for name in names):
         if mark.name in ("000001.jpg", "img_align_celeba.zip"):
-            candidate = mark if mark.suffix == ".zip" else mark.parent
             try:
-                files = open_files(candidate)
-                found = len(numbered(files))
+                files = open_files(mark if mark.suffix == ".zip" else mark.parent)
+                count = len(numbered(files))
+                if count == COUNT:
+                    return files
+                passed_over.append(f"{files.place} holds {count:,} images")  # of another set, say
             except DataError as error:
                 passed_over.append(str(error))
-                continue
-            if found == COUNT:
-                return files
-            passed_over.append(f"{candidate} holds {found:,} images")  # of another data set, say
     why = "; ".join(passed_over) or "neither 000001.jpg nor img_align_celeba.zip"
     raise Unavailable(f"no whole CelebA below {folder}: {why}")
 
 
 def numbered(files: Files) -> dict[int, str]:
     """Number -> name of every CelebA image, in order.  DataError for none, or for one twice."""
-    found: dict[int, str] = {}
+    images: dict[int, str] = {}
     for name in files.names:
         if match := IMAGE.match(PurePosixPath(name).name):
             number = int(match[1])
-            if number in found:
+            if images.setdefault(number, name) != name:
                 raise DataError(
-                    f"{files.place} holds image {number:06d} twice ({found[number]} and {name}): "
+                    f"{files.place} holds image {number:06d} twice ({images[number]} and {name}): "
                     "leave one of them there"
                 )
-            found[number] = name
-    if not found:
+    if not images:
         raise DataError(
             f"{files.place} holds no images named 000001.jpg and so on, as CelebA does: for images "
             "of your own use --set data.name=folder"
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(images.items()))
 
 
-def _contents(files: Files, size: int, last_train: int) -> Contents:
+def _contents(places: Places, size: int, last_train: int) -> Contents:
+    files = find_celeba(places)
     images = numbered(files)
     partition = _partition(files, images)
     used = [n for n in images if partition[n] != "train" or n <= last_train]
     names, labels = _attributes(files, images, used)
-    missing = {"train", "reference", "floor"} - {partition[number] for number in used}
-    if missing:
+    if missing := set(SPLITS) - {partition[number] for number in used}:
         raise DataError(
             f"{files.place} holds {len(images):,} of CelebA's {COUNT:,} images, and none of the "
             f"official partition's {', '.join(sorted(missing))} part: name a whole CelebA, or use "
             "--set data.name=folder, which splits by content"
         )
-    chosen = {images[number]: number for number in used}
-
-    def about(name: str, _: np.ndarray) -> tuple[tuple[int, ...], str]:
-        return labels.get(chosen[name], ()), partition[chosen[name]]
-
-    items = items_of(files, list(chosen), size, about)
-    attributes = {name: ("no", "yes") for name in names}
-    return Contents(attributes, len(used), items, fingerprint(list(chosen)))
+    chosen = [images[number] for number in used]
+    known = {images[number]: (labels.get(number, ()), partition[number]) for number in used}
+    items = items_of(files, chosen, size, lambda name, _: known[name])
+    return Contents({n: ("no", "yes") for n in names}, len(used), items, fingerprint(chosen))
 
 
 def _partition(files: Files, images: dict[int, str]) -> dict[int, str]:
@@ -193,10 +178,10 @@ def _partition(files: Files, images: dict[int, str]) -> dict[int, str]:
     table = _table(files, PARTITION)
     if table is None:
         return {n: SPLIT_OF[(n > LAST_TRAIN) + (n > LAST_VALID)] for n in images}
-    _, rows = table
-    if unknown := [n for n in images if n not in rows]:
+    _, cells = table
+    if unknown := [n for n in images if n not in cells]:
         raise DataError(f"{PARTITION} has no line for image {unknown[0]:06d}: fetch it again")
-    return {n: SPLIT_OF[int(rows[n][0])] for n in images}
+    return {n: SPLIT_OF[int(cells[n][0])] for n in images}
 
 
 def _attributes(
@@ -209,12 +194,10 @@ def _attributes(
     table = _table(files, ATTRIBUTES)
     if table is None:
         return [], {}
-    header, rows = table
-    if unknown := [n for n in used if len(rows.get(n, ())) != len(header)]:
-        raise DataError(
-            f"{ATTRIBUTES} has no whole line for image {unknown[0]:06d}: fetch it again"
-        )
-    return header, {n: tuple(int(int(v) > 0) for v in rows[n]) for n in used}
+    header, cells = table
+    if odd := [n for n in used if len(cells.get(n, ())) != len(header)]:
+        raise DataError(f"{ATTRIBUTES} has no whole line for image {odd[0]:06d}: fetch it again")
+    return header, {n: tuple(int(int(v) > 0) for v in cells[n]) for n in used}
 
 
 def _table(files: Files, stem: str) -> tuple[list[str], dict[int, list[str]]] | None:
@@ -228,11 +211,11 @@ def _table(files: Files, stem: str) -> tuple[list[str], dict[int, list[str]]] | 
         return None
     data = files.read(within[-1]) if within else beside[0].read_bytes()
     header: list[str] = []
-    rows: dict[int, list[str]] = {}
+    cells: dict[int, list[str]] = {}
     for line in data.decode("utf-8", "replace").splitlines():
-        cells = re.split(r"[,\s]+", line.strip())
-        if match := IMAGE.match(cells[0]):
-            rows[int(match[1])] = cells[1:]
-        elif not rows and len(cells) > 1:
-            header = [cell for cell in cells if cell != "image_id"]
-    return header, rows
+        first, *others = re.split(r"[,\s]+", line.strip())
+        if match := IMAGE.match(first):
+            cells[int(match[1])] = others
+        elif not cells and others:
+            header = [cell for cell in (first, *others) if cell != "image_id"]
+    return header, cells

@@ -1,7 +1,7 @@
 """Packed images: a uint8 memmap, its labels and splits, an index of every item, and a manifest.
 
-A source says what there is and yields it; `packing.pack` streams it into a folder; `Packed` reads
-that folder.  Decoding, cropping and resizing happen then, and never during training.
+A source says what there is and yields it; `prepare.pack` streams it into a folder, decoded, cropped
+and resized; `Packed` reads that folder.
 """
 
 from __future__ import annotations
@@ -125,13 +125,15 @@ class Packed:
 
     def indices(self, split: str) -> np.ndarray:
         """Sorted row numbers of a split, int64 [n].  DataError if it is unknown or empty."""
-        counts = self.manifest["splits"]
-        if not counts.get(split):
-            have = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        if not self.manifest["splits"].get(split):
             raise DataError(
-                f"{self.folder} has no images in split {split!r}; use one that has some ({have})"
+                f"{self.folder} has no images in split {split!r}; use one that has some "
+                f"({self._counts()})"
             )
         return np.flatnonzero(self.split_codes == SPLITS.index(split))
+
+    def _counts(self) -> str:
+        return ", ".join(f"{name} {count:,}" for name, count in self.manifest["splits"].items())
 
     @property
     def label_counts(self) -> tuple[int, ...]:
@@ -140,25 +142,24 @@ class Packed:
 
     def shares(self, split: str) -> dict[str, dict[str, float]]:
         """Each attribute's values with their shares among the images of a split."""
-        rows = self.indices(split)
-        found = {}
-        for k, (attribute, values) in enumerate(self.attributes.items()):
-            counts = np.bincount(self.labels[rows, k], minlength=len(values))
-            found[attribute] = dict(zip(values, (counts / len(rows)).tolist()))
-        return found
+        shares, columns = {}, self.labels[self.indices(split)].T
+        for (attribute, values), column in zip(self.attributes.items(), columns):
+            counts = np.bincount(column, minlength=len(values))
+            shares[attribute] = dict(zip(values, (counts / len(column)).tolist()))
+        return shares
 
     def summary(self) -> str:
         """What this holds, what its labels are and what is not used, for people: one line."""
-        told, names = self.manifest, self.attributes.get("class") or tuple(self.attributes)
+        manifest, names = self.manifest, self.attributes.get("class") or tuple(self.attributes)
         shown = [name if name.isprintable() else ascii(name)[1:-1] for name in names[:SHOWN]]
         shown += ["..."] if len(names) > SHOWN else []
         kind = "classes" if "class" in self.attributes else "labels"
         parts = [
-            f"{told['count']:,} images in {self.folder}",
-            ", ".join(f"{name} {count:,}" for name, count in told["splits"].items()),
+            f"{manifest['count']:,} images in {self.folder}",
+            self._counts(),
             f"{kind}: {', '.join(shown) or 'none'}",
-            f"rejected: {len(told['rejects']):,}" if told["rejects"] else "",
-            told.get("others", ""),
+            f"rejected: {len(manifest['rejects']):,}" if manifest["rejects"] else "",
+            manifest.get("others", ""),
             range_told(self.images[:SOME]),
         ]
         return "; ".join(filter(None, parts))
@@ -188,14 +189,13 @@ class Packed:
         files = self.manifest["files"]
         for name, record in files.items():
             try:
-                same = sha256_file(self.folder / name) == record["sha256"]
+                if sha256_file(self.folder / name) != record["sha256"]:
+                    raise _damaged(self.folder, f"{name} has changed since it was packed")
             except OSError as error:
                 raise DataError(
                     f"{self.folder / name} cannot be read ({error.strerror or error}): put that "
                     "right, then run the same command or cell again"
                 ) from error
-            if not same:
-                raise _damaged(self.folder, f"{name} has changed since it was packed")
         counts = np.bincount(self.split_codes, minlength=len(SPLITS)).tolist()
         ours = pack_fingerprint(files, self.manifest["attributes"]), dict(zip(SPLITS, counts))
         if ours != (self.fingerprint, self.manifest["splits"]):
@@ -213,13 +213,10 @@ class Packed:
         return lambda wait=False: verified.result() if wait or verified.done() else None
 
 
-def pack_fingerprint(
-    files: Mapping[str, dict[str, Any]], attributes: Mapping[str, Sequence[str]]
-) -> str:
+def pack_fingerprint(files: Mapping[str, dict[str, Any]], attributes: dict[str, list[str]]) -> str:
     """Identity of what training sees: pixels, labels, splits, and what the labels mean."""
     hashes = {name: files[name]["sha256"] for name in (IMAGES, LABELS, SPLIT)}
-    meaning = {name: list(values) for name, values in attributes.items()}
-    return fingerprint([hashes, meaning, list(SPLITS)])
+    return fingerprint([hashes, attributes, SPLITS])
 
 
 def open_packed(folder: Path | str) -> Packed:
@@ -228,8 +225,8 @@ def open_packed(folder: Path | str) -> Packed:
     if not (folder / MANIFEST).is_file():
         raise DataError(f"no packed images in {folder}; run `dreamlib data prepare` first")
     manifest = read_manifest(folder)
-    if (found := manifest.get("format")) != FORMAT:
-        raise _damaged(folder, f"its format is {found}, this version reads {FORMAT}")
+    if (version := manifest.get("format")) != FORMAT:
+        raise _damaged(folder, f"its format is {version}, this version reads {FORMAT}")
     for name, record in manifest["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != record["bytes"]:
@@ -240,10 +237,10 @@ def open_packed(folder: Path | str) -> Packed:
             labels, codes = (np.load(folder / x, allow_pickle=False) for x in (LABELS, SPLIT))
     except (ValueError, EOFError) as error:
         raise _damaged(folder, f"an array is none: {error}") from error
-    count, columns = manifest["count"], len(manifest["attributes"])
-    found = [(a.dtype.name, a.shape) for a in (images, labels, codes)]
-    images_shape = (count, *manifest["shape"])
-    if found != [("uint8", images_shape), ("int16", (count, columns)), ("uint8", (count,))]:
+    n = manifest["count"]
+    shapes = [(n, *manifest["shape"]), (n, len(manifest["attributes"])), (n,)]
+    arrays = [(array.dtype.name, array.shape) for array in (images, labels, codes)]
+    if arrays != list(zip(("uint8", "int16", "uint8"), shapes)):
         raise _damaged(folder, "its arrays do not have the shapes of its manifest")
     return Packed(folder, manifest, images, labels, codes)
 
@@ -282,8 +279,8 @@ def holds(folder: Path, source: Source) -> bool:
     """Whether a folder holds a pack of this very source."""
     if not (folder / MANIFEST).is_file():
         return False
-    told = [read_manifest(folder).get(key) for key in ("format", "source", "description")]
-    return fingerprint(told) == wanted(source)
+    identity = [read_manifest(folder).get(key) for key in ("format", "source", "description")]
+    return fingerprint(identity) == wanted(source)
 
 
 def _damaged(folder: Path, what: str) -> DataError:

@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from dreamlib.utils.errors import DataError
 
@@ -34,16 +35,14 @@ def fetched(
 
 def from_kagglehub(dataset: str) -> Path:
     """A Kaggle data set's folder; public ones need no account.  Resumes by itself."""
-    kagglehub = _library("kagglehub")
-    return _try(lambda: Path(kagglehub.dataset_download(dataset)), kagglehub)
+    return Path(_by("kagglehub", lambda kagglehub: kagglehub.dataset_download(dataset)))
 
 
 def from_hub(dataset: str, revision: str) -> Path:
     """The parquet files of a data set on the Hugging Face hub, as they were at a commit, whose hash
     names their content.  Resumes by itself."""
-    hub = _library("huggingface_hub")
     wanted = {"repo_type": "dataset", "revision": revision, "allow_patterns": "*.parquet"}
-    return _try(lambda: Path(hub.snapshot_download(dataset, **wanted)), hub)
+    return Path(_by("huggingface_hub", lambda hub: hub.snapshot_download(dataset, **wanted)))
 
 
 def from_drive(folder: Path, file_id: str = CELEBA_ID, md5: str = CELEBA_MD5) -> Path:
@@ -52,53 +51,44 @@ def from_drive(folder: Path, file_id: str = CELEBA_ID, md5: str = CELEBA_MD5) ->
     Works with gdown 5 (which returns None on failure, or saves the page that says why) and 6 (which
     raises).
     """
-    from torchvision.datasets.utils import check_integrity, check_md5
+    from torchvision.datasets.utils import check_integrity
 
-    gdown = _library("gdown")
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "img_align_celeba.zip"
+
+    def download(gdown: Any) -> Any:
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = check_integrity(str(path), md5)
+        return whole or gdown.download(id=file_id, output=str(path), resume=True)
+
+    if _by("gdown", download) is None or not path.is_file():
+        raise Unavailable("Google Drive gave nothing: its daily quota is often used up")
     if not check_integrity(str(path), md5):
-        got = _try(lambda: gdown.download(id=file_id, output=str(path), resume=True), gdown)
-        if got is None or not path.is_file():
-            raise Unavailable("Google Drive gave nothing: its daily quota is often used up")
-    if _is_page(path):
+        with open(path, "rb") as file:
+            is_page = file.read(512).lstrip().startswith(b"<")
         path.unlink()
-        raise Unavailable("Google Drive gave a web page, not the file: its daily quota is used up")
-    if not check_md5(str(path), md5):
-        path.unlink()
-        raise Unavailable(f"the file from Google Drive does not have md5 {md5}; it was deleted")
+        raise Unavailable(
+            "Google Drive gave a web page, not the file: its daily quota is used up"
+            if is_page
+            else f"the file from Google Drive does not have md5 {md5}; it was deleted"
+        )
     return path
 
 
-def _library(name: str) -> ModuleType:
+def _by(name: str, fetch: Callable[[Any], Any]) -> Any:
+    """What `fetch` gets by a host's library; whatever that or the network raises is Unavailable."""
     try:
-        return importlib.import_module(name)
+        library = importlib.import_module(name)
     except ImportError as error:
         raise Unavailable(f"{name} is not installed (pip install {name})") from error
-
-
-def _try(fetch: Callable[[], Path | str | None], library: ModuleType) -> Path | str | None:
-    """Call a download; whatever its library or the network raises becomes Unavailable."""
     try:
-        return fetch()
+        return fetch(library)
     except (*NETWORK, *_errors_of(library)) as error:
-        said = " ".join(str(error).split())[:200]
-        raise Unavailable(f"{type(error).__name__}: {said}") from error
+        reason = " ".join(str(error).split())[:200]
+        raise Unavailable(f"{type(error).__name__}: {reason}") from error
 
 
-def _errors_of(library: ModuleType) -> tuple[type[Exception], ...]:
+def _errors_of(library: ModuleType) -> list[type[Exception]]:
     """The exceptions that a library defines for its users."""
-    found = []
-    for name in ("", ".errors", ".exceptions"):
-        try:
-            module = importlib.import_module(library.__name__ + name)
-        except ImportError:
-            continue
-        classes = [value for value in vars(module).values() if isinstance(value, type)]
-        found += [kind for kind in classes if issubclass(kind, Exception)]
-    return tuple(found)
-
-
-def _is_page(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(512).lstrip()[:1] == b"<"
+    modules = [library, *(getattr(library, name, None) for name in ("errors", "exceptions"))]
+    values = [value for module in modules if module for value in vars(module).values()]
+    return [kind for kind in values if isinstance(kind, type) and issubclass(kind, Exception)]

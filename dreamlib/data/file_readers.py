@@ -1,7 +1,7 @@
 """Image files wherever they lie: a folder, a zip, parquet files.  Read in place, never extracted.
 
-So there is nothing to escape from a folder; archives that try to are refused all the same, because
-somebody else may unpack them.
+So nothing can escape from a folder; archives that try to are refused all the same, because somebody
+else may unpack them.
 """
 
 from __future__ import annotations
@@ -9,16 +9,41 @@ from __future__ import annotations
 import os
 import stat
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import MappingProxyType
+from typing import IO, NamedTuple
 
-from dreamlib.data.formats import LARGEST_FILE, LARGEST_RATIO, Files, ending, extensions
-from dreamlib.data.parquet import parquet_files
+from PIL import Image
+
 from dreamlib.utils.errors import DataError
 
+# Of pictures.  Pillow goes by a file's content and knows more formats, some of which (PostScript)
+# have it start another program.
+FORMATS = (
+    *("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000"),
+    *("MPO", "PCX", "PNG", "PPM", "SGI", "TGA", "TIFF", "WEBP"),
+)
+LARGEST_PICTURE = Image.MAX_IMAGE_PIXELS or 2**26  # pixels; Pillow begins to warn there
+LARGEST_FILE = 256 * 2**20  # bytes of one file, unpacked
 LARGEST_ARCHIVE = 64 * 2**30  # bytes of all members together, unpacked
+LARGEST_RATIO = 200  # of unpacked to packed bytes; JPEG and PNG do not shrink at all
+
+
+class Files(NamedTuple):
+    """Names, with forward slashes and sorted, and how to read one; safe to call from threads.
+
+    `read` raises DataError when the source fails, and something else when a file in it is bad.
+    """
+
+    place: str
+    names: tuple[str, ...]
+    read: Callable[[str], bytes]
+    # of parquet files: true-or-false column -> name -> value
+    flags: Mapping[str, dict[str, bool]] = MappingProxyType({})
+    classes: Mapping[str, str] = MappingProxyType({})  # name -> class, where they have a column
 
 
 def open_files(place: Path | str) -> Files:
@@ -28,26 +53,29 @@ def open_files(place: Path | str) -> Files:
     """
     with reading(place, below=True):
         files = _opened(Path(place))
-    return files._replace(read=partial(_read, files))
+
+    def read(name: str) -> bytes:
+        with reading(f"{name} in {files.place}"):
+            return files.read(name)
+
+    return files._replace(read=read)
 
 
 def _opened(place: Path) -> Files:
+    from dreamlib.data.parquet import parquet_files  # which reads by what stands here
+
     if place.is_dir():
         files = folder_files(place)
         tables = [place / name for name in files.names if ending(name) == "parquet"]
         if tables and not extensions() & set(map(ending, files.names)):
-            return parquet_files(sorted(tables, key=_part_order))
+            # the hub's parts in their usual order; numbered inside each
+            parts = ("train", "val", "test")
+            tables.sort(key=lambda p: ([not p.name.startswith(part) for part in parts], p.name))
+            return parquet_files(tables)
         return files
     if not place.is_file():
         raise DataError(f"there is no folder or archive {place}: check the path")
-    if place.suffix.lower() == ".parquet":
-        return parquet_files([place])
-    return zip_files(place)
-
-
-def _read(files: Files, name: str) -> bytes:
-    with reading(f"{name} in {files.place}"):
-        return files.read(name)
+    return parquet_files([place]) if ending(place.name) == "parquet" else _zip_files(place)
 
 
 @contextmanager
@@ -64,9 +92,40 @@ def reading(what: Path | str, below: bool = False) -> Iterator[None]:
         ) from error  # the file itself may be good
 
 
-def _part_order(path: Path) -> tuple[list[bool], str]:
-    """The hub's parts in their usual order: train, validation, test; numbered inside each."""
-    return [not path.name.startswith(part) for part in ("train", "val", "test")], path.name
+def ending(name: str) -> str:
+    return PurePosixPath(name).suffix[1:].lower()
+
+
+def formats() -> list[str]:
+    """Those that Pillow, with the plugins there are, opens here."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def extensions() -> set[str]:
+    """The endings of files that may be images: jpg, jpeg, jfif, png and so on."""
+    known = {*formats(), "MPO"}  # which Pillow opens as a kind of JPEG
+    return {end[1:] for end, name in Image.registered_extensions().items() if name in known}
+
+
+def open_image(file: Path | str | IO[bytes]) -> Image.Image:
+    """Pillow's Image.open, for pictures of a size that can be meant."""
+    picture = Image.open(file, formats=formats())
+    if picture.width * picture.height > LARGEST_PICTURE:
+        raise Image.DecompressionBombError(
+            f"it has {picture.width:,} x {picture.height:,} pixels, and more than "
+            f"{LARGEST_PICTURE:,} are not read: make it smaller"
+        )
+    return picture
+
+
+def images_among(files: Files) -> tuple[list[str], str]:
+    """The names of files that may be images, and what is to be said of the others ("" for none)."""
+    known = extensions()
+    names = [name for name in files.names if ending(name) in known]
+    others = Counter(end for end in map(ending, files.names) if end not in known)
+    kinds = ", ".join(f"{n:,} {'.' + end if end else '?'}" for end, n in others.most_common(5))
+    return names, f"files not looked at: {others.total():,} ({kinds})" if others else ""
 
 
 def folder_files(folder: Path) -> Files:
@@ -100,7 +159,7 @@ def _hidden(name: str) -> bool:
     return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
 
-def zip_files(path: Path) -> Files:
+def _zip_files(path: Path) -> Files:
     """Raises DataError for a zip with members that point outside it, links, or bombs."""
     try:
         archive = zipfile.ZipFile(path)
@@ -116,11 +175,11 @@ def zip_files(path: Path) -> Files:
         if reason := _refusal(name, info):
             raise DataError(f"{path} is refused: its member {info.filename!r} {reason}")
     check_unpacked(path, [info for _, info in members])
-    found = dict(members)
-    if len(found) != len(members):
+    by_name = dict(members)
+    if len(by_name) != len(members):
         raise DataError(f"{path} is refused: it holds two members of one name")
-    names = tuple(sorted(name for name in found if not _hidden(name)))
-    return Files(str(path), names, lambda name: archive.read(found[name]))
+    names = tuple(sorted(name for name in by_name if not _hidden(name)))
+    return Files(str(path), names, lambda name: archive.read(by_name[name]))
 
 
 def check_unpacked(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:

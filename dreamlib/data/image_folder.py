@@ -25,29 +25,24 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from dreamlib.data.dataset import MANIFEST, Contents, Item, Packed, Source
-from dreamlib.data.file_readers import folder_files, open_files
-from dreamlib.data.formats import Files, images_among, open_image
+from dreamlib.data.file_readers import Files, folder_files, images_among, open_files, open_image
 from dreamlib.utils.errors import DataError
 from dreamlib.utils.files import fingerprint, parse_json, readable
 
 T, R = TypeVar("T"), TypeVar("R")
 About = Callable[[str, np.ndarray], tuple[tuple[int, ...], str]]  # name, image -> labels, split
 
-TRANSPARENT = frozenset({"LA", "PA", "RGBA", "RGBa"})
+TRANSPARENT = {"LA", "PA", "RGBA", "RGBa"}
 # What Pillow's decoders raise on damaged files; random damage finds all of them
 UNREADABLE = (
     *(OSError, ValueError, SyntaxError, EOFError, TypeError, KeyError, IndexError, OverflowError),
     *(struct.error, zlib.error, zipfile.BadZipFile, NotImplementedError),
     Image.DecompressionBombError,
 )
-
-
 FITS = {
     "crop": "centre square, after the EXIF orientation",
     "pad": "whole image on black, after the EXIF orientation",
 }
-
-
 SPLIT_FOLDERS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 HEAP = re.compile(r"(?:.*/)?(\d{5})/(?:img)?(\d{5,8})\.\w+")  # a thousand images in each
 MOST_CLASSES = np.iinfo(np.int16).max
@@ -69,10 +64,10 @@ def folder_source(
     names, others = images_among(files)
     if not names:
         raise DataError(f"{place} holds no images; put some there" + (others and f" ({others})"))
-    digests = in_order(partial(_digest, files), names)
-    pictures = sorted(zip(digests, names))
-    class_of, told = _classes(files, names)
-    classes = sorted(set(class_of.values()), key=_natural if told else str)
+    pictures = sorted(zip(in_order(partial(_digest, files), names), names))
+    class_of, origin = _classes(files, names)
+    by_number = lambda name: (len(name) if name.isdecimal() else 0, name)  # noqa: E731
+    classes = sorted(set(class_of.values()), key=by_number if origin else str)
     description = {
         "size": size,
         "crop": FITS[fit],
@@ -82,8 +77,8 @@ def folder_source(
         "files": fingerprint(pictures),
         "count": len(pictures),
     }
-    if told:
-        description["classes"] = f"{told}: {fingerprint(dict(class_of))[:16]}"
+    if origin:
+        description["classes"] = f"{origin}: {fingerprint(dict(class_of))[:16]}"
 
     def about(name: str, image: np.ndarray) -> tuple[tuple[int, ...], str]:
         labels = (classes.index(class_of[name]),) if classes else ()
@@ -132,9 +127,9 @@ def decoded(
         )
     try:
         return load_square(io.BytesIO(read(name)), size, fit), ""
+    except UnidentifiedImageError:  # its own message tells nothing
+        return None, "not an image that Pillow can read"
     except UNREADABLE as error:
-        if isinstance(error, UnidentifiedImageError):  # its own message tells nothing
-            return None, "not an image that Pillow can read"
         return None, f"{type(error).__name__}: {error}"
 
 
@@ -145,9 +140,12 @@ def load_square(file: Path | str | IO[bytes], size: int, fit: str = "crop") -> n
         if opened.mode == "I" and opened.format != "PNG":  # older Pillow's 16-bit PNG is an I
             raise ValueError("its pixels are not 8-bit or 16-bit; convert it to one of these")
         picture = to_rgb(ImageOps.exif_transpose(opened))
-    if fit == "pad":
-        return np.array(_padded(picture, size))
     side = min(picture.size)
+    if fit == "pad":
+        if not round(side / max(picture.size) * size):  # too thin a line; before 13, Pillow refuses
+            return np.zeros((size, size, 3), np.uint8)
+        padded = ImageOps.pad(picture, (size, size), Image.Resampling.BICUBIC, "black")
+        return np.array(padded)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     square = picture.crop((left, top, left + side, top + side))
     return np.array(square.resize((size, size), Image.Resampling.BICUBIC))
@@ -165,40 +163,22 @@ def in_order(work: Callable[[T], R], inputs: Sequence[T]) -> Iterator[R]:
             yield done
 
 
-def _padded(picture: Image.Image, size: int) -> Image.Image:
-    """The whole image in the middle of a black square, with the bytes of Pillow 13's ImageOps.pad.
-
-    Before 13 that refuses what is so long that its short side rounds to no pixel: black alone.
-    """
-    width, height = picture.size
-    width, height = min(size, round(width / height * size)), min(size, round(height / width * size))
-    square = Image.new("RGB", (size, size), "black")
-    if width and height:
-        small = picture.resize((width, height), Image.Resampling.BICUBIC)
-        square.paste(small, (round((size - width) / 2), round((size - height) / 2)))
-    return square
-
-
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Any Pillow mode as RGB: transparency laid on white, 16-bit greys scaled and not clipped.
 
     ValueError for values without a known range (floating point, 32 bits).
     """
-    if picture.mode.startswith(("I", "F")):
-        return _scaled_grey(picture).convert("RGB")
+    if picture.mode.startswith(("I", "F")):  # 16-bit greys are I;16 or, in some versions, I
+        values = np.array(picture)
+        if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
+            raise ValueError("its pixels are not 8-bit or 16-bit; convert it to one of these")
+        eight_bits = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        return Image.fromarray(eight_bits).convert("RGB")
     if "transparency" in picture.info or picture.mode in TRANSPARENT:
         rgba = picture.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
     return picture.convert("RGB")
-
-
-def _scaled_grey(picture: Image.Image) -> Image.Image:
-    """Pillow gives 16-bit greys as mode I;16 or, in some versions, as I."""
-    values = np.array(picture)
-    if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise ValueError("its pixels are not 8-bit or 16-bit; convert it to one of these")
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
 
 
 def split_of(image: np.ndarray, held_out: float = 0.1) -> str:
@@ -215,27 +195,15 @@ def _classes(files: Files, names: Sequence[str]) -> tuple[Mapping[str, str], str
     none: "" for plain sub-folders."""
     if files.classes:
         return files.classes, "the label column"
-    if listed := _listed(files, names):
-        return listed, "dataset.json"
-    return _by_folder(names)
-
-
-def _natural(name: str) -> tuple[int, str]:
-    return (len(name) if name.isdecimal() else 0, name)
-
-
-def _listed(files: Files, names: Sequence[str]) -> dict[str, str]:
-    """As NVIDIA's dataset.json lists them; {} where it does not for every image."""
     for note in map(PurePosixPath, files.names):
-        if note.name == "dataset.json":
+        if note.name == "dataset.json":  # as NVIDIA's tools write it
             try:
                 labels = parse_json(files.read(str(note)))["labels"]
-                found = {str(note.parent / name): f"{label:d}" for name, label in labels}
-            except (ValueError, LookupError, TypeError):  # somebody else's, or it has no labels
+                listed = {str(note.parent / name): f"{label:d}" for name, label in labels}
+                return {name: listed[name] for name in names}, "dataset.json"
+            except (ValueError, LookupError, TypeError):  # somebody else's, or of other images
                 continue
-            if found.keys() >= set(names):
-                return {name: found[name] for name in names}
-    return {}
+    return _by_folder(names)
 
 
 def _by_folder(names: Sequence[str]) -> tuple[dict[str, str], str]:
@@ -247,9 +215,9 @@ def _by_folder(names: Sequence[str]) -> tuple[dict[str, str], str]:
         if len(level) > 1 and {part.lower() for part in level} <= SPLIT_FOLDERS:
             where = "below the split folders"
         elif len(level) > 1:
-            heaps = len(level) > MOST_CLASSES or all(map(_in_heap, names))
-            found = {} if heaps else {n: readable(p[shared]) for n, p in zip(names, parents)}
-            return found, "numbered folders are none" if heaps else where
+            if len(level) > MOST_CLASSES or all(map(_in_heap, names)):
+                return {}, "numbered folders are none"
+            return {n: readable(p[shared]) for n, p in zip(names, parents)}, where
         shared += 1
     return {}, where
 

@@ -17,10 +17,10 @@ from dreamlib.utils.rng import numpy_rng, torch_rng
 class Stream:
     """`stream[step]` is the batch of that step, whatever was asked before.
 
-    Batches are cut from an endless row of permutations of `rows`, one for each epoch, so that every
-    epoch sees every row once and a batch may straddle epochs.  The order is keyed by (seed, epoch),
-    changes of the images by (seed, step): `flip` mirrors half of them, `shift` moves each by up to
-    that many pixels (edges mirrored), `colour` changes brightness and contrast by up to that share.
+    Batches are cut from an endless row of permutations of `rows`, one for each epoch; a batch may
+    straddle epochs.  The order is keyed by (seed, epoch), changes of the images by (seed, step):
+    `flip` mirrors half of them, `shift` moves each by up to that many pixels (edges mirrored),
+    `colour` changes brightness and contrast by up to that share.
     """
 
     def __init__(

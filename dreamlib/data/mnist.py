@@ -6,8 +6,8 @@ import gzip
 import io
 import math
 import zlib
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Sequence
+from itertools import starmap
 from pathlib import Path
 
 import numpy as np
@@ -56,11 +56,10 @@ def read_idx(path: Path | str) -> np.ndarray:
         raise DataError(f"{path} unpacks to more than {LARGEST:,} bytes; {remedy}")
     if len(data) < 4 or data[:3] != b"\0\0\x08":  # two zeros, then the code of unsigned bytes
         raise DataError(f"{path} is not an IDX file of bytes; {remedy}")
-    dimensions = data[3]
-    start = 4 + 4 * dimensions
-    if dimensions == 0 or len(data) < start:
+    start = 4 + 4 * data[3]  # a 32-bit size of each dimension
+    if start == 4 or len(data) < start:
         raise DataError(f"{path} ends inside its header; {remedy}")
-    shape = [int(n) for n in np.frombuffer(data, ">u4", dimensions, offset=4)]
+    shape = np.frombuffer(data[4:start], ">u4").tolist()
     if len(data) - start != math.prod(shape):
         raise DataError(
             f"{path} holds {len(data) - start:,} values where its header promises {shape}; {remedy}"
@@ -81,42 +80,46 @@ def idx_source(
     if size not in (NATIVE, 32):
         raise DataError(f"{name} has {NATIVE} pixels and is not resized; set size to 28 or 32")
     arrays = {part: read_idx(path) for part, path in _locate(name, folder, cache).items()}
-    for part in ("train", "test"):
-        _check(part, arrays[f"{part} images"], arrays[f"{part} labels"])
     description = {
         "size": size,
         "border": (size - NATIVE) // 2,
         "arrays": {part: sha256_array(array) for part, array in arrays.items()},
         "held out": HALVES,
     }
-    for part in ("train images", "test images"):
-        arrays[part] = arrays[part][..., None]
+    for part in ("train", "test"):
+        images, labels = arrays[f"{part} images"], arrays[f"{part} labels"]
+        if images.shape[1:] != (NATIVE, NATIVE) or labels.shape != images.shape[:1]:
+            raise DataError(
+                f"the {part} files hold images {images.shape} and labels {labels.shape}, not one "
+                "label per 28x28 image; fetch both files again"
+            )
+        if labels.max(initial=0) > 9:
+            raise DataError(f"the {part} labels go beyond 9; fetch that file again")
+        arrays[f"{part} images"] = images[..., None]
     contents = halved(arrays, CLASSES[name], size, "idx split")
     return Source(name, description, lambda: contents)
 
 
 def halved(
-    arrays: dict[str, np.ndarray], classes: tuple[str, ...], size: int, purpose: str
+    arrays: dict[str, np.ndarray], classes: Sequence[str], size: int, purpose: str
 ) -> Contents:
     """Training images, then the test images in an order keyed by `purpose`, half for each split.
 
     In permuted order, because MNIST's later test images are harder than its first ones: so the
     first n of a split are a fair sample of it.
     """
-    train, test = len(arrays["train images"]), len(arrays["test images"])
-    order = numpy_rng(purpose).permutation(test)
+    order = numpy_rng(purpose).permutation(len(arrays["test images"])).tolist()
+    half = len(order) // 2
+    entries = [("train", i, "train") for i in range(len(arrays["train images"]))]
+    entries += [("test", i, "reference") for i in order[:half]]
+    entries += [("test", i, "floor") for i in order[half:]]
 
     def item(part: str, i: int, split: str) -> Item:
         image = with_border(arrays[f"{part} images"][i], size)
         return Item(f"{part}/{i:05d}", image, (int(arrays[f"{part} labels"][i]),), split)
 
-    def items(start: int) -> Iterator[Item]:
-        for i in range(start, train):
-            yield item("train", i, "train")
-        for place, i in islice(enumerate(order), max(start - train, 0), None):
-            yield item("test", i, "reference" if place < test // 2 else "floor")
-
-    return Contents({"class": classes}, train + test, items)
+    attributes = {"class": tuple(classes)}
+    return Contents(attributes, len(entries), lambda start: starmap(item, entries[start:]))
 
 
 def digits_source(size: int = 16) -> Source:
@@ -127,14 +130,13 @@ def digits_source(size: int = 16) -> Source:
         raise DataError("the digits come with scikit-learn; `pip install scikit-learn`") from error
     bunch = load_digits()
     images = np.floor(bunch.images * 255 / 16 + 0.5).astype(np.uint8)
-    order = numpy_rng("digits split").permutation(len(images))
+    order = numpy_rng("digits split").permutation(len(images)).tolist()
+    splits = ["train"] * len(order)
+    splits[: 2 * DIGITS_HELD_OUT] = ["reference"] * DIGITS_HELD_OUT + ["floor"] * DIGITS_HELD_OUT
 
-    def items(start: int) -> Iterator[Item]:
-        for place, i in islice(enumerate(order), start, None):
-            split = "reference" if place < DIGITS_HELD_OUT else "floor"
-            split = split if place < 2 * DIGITS_HELD_OUT else "train"
-            large = Image.fromarray(images[i]).resize((size, size), Image.Resampling.BICUBIC)
-            yield Item(f"digit/{i:05d}", np.array(large)[..., None], (int(bunch.target[i]),), split)
+    def item(i: int, split: str) -> Item:
+        large = Image.fromarray(images[i]).resize((size, size), Image.Resampling.BICUBIC)
+        return Item(f"digit/{i:05d}", np.array(large)[..., None], (int(bunch.target[i]),), split)
 
     description = {
         "size": size,
@@ -142,7 +144,9 @@ def digits_source(size: int = 16) -> Source:
         "arrays": {"images": sha256_array(images), "labels": sha256_array(bunch.target)},
         "held out": f"{DIGITS_HELD_OUT} reference, {DIGITS_HELD_OUT} floor, keyed permutation",
     }
-    contents = Contents({"class": CLASSES["mnist"]}, len(images), items)
+    entries = list(zip(order, splits))
+    attributes = {"class": CLASSES["mnist"]}
+    contents = Contents(attributes, len(order), lambda start: starmap(item, entries[start:]))
     return Source("digits", description, lambda: contents)
 
 
@@ -152,50 +156,37 @@ def with_border(image: np.ndarray, size: int) -> np.ndarray:
     return np.pad(image, ((border, border), (border, border), (0, 0)))
 
 
-def _check(part: str, images: np.ndarray, labels: np.ndarray) -> None:
-    if images.shape[1:] != (NATIVE, NATIVE) or labels.shape != images.shape[:1]:
-        raise DataError(
-            f"the {part} files hold images {images.shape} and labels {labels.shape}, not one label "
-            "per 28x28 image; fetch both files again"
-        )
-    if labels.max(initial=0) > 9:
-        raise DataError(f"the {part} labels go beyond 9; fetch that file again")
-
-
 def _locate(name: str, folder: Path | str | None, cache: Path | str | None) -> dict[str, Path]:
+    """The path of each part; downloaded if need be."""
+    remedy = f"put {', '.join(f'{file}.gz' for file in FILES.values())} into one folder and name it"
+    if name == "fashion":
+        remedy += f" or install the Debian package dataset-fashion-mnist ({DEBIAN})"
     for place in [folder] if folder else [cache, DEBIAN if name == "fashion" else None]:
-        if place and (found := _find(name, Path(place))):
-            return found
+        if place and (paths := _find(name, Path(place))):
+            return paths
     if folder:
-        raise DataError(f"{folder} does not hold the four files of {name}; {_remedy(name)}")
+        raise DataError(f"{folder} does not hold the four files of {name}; {remedy}")
 
     def download(cache: Path) -> None:
         from torchvision import datasets
 
         getattr(datasets, TORCHVISION[name])(str(cache), download=True)
 
-    if found := _find(name, fetched(name, download, cache, _remedy(name))):
-        return found
-    raise DataError(f"the download of {name} left no usable files; {_remedy(name)}")
+    if paths := _find(name, fetched(name, download, cache, remedy)):
+        return paths
+    raise DataError(f"the download of {name} left no usable files; {remedy}")
 
 
-def _find(name: str, folder: Path) -> dict[str, Path] | None:
-    """The four files in one folder, or None if any is missing."""
+def _find(name: str, folder: Path) -> dict[str, Path]:
+    """The four files in one folder, by their own names or as Kaggle's copies have them, gzipped or
+    not; {} if any is missing."""
     for place in (folder, folder / TORCHVISION[name] / "raw"):
-        found = {part: _variant(place, file) for part, file in FILES.items()}
-        if all(found.values()):
-            return found
-    return None
-
-
-def _variant(place: Path, file: str) -> Path | None:
-    """A file by its own name, or as Kaggle's copies have it; gzipped or not."""
-    names = (file, file.replace("-idx", ".idx"), f"{file}/{file}")
-    paths = (place / f"{name}{ending}" for name in names for ending in ("", ".gz"))
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _remedy(name: str) -> str:
-    files = ", ".join(f"{file}.gz" for file in FILES.values())
-    debian = f" or install the Debian package dataset-fashion-mnist ({DEBIAN})"
-    return f"put {files} into one folder and name it{debian if name == 'fashion' else ''}"
+        paths = {}
+        for part, file in FILES.items():
+            for known in (file, file.replace("-idx", ".idx"), f"{file}/{file}"):
+                for path in (place / known, place / f"{known}.gz"):
+                    if path.is_file():
+                        paths.setdefault(part, path)
+        if len(paths) == len(FILES):
+            return paths
+    return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,24 +42,25 @@ def pipeline_images(
     more = {} if steps is None else {"num_inference_steps": steps}
     made_by = fingerprint([_content(folder), seed, steps, batch, str(device)])[:8]
     advance = progress(f"images of {folder.name}", n)
+
+    def draw(first: int, end: int) -> list[np.ndarray]:
+        if should_stop():
+            raise Interrupted(f"stopped after {first:,} of {n:,} images of {folder}")
+        rngs = [torch.Generator().manual_seed(seed + i) for i in range(first, end)]
+        answer = pipeline(batch_size=len(rngs), generator=rngs, output_type="pil", **more)
+        return [np.array(to_rgb(image)) for image in answer.images]
+
     shards = []
     for start in range(0, n, SHARD):
+        end = min(start + SHARD, n)
         path = keep / f"pipeline-{made_by}-{start:07d}.npy"
-        wanted = min(SHARD, n - start)
         images = read_npy(path)
-        if images is None or len(images) < wanted:
-            drawn = []
-            for first in range(start, start + wanted, batch):
-                if should_stop():
-                    raise Interrupted(f"stopped after {first:,} of {n:,} images of {folder}")
-                seeds = range(first, min(first + batch, start + wanted))
-                rngs = [torch.Generator().manual_seed(seed + i) for i in seeds]
-                answer = pipeline(batch_size=len(rngs), generator=rngs, output_type="pil", **more)
-                drawn += [np.array(to_rgb(image)) for image in answer.images]
-            images = np.stack(drawn)
+        if images is None or len(images) < end - start:
+            parts = [draw(k, min(k + batch, end)) for k in range(start, end, batch)]
+            images = np.stack(list(chain.from_iterable(parts)))
             write_npy(path, images)
-        shards.append(images[:wanted])
-        advance(wanted)
+        shards.append(images[: end - start])
+        advance(end - start)
     return np.concatenate(shards)
 
 
@@ -99,11 +101,11 @@ def _parts(folder: Path) -> dict[str, list[Any]]:
         raise DataError(f"{folder} holds no diffusers pipeline: it has no model_index.json")
     configs = [path for path in folder.rglob("*.json") if "config" in path.name]
     try:
-        told = check_fields(read_json(index), _class_name=str)
+        entries = check_fields(read_json(index), _class_name=str)
         odd = [path.name for path in configs if "auto_map" in read_json(path)]
     except (OSError, ValueError) as error:
         raise DataError(f"{folder} holds no plain diffusers pipeline: {error}") from error
-    parts = {name: value for name, value in told.items() if isinstance(value, list)}
+    parts = {name: value for name, value in entries.items() if isinstance(value, list)}
     odd += [path.name for path in folder.rglob("*.py")]
     odd += [name for name, at in parts.items() if len(at) != 2 or at[0] not in LIBRARIES]
     if odd:

@@ -1,15 +1,15 @@
 """Pack any image set once, streaming, resumable: `pack(source, folder)`.
 
-Rows are appended to `images.npy.part`; what is known of them, one line each, to `index.jsonl`.  A
-line is written after its pixels are safe on the disk, so after a kill the index says how many rows
-are good, and packing goes on behind them.  The manifest comes last: a folder without one is no
-pack.
+Images are appended to `images.npy.part`; what is known of them, one line each, to `index.jsonl`.  A
+line is written after its pixels are safe on the disk: after a kill the index says how many images
+are good, and packing goes on behind them.  A folder without a manifest, written last, is no pack.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections import Counter
@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 import numpy as np
 
@@ -67,23 +67,21 @@ def pack(source: Source, folder: Path | str) -> Packed:
             for name in (MANIFEST, INDEX, PART, IMAGES):
                 (folder / name).unlink(missing_ok=True)
         writer = _Writer(source, contents, folder)
-        begun = writer.begun()
+        begun = writer.resume()
         label = f"packing {source.name}" + (f" (going on behind {begun:,})" if begun else "")
-        advance = progress(label, contents.count - begun)
-        writer.write(iter(contents.items(begun)), advance)
+        writer.write(contents.items(begun), progress(label, contents.count - begun))
         if not writer.used:
             for name in (PART, INDEX):
                 (folder / name).unlink()
-            raise _nothing_usable(source, writer.rejects)
+            raise _nothing_usable(source, writer.rejects())
         writer.finish()
     return open_packed(folder)
 
 
 def _alone(folder: Path) -> AbstractContextManager[None]:
     """Nobody else packs this folder, or brings it, meanwhile."""
-    return files.exclusive(
-        folder / LOCK, waiting=lambda: say(f"waiting for another process, which packs {folder}")
-    )
+    text = f"waiting for another process, which packs {folder}"
+    return files.exclusive(folder / LOCK, waiting=lambda: say(text))
 
 
 def bring(there: Path, folder: Path) -> None:
@@ -99,177 +97,167 @@ def bring(there: Path, folder: Path) -> None:
         if (folder / MANIFEST).is_file() or not (there / MANIFEST).is_file():
             return
         with _alone(folder):
-            if not (folder / MANIFEST).is_file():  # nor since we looked
-                _copy(there, folder, beside)
-                say(f"brought the packed images from {there}")
+            if (folder / MANIFEST).is_file():  # since we looked
+                return
+            names = (*read_manifest(there)["files"], MANIFEST)
+            try:
+                for name in names:
+                    with open(there / name, "rb") as source:
+                        files.write_atomic(beside / name, partial(shutil.copyfileobj, source))
+                open_packed(beside).verify()
+                (folder / PART).unlink(missing_ok=True)
+                for name in names:  # the manifest last
+                    os.replace(beside / name, folder / name)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
+            say(f"brought the packed images from {there}")
     except (OSError, DataError) as error:
         say(f"the packed images in {there} are passed over: {what_failed(error)}")
 
 
-def _copy(there: Path, folder: Path, beside: Path) -> None:
-    names = (*read_manifest(there)["files"], MANIFEST)
-    try:
-        for name in names:
-            with open(there / name, "rb") as source:
-                files.write_atomic(beside / name, partial(shutil.copyfileobj, source))
-        open_packed(beside).verify()
-        (folder / PART).unlink(missing_ok=True)
-        for name in names:  # the manifest last
-            os.replace(beside / name, folder / name)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-
-
-class _Line(NamedTuple):
-    """What the index says of one item."""
-
-    name: str
-    reject: str = ""
-    split: str = ""
-    labels: tuple[int, ...] = ()
-    sha256: str = ""  # of the pixels
-    shape: tuple[int, ...] = ()  # of every image; the first line that has one says it
-
-    @classmethod
-    def of(cls, text: bytes) -> _Line | None:
-        """What `text` wrote; None for anything else."""
-        try:
-            fields = files.check_fields(files.parse_json(text), name=str)
-            lists = {key: tuple(map(int, fields.get(key, ()))) for key in ("labels", "shape")}
-            line = cls(**fields | lists)
-            return line if line.reject or line.split in SPLITS else None
-        except (ValueError, TypeError):
-            return None
-
-    def text(self) -> str:
-        used = {key: value for key, value in self._asdict().items() if value}
-        return json.dumps(used, separators=(",", ":")) + "\n"
-
-
 class _Writer:
-    """Images to disk, and everything about them to the index."""
+    """Images to `images.npy.part`, and a line about each item to the index."""
 
     def __init__(self, source: Source, contents: Contents, folder: Path):
-        self.source, self.contents, self.folder = source, contents, folder
-        self.head = {
-            "wanted": wanted(source),
-            "origin": files.fingerprint([contents.origin, contents.count, contents.attributes]),
-        }
-        self.shape: tuple[int, ...] = ()
-        self.used: list[_Line] = []
-        self.rejects: list[dict[str, str]] = []
+        self.source, self.contents = source, contents
+        self.folder, self.part, self.index = folder, folder / PART, folder / INDEX
+        origin = files.fingerprint([contents.origin, contents.count, contents.attributes])
+        self.head = json.dumps({"wanted": wanted(source), "origin": origin}).encode() + b"\n"
+        self.shape: tuple[int, ...] = ()  # of every image; the first line that has one says it
+        self.lines: list[dict[str, Any]] = []  # that are safe on the disk
 
-    def begun(self) -> int:
+    @property
+    def used(self) -> list[dict[str, Any]]:
+        return [line for line in self.lines if not line.get("reject")]
+
+    def resume(self) -> int:
         """Items that an earlier attempt has done; cuts off what was not yet safe."""
-        part, index = self.folder / PART, self.folder / INDEX
-        if not part.exists() and (self.folder / IMAGES).exists():
-            os.replace(self.folder / IMAGES, part)  # it was killed before its manifest
-        lines = index.read_bytes().splitlines(keepends=True) if index.exists() else []
-        whole = [line for line in lines if line.endswith(b"\n")]
-        head = json.dumps(self.head).encode() + b"\n"
-        known = [_Line.of(line) for line in whole[1:]]
-        if not (part.exists() and whole and whole[0] == head and all(known)):
-            index.write_bytes(head)
-            part.write_bytes(b"")
+        if not self.part.exists() and (self.folder / IMAGES).exists():
+            os.replace(self.folder / IMAGES, self.part)  # it was killed before its manifest
+        data = self.index.read_bytes() if self.index.exists() else b""
+        head, *whole = [x for x in data.splitlines(keepends=True) if x.endswith(b"\n")] or [b""]
+        try:
+            if head != self.head or not self.part.exists():
+                raise ValueError("it was begun with other images")
+            self.lines = [_parsed(text) for text in whole]
+        except (ValueError, TypeError):
+            self.index.write_bytes(self.head)
+            self.part.write_bytes(b"")
             return 0
-        for line in known:
-            self._note(line)
-        os.truncate(index, sum(map(len, whole)))
-        safe = 0
-        if self.used:
-            with open(part, "r+b") as file:
+        os.truncate(self.index, len(head) + sum(map(len, whole)))
+        safe, count = 0, len(self.used)
+        if count:
+            self.shape = tuple(self.used[0].get("shape", ()))
+            with open(self.part, "r+b") as file:
                 _write_header(file, 0, self.shape)  # `finish` may have been killed while writing it
-                safe = file.tell() + len(self.used) * int(np.prod(self.shape))
-        os.truncate(part, safe)
-        return len(whole) - 1
-
-    def _note(self, line: _Line) -> None:
-        if line.reject:
-            self.rejects.append({"name": line.name, "reason": line.reject})
-        else:
-            self.used.append(line)
-            self.shape = self.shape or line.shape
+                safe = file.tell() + count * math.prod(self.shape)
+        os.truncate(self.part, safe)
+        return len(self.lines)
 
     def write(self, items: Iterator[Item], advance: Callable[[int], None]) -> None:
-        part, told = self.folder / PART, self.folder / INDEX
-        with files.naming(self.folder), open(part, "r+b") as images, open(told, "ab") as index:
+        with (
+            files.naming(self.folder),
+            open(self.part, "r+b") as images,
+            open(self.index, "ab") as index,
+        ):
             images.seek(0, os.SEEK_END)
             while lines := [self._take(item, images) for item in islice(items, SAFE_EVERY)]:
-                self._make_safe(lines, images, index)
+                texts = [json.dumps(line, separators=(",", ":")) + "\n" for line in lines]
+                # Pixels first: the index never speaks of rows that a power cut could take back.
+                _make_safe(images)
+                index.write("".join(texts).encode())
+                _make_safe(index)
+                self.lines += lines
                 advance(len(lines))
 
-    def _take(self, item: Item, images: IO[bytes]) -> _Line:
+    def _take(self, item: Item, images: IO[bytes]) -> dict[str, Any]:
         if item.image is None:
-            return _Line(item.name, reject=item.reject)
+            return {"name": item.name, "reject": item.reject}
         first = not self.shape
         if first:
             self.shape = item.image.shape
             _write_header(images, 0, self.shape)
-        self._check(item)
+        self._check(item, item.image)
         pixels = item.image.tobytes()
         images.write(pixels)
-        digest = hashlib.sha256(pixels).hexdigest()
-        shape = self.shape if first else ()
-        return _Line(item.name, split=item.split, labels=item.labels, sha256=digest, shape=shape)
+        line = {
+            "name": item.name,
+            "split": item.split,
+            "labels": item.labels,
+            "sha256": hashlib.sha256(pixels).hexdigest(),
+            "shape": self.shape if first else (),
+        }
+        return {key: value for key, value in line.items() if value}
 
-    def _check(self, item: Item) -> None:
+    def _check(self, item: Item, image: np.ndarray) -> None:
         """ValueError for what only a wrong source can give."""
-        image, sizes = item.image, [len(values) for values in self.contents.attributes.values()]
+        sizes = [len(values) for values in self.contents.attributes.values()]
         alike = image.dtype == np.uint8 and image.shape == self.shape and len(self.shape) == 3
         in_range = [0 <= label < size for label, size in zip(item.labels, sizes)]
-        told = len(item.labels) == len(sizes) and all(in_range) and item.split in SPLITS
-        if not alike or not told:
+        labelled = len(item.labels) == len(sizes) and all(in_range)
+        if not (alike and labelled and item.split in SPLITS):
             raise ValueError(
                 f"{item.name} is {image.dtype} {image.shape} with labels {item.labels} and split "
                 f"{item.split!r}, not one uint8 [H,W,C] shape for the whole source with one value "
                 f"per attribute and one of {SPLITS}"
             )
 
-    def _make_safe(self, lines: list[_Line], images: IO[bytes], index: IO[bytes]) -> None:
-        """Pixels first: the index never speaks of rows that a power cut could take back."""
-        for file, data in ((images, b""), (index, "".join(x.text() for x in lines).encode())):
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        for line in lines:
-            self._note(line)
-
     def finish(self) -> None:
         """The header's count, the small arrays, the rename, the manifest."""
-        part = self.folder / PART
-        with open(part, "r+b") as file:
-            _write_header(file, len(self.used), self.shape)
-            file.flush()
-            os.fsync(file.fileno())
-        labels = np.array([line.labels for line in self.used], np.int16)
-        codes = np.array([SPLITS.index(line.split) for line in self.used], np.uint8)
+        used = self.used
+        with open(self.part, "r+b") as file:
+            _write_header(file, len(used), self.shape)
+            _make_safe(file)
+        labels = np.array([line.get("labels", ()) for line in used], np.int16)
+        codes = np.array([SPLITS.index(line["split"]) for line in used], np.uint8)
         files.write_npy(self.folder / LABELS, labels)
         files.write_npy(self.folder / SPLIT, codes)
-        os.replace(part, self.folder / IMAGES)
+        os.replace(self.part, self.folder / IMAGES)
         files.sync_folder(self.folder)
-        files.write_json(self.folder / MANIFEST, self.manifest())
+        files.write_json(self.folder / MANIFEST, self.manifest(used))
 
-    def manifest(self) -> dict[str, Any]:
+    def manifest(self, used: list[dict[str, Any]]) -> dict[str, Any]:
         """Everything about the files just written; the fingerprint covers what training sees."""
         paths = [self.folder / name for name in (IMAGES, LABELS, SPLIT, INDEX)]
-        digests = map(files.sha256_file, paths)
-        told = {p.name: {"bytes": p.stat().st_size, "sha256": d} for p, d in zip(paths, digests)}
+        written = {
+            path.name: {"bytes": path.stat().st_size, "sha256": files.sha256_file(path)}
+            for path in paths
+        }
         attributes = {name: list(values) for name, values in self.contents.attributes.items()}
-        held = Counter(line.split for line in self.used)
+        counts = Counter(line["split"] for line in used)
         return {
             "format": FORMAT,
             "source": self.source.name,
             "description": self.source.description,
-            "count": len(self.used),
+            "count": len(used),
             "shape": list(self.shape),
-            "splits": {name: held[name] for name in SPLITS},
+            "splits": {name: counts[name] for name in SPLITS},
             "attributes": attributes,
-            "rejects": self.rejects,
+            "rejects": self.rejects(),
             "others": self.contents.others,
-            "duplicates": len(self.used) - len({line.sha256 for line in self.used}),
-            "files": told,
-            "fingerprint": pack_fingerprint(told, attributes),
+            "duplicates": len(used) - len({line["sha256"] for line in used}),
+            "files": written,
+            "fingerprint": pack_fingerprint(written, attributes),
         }
+
+    def rejects(self) -> list[dict[str, str]]:
+        rejects = [line for line in self.lines if line.get("reject")]
+        return [{"name": line["name"], "reason": line["reject"]} for line in rejects]
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    """A line of the index; ValueError or TypeError for anything else."""
+    line = files.check_fields(files.parse_json(text), name=str)
+    if not line.get("reject"):
+        files.check_fields(line, split=str, sha256=str)
+        SPLITS.index(line["split"])
+        line |= {key: list(map(int, line[key])) for key in ("labels", "shape") if key in line}
+    return line
+
+
+def _make_safe(file: IO[bytes]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _write_header(file: IO[bytes], count: int, shape: tuple[int, ...]) -> None:

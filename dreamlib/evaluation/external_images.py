@@ -15,8 +15,13 @@ import torch
 from PIL import ImageFile, ImageOps
 
 from dreamlib.data.dataset import Packed
-from dreamlib.data.file_readers import check_unpacked, open_files
-from dreamlib.data.formats import Files, images_among, open_image
+from dreamlib.data.file_readers import (
+    Files,
+    check_unpacked,
+    images_among,
+    open_files,
+    open_image,
+)
 from dreamlib.data.image_folder import FITS, UNREADABLE, in_order, load_square, to_rgb
 from dreamlib.data.mnist import NATIVE, with_border
 from dreamlib.metrics.frechet import Moments
