@@ -92,15 +92,12 @@ def net_shape(config: Config, channels: int, labels: Sequence[int] = ()) -> dict
     """The network's constructor arguments; `labels` are the values of each attribute."""
     images = {"size": config.data.size, "channels": channels}
     if config.model == "gan":
-        vectors = {"z_dim": config.gan.z, "w_dim": config.gan.w, "mapping": config.gan.mapping}
-        return (
-            images
-            | {"widths": list(config.net.widths)}
-            | vectors
-            | {"taps": list(config.gan.filter)}
-        )
-    told = list(labels) if config.net.conditional else []
-    return images | config.net.model_dump(mode="json", exclude={"conditional"}) | {"labels": told}
+        net, gan = config.net, config.gan
+        vectors = {"widths": list(net.widths), "z_dim": gan.z, "w_dim": gan.w}
+        return images | vectors | {"mapping": gan.mapping, "taps": list(gan.filter)}
+    conditions = list(labels) if config.net.conditional else []
+    net = config.net.model_dump(mode="json", exclude={"conditional"})
+    return images | net | {"labels": conditions}
 
 
 def make_net(config: Config, channels: int, labels: Sequence[int] = ()) -> UNet | Generator:
@@ -120,10 +117,9 @@ def make_net(config: Config, channels: int, labels: Sequence[int] = ()) -> UNet 
 
 def make_discriminator(config: Config, channels: int) -> Discriminator:
     """The network that judges a GAN's images, at its initial weights."""
+    widths, taps = list(config.net.widths), list(config.gan.filter)
     with seeded("discriminator", config.train.seed):
-        return Discriminator(
-            config.data.size, channels, list(config.net.widths), list(config.gan.filter)
-        )
+        return Discriminator(config.data.size, channels, widths, taps)
 
 
 def make_drawing(
@@ -144,29 +140,28 @@ def make_drawing(
     if config.model == "gan":
         images = gan_draw.interpolate if between else gan_draw.draw_images
         draw = partial(images, net, truncation=config.gan.truncation, **common)
-        return partial(_evaluating, net, draw)
-    sched = make_schedule(config)
-    draw = partial(
-        interpolate if between else draw_images,
-        make_denoiser(config, net, sched, precision),
-        sched,
-        make_sampler(config),
-        shape=(data.channels, config.data.size, config.data.size),
-        labels_of=make_labels(config, data),
-        guidance=config.sample.guidance,
-        **common,
-    )
-    return partial(_evaluating, net, draw)
+    else:
+        sched = make_schedule(config)
+        draw = partial(
+            interpolate if between else draw_images,
+            make_denoiser(config, net, sched, precision),
+            sched,
+            make_sampler(config),
+            shape=(data.channels, config.data.size, config.data.size),
+            labels_of=make_labels(config, data),
+            guidance=config.sample.guidance,
+            **common,
+        )
 
+    def without_dropout(*images: Any, **more: Any) -> np.ndarray:
+        training = net.training
+        net.eval()
+        try:
+            return draw(*images, **more)
+        finally:
+            net.train(training)
 
-def _evaluating(net: nn.Module, draw: Callable[..., np.ndarray], *images: Any, **more: Any):
-    """Draw without dropout; the training mode is restored."""
-    training = net.training
-    net.eval()
-    try:
-        return draw(*images, **more)
-    finally:
-        net.train(training)
+    return without_dropout
 
 
 def make_schedule(config: Config) -> Schedule:
@@ -186,13 +181,8 @@ def make_loss(config: Config, epoch: float, total: int) -> Any:
     """A losses.Loss, with its spans resolved to optimizer steps."""
     loss = config.loss
     if loss.name == "conservative":
-        return losses.Conservative(
-            lam_max=loss.lam_max,
-            start=span_steps(loss.start, epoch=epoch, total=total),
-            length=span_steps(loss.ramp, epoch=epoch, total=total),
-            weight=loss.weight,
-            estimator=loss.estimator,
-        )
+        start, ramp = (span_steps(x, epoch=epoch, total=total) for x in (loss.start, loss.ramp))
+        return losses.Conservative(loss.lam_max, start, ramp, loss.weight, loss.estimator)
     if loss.name == "paper":
         return losses.Paper(loss.p)
     if loss.name == "perturb":

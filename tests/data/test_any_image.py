@@ -34,16 +34,13 @@ def picture(mode, size, seed=0):
     width, height = size
     rng = np.random.default_rng(seed)
     rgba = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
-    if mode == "I;16":
-        return Image.fromarray(rng.integers(0, 65536, (height, width), dtype=np.uint16))
-    if mode == "I":
-        return Image.fromarray(rng.integers(0, 65536, (height, width), dtype=np.int32))
+    if mode in ("I;16", "I"):
+        kind = {"I;16": np.uint16, "I": np.int32}[mode]
+        return Image.fromarray(rng.integers(0, 65536, (height, width), dtype=kind))
     if mode == "F":
         return Image.fromarray(rng.random((height, width), dtype=np.float32))
-    if mode in ("LAB", "HSV", "YCbCr", "CMYK"):
-        return (
-            Image.fromarray(rgba[..., :3]).convert("RGB").convert(mode if mode != "LAB" else "RGB")
-        )
+    if mode in ("LAB", "YCbCr", "CMYK"):
+        return Image.fromarray(rgba[..., :3]).convert(mode if mode != "LAB" else "RGB")
     return Image.fromarray(rgba).convert(mode)
 
 
@@ -79,16 +76,9 @@ def test_every_mode_and_size_is_used_or_rejected_with_a_reason(mode, kind, fit):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_undone_exactly(orientation):
     upright = picture("RGB", (20, 20))
-    back = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT,
-        3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90,
-        7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }
-    stored = upright.transpose(back[orientation]) if orientation > 1 else upright
+    names = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_90 TRANSVERSE ROTATE_270"
+    back = [Image.Transpose[name] for name in names.split()]
+    stored = upright.transpose(back[orientation - 2]) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(stored, "PNG", exif=exif)
@@ -113,7 +103,7 @@ def bomb(width, height):
     return b"\x89PNG\r\n\x1a\n" + body
 
 
-GOOD = encoded(picture("RGB", (40, 30)), "JPEG", quality=95)
+KINDS = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP")
 BROKEN = {
     "empty": b"",
     "zero bytes": bytes(2000),
@@ -132,7 +122,7 @@ def test_broken_files_are_rejected_with_a_reason(name):
 
 
 def test_a_truncated_file_is_rejected_wherever_it_is_cut():
-    for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"):
+    for kind in KINDS:
         whole = encoded(picture("RGB", (40, 30)), kind)
         expected = load_square(io.BytesIO(whole), 16)
         for end in np.linspace(0, len(whole) - 1, 60).astype(int):
@@ -143,7 +133,7 @@ def test_a_truncated_file_is_rejected_wherever_it_is_cut():
 
 def test_random_damage_never_crashes():
     rng = np.random.default_rng(0)
-    for kind in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"):
+    for kind in KINDS:
         whole = np.frombuffer(encoded(picture("RGB", (40, 30)), kind), np.uint8)
         for _ in range(80):
             data = whole.copy()
@@ -167,6 +157,10 @@ def test_the_extension_does_not_matter_and_rejects_are_counted(tmp_path):
     assert all(reject["reason"] for reject in manifest["rejects"])
 
 
+def places(packed):
+    return {image.tobytes(): code for image, code in zip(packed.images, packed.split_codes)}
+
+
 @pytest.mark.parametrize("held_out", [0.05, 0.1, 0.3])
 def test_splits_are_disjoint_as_large_as_asked_and_stable(tmp_path, held_out):
     folder = tmp_path / "images"
@@ -176,7 +170,7 @@ def test_splits_are_disjoint_as_large_as_asked_and_stable(tmp_path, held_out):
     for i in range(100):  # the same pixels under other names
         picture("RGB", (8, 8), seed=i).save(folder / f"copy-{i:04d}.png")
     first = pack(folder_source(folder, 8, held_out=held_out), tmp_path / "p1")
-    where = {image.tobytes(): code for image, code in zip(first.images, first.split_codes)}
+    where = places(first)
     for image, code in zip(first.images, first.split_codes):
         assert where[image.tobytes()] == code
     assert first.manifest["duplicates"] == 100
@@ -185,9 +179,8 @@ def test_splits_are_disjoint_as_large_as_asked_and_stable(tmp_path, held_out):
         assert abs(share - held_out) < 4 * (held_out / 600) ** 0.5
     for i in range(600, 800):
         picture("RGB", (8, 8), seed=i).save(folder / f"0-{i:04d}.png")
-    second = pack(folder_source(folder, 8, held_out=held_out), tmp_path / "p2")
-    now = {image.tobytes(): code for image, code in zip(second.images, second.split_codes)}
-    assert {key: now[key] for key in where} == where
+    second = places(pack(folder_source(folder, 8, held_out=held_out), tmp_path / "p2"))
+    assert {key: second[key] for key in where} == where
 
 
 def test_padding_keeps_the_whole_image_on_black():

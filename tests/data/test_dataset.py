@@ -41,6 +41,42 @@ def must_not_be_read():
     raise AssertionError("the source was read again")
 
 
+def alter(path):
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def stopping(items):
+    yield from items
+    raise KeyboardInterrupt
+
+
+def interrupted(folder, stop, first=0, **changes):
+    """A packing that is stopped after these items."""
+    source = source_of(ITEMS, items=lambda start: stopping(ITEMS[first:stop]), **changes)
+    with pytest.raises(KeyboardInterrupt):
+        pack(source, folder)
+
+
+@pytest.fixture
+def every(monkeypatch):
+    """every(n): the disk is waited for after n images."""
+    return lambda n: monkeypatch.setattr(packing, "SAFE_EVERY", n)
+
+
+@pytest.fixture
+def bringing():
+    """bringing(there, here) -> all that was said by it, and by earlier ones."""
+    said = []
+
+    def bring_to(there, here):
+        within(bring, there, here, say=said.append)
+        return said
+
+    return bring_to
+
+
 def test_packed_images_are_the_sources(tmp_path):
     packed = pack(source_of(ITEMS), tmp_path / "p")
     np.testing.assert_array_equal(packed.images, PIXELS)
@@ -69,12 +105,8 @@ def test_manifest_says_what_happened(tmp_path):
 
 def test_progress_reaches_the_count(tmp_path):
     steps = []
-    within(
-        pack,
-        source_of(ITEMS),
-        tmp_path,
-        progress=lambda label, total: steps.append(-total) or steps.append,
-    )
+    bar = lambda label, total: steps.append(-total) or steps.append  # noqa: E731
+    within(pack, source_of(ITEMS), tmp_path, progress=bar)
     assert sum(steps) == 0
 
 
@@ -100,13 +132,7 @@ def test_another_description_is_packed_again_in_place(tmp_path):
 
 def test_an_interrupted_packing_leaves_nothing_that_opens(tmp_path):
     pack(source_of(ITEMS), tmp_path)
-
-    def torn(start):
-        yield ITEMS[1]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pack(source_of(ITEMS, description={}, items=torn), tmp_path)
+    interrupted(tmp_path, 2, first=1, description={})
     with pytest.raises(DataError, match="no packed images"):
         open_packed(tmp_path)
     assert not list(tmp_path.glob(".*"))
@@ -114,37 +140,22 @@ def test_an_interrupted_packing_leaves_nothing_that_opens(tmp_path):
 
 
 @pytest.mark.parametrize("stop", range(1, len(ITEMS)))
-def test_interrupted_packing_goes_on_where_it_was(tmp_path, monkeypatch, stop):
-    monkeypatch.setattr(packing, "SAFE_EVERY", 3)
+def test_interrupted_packing_goes_on_where_it_was(tmp_path, every, stop):
+    every(3)
     whole = pack(source_of(ITEMS), tmp_path / "whole")
+    interrupted(tmp_path / "p", stop)
     asked = []
-
-    def stopped(start):
-        yield from ITEMS[:stop]
-        raise KeyboardInterrupt
-
-    def rest(start):
-        asked.append(start)
-        return iter(ITEMS[start:])
-
-    with pytest.raises(KeyboardInterrupt):
-        pack(source_of(ITEMS, items=stopped), tmp_path / "p")
+    rest = lambda start: asked.append(start) or iter(ITEMS[start:])  # noqa: E731
     again = pack(source_of(ITEMS, items=rest), tmp_path / "p")
     assert asked == [stop // 3 * 3]
     assert again.manifest == whole.manifest
     again.verify()
 
 
-def test_rows_and_lines_beyond_the_last_safe_ones_are_cut_off(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "SAFE_EVERY", 2)
+def test_rows_and_lines_beyond_the_last_safe_ones_are_cut_off(tmp_path, every):
+    every(2)
     whole = pack(source_of(ITEMS), tmp_path / "whole")
-
-    def stopped(start):
-        yield from ITEMS[:4]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pack(source_of(ITEMS, items=stopped), tmp_path / "p")
+    interrupted(tmp_path / "p", 4)
     with open(tmp_path / "p/images.npy.part", "ab") as file:
         file.write(b"half an image")
     with open(tmp_path / "p/index.jsonl", "ab") as file:
@@ -155,16 +166,10 @@ def test_rows_and_lines_beyond_the_last_safe_ones_are_cut_off(tmp_path, monkeypa
 @pytest.mark.parametrize(
     "odd", [b"\0\0\0", b"[1]", b'{"name": 3}', b'{"name": "a", "x": 1}', b"{}"]
 )
-def test_an_index_that_is_odd_is_begun_anew(tmp_path, monkeypatch, odd):
-    monkeypatch.setattr(packing, "SAFE_EVERY", 2)
+def test_an_index_that_is_odd_is_begun_anew(tmp_path, every, odd):
+    every(2)
     whole = pack(source_of(ITEMS), tmp_path / "whole").manifest
-
-    def stopped(start):
-        yield from ITEMS[:4]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pack(source_of(ITEMS, items=stopped), tmp_path / "p")
+    interrupted(tmp_path / "p", 4)
     index = tmp_path / "p/index.jsonl"
     head, *lines = index.read_bytes().splitlines(keepends=True)
     index.write_bytes(b"".join([head, odd + b"\n", *lines[1:]]))
@@ -175,22 +180,21 @@ def test_killed_before_its_manifest_it_is_finished_without_decoding(tmp_path):
     whole = pack(source_of(ITEMS), tmp_path).manifest
     (tmp_path / "manifest.json").unlink()
     asked = []
-    again = pack(
-        source_of(ITEMS, items=lambda start: asked.append(start) or iter(ITEMS[start:])), tmp_path
-    )
+    rest = lambda start: asked.append(start) or iter(ITEMS[start:])  # noqa: E731
+    again = pack(source_of(ITEMS, items=rest), tmp_path)
     assert again.manifest == whole
     assert asked == [len(ITEMS)]
 
 
-def test_begun_with_another_description_it_begins_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "SAFE_EVERY", 1)
-
-    def stopped(start):
-        yield from ITEMS[:4]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pack(source_of(ITEMS, description={"size": 6}, items=stopped), tmp_path)
+@pytest.mark.parametrize("other", ["description", "items"])
+def test_begun_as_something_else_it_begins_anew(tmp_path, every, other):
+    every(1)
+    if other == "description":
+        interrupted(tmp_path, 4, description={"size": 6})
+    else:
+        contents = Contents(KINDS, 3, lambda start: stopping(ITEMS[3:6]), "three files")
+        with pytest.raises(KeyboardInterrupt):
+            pack(source_of(ITEMS, open=lambda: contents), tmp_path)
     np.testing.assert_array_equal(pack(source_of(ITEMS), tmp_path).images, PIXELS)
 
 
@@ -215,36 +219,30 @@ def test_what_another_process_packs_is_waited_for_and_taken_as_it_is(tmp_path):
     assert said == [f"waiting for another process, which packs {tmp_path}"]
 
 
-def test_a_pack_is_brought_from_elsewhere_whole_or_not_at_all(tmp_path):
+def test_a_pack_is_brought_from_elsewhere_whole_or_not_at_all(tmp_path, bringing):
     there, here = tmp_path / "there", tmp_path / "here"
-    said = []
-    within(bring, there, here, say=said.append)
+    assert bringing(there, here) == []
     packed = pack(source_of(ITEMS), there)
-    assert said == []
-    within(bring, there, here, say=said.append)
-    assert said == [f"brought the packed images from {there}"]
+    brought = [f"brought the packed images from {there}"]
+    assert bringing(there, here) == brought
     assert open_packed(here).manifest == packed.manifest
-    within(bring, there, here, say=said.append)  # it is here already
-    assert len(said) == 1
+    assert bringing(there, here) == brought  # it is here already
     left = tmp_path / ".here.brought"  # by a kill, or by a disk on which nothing could be deleted
     left.mkdir()
     (left / "images.npy").write_bytes(b"half")
-    within(bring, there, here, say=said.append)
-    assert (left.exists(), len(said)) == (False, 1)
-    data = bytearray((there / "images.npy").read_bytes())
-    data[-1] ^= 1
-    (there / "images.npy").write_bytes(data)
-    within(bring, there, tmp_path / "elsewhere", say=said.append)
-    assert "passed over" in said[-1]
-    assert "images.npy has changed" in said[-1]
+    assert bringing(there, here) == brought
+    assert not left.exists()
+    alter(there / "images.npy")
+    *_, text = bringing(there, tmp_path / "elsewhere")
+    assert "passed over" in text
+    assert "images.npy has changed" in text
     (there / "labels.npy").unlink()
-    within(bring, there, tmp_path / "elsewhere", say=said.append)
-    assert "labels.npy" in said[-1]
+    assert "labels.npy" in bringing(there, tmp_path / "elsewhere")[-1]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "here", "there"]
     assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["lock"]
 
 
-def test_a_disk_that_fails_while_a_pack_is_opened_is_named(tmp_path, monkeypatch):
+def test_a_disk_that_fails_while_a_pack_is_opened_is_named(tmp_path, monkeypatch, bringing):
     pack(source_of(ITEMS), tmp_path)
 
     def load(*words, **more):
@@ -254,21 +252,14 @@ def test_a_disk_that_fails_while_a_pack_is_opened_is_named(tmp_path, monkeypatch
     with pytest.raises(OSError) as error:
         open_packed(tmp_path)
     assert error.value.filename == str(tmp_path)
-    said = []
-    within(bring, tmp_path, tmp_path / "elsewhere", say=said.append)
-    assert re.search(r"passed over: \S+ cannot be used \(Input/output error\): check", said[0])
+    (text,) = bringing(tmp_path, tmp_path / "elsewhere")
+    assert re.search(r"passed over: \S+ cannot be used \(Input/output error\): check", text)
 
 
-def test_what_was_half_packed_gives_way_to_what_is_brought(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "SAFE_EVERY", 1)
+def test_what_was_half_packed_gives_way_to_what_is_brought(tmp_path, every):
+    every(1)
     packed = pack(source_of(ITEMS), tmp_path / "there")
-
-    def stopped(start):
-        yield from ITEMS[:4]
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        pack(source_of(ITEMS, items=stopped), tmp_path / "here")
+    interrupted(tmp_path / "here", 4)
     bring(tmp_path / "there", tmp_path / "here")
     assert open_packed(tmp_path / "here").manifest == packed.manifest
     names = {path.name for path in (tmp_path / "here").iterdir()}
@@ -279,27 +270,20 @@ def test_what_was_half_packed_gives_way_to_what_is_brought(tmp_path, monkeypatch
     "change",
     [
         {"files": {"../images.npy": {"bytes": 1, "sha256": ""}}},
-        {"files": {"images.npy": 3}},
-        {"files": {}},
-        {"attributes": {"kind": 3}},
-        {"attributes": ["kind"]},
-        {"rejects": [3]},
-        {"count": "12"},
-        {"splits": None},
-        {"description": 1},
+        *({"files": {"images.npy": 3}}, {"files": {}}, {"attributes": {"kind": 3}}),
+        *({"attributes": ["kind"]}, {"rejects": [3]}, {"count": "12"}),
+        *({"splits": None}, {"description": 1}),
     ],
 )
-def test_a_manifest_with_odd_fields_is_refused_and_leads_nowhere(tmp_path, change):
+def test_a_manifest_with_odd_fields_is_refused_and_leads_nowhere(tmp_path, bringing, change):
     """Its names are those of files in its own folder, whoever wrote it."""
     there = tmp_path / "there"
     manifest = pack(source_of(ITEMS), there).manifest
     write_json(there / "manifest.json", manifest | change)
     (tmp_path / "images.npy").write_bytes(b"x")
-    said = []
     with pytest.raises(DataError, match=r"is not what was written.*delete that folder"):
         open_packed(there)
-    within(bring, there, tmp_path / "here", say=said.append)
-    assert "passed over" in said[0]
+    assert "passed over" in bringing(there, tmp_path / "here")[0]
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["lock"]
     assert (tmp_path / "images.npy").read_bytes() == b"x"
 
@@ -315,19 +299,6 @@ def test_an_older_pack_stays_until_its_source_is_there(tmp_path):
         pack(source_of(ITEMS, description={"size": 6}, open=gone), tmp_path)
     assert (tmp_path / "images.npy").read_bytes() == before
     assert open_packed(tmp_path).manifest["description"] == {"size": 5}
-
-
-def test_begun_with_other_items_it_begins_anew(tmp_path, monkeypatch):
-    monkeypatch.setattr(packing, "SAFE_EVERY", 1)
-
-    def stopped(start):
-        yield from ITEMS[3:6]
-        raise KeyboardInterrupt
-
-    begun = replace(source_of(ITEMS), open=lambda: Contents(KINDS, 3, stopped, "three files"))
-    with pytest.raises(KeyboardInterrupt):
-        pack(begun, tmp_path)
-    np.testing.assert_array_equal(pack(source_of(ITEMS), tmp_path).images, PIXELS)
 
 
 def test_a_manifest_that_does_not_describe_its_files_is_found(tmp_path):
@@ -355,20 +326,16 @@ def test_fingerprint_follows_pixels_labels_splits_and_names_only(tmp_path):
     base = pack(source_of(ITEMS), tmp_path / "0").fingerprint
     same = pack(source_of(ITEMS, name="other", description={"note": "x"}), tmp_path / "1")
     assert same.fingerprint == base
-    other_image = [*ITEMS[:-1], ITEMS[-1]._replace(image=PIXELS[0])]
-    other_label = [*ITEMS[:-1], ITEMS[-1]._replace(labels=(0, 0))]
-    other_split = [*ITEMS[:-1], ITEMS[-1]._replace(split="reference")]
-    renamed = source_of(ITEMS, attributes={"kind": ("a", "b", "d"), "odd": ("no", "yes")})
-    others = [*map(source_of, (other_image, other_label, other_split)), renamed]
+    changes = {"image": PIXELS[0]}, {"labels": (0, 0)}, {"split": "reference"}
+    others = [source_of([*ITEMS[:-1], ITEMS[-1]._replace(**change)]) for change in changes]
+    others += [source_of(ITEMS, attributes=KINDS | {"kind": ("a", "b", "d")})]
     prints = {pack(s, tmp_path / f"o{k}").fingerprint for k, s in enumerate(others)}
     assert len(prints | {base}) == 5
 
 
 def test_an_altered_byte_is_found(tmp_path):
     pack(source_of(ITEMS), tmp_path)
-    data = bytearray((tmp_path / "images.npy").read_bytes())
-    data[-1] ^= 1
-    (tmp_path / "images.npy").write_bytes(data)
+    alter(tmp_path / "images.npy")
     with pytest.raises(DataError, match=r"images.npy has changed.*delete that folder"):
         open_packed(tmp_path).verify()
 
@@ -394,12 +361,10 @@ def test_a_manifest_that_is_missing_torn_or_of_another_format_is_refused(tmp_pat
     with pytest.raises(DataError, match="dreamlib data"):
         open_packed(tmp_path)
     manifest = pack(source_of(ITEMS), tmp_path).manifest
-    write_json(tmp_path / "manifest.json", manifest | {"shape": [5, 5, 1]})
-    with pytest.raises(DataError, match="shapes"):
-        open_packed(tmp_path)
-    write_json(tmp_path / "manifest.json", manifest | {"format": 99})
-    with pytest.raises(DataError, match="format is 99"):
-        open_packed(tmp_path)
+    for change, message in (({"shape": [5, 5, 1]}, "shapes"), ({"format": 99}, "format is 99")):
+        write_json(tmp_path / "manifest.json", manifest | change)
+        with pytest.raises(DataError, match=message):
+            open_packed(tmp_path)
     pack(source_of(ITEMS), tmp_path)  # another format is packed again
     assert read_json(tmp_path / "manifest.json") == manifest
     (tmp_path / "manifest.json").write_text("{")
@@ -417,17 +382,13 @@ def test_nothing_usable_names_the_place_and_the_reasons(tmp_path):
 @pytest.mark.parametrize(
     "wrong",
     [
-        ITEMS[2]._replace(image=PIXELS[0, :4]),
-        ITEMS[2]._replace(image=PIXELS[0].astype(float)),
-        ITEMS[2]._replace(labels=(0,)),
-        ITEMS[2]._replace(labels=(3, 0)),
-        ITEMS[2]._replace(labels=(-1, 0)),
-        ITEMS[2]._replace(split="test"),
+        *({"image": PIXELS[0, :4]}, {"image": PIXELS[0].astype(float)}),
+        *({"labels": (0,)}, {"labels": (3, 0)}, {"labels": (-1, 0)}, {"split": "test"}),
     ],
 )
 def test_a_source_that_breaks_its_word_is_refused(tmp_path, wrong):
     with pytest.raises(ValueError):
-        pack(source_of([ITEMS[1], wrong]), tmp_path)
+        pack(source_of([ITEMS[1], ITEMS[2]._replace(**wrong)]), tmp_path)
 
 
 def test_take_gives_nested_samples_and_counts_them(tmp_path):
@@ -455,12 +416,10 @@ def test_the_data_commands_look_on_the_mirror(tmp_path, monkeypatch):
 
     from dreamlib.cli.main import app
 
-    words = ["data", "prepare", "faces16"]
-    for setting in ("data.train=30", "data.reference=5", "data.floor=5"):
-        words += ["--set", setting]
+    words = "data prepare faces16 --set data.train=30 --set data.reference=5 --set data.floor=5"
     there, here = tmp_path / "drive" / "data", tmp_path / "here"
-    assert CliRunner().invoke(app, [*words, "--home", str(there)]).exit_code == 0
+    assert CliRunner().invoke(app, [*words.split(), "--home", str(there)]).exit_code == 0
     monkeypatch.setenv("DREAMLIB_MIRROR", str(there.parent))
-    result = CliRunner().invoke(app, [*words, "--home", str(here)])
+    result = CliRunner().invoke(app, [*words.split(), "--home", str(here)])
     assert result.exit_code == 0
     assert f"brought the packed images from {there}" in result.output

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import struct
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from dreamlib.data.image_folder import folder_source, load_square, to_rgb
 from dreamlib.data.mnist import CLASSES, DEBIAN, FILES, digits_source, idx_source, read_idx
 from dreamlib.data.prepare import pack
 from dreamlib.utils.errors import DataError
+from tests.data.test_file_readers import png
 
 RED, GREEN, BLUE, GREY = (220, 30, 40), (20, 200, 60), (30, 60, 210), (128, 128, 128)
 
@@ -47,15 +49,15 @@ def small_set(tmp_path):
 @pytest.mark.parametrize("shape", [(5,), (2, 3, 4)])
 def test_idx_files_are_read_plain_or_gzipped(tmp_path, shape):
     array = np.arange(np.prod(shape)).reshape(shape)
-    (tmp_path / "plain").write_bytes(idx_bytes(array))
-    (tmp_path / "zipped").write_bytes(gzip.compress(idx_bytes(array), mtime=0))
-    for name in ("plain", "zipped"):
-        found = read_idx(tmp_path / name)
+    for data in (idx_bytes(array), gzip.compress(idx_bytes(array))):
+        (tmp_path / "file").write_bytes(data)
+        found = read_idx(tmp_path / "file")
         assert found.dtype == np.uint8
         np.testing.assert_array_equal(found, array)
 
 
 WHOLE = idx_bytes(np.arange(24).reshape(2, 3, 4))
+ZIPPED = gzip.compress(WHOLE, mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -68,8 +70,8 @@ WHOLE = idx_bytes(np.arange(24).reshape(2, 3, 4))
         (WHOLE[:10], "ends inside its header"),
         (WHOLE[:-1], "holds 23 values"),
         (WHOLE + b"\0", "holds 25 values"),
-        (gzip.compress(WHOLE, mtime=0)[:-9], "cannot be read"),
-        (gzip.compress(WHOLE, mtime=0)[:10] + b"garbage", "cannot be read"),
+        (ZIPPED[:-9], "cannot be read"),
+        (ZIPPED[:10] + b"garbage", "cannot be read"),
     ],
 )
 def test_damaged_idx_files_are_refused(tmp_path, data, message):
@@ -78,23 +80,18 @@ def test_damaged_idx_files_are_refused(tmp_path, data, message):
         read_idx(tmp_path / "file")
 
 
-def test_a_missing_idx_file_is_a_data_error(tmp_path):
-    with pytest.raises(DataError, match=r"cannot be read .*No such file"):
-        read_idx(tmp_path / "absent")
-
-
 def test_idx_set_keeps_pixels_labels_and_halves_the_test_images(small_set):
     folder, arrays = small_set
     packed = pack(idx_source("mnist", folder, 28), folder / "packed")
     images, labels = packed.take("train", 12)
     np.testing.assert_array_equal(images[..., 0], arrays["train images"])
     assert labels[:, 0].tolist() == arrays["train labels"].tolist()
-    held = [packed.take(split, 4) for split in ("reference", "floor")]
-    found = np.concatenate([labels[:, 0] for _, labels in held])
+    (held, held_labels), (more, more_labels) = (packed.take(s, 4) for s in ("reference", "floor"))
+    found = np.concatenate([held_labels, more_labels])[:, 0]
     assert sorted(found) == list(range(8))  # each test image in one of the two
     assert found.tolist() != list(range(8))  # and not in the order of the file
     np.testing.assert_array_equal(
-        np.concatenate([images[..., 0] for images, _ in held]), arrays["test images"][found]
+        np.concatenate([held, more])[..., 0], arrays["test images"][found]
     )
 
 
@@ -106,20 +103,10 @@ def test_size_32_is_a_black_border_of_two(small_set):
     assert image.astype(int).sum() == arrays["train images"][0].sum()
 
 
-def test_gzip_and_torchvisions_folder_change_nothing(small_set, tmp_path):
+@pytest.mark.parametrize("form", ["{0}", "{0}.gz", "{1}", "{0}/{0}", "MNIST/raw/{0}.gz"])
+def test_torchvisions_and_kaggles_names_of_the_four_files_are_known(small_set, tmp_path, form):
     folder, _ = small_set
-    plain = idx_source("mnist", folder, 28)
-    raw = tmp_path / "other/MNIST/raw"
-    raw.mkdir(parents=True)
-    for name in FILES.values():
-        (raw / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
-    assert idx_source("mnist", tmp_path / "other", 28).description == plain.description
-
-
-@pytest.mark.parametrize("form", ["{0}", "{0}.gz", "{1}", "{0}/{0}"])
-def test_kaggles_names_of_the_four_files_are_known(small_set, tmp_path, form):
-    folder, _ = small_set
-    there = tmp_path / "kaggle"
+    there = tmp_path / "there"
     for name in FILES.values():
         path = there / form.format(name, name.replace("-idx", ".idx"))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +117,8 @@ def test_kaggles_names_of_the_four_files_are_known(small_set, tmp_path, form):
 
 
 def test_an_idx_file_has_a_bound_and_a_disk_that_fails_is_not_blamed_on_it(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match=r"cannot be read .*No such file"):
+        read_idx(tmp_path / "absent")
     (tmp_path / "x.gz").write_bytes(gzip.compress(bytes(5000)))
     monkeypatch.setattr(idx, "LARGEST", 4999)
     with pytest.raises(DataError, match=r"unpacks to more than 4,999 bytes; delete"):
@@ -146,19 +135,20 @@ def test_an_idx_file_has_a_bound_and_a_disk_that_fails_is_not_blamed_on_it(tmp_p
 
 def test_idx_sets_that_do_not_fit_together_are_refused(small_set):
     folder, _ = small_set
-    with pytest.raises(DataError, match="28 or 32"):
-        idx_source("mnist", folder, 64)
-    with pytest.raises(DataError, match="fashion, mnist"):
-        idx_source("kmnist", folder, 28)
-    (folder / FILES["train labels"]).write_bytes(idx_bytes(np.arange(12)))
-    with pytest.raises(DataError, match="beyond 9"):
-        idx_source("mnist", folder, 28)
-    (folder / FILES["train labels"]).write_bytes(idx_bytes(np.arange(5)))
-    with pytest.raises(DataError, match="one label per 28x28 image"):
-        idx_source("mnist", folder, 28)
-    (folder / FILES["train labels"]).unlink()
-    with pytest.raises(DataError, match=r"does not hold the four files .*train-labels"):
-        idx_source("mnist", folder, 28)
+    labels = folder / FILES["train labels"]
+
+    def refused(message, name="mnist", size=28):
+        with pytest.raises(DataError, match=message):
+            idx_source(name, folder, size)
+
+    refused("28 or 32", size=64)
+    refused("fashion, mnist", name="kmnist")
+    labels.write_bytes(idx_bytes(np.arange(12)))
+    refused("beyond 9")
+    labels.write_bytes(idx_bytes(np.arange(5)))
+    refused("one label per 28x28 image")
+    labels.unlink()
+    refused(r"does not hold the four files .*train-labels")
 
 
 def test_without_network_the_remedy_names_the_files_and_the_package(tmp_path, monkeypatch):
@@ -188,13 +178,12 @@ def test_the_real_fashion_mnist(tmp_path):
     assert inner.std() == pytest.approx(0.3530, abs=1e-4)
     held_out = np.concatenate([packed.labels[packed.indices(s), 0] for s in ("reference", "floor")])
     assert np.bincount(held_out).tolist() == [1_000] * 10
-    pinned = {"train": ("5bd44e331a6d6998", "489c477715bd5275")}
-    pinned["t10k"] = ("ffc7351ed0f8bae5", "0e65cd3713adf40e")
+    pinned = {"train": ["5bd44e331a6d6998", "489c477715bd5275"]}
+    pinned["t10k"] = ["ffc7351ed0f8bae5", "0e65cd3713adf40e"]
     for part, hashes in pinned.items():
         (path,) = DEBIAN.glob(f"{part}-images-idx3-ubyte*")
-        images = read_idx(path)
-        ends = (hashlib.sha256(images[i].tobytes()).hexdigest()[:16] for i in (0, -1))
-        assert tuple(ends) == hashes
+        ends = read_idx(path)[[0, -1]]
+        assert [hashlib.sha256(image.tobytes()).hexdigest()[:16] for image in ends] == hashes
 
 
 def test_digits_are_scikit_learns(tmp_path):
@@ -255,7 +244,6 @@ def album(tmp_path):
     torn = (folder / "torn.jpg").read_bytes()
     (folder / "torn.jpg").write_bytes(torn[: len(torn) // 2])
     (folder / "prose.jpg").write_text("Not an image at all.")
-    (folder / "float.tif").parent.mkdir(exist_ok=True)
     Image.fromarray(np.full((40, 40), 0.5, np.float32)).save(folder / "float.tif")
     (folder / ".hidden.png").write_bytes(b"")
     (folder / "notes.txt").write_text("left alone")
@@ -263,22 +251,19 @@ def album(tmp_path):
 
 
 def test_every_kind_of_image_gets_its_right_colours(album):
-    def corners(name):
+    def check(name, top_left, top_right, bottom_left, atol=1):
         image = load_square(album / name, 16).astype(int)
         assert image.shape == (16, 16, 3)
-        return image[2, 2], image[2, -3], image[-3, 2]  # top left, top right, bottom left
+        found = image[[2, 2, -3], [2, -3, 2]]
+        np.testing.assert_allclose(found, [top_left, top_right, bottom_left], atol=atol)
 
-    def close(found, *colours, atol=1):
-        for pixel, colour in zip(found, colours):
-            np.testing.assert_allclose(pixel, colour, atol=atol)
-
-    close(corners("red.jpg"), RED, RED, RED, atol=3)  # JPEG
-    close(corners("cmyk.JPEG"), *[(255, 0, 0)] * 3, atol=3)  # magenta and yellow ink
-    close(corners("grey16.png"), [128] * 3, [64] * 3, [128] * 3)  # scaled, not clipped to white
-    close(corners("deep/palette.png"), BLUE, (255, 255, 255), BLUE)
-    close(corners("turned.jpg"), RED, RED, BLUE, atol=6)
+    check("red.jpg", RED, RED, RED, atol=3)  # JPEG
+    check("cmyk.JPEG", *[(255, 0, 0)] * 3, atol=3)  # magenta and yellow ink
+    check("grey16.png", [128] * 3, [64] * 3, [128] * 3)  # scaled, not clipped to white
+    check("deep/palette.png", BLUE, (255, 255, 255), BLUE)
+    check("turned.jpg", RED, RED, BLUE, atol=6)
     half_green = np.array(GREEN) * 128 / 255 + 255 * 127 / 255
-    close(corners("veil.webp"), *[half_green] * 3, atol=1.5)
+    check("veil.webp", *[half_green] * 3, atol=1.5)
 
 
 def test_bad_files_are_in_the_manifest_with_their_reason(album, tmp_path):
@@ -321,8 +306,7 @@ def test_white_is_white_in_every_mode(mode):
 def many_pictures(folder, start, stop):
     folder.mkdir(parents=True, exist_ok=True)
     for k in range(start, stop):
-        noise = np.random.default_rng(k).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / f"{k:03d}.png")
+        (folder / f"{k:03d}.png").write_bytes(png(k))
 
 
 def splits(source):
@@ -338,7 +322,7 @@ def test_adding_files_moves_no_other_and_the_shares_hold(tmp_path):
     assert prefix.items() <= found.items()
     assert [n for n in found if n in prefix] == list(prefix)  # nor does the order change
     assert before.description != after.description
-    counts = {s: list(found.values()).count(s) for s in ("train", "reference", "floor")}
+    counts = Counter(found.values())
     # 4 standard deviations of binomial counts among 400
     assert abs(counts["train"] - 320) < 32
     assert abs(counts["reference"] - 40) < 24
@@ -356,19 +340,6 @@ def test_equal_pictures_share_a_split_and_renaming_changes_the_description(tmp_p
     assert folder_source(tmp_path, 8).description != before
 
 
-def test_subfolders_are_classes_only_when_all_images_lie_in_them(tmp_path):
-    many_pictures(tmp_path / "dog/small", 0, 3)
-    assert folder_source(tmp_path, 8).open().attributes == {}  # one class says nothing
-    many_pictures(tmp_path / "cat", 3, 6)
-    source = folder_source(tmp_path, 8)
-    assert source.open().attributes == {"class": ("cat", "dog")}
-    named = {item.name: item.labels for item in source.open().items(0)}
-    assert named["cat/003.png"] == (0,)
-    assert named["dog/small/000.png"] == (1,)
-    many_pictures(tmp_path, 6, 7)
-    assert folder_source(tmp_path, 8).open().attributes == {}
-
-
 def class_of(folder):
     """(classes, {file: class}, what the description says of them)"""
     source = folder_source(folder, 8)
@@ -376,6 +347,18 @@ def class_of(folder):
     names = contents.attributes.get("class", ())
     labels = {i.name: names[i.labels[0]] for i in contents.items(0) if i.labels}
     return names, labels, source.description.get("classes", "").partition(":")[0]
+
+
+def test_subfolders_are_classes_only_when_all_images_lie_in_them(tmp_path):
+    many_pictures(tmp_path / "dog/small", 0, 3)
+    assert folder_source(tmp_path, 8).open().attributes == {}  # one class says nothing
+    many_pictures(tmp_path / "cat", 3, 6)
+    names, labels, _ = class_of(tmp_path)
+    assert names == ("cat", "dog")
+    assert labels["cat/003.png"] == "cat"
+    assert labels["dog/small/000.png"] == "dog"
+    many_pictures(tmp_path, 6, 7)
+    assert folder_source(tmp_path, 8).open().attributes == {}
 
 
 def test_split_folders_are_no_classes_but_what_lies_below_them_may_be(tmp_path):
@@ -407,11 +390,8 @@ def test_numbered_heaps_are_no_classes_and_nvidias_list_is_read(tmp_path):
         listed.write_text(json.dumps(other))
         assert class_of(tmp_path / "heaps") == heaps
     listed.write_text(json.dumps({"labels": labels}))
-    assert class_of(tmp_path / "heaps") == (
-        ("9", "10"),
-        {n: str(k) for n, k in labels},
-        listed.name,
-    )
+    known = {name: str(label) for name, label in labels}
+    assert class_of(tmp_path / "heaps") == (("9", "10"), known, listed.name)
     before = folder_source(tmp_path / "heaps", 8).description
     listed.write_text(json.dumps({"labels": [*labels[1:], [labels[0][0], 9]]}))
     assert folder_source(tmp_path / "heaps", 8).description != before
