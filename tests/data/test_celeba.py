@@ -14,14 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamlib.data import celeba, download
-from dreamlib.data.celeba import (
-    attached,
-    celeba_places,
-    celeba_source,
-    find_celeba,
-    numbered,
-)
+from dreamlib.data import celeba, dataset, download
+from dreamlib.data.celeba import attached, celeba_places, celeba_source, find_celeba, numbered
 from dreamlib.data.download import Unavailable, from_drive, from_hub, from_kagglehub
 from dreamlib.data.file_readers import open_files
 from dreamlib.data.image_folder import load_square
@@ -29,6 +23,7 @@ from dreamlib.data.prepare import pack
 from dreamlib.utils.context import using
 from dreamlib.utils.errors import DataError
 from tests.conftest import within
+from tests.data.test_file_readers import tables
 
 NUMBERS = [1, 2, 3, 50_001, 162_770, 162_771, 182_637, 182_638, 202_599]
 SPLITS = [*["train"] * 5, *["floor"] * 2, *["reference"] * 2]
@@ -59,18 +54,12 @@ def fill_zip(path):
     return path
 
 
-def fill_parquet(folder, names=True):
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
+def fill_parquet(folder):
     folder.mkdir(parents=True)
-    parts = {"train": range(5), "valid": range(5, 7), "test": range(7, 9)}
-    for part, rows in parts.items():
-        images = [
-            {"bytes": JPEGS[f"{NUMBERS[i]:06d}.jpg"], "path": f"{NUMBERS[i]:06d}.jpg"} for i in rows
-        ]
-        table = pyarrow.table({"image": images, "Smiling": [i % 2 == 0 for i in rows]})
-        parquet.write_table(table, folder / f"{part}-00000-of-00001.parquet", row_group_size=2)
+    images = [{"bytes": data, "path": name} for name, data in JPEGS.items()]
+    for part, k in {"train": slice(5), "valid": slice(5, 7), "test": slice(7, 9)}.items():
+        smiling = [number % 2 == 0 for number in range(9)]
+        tables(folder, {"image": images[k], "Smiling": smiling[k]}, name=part, rows=2)
     return folder
 
 
@@ -95,7 +84,7 @@ def test_the_same_images_from_a_folder_a_zip_or_parquet(tmp_path, kind):
     data = packed(path, tmp_path, say=said.append)
     expected = [load_square(io.BytesIO(JPEGS[name]), 16) for name in sorted(JPEGS)]
     np.testing.assert_array_equal(data.images, expected)
-    assert [("train", "reference", "floor")[code] for code in data.split_codes] == SPLITS
+    assert [dataset.SPLITS[code] for code in data.split_codes] == SPLITS
     assert len(said) == 1
     assert "the path that was named: 9 images" in said[0]
     assert "non-commercial" in said[0]
@@ -134,17 +123,17 @@ def test_a_pack_of_a_part_is_not_taken_for_another(tmp_path):
 
 def test_other_images_of_the_same_numbers_are_another_set(tmp_path, whole):
     """The images in the wild have the names of the aligned ones; a part may be anybody's."""
-    aligned = celeba._which(fill(tmp_path / "celeba"))
+    found = [celeba._which(fill(tmp_path / "celeba"))]
     wild = fill(tmp_path / "wild")
     Image.new("RGB", (300, 400)).save(wild / "000001.jpg")
-    found = celeba._which(wild)
-    assert aligned == "all 9"
-    assert found.startswith("9: ")
+    found.append(celeba._which(wild))
     (wild / "202599.jpg").unlink()
-    part = celeba._which(wild)
-    assert part.startswith("8: ")
+    found.append(celeba._which(wild))
     (wild / "000002.jpg").write_bytes(JPEGS["000003.jpg"])
-    assert len({aligned, found, part, celeba._which(wild)}) == 4
+    found.append(celeba._which(wild))
+    assert [text[:3] for text in found] == ["all", "9: ", "8: ", "8: "]
+    assert found[0] == "all 9"
+    assert len(set(found)) == 4
 
 
 def test_it_is_found_through_links(tmp_path, whole):
@@ -179,39 +168,30 @@ def test_first_keeps_the_first_training_images_and_all_others(tmp_path):
 def test_attached_inputs_are_known_by_their_marker(tmp_path, whole):
     tree = tmp_path / "input/celeba-dataset/img_align_celeba/img_align_celeba"
     assert sorted(numbered(attached(fill(tree).parents[2]))) == NUMBERS
-    zipped = fill_zip(tmp_path / "other/x/y/img_align_celeba.zip")
+    fill_zip(tmp_path / "other/x/y/img_align_celeba.zip")
     assert sorted(numbered(attached(tmp_path / "other"))) == NUMBERS
-    assert zipped.exists()
     with pytest.raises(Unavailable, match="no whole CelebA"):
         attached(tmp_path / "nothing")
 
 
 def test_places_are_tried_in_order_and_the_first_that_holds_them_is_taken(tmp_path, whole):
     (tmp_path / "empty").mkdir()
-    tried = []
-
-    def place(title, find):
-        return {title: lambda: tried.append(title) or find()}
-
-    def never():
-        raise AssertionError("a later place was asked")
 
     def broken():
         raise Unavailable("no account")
 
+    places = {
+        "one": lambda: open_files(tmp_path / "missing"),
+        "two": lambda: open_files(tmp_path / "empty"),
+        "three": broken,
+        "four": lambda: open_files(fill(tmp_path / "celeba")),
+        "five": lambda: pytest.fail("a later place was asked"),
+    }
     said = []
-    files = within(
-        find_celeba,
-        place("one", lambda: open_files(tmp_path / "missing"))
-        | place("two", lambda: open_files(tmp_path / "empty"))
-        | place("three", broken)
-        | place("four", lambda: open_files(fill(tmp_path / "celeba")))
-        | place("five", never),
-        say=said.append,
-    )
+    files = within(find_celeba, places, say=said.append)
     assert files.place == str(tmp_path / "celeba")
-    assert tried == ["one", "two", "three", "four"]
-    assert [line.split(":")[0] for line in said] == [f"CelebA, {title}" for title in tried]
+    titles = [f"CelebA, {title}" for title in ("one", "two", "three", "four")]
+    assert [line.split(":")[0] for line in said] == titles
 
 
 def test_when_nothing_works_all_that_was_tried_is_listed(tmp_path):
@@ -257,14 +237,9 @@ def test_a_damaged_image_is_rejected_and_listed(tmp_path):
     assert [reject["name"] for reject in data.manifest["rejects"]] == ["000002.jpg"]
 
 
-TXT = "202599\nBald Smiling \n" + "".join(
-    f"{number:06d}.jpg {'1' if number % 2 else '-1'}  {'1' if number < 100 else '-1'}\n"
-    for number in NUMBERS
-)
-CSV = "image_id,Bald,Smiling\n" + "".join(
-    f"{number:06d}.jpg,{'1' if number % 2 else '-1'},{'1' if number < 100 else '-1'}\n"
-    for number in NUMBERS
-)
+CELLS = [(f"{n:06d}.jpg", "1" if n % 2 else "-1", "1" if n < 100 else "-1") for n in NUMBERS]
+TXT = "202599\nBald Smiling \n" + "".join(f"{name} {a}  {b}\n" for name, a, b in CELLS)
+CSV = "image_id,Bald,Smiling\n" + "".join(",".join(cells) + "\n" for cells in CELLS)
 
 
 @pytest.mark.parametrize(("name", "text"), [("txt", TXT), ("csv", CSV)])
@@ -282,50 +257,49 @@ def test_attributes_come_from_the_list_wherever_it_lies(tmp_path, name, text, wh
     assert data.labels.tolist() == [[n % 2, int(n < 100)] for n in NUMBERS]
 
 
-def test_a_list_that_lacks_an_image_is_refused(tmp_path):
-    folder = fill(tmp_path / "celeba")
-    (folder / "list_attr_celeba.txt").write_text(TXT[:-5])
-    with pytest.raises(DataError, match="no whole line for image 202599"):
-        packed(folder, tmp_path)
-
-
 def test_the_official_partition_file_decides_when_it_is_there(tmp_path):
     folder = fill(tmp_path / "celeba")
     codes = {1: 2, 2: 1}
     lines = [f"{number:06d}.jpg,{codes.get(number, 0)}" for number in NUMBERS]
     (folder / "list_eval_partition.csv").write_text("\n".join(["image_id,partition", *lines]))
     data = packed(folder, tmp_path)
-    assert [("train", "reference", "floor")[code] for code in data.split_codes[:3]] == [
-        "reference",
-        "floor",
-        "train",
-    ]
+    found = [dataset.SPLITS[code] for code in data.split_codes[:3]]
+    assert found == ["reference", "floor", "train"]
 
 
-def test_a_partition_that_lacks_an_image_is_refused(tmp_path):
+PARTITION = "".join(f"{number:06d}.jpg 0\n" for number in NUMBERS[:-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("list_attr_celeba.txt", TXT[:-5], "no whole line for image 202599"),
+        ("list_eval_partition.txt", PARTITION, "no line for image 202599"),
+    ],
+)
+def test_a_list_that_lacks_an_image_is_refused(tmp_path, name, text, message):
     folder = fill(tmp_path / "celeba")
-    lines = [f"{number:06d}.jpg 0" for number in NUMBERS[:-1]]
-    (folder / "list_eval_partition.txt").write_text("\n".join(lines))
-    with pytest.raises(DataError, match="no line for image 202599"):
+    (folder / name).write_text(text)
+    with pytest.raises(DataError, match=message):
         packed(folder, tmp_path)
 
 
 # Downloads: the libraries of the hosts, in their place
 
 
-def library(monkeypatch, name, **functions):
-    module = types.ModuleType(name)
-    vars(module).update(functions)
-    monkeypatch.setitem(sys.modules, name, module)
-    return module
+@pytest.fixture
+def library(monkeypatch):
+    """library(name, ...) puts a module with these contents in a library's place."""
+
+    def put(name, **contents):
+        module = types.ModuleType(name)
+        vars(module).update(contents)
+        monkeypatch.setitem(sys.modules, name, module)
+
+    return put
 
 
-def drive(monkeypatch, download_file):
-    """A gdown whose download does this; md5 is that of our own zip."""
-    library(monkeypatch, "gdown", download=download_file)
-
-
-def test_drive_gives_the_zip_and_a_second_time_nothing_is_fetched(tmp_path, monkeypatch):
+def test_drive_gives_the_zip_and_a_second_time_nothing_is_fetched(tmp_path, library):
     calls = []
     zipped = fill_zip(tmp_path / "celeba.zip").read_bytes()
 
@@ -334,7 +308,7 @@ def test_drive_gives_the_zip_and_a_second_time_nothing_is_fetched(tmp_path, monk
         Path(output).write_bytes(zipped)
         return output
 
-    drive(monkeypatch, fetch)
+    library("gdown", download=fetch)
     md5 = hashlib.md5(zipped).hexdigest()
     for _ in range(2):
         path = from_drive(tmp_path / "data/downloads", md5=md5)
@@ -369,48 +343,42 @@ def refuses(*, id, output, resume):
         (refuses, "DownloadError: Too many users"),
     ],
 )
-def test_every_way_in_which_drive_fails_is_said_and_leaves_nothing(
-    tmp_path, monkeypatch, fetch, why
-):
-    drive(monkeypatch, fetch)
-    sys.modules["gdown"].DownloadError = DownloadError
+def test_every_way_in_which_drive_fails_is_said_and_leaves_nothing(tmp_path, library, fetch, why):
+    library("gdown", download=fetch, DownloadError=DownloadError)
     with pytest.raises(Unavailable, match=why):
         from_drive(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_kagglehub_and_the_hub_are_asked_for_their_data_sets(tmp_path, monkeypatch):
+def test_kagglehub_and_the_hub_are_asked_for_their_data_sets(tmp_path, library):
     asked = []
-    library(monkeypatch, "kagglehub", dataset_download=lambda name: asked.append(name) or tmp_path)
-    library(
-        monkeypatch,
-        "huggingface_hub",
-        snapshot_download=lambda name, **k: asked.append((name, k)) or tmp_path,
-    )
+    library("kagglehub", dataset_download=lambda name: asked.append(name) or tmp_path)
+    snapshot = lambda name, **k: asked.append((name, k)) or tmp_path  # noqa: E731
+    library("huggingface_hub", snapshot_download=snapshot)
     assert from_kagglehub("a/b") == from_hub("c/d", "abc") == tmp_path
     wanted = {"repo_type": "dataset", "revision": "abc", "allow_patterns": "*.parquet"}
     assert asked == ["a/b", ("c/d", wanted)]
 
 
 @pytest.mark.parametrize("error", [OSError("no route"), ValueError("bad"), RuntimeError("x")])
-def test_a_failing_network_is_unavailable(monkeypatch, error):
+def test_a_failing_network_is_unavailable(library, error):
     def fail(name):
         raise error
 
-    library(monkeypatch, "kagglehub", dataset_download=fail)
+    library("kagglehub", dataset_download=fail)
     with pytest.raises(Unavailable, match=type(error).__name__):
         from_kagglehub("a/b")
 
 
 @pytest.mark.parametrize(
-    ("library", "function", "arguments"),
+    ("name", "function", "arguments"),
     [
         ("gdown", "download", {"id", "output", "resume"}),
         ("kagglehub", "dataset_download", {"handle"}),
         ("huggingface_hub", "snapshot_download", {"repo_id", "repo_type", "revision"}),
     ],
 )
-def test_the_installed_libraries_take_our_arguments(monkeypatch, library, function, arguments):
+def test_the_installed_libraries_take_our_arguments(monkeypatch, name, function, arguments):
     monkeypatch.undo()  # the real ones
-    module = pytest.importorskip(library)
+    module = pytest.importorskip(name)
     assert arguments <= set(inspect.signature(getattr(module, function)).parameters)

@@ -27,36 +27,37 @@ from tests.data.test_any_image import bomb
 
 
 @lru_cache
-def png(seed):
+def png(seed, size=(8, 8)):
+    """A file of noise."""
     file = io.BytesIO()
-    noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    noise = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     Image.fromarray(noise).save(file, "PNG")
     return file.getvalue()
 
 
-def zipped(path, members):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+def zipped(path, *members, method=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(path, "w", method) as file:
         for name, data in members:
             file.writestr(name, data)
     return path
 
 
+def refused(path, message):
+    with pytest.raises(DataError, match=message):
+        open_files(path)
+
+
 def test_a_zip_reads_like_the_folder_it_was_made_of(tmp_path):
-    random = np.random.default_rng(0)
     folder = tmp_path / "cats"
     for kind in ("a", "b"):
         (folder / kind).mkdir(parents=True)
         for i in range(30):
-            pixels = random.integers(0, 256, (12, 10, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(folder / kind / f"{i}.png")
+            (folder / kind / f"{i}.png").write_bytes(png(i + 30 * (kind == "b"), (12, 10)))
     (folder / ".hidden.png").write_text("x")
     paths = [p for p in folder.rglob("*") if p.is_file()]
-    archive = zipped(
-        tmp_path / "cats.zip", [(str(p.relative_to(folder)), p.read_bytes()) for p in paths]
-    )
-    ours, theirs = (
-        pack(folder_source(p, 8), tmp_path / f"p{k}") for k, p in enumerate((folder, archive))
-    )
+    members = [(str(p.relative_to(folder)), p.read_bytes()) for p in paths]
+    ours = pack(folder_source(folder, 8), tmp_path / "ours")
+    theirs = pack(folder_source(zipped(tmp_path / "cats.zip", *members), 8), tmp_path / "theirs")
     assert ours.fingerprint == theirs.fingerprint
     assert ours.manifest["count"] == 60
     assert ours.attributes == {"class": ("a", "b")}
@@ -66,41 +67,32 @@ def test_a_zip_reads_like_the_folder_it_was_made_of(tmp_path):
     "name", ["../evil.png", "a/../../evil.png", "/etc/evil.png", "C:/evil.png", "a\\..\\evil.png"]
 )
 def test_a_member_that_points_outside_is_refused(tmp_path, name):
-    path = zipped(tmp_path / "x.zip", [("good.png", b"x"), (name, b"x")])
-    with pytest.raises(DataError, match="points outside the archive"):
-        open_files(path)
+    path = zipped(tmp_path / "x.zip", ("good.png", b"x"), (name, b"x"))
+    refused(path, "points outside the archive")
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
 def test_a_link_or_device_is_refused(tmp_path, kind):
     info = zipfile.ZipInfo("link.png")
     info.external_attr = (kind | 0o777) << 16
-    path = zipped(tmp_path / "x.zip", [(info, "/etc/passwd")])
-    with pytest.raises(DataError, match="link or a device"):
-        open_files(path)
+    refused(zipped(tmp_path / "x.zip", (info, "/etc/passwd")), "link or a device")
 
 
 def test_bombs_are_refused_before_they_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr(archive, "LARGEST_RATIO", 20)
-    zeros = zipped(tmp_path / "bomb.zip", [("zeros.png", bytes(25 * 2**20))])
-    with pytest.raises(DataError, match=r"refused: its .* would unpack to 26,214,400"):
-        open_files(zeros)
-    path = zipped(tmp_path / "x.zip", [("a.png", os.urandom(3000)), ("b.png", os.urandom(3000))])
+    zeros = zipped(tmp_path / "bomb.zip", ("zeros.png", bytes(25 * 2**20)))
+    refused(zeros, r"refused: its .* would unpack to 26,214,400")
+    path = zipped(tmp_path / "x.zip", ("a.png", os.urandom(3000)), ("b.png", os.urandom(3000)))
     monkeypatch.setattr(archive, "LARGEST_ARCHIVE", 5999)
-    with pytest.raises(DataError, match="would unpack to 6,000"):
-        open_files(path)
+    refused(path, "would unpack to 6,000")
     monkeypatch.setattr(archive, "LARGEST_FILE", 2999)
-    with pytest.raises(DataError, match=r"'a.png' would unpack to 3,000"):
-        open_files(path)
+    refused(path, r"'a.png' would unpack to 3,000")
 
 
-def test_ways_of_compression_without_a_bound_are_refused(tmp_path):
-    for k, method in enumerate((zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)):
-        path = tmp_path / f"{k}.zip"
-        with zipfile.ZipFile(path, "w", method) as file:
-            file.writestr("a.png", bytes(1000))
-        with pytest.raises(DataError, match="compressed in another way"):
-            open_files(path)
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_ways_of_compression_without_a_bound_are_refused(tmp_path, method):
+    path = zipped(tmp_path / "x.zip", ("a.png", bytes(1000)), method=method)
+    refused(path, "compressed in another way")
 
 
 def test_a_stray_parquet_file_does_not_hide_images(tmp_path):
@@ -109,48 +101,42 @@ def test_a_stray_parquet_file_does_not_hide_images(tmp_path):
     assert open_files(tmp_path).names == ("a.png", "b.parquet")
 
 
-def test_two_members_of_one_name_and_half_a_zip_are_refused(tmp_path):
+def test_what_is_no_whole_archive_is_refused(tmp_path):
     with pytest.warns(UserWarning, match="Duplicate name"):
-        twice = zipped(tmp_path / "twice.zip", [("a.png", b"x"), ("a.png", b"y")])
-    with pytest.raises(DataError, match="two members of one name"):
-        open_files(twice)
-    whole = zipped(tmp_path / "whole.zip", [("a.png", os.urandom(3000))])
+        twice = zipped(tmp_path / "twice.zip", ("a.png", b"x"), ("a.png", b"y"))
+    refused(twice, "two members of one name")
+    whole = zipped(tmp_path / "whole.zip", ("a.png", os.urandom(3000)))
     whole.write_bytes(whole.read_bytes()[:-100])
-    with pytest.raises(DataError, match="not a whole zip"):
-        open_files(whole)
-
-
-def test_a_place_that_is_not_there_and_a_file_that_is_no_archive(tmp_path):
-    with pytest.raises(DataError, match="no folder or archive"):
-        open_files(tmp_path / "nothing")
+    refused(whole, "not a whole zip")
     (tmp_path / "text").write_text("prose")
-    with pytest.raises(DataError, match="not a whole zip"):
-        open_files(tmp_path / "text")
+    refused(tmp_path / "text", "not a whole zip")
+    (tmp_path / "x.tar.gz").write_bytes(b"\x1f\x8b no zip")
+    refused(tmp_path / "x.tar.gz", "such as a tar, and name its folder")
+    refused(tmp_path / "nothing", "no folder or archive")
+
+
+def tables(folder, *parts, name="train", rows=None, **more):
+    """Parquet files of images and other columns, as the Hugging Face hub writes them."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for k, columns in enumerate(parts):
+        table = pyarrow.table(columns).replace_schema_metadata(more)
+        parquet.write_table(table, folder / f"{name}-{k}.parquet", row_group_size=rows)
+    return open_files(folder)
 
 
 def test_parquet_without_images_is_refused(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    path = tmp_path / "x.parquet"
-    parquet.write_table(pyarrow.table({"text": ["a"]}), path)
     with pytest.raises(DataError, match="no column 'image'"):
-        open_files(path)
-    path.write_bytes(b"PAR1 torn")
-    with pytest.raises(DataError, match="not a whole parquet"):
-        open_files(path)
+        tables(tmp_path, {"text": ["a"]})
+    (tmp_path / "train-0.parquet").write_bytes(b"PAR1 torn")
+    refused(tmp_path / "train-0.parquet", "not a whole parquet")
 
 
 def test_parquet_images_without_a_path_are_numbered_in_the_hubs_order(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     for part in ("test", "train", "valid"):
         images = [{"bytes": f"{part}{i}".encode(), "path": None} for i in range(3)]
-        parquet.write_table(
-            pyarrow.table({"image": images}), tmp_path / f"{part}-0.parquet", row_group_size=2
-        )
-    files = open_files(tmp_path)
+        files = tables(tmp_path, {"image": images}, name=part, rows=2)
     assert [files.read(name) for name in files.names] == [
         f"{part}{i}".encode() for part in ("train", "valid", "test") for i in range(3)
     ]
@@ -158,26 +144,11 @@ def test_parquet_images_without_a_path_are_numbered_in_the_hubs_order(tmp_path):
 
 
 def test_parquet_is_read_from_many_threads(tmp_path):
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
     images = [{"bytes": str(i).encode() * 50, "path": f"{i:04d}.jpg"} for i in range(400)]
-    parquet.write_table(pyarrow.table({"image": images}), tmp_path / "x.parquet", row_group_size=3)
-    files = open_files(tmp_path / "x.parquet")
+    files = tables(tmp_path, {"image": images}, rows=3)
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(files.read, files.names))
     assert read == [image["bytes"] for image in images]
-
-
-def tables(folder, *parts, **more):
-    """Parquet files of images and other columns, as the Hugging Face hub writes them."""
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet
-
-    for k, columns in enumerate(parts):
-        table = pyarrow.table(columns)
-        parquet.write_table(table.replace_schema_metadata(more), folder / f"train-{k}.parquet")
-    return open_files(folder)
 
 
 def test_parquet_rows_of_equal_path_are_images_of_their_own(tmp_path):
@@ -191,12 +162,13 @@ def test_parquet_rows_of_equal_path_are_images_of_their_own(tmp_path):
 
 
 def test_a_label_column_of_parquet_files_is_the_class(tmp_path):
-    told = {"info": {"features": {"kind": {"_type": "ClassLabel", "names": ["zebra", "ant"]}}}}
+    kind = {"_type": "ClassLabel", "names": ["zebra", "ant"]}
+    hub = json.dumps({"info": {"features": {"kind": kind}}})
     rows = [{"bytes": png(k), "path": f"{k}.png"} for k in range(6)]
     other = {"ok": [True, None, True], "label": [7, 7, 7], "image": rows[:3]}
     parts = {"image": rows[:3], "kind": [0, 1, 0]}, {"image": rows[3:], "kind": [1, 1, 1]}
     (tmp_path / "hub").mkdir()
-    files = tables(tmp_path / "hub", *parts, huggingface=json.dumps(told))
+    files = tables(tmp_path / "hub", *parts, huggingface=hub)
     assert files.classes["3.png"] == "ant"
     source = folder_source(tmp_path / "hub", 8)
     assert source.open().attributes == {"class": ("ant", "zebra")}
@@ -264,13 +236,9 @@ def test_what_pillow_opens_is_used_and_the_rest_is_counted(tmp_path):
 
 def test_only_formats_of_pictures_are_opened_whatever_a_file_is_called(tmp_path, monkeypatch):
     """PostScript has Pillow start another program."""
-    import PIL
-
-    asked = []
-    there = PIL.Image.open
-    monkeypatch.setattr(
-        PIL.Image, "open", lambda file, formats: asked.append(formats) or there(file, "r", formats)
-    )
+    asked, there = [], Image.open
+    spy = lambda file, formats: asked.append(formats) or there(file, "r", formats)  # noqa: E731
+    monkeypatch.setattr(Image, "open", spy)
     for name, data in {"a.png": png(1), "b.png": b"%!PS-Adobe-3.0 EPSF-3.0\n"}.items():
         (tmp_path / name).write_bytes(data)
     found = [decoded(open_files(tmp_path).read, name, 8) for name in ("a.png", "b.png")]
@@ -333,15 +301,11 @@ def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch):
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), folder)
 
     monkeypatch.setattr(os, "scandir", failing)
-    with pytest.raises(DataError, match=r"not connected.*mounted again"):
-        open_files(tmp_path)
+    refused(tmp_path, r"not connected.*mounted again")
 
 
 def test_a_zip_with_windows_slashes_reads_as_it_was_meant(tmp_path):
-    path = zipped(tmp_path / "x.zip", [("a\\1.png", png(1)), ("b\\", b""), ("b\\2.png", png(2))])
-    files = open_files(path)
+    members = ("a\\1.png", png(1)), ("b\\", b""), ("b\\2.png", png(2))
+    files = open_files(zipped(tmp_path / "x.zip", *members))
     assert files.names == ("a/1.png", "b/2.png")
     assert files.read("b/2.png") == png(2)
-    (tmp_path / "x.tar.gz").write_bytes(b"\x1f\x8b no zip")
-    with pytest.raises(DataError, match="such as a tar, and name its folder"):
-        open_files(tmp_path / "x.tar.gz")
