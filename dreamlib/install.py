@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 INPUTS = Path("/kaggle/input")
 COLAB = Path("/var/colab/hostname")  # on Colab's machines; a command there has no shell of Colab's
@@ -65,23 +66,20 @@ def ready(source: str = "", say: Callable[[str], None] = print) -> None:
     What is only needed for some scores may stay missing: a line says what that turns off.  Raises
     ImportError, naming the remedy.
     """
-    absent = missing(NEVER)
-    if absent:
+    if absent := missing(NEVER):
         raise ImportError(
             f"{' and '.join(absent)} cannot be imported, and a notebook does not install them: "
             "choose this notebook's kernel where PyTorch is, or install it there as pytorch.org "
             "says, and restart the kernel"
         )
     wheels = _beside(source)
-    told = [_install(REQUIRED[name], wheels) for name in missing(REQUIRED)]
-    absent = missing(REQUIRED)
-    if absent:
-        say("\n".join(told))
+    complaints = [_install(REQUIRED[name], wheels) for name in missing(REQUIRED)]
+    if absent := missing(REQUIRED):
+        say("\n".join(complaints))
         raise ImportError(_remedy([REQUIRED[name] for name in absent]))
     for name in missing(OPTIONAL):
         _install(OPTIONAL[name][0], wheels)
-    lost = [OPTIONAL[name] for name in missing(OPTIONAL)]
-    if lost:
+    if lost := [OPTIONAL[name] for name in missing(OPTIONAL)]:
         names = _names([need for need, _ in lost])
         off = ", ".join(feature for _, feature in lost)
         say(f"off, because pip could not fetch {names}: {off}; everything else works")
@@ -104,28 +102,28 @@ def missing(names: Iterable[str]) -> list[str]:
 def _own_version() -> str:
     """From the file beside this one: in a clone no installed package need be ours."""
     text = Path(__file__).with_name("__init__.py").read_text(encoding="utf-8")
-    found = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
-    return found[1] if found else "(unknown version)"
+    version = re.search(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    return version[1] if version else "(unknown version)"
 
 
 def _versions() -> dict[str, str]:
     """Installed packages by normalised name."""
-    told = [package.metadata for package in metadata.distributions()]
-    names = {re.sub(r"[-_.]+", "-", t["Name"]).lower() for t in told if t and t.get("Name")}
-    found = {}
+    about: list[Any] = [package.metadata for package in metadata.distributions()]
+    names = {re.sub(r"[-_.]+", "-", m["Name"]).lower() for m in about if m and m.get("Name")}
+    versions = {}
     for name in sorted(names):
         # Asked by name: what pip leaves of a removed package (~orch) would give its old version.
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def _beside(source: str) -> list[list[str]]:
     """pip's options for the wheels in the folder that is `source`, or that holds it, if any."""
     place = Path(source)
     folder = place if place.is_dir() else place.parent
-    found = source and place.exists() and any(folder.glob("*.whl"))
-    return [["--no-index", f"-f{folder}"]] if found else []
+    wheels = source and place.exists() and any(folder.glob("*.whl"))
+    return [["--no-index", f"-f{folder}"]] if wheels else []
 
 
 def _install(need: str, wheels: list[list[str]]) -> str:
@@ -134,10 +132,10 @@ def _install(need: str, wheels: list[list[str]]) -> str:
     `wheels` are tried first and alone: Kaggle has no Internet by default.
     """
     versions = _versions()
-    pins = [f"{name}=={told}\n" for name, told in versions.items() if VERSION.fullmatch(told)]
+    pins = [f"{name}=={v}\n" for name, v in versions.items() if VERSION.fullmatch(v)]
     # A torch that pip does not know of would be fetched again as somebody's dependency.
     alone = [] if all(name in versions for name in NEVER) else ["--no-deps"]
-    told = ""
+    complaint = ""
     with tempfile.TemporaryDirectory() as scratch:
         held = Path(scratch, "constraints.txt")
         held.write_text("".join(pins), encoding="utf-8")
@@ -148,8 +146,8 @@ def _install(need: str, wheels: list[list[str]]) -> str:
             importlib.invalidate_caches()
             if done.returncode == 0:
                 return ""
-            told = (done.stdout + done.stderr).strip()
-    return told
+            complaint = (done.stdout + done.stderr).strip()
+    return complaint
 
 
 def _names(needs: list[str]) -> str:

@@ -64,70 +64,70 @@ class Data(Section):
     path: Name | None = None  # the images' folder; None = generated, installed or downloaded
     size: Int = Field(ge=8, le=1024)  # pixels per side
     flip: Bool = False  # mirror half of the training images
-    shift: Int = Field(0, ge=0)  # move training images by up to so many pixels
-    colour: Float = Field(0.0, ge=0, lt=1)  # change their brightness and contrast by up to this
+    shift: Int = Field(default=0, ge=0)  # move training images by up to so many pixels
+    colour: Float = Field(default=0.0, ge=0, lt=1)  # change brightness and contrast by up to this
     fit: Literal["crop", "pad"] = "crop"  # folder: centre square, or all of it on black
-    held_out: Float = Field(0.1, gt=0, le=0.4)  # folder: share of reference, and of floor
-    first: Int | None = Field(None, ge=1)  # celeba: train on images up to this number only
-    train: Int | None = Field(None, ge=1, le=10**7)  # images to draw (faces only)
-    reference: Int | None = Field(None, ge=1, le=10**7)
-    floor: Int | None = Field(None, ge=1, le=10**7)
+    held_out: Float = Field(default=0.1, gt=0, le=0.4)  # folder: share of reference, and of floor
+    first: Int | None = Field(default=None, ge=1)  # celeba: train on images up to this number only
+    train: Int | None = Field(default=None, ge=1, le=10**7)  # images to draw (faces only)
+    reference: Int | None = Field(default=None, ge=1, le=10**7)
+    floor: Int | None = Field(default=None, ge=1, le=10**7)
     seed: Seed = 0  # of the faces
 
 
 class Net(Section):
     widths: tuple[Int, ...]
-    blocks: Int = Field(2, ge=1, le=64)
+    blocks: Int = Field(default=2, ge=1, le=64)
     attention: tuple[Int, ...] = ()  # resolutions; the middle block always attends
-    heads: Int = Field(4, ge=1)
-    dropout: Float = Field(0.0, ge=0, lt=1)
+    heads: Int = Field(default=4, ge=1)
+    dropout: Float = Field(default=0.0, ge=0, lt=1)
     patch: Literal[1, 2, 4] = 1  # fold patches into channels first: less work per image
     conditional: Bool = False  # tell the network the images' labels
 
 
 class Diffusion(Section):
-    steps: Int = Field(1000, ge=2, le=10**6)
+    steps: Int = Field(default=1000, ge=2, le=10**6)
     schedule: Literal["linear", "cosine"] = "cosine"
-    beta_start: Float = Field(1e-4, gt=0, lt=1)  # linear only
-    beta_end: Float = Field(0.02, gt=0, lt=1)  # linear only
+    beta_start: Float = Field(default=1e-4, gt=0, lt=1)  # linear only
+    beta_end: Float = Field(default=0.02, gt=0, lt=1)  # linear only
     prediction: Literal["eps", "v", "x0"] = "eps"  # what the network's output means
 
 
 class Loss(Section):
     name: Literal["standard", "conservative", "paper", "perturb"] = "conservative"
-    lam_max: Float = Field(0.5, ge=0, le=1)  # conservative
+    lam_max: Float = Field(default=0.5, ge=0, le=1)  # conservative
     start: Span = "10 %"  # conservative: lambda is 0 before
     ramp: Span = "20 %"  # conservative: lambda's factor is min(step / ramp, 1)
-    weight: Float = Field(0.3, ge=0, le=1)  # conservative: share of the adapted branch
+    weight: Float = Field(default=0.3, ge=0, le=1)  # conservative: share of the adapted branch
     estimator: Literal["both", "sampled"] = "sampled"  # conservative
-    p: Float = Field(1.0, ge=0)  # paper
-    gamma: Float = Field(0.1, ge=0)  # perturb
-    min_snr: Float | None = Field(None, gt=0)  # weight errors by min(SNR, this); 5 is usual
+    p: Float = Field(default=1.0, ge=0)  # paper
+    gamma: Float = Field(default=0.1, ge=0)  # perturb
+    min_snr: Float | None = Field(default=None, gt=0)  # weight errors by min(SNR, this); 5 is usual
 
 
 class Train(Section):
     length: Span = "100 epochs"
-    batch: Int = Field(128, ge=1, le=10**6)  # images per optimizer step, on any machine
-    micro: Int | None = Field(None, ge=1)  # images per forward pass; None = chosen, halved if OOM
+    batch: Int = Field(default=128, ge=1, le=10**6)  # images per optimizer step, on any machine
+    micro: Int | None = Field(default=None, ge=1)  # images per pass; None = chosen, halved if OOM
     optimizer: Literal["adam", "adamw"] = "adamw"
-    lr: Float = Field(2e-4, gt=0)
+    lr: Float = Field(default=2e-4, gt=0)
     lr_schedule: Literal["constant", "cosine"] = "constant"
     warmup: Span = 0  # the rate rises linearly at first
-    weight_decay: Float = Field(0.01, ge=0)  # adamw only
-    label_dropout: Float = Field(0.1, ge=0, le=1)  # conditional: share of images told nothing
-    clip: Float = Field(1.0, gt=0)  # largest gradient norm
-    ema: Float = Field(0.9999, ge=0, lt=1)
+    weight_decay: Float = Field(default=0.01, ge=0)  # adamw only
+    label_dropout: Float = Field(default=0.1, ge=0, le=1)  # conditional: share told nothing
+    clip: Float = Field(default=1.0, gt=0)  # largest gradient norm
+    ema: Float = Field(default=0.9999, ge=0, lt=1)
     seed: Seed = 0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     channels_last: Bool = False  # CUDA: the layout that tensor cores prefer
     recompute: Bool = False  # gradient checkpointing: less memory, about a fifth more work
     deterministic: Bool = False  # CUDA: slower kernels that repeat bit for bit
-    hours: Float | None = Field(None, gt=0, le=10**5)  # of one session; None = the platform's
-    reserve_minutes: Float | None = Field(None, ge=0)  # of it, for sampling and scoring
-    save_minutes: Float = Field(10.0, gt=0)
-    mirror_minutes: Float = Field(30.0, gt=0)  # between two copies to the mirror
-    log_every: Int = Field(50, ge=1)  # steps
+    hours: Float | None = Field(default=None, gt=0, le=10**5)  # of a session; None = the platform's
+    reserve_minutes: Float | None = Field(default=None, ge=0)  # of it, for sampling and scoring
+    save_minutes: Float = Field(default=10.0, gt=0)
+    mirror_minutes: Float = Field(default=30.0, gt=0)  # between two copies to the mirror
+    log_every: Int = Field(default=50, ge=1)  # steps
     preview_every: Span = 0  # sample grids, beside those at 5, 25, 50, 75 and 100 %
     tensorboard: Bool = False
     wandb: Bool = False  # Weights & Biases
@@ -136,20 +136,20 @@ class Train(Section):
 class Gan(Section):
     """Of model gan.  net.widths are channels per resolution: the image's own first, 4x4 last."""
 
-    z: Int = Field(512, ge=1)  # numbers that an image is made from
-    w: Int = Field(512, ge=1)  # numbers of its style
-    mapping: Int = Field(8, ge=1)  # layers from z to w
+    z: Int = Field(default=512, ge=1)  # numbers that an image is made from
+    w: Int = Field(default=512, ge=1)  # numbers of its style
+    mapping: Int = Field(default=8, ge=1)  # layers from z to w
     filter: tuple[Float, ...] = (1.0, 3.0, 3.0, 1.0)  # low-pass, at every change of resolution
-    r1: Float | None = Field(None, ge=0)  # gamma; None = 0.0002 pixels / batch
-    r1_every: Int = Field(16, ge=1)  # steps
-    path: Float | None = Field(None, ge=0)  # weight of path lengths; None = by size, 0 = none
-    path_every: Int = Field(8, ge=1)  # steps
-    mixing: Float = Field(0.9, ge=0, le=1)  # share of generated images with two styles
-    ada: Float | None = Field(0.6, gt=0, lt=1)  # target of sign D(real); None = no augmentation
-    ada_images: Int = Field(500_000, ge=1)  # that take the augmentation's p from 0 to 1
-    half_life: Float = Field(10_000, gt=0)  # of the averaged weights, in images
-    ramp: Float | None = Field(0.05, gt=0)  # ... and at most this share of the images seen
-    truncation: Float = Field(1.0, ge=0)  # in generating: below 1 more typical, less varied
+    r1: Float | None = Field(default=None, ge=0)  # gamma; None = 0.0002 pixels / batch
+    r1_every: Int = Field(default=16, ge=1)  # steps
+    path: Float | None = Field(default=None, ge=0)  # of path lengths; None = by size, 0 = none
+    path_every: Int = Field(default=8, ge=1)  # steps
+    mixing: Float = Field(default=0.9, ge=0, le=1)  # share of generated images with two styles
+    ada: Float | None = Field(default=0.6, gt=0, lt=1)  # aim of sign D(real); None: no augmenting
+    ada_images: Int = Field(default=500_000, ge=1)  # that take the augmentation's p from 0 to 1
+    half_life: Float = Field(default=10_000, gt=0)  # of the averaged weights, in images
+    ramp: Float | None = Field(default=0.05, gt=0)  # ... and at most this share of the images seen
+    truncation: Float = Field(default=1.0, ge=0)  # in generating: below 1 more typical, less varied
 
     @model_validator(mode="after")
     def _filter(self) -> Gan:
@@ -163,26 +163,26 @@ class Gan(Section):
 
 class Sample(Section):
     sampler: Literal["ddpm", "ddim", "dpmpp_2m", "gan"] = "ddim"
-    steps: Int = Field(50, ge=1)
+    steps: Int = Field(default=50, ge=1)
     spacing: Literal["uniform", "quadratic", "karras", "trailing"] = "uniform"
     clamp: Bool = True  # hold the predicted clean image inside [-1, 1]
-    eta: Float = Field(0.0, ge=0, le=1)  # ddim
-    temperature: Float = Field(1.0, ge=0)  # ddpm
+    eta: Float = Field(default=0.0, ge=0, le=1)  # ddim
+    temperature: Float = Field(default=1.0, ge=0)  # ddpm
     variance: Literal["posterior", "fixed_large"] = "posterior"  # ddpm
-    guidance: Float = Field(1.0, ge=0)  # conditional: above 1 follows the labels more closely
+    guidance: Float = Field(default=1.0, ge=0)  # conditional: above 1 follows labels more closely
     labels: dict[Name, Name] = {}  # conditional: {class: sneaker}; others as often as in the data
-    batch: Int = Field(64, ge=1)  # the network's one fixed batch size
+    batch: Int = Field(default=64, ge=1)  # the network's one fixed batch size
     seed: Seed = 0
-    shard: Int = Field(250, ge=1)  # images per file
+    shard: Int = Field(default=250, ge=1)  # images per file
 
 
 class Evaluate(Section):
     extractor: Literal["classifier", "inception"] = "inception"
     n: tuple[Annotated[Int, Field(ge=2)], ...] = (500, 5000)
-    reference: Int = Field(5000, ge=2)  # held-out real images, the same for every column
+    reference: Int = Field(default=5000, ge=2)  # held-out real images, the same for every column
     weights: Name | None = None  # the Inception file, or a folder that holds it
     anchors: Bool = False  # score the untrained network and Gaussian images as well
-    cells: Int = Field(100, ge=2)  # of the mode study, at most; fewer for few training images
+    cells: Int = Field(default=100, ge=2)  # of the mode study, at most; fewer for few images
     jackknife: Bool = True  # a second standard error of the corrected distance: 20 more of it
     inception_score: Bool = False  # says little about faces; needs the Inception extractor
     lpips: Bool | None = None  # perceptual diversity; None = with the Inception extractor
@@ -192,8 +192,8 @@ class Validation(Section):
     """Scores during training, of images that `evaluate` has for no reference."""
 
     every: Span = 0  # steps, epochs or a share of the run; 0 = never
-    n: Int = Field(500, ge=2)  # images
-    patience: Int | None = Field(None, ge=1)  # stop after so many that were no better
+    n: Int = Field(default=500, ge=2)  # images
+    patience: Int | None = Field(default=None, ge=1)  # stop after so many that were no better
 
 
 GROUP = 4  # images that a GAN's discriminator compares: batches are whole groups

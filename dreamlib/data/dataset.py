@@ -49,7 +49,8 @@ class Item(NamedTuple):
     reject: str = ""  # why it is not used
 
 
-class Contents(NamedTuple):
+@dataclass(frozen=True)
+class Contents:
     """A source, opened."""
 
     attributes: dict[str, tuple[str, ...]]  # attribute -> names of its values; {} when unlabelled

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from dreamlib.data.dataset import SPLITS, Contents, Item, Source
-from dreamlib.data.faces_canvas import Canvas, Field, arc, box, ellipse, glow
+from dreamlib.data.faces_canvas import ALL, Canvas, Field, Rows, arc, box, ellipse, glow
 from dreamlib.utils.errors import DataError
 from dreamlib.utils.rng import numpy_rng
 
-DRAWING = 1  # raise it whenever a change here or in drawing.py alters the pixels of any face
+DRAWING = 1  # raise it whenever a change here or in faces_canvas.py alters a pixel of any face
 BLOCK = 64  # consecutive faces whose parameters are drawn together
 MIN_SIZE = 16  # pixels; below, eyes are smaller than two pixels and their colour is lost
 
@@ -88,7 +88,7 @@ class _Faces:
         """For each value of an attribute, which of the people have it."""
         return [np.flatnonzero(self.label[attribute] == v) for v in range(len(SHARES[attribute]))]
 
-    def paint(self, colour, distance: Field, opacity: Field | float = 1.0, rows=slice(None)):
+    def paint(self, colour: Field, distance: Field, opacity: Field | float = 1, rows: Rows = ALL):
         self.canvas.paint(colour, self.canvas.cover(distance) * opacity, rows)
 
 

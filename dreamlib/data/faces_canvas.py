@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 Field = np.ndarray  # float32, broadcastable to [n,h,w]
+Rows = np.ndarray | slice  # which of the pictures
+ALL = slice(None)
 
 
 class Canvas:
@@ -26,7 +28,7 @@ class Canvas:
         """Share of each pixel that lies inside: 1 deep within (distance < 0), 0 outside."""
         return np.clip(0.5 - distance / self.pixel, 0, 1)
 
-    def paint(self, colour: np.ndarray, alpha: Field, rows: np.ndarray | slice = slice(None)):
+    def paint(self, colour: np.ndarray, alpha: Field, rows: Rows = ALL) -> None:
         """Lay colour [n,3] (0 to 255) over the pictures `rows`, alpha [n,h,w] of it (0 to 1)."""
         below = self.rgb[rows]
         self.rgb[rows] = below + alpha[:, None] * (colour[:, :, None, None] - below)

@@ -29,7 +29,8 @@ from dreamlib.data.file_readers import Files, folder_files, images_among, open_f
 from dreamlib.utils.errors import DataError
 from dreamlib.utils.files import fingerprint, parse_json, readable
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 About = Callable[[str, np.ndarray], tuple[tuple[int, ...], str]]  # name, image -> labels, split
 
 TRANSPARENT = {"LA", "PA", "RGBA", "RGBa"}

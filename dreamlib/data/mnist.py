@@ -128,20 +128,20 @@ def digits_source(size: int = 16) -> Source:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise DataError("the digits come with scikit-learn; `pip install scikit-learn`") from error
-    bunch = load_digits()
-    images = np.floor(bunch.images * 255 / 16 + 0.5).astype(np.uint8)
+    values, labels = load_digits(return_X_y=True)
+    images = np.floor(values.reshape(-1, 8, 8) * 255 / 16 + 0.5).astype(np.uint8)
     order = numpy_rng("digits split").permutation(len(images)).tolist()
     splits = ["train"] * len(order)
     splits[: 2 * DIGITS_HELD_OUT] = ["reference"] * DIGITS_HELD_OUT + ["floor"] * DIGITS_HELD_OUT
 
     def item(i: int, split: str) -> Item:
         large = Image.fromarray(images[i]).resize((size, size), Image.Resampling.BICUBIC)
-        return Item(f"digit/{i:05d}", np.array(large)[..., None], (int(bunch.target[i]),), split)
+        return Item(f"digit/{i:05d}", np.array(large)[..., None], (int(labels[i]),), split)
 
     description = {
         "size": size,
         "filter": "Pillow bicubic",
-        "arrays": {"images": sha256_array(images), "labels": sha256_array(bunch.target)},
+        "arrays": {"images": sha256_array(images), "labels": sha256_array(labels)},
         "held out": f"{DIGITS_HELD_OUT} reference, {DIGITS_HELD_OUT} floor, keyed permutation",
     }
     entries = list(zip(order, splits))

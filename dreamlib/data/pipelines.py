@@ -78,14 +78,15 @@ def _pipeline(folder: Path) -> Any:
         for name, (library, kind) in parts.items():
             made = getattr(diffusers, kind) if library == "diffusers" else None
             if isinstance(made, type) and issubclass(made, torch.nn.Module):
-                place = str(folder / name)
-                loaded[name], info = made.from_pretrained(place, output_loading_info=True, **local)
+                load, place = made.from_pretrained, str(folder / name)  # type: ignore[attr-defined]
+                loaded[name], info = load(place, output_loading_info=True, **local)
                 if missing := info["missing_keys"]:  # they would be whatever lay in memory
                     raise DataError(
                         f"{folder} lacks {len(missing)} weights of its {name} "
                         f"({missing[0]}, ...): save the pipeline again"
                     )
-        return diffusers.DiffusionPipeline.from_pretrained(str(folder), **local, **loaded)
+        pipeline: Any = diffusers.DiffusionPipeline  # type: ignore[attr-defined]
+        return pipeline.from_pretrained(str(folder), **local, **loaded)
     except UNFIT as error:
         raise DataError(
             f"diffusers cannot load {folder} ({error}): with a pipeline or a part of your own, "
@@ -119,11 +120,12 @@ def _parts(folder: Path) -> dict[str, list[Any]]:
 def _check_spacing(pipeline: Any, steps: int | None) -> None:
     """Say where a scheduler's steps do not begin and end where training did."""
     config = getattr(getattr(pipeline, "scheduler", None), "config", {})
-    spacing, trained = config.get("timestep_spacing"), config.get("num_train_timesteps")
+    spacing, trained = config.get("timestep_spacing"), config.get("num_train_timesteps") or 0
     asked = inspect.signature(pipeline.__call__).parameters.get("num_inference_steps")
     steps = steps or (asked.default if asked else None)
-    known = spacing in ("leading", "trailing") and isinstance(steps, int) and trained
-    if known and steps < trained and trained % steps:
+    if spacing not in ("leading", "trailing") or not isinstance(steps, int):
+        return
+    if steps < trained and trained % steps:
         fitting = max(k for k in range(1, steps) if trained % k == 0)
         say(
             f"WARNING: {steps} steps of {spacing!r} spacing do not divide the scheduler's "

@@ -90,12 +90,13 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 def sweep(folder: Path) -> None:
     """Remove temporary files of `write_atomic` that killed processes left in and below `folder`."""
     for path in folder.rglob(".*.tmp"):
-        if found := TEMPORARY.match(path.name):
+        if match := TEMPORARY.match(path.name):
+            place, process = match.groups()
             with suppress(OSError):  # it is gone, or not ours to remove
                 # Of this process and of what runs elsewhere, a day's rest tells that it is left.
                 rest = time.time() - path.stat().st_mtime
-                seen = boot_id() and found[1] == PLACE and found[2] != str(os.getpid())
-                if rest > 86400 or (seen and not Path(f"/proc/{found[2]}").exists()):
+                known = boot_id() and place == PLACE and process != str(os.getpid())
+                if rest > 86400 or (known and not Path(f"/proc/{process}").exists()):
                     path.unlink()
 
 
@@ -138,11 +139,11 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, or an .npy file's as arr_0.  FileNotFoundError, or DAMAGED."""
-    found = np.load(path, allow_pickle=False)
-    if isinstance(found, np.ndarray):
-        return {"arr_0": found}
-    with found:
-        return dict(found)
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return {"arr_0": loaded}
+    with loaded:
+        return dict(loaded)
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -164,9 +165,9 @@ def check_fields(value: Any, **kinds: type | tuple[type, ...]) -> dict[str, Any]
     if not isinstance(value, dict):
         raise ValueError("it is no JSON object")
     for name, kind in kinds.items():
-        found = value.get(name)
-        wild = isinstance(found, (int, float)) and not abs(found) < 1e15  # NaN is, too
-        if wild or not isinstance(found, kind):
+        field = value.get(name)
+        wild = isinstance(field, (int, float)) and not abs(field) < 1e15  # NaN is, too
+        if wild or not isinstance(field, kind):
             raise ValueError(f"its {name} is odd" if name in value else f"it has no {name}")
     return value
 
@@ -191,7 +192,7 @@ def sha256_array(array: np.ndarray) -> str:
     """Hash of dtype, shape and values, read in blocks so that a memmap is never held whole."""
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     for start in range(0, len(array), 1024):
-        digest.update(np.ascontiguousarray(array[start : start + 1024]).tobytes())
+        digest.update(array[start : start + 1024].tobytes())
     return digest.hexdigest()
 
 

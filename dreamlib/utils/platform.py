@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,7 @@ def mount_drive() -> None:
     if platform() != "colab" or _drive_mounted():
         return
     try:
-        from google.colab import drive
+        from google.colab import drive  # type: ignore[import-not-found]
 
         drive.mount(str(DRIVE.parent))
     except Exception as error:  # noqa: BLE001  refused, or not answered: Colab has kinds of its own
@@ -95,18 +96,15 @@ def memory_in_use(device: torch.device) -> tuple[int, int | None]:
         free, total = torch.cuda.mem_get_info(device)
         return total - free, total
     status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    resident = next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
-    return 1024 * resident, memory_bytes()
+    resident = re.search(r"^VmRSS:\s*(\d+)", status.read_text() if status.exists() else "", re.M)
+    return 1024 * int(resident[1]) if resident else 0, memory_bytes()
 
 
 def cpu_flags() -> set[str]:
     """The processor's feature flags as Linux names them; empty on other systems."""
     info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return set()
-    lines = [line for line in info.read_text().splitlines() if line.startswith("flags")]
-    return set(lines[0].split(":", 1)[1].split()) if lines else set()
+    flags = re.search(r"^flags\s*:(.*)$", info.read_text() if info.exists() else "", re.MULTILINE)
+    return set(flags[1].split()) if flags else set()
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -154,9 +152,8 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         kind = "bf16" if major >= 8 else "fp16"
         return _precision(kind, f"{torch.cuda.get_device_name(device)} is sm_{major}{minor}")
     if device.type == "cpu":
-        found = sorted(cpu_flags() & {"avx512_bf16", "amx_bf16"})
-        if found:
-            return _precision("bf16", f"this CPU has {' and '.join(found)}")
+        if known := sorted(cpu_flags() & {"avx512_bf16", "amx_bf16"}):
+            return _precision("bf16", f"this CPU has {' and '.join(known)}")
         return _precision("fp32", "this CPU has neither avx512_bf16 nor amx_bf16")
     return _precision("fp32", f"no mixed precision is used on {device.type}")
 

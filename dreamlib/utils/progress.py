@@ -1,7 +1,6 @@
 """One progress helper for all long work: honest, throttled, with an ETA.
 
-Jobs take a `progress` argument of type `Progress`, a function that opens a bar and returns its
-`advance`.  The default is silent, so that a library call prints nothing by itself.
+A `Progress` is a function that opens a bar and returns its `advance`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 Advance = Callable[[int], None]
 Progress = Callable[[str, int], Advance]
@@ -39,10 +37,11 @@ class Screen:
         self._try("flush")
 
     def _try(self, method: str, *values: str) -> None:
-        stream: Any = getattr(sys, self.name)
+        stream = getattr(sys, self.name)
+        if stream is None:  # a process may have been given none
+            return
         try:
-            if stream is not None:  # a process may have been given none
-                getattr(stream, method)(*values)
+            getattr(stream, method)(*values)
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if self.name != "stderr":

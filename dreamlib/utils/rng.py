@@ -8,6 +8,7 @@ resuming needs no generator state, and any split of the work gives the same numb
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import permutations
@@ -75,12 +76,11 @@ def image_noise(
     seed: int, slots: Sequence[int | None], shape: Sequence[int], t: int, device: torch.device
 ) -> Tensor:
     """Standard normal [B,*shape]; row r is keyed by (seed, slots[r], t), empty slots are zero."""
-    rows, rng = torch.zeros(len(slots), *shape), torch.Generator()
-    told = [(row, image) for row, image in zip(rows, slots) if image is not None]
-    keys = mix_each("image", seed, [image for _, image in told], t)
-    for (row, _), key in zip(told, keys):
-        row.normal_(generator=rng.manual_seed(key))
-    return rows.to(device)
+    noise, rng = torch.zeros(len(slots), *shape), torch.Generator()
+    filled = {row: image for row, image in enumerate(slots) if image is not None}
+    for row, key in zip(filled, mix_each("image", seed, list(filled.values()), t)):
+        noise[row].normal_(generator=rng.manual_seed(key))
+    return noise.to(device)
 
 
 def batches(images: Sequence[int], batch: int) -> list[list[int | None]]:
@@ -91,10 +91,11 @@ def batches(images: Sequence[int], batch: int) -> list[list[int | None]]:
     the first batch whose row is free.
     """
     dealt: list[list[int | None]] = []
+    full: Counter[int] = Counter()  # row -> how many batches have it taken
     for image in images:
-        free = next((b for b in dealt if b[image % batch] is None), None)
-        if free is None:
-            free = [None] * batch
-            dealt.append(free)
-        free[image % batch] = image
+        row = image % batch
+        if full[row] == len(dealt):
+            dealt.append([None for _ in range(batch)])
+        dealt[full[row]][row] = image
+        full[row] += 1
     return dealt
