@@ -13,13 +13,7 @@ from statistics import mean, stdev
 import pytest
 import torch
 
-from benchmarks import (
-    coverage,
-    frechet_speed,
-    gaussian_truth,
-    known_generators,
-    study_cost,
-)
+from benchmarks import coverage, frechet_speed, gaussian_truth, known_generators, study_cost
 from benchmarks.sampler_table import key, table
 from dreamlib.config.load import load_config
 from dreamlib.diffusion.unet import UNet
@@ -70,32 +64,30 @@ def test_quotations_are_the_code(block):
         place = source.index(line, place + 1)
 
 
+def measured(name):
+    return json.loads((ROOT / name).read_text("utf-8"))
+
+
+SAMPLERS = measured("benchmarks/sampler_table.json")
+EVALUATION = (ROOT / "docs" / "EVALUATION.md").read_text("utf-8")
+
+
 def test_the_sampler_table_is_the_measured_one():
-    measured = json.loads((ROOT / "benchmarks/sampler_table.json").read_text("utf-8"))
-    rows, floor = table(measured, seeds=3).split("\n\n")
     page = (ROOT / "docs" / "TRAINING.md").read_text("utf-8")
-    assert rows in page
-    assert floor in page
+    for part in table(SAMPLERS, seeds=3).split("\n\n"):
+        assert part in page
 
 
 def test_twenty_steps_of_dpm_solver_are_as_good_as_a_hundred_of_ddim():
     """At most two standard deviations over seeds, or 5 %, above: from the measured results."""
-    measured = json.loads((ROOT / "benchmarks/sampler_table.json").read_text("utf-8"))
 
     def fd(*row):
-        return [measured[key(row, seed)]["fd"] for seed in range(3)]
+        return [SAMPLERS[key(row, seed)]["fd"] for seed in range(3)]
 
     for spacing in ("uniform", "karras"):
         slow = fd("ddim", spacing, 100)
         room = max(2 * stdev(slow), 0.05 * mean(slow))
         assert mean(fd("dpmpp_2m", "karras", 20)) <= mean(slow) + room
-
-
-EVALUATION = (ROOT / "docs" / "EVALUATION.md").read_text("utf-8")
-
-
-def measured(name):
-    return json.loads((ROOT / name).read_text("utf-8"))
 
 
 def test_the_tables_of_evaluation_are_the_measured_ones():
@@ -183,14 +175,12 @@ def test_the_first_page_tells_the_demos_own_distances():
 
 
 def test_committed_tables_are_drawn_from_the_committed_files():
-    study = study_from(ROOT / "figures" / "fashion" / "scores.json")
-    assert (ROOT / "figures/fashion/scores.md").read_text("utf-8").strip() == markdown(
-        study
-    ).strip()
-    found = read_ablation(ROOT / "figures" / "ablation")
-    assert len(found.cells) == 5 * 2 * 2 * 3  # losses, seeds, budgets, samplers
-    table = (ROOT / "figures/ablation/ablation.md").read_text("utf-8").strip()
-    assert table == ablation_markdown(found).strip()
+    ablation = read_ablation(ROOT / "figures" / "ablation")
+    assert len(ablation.cells) == 5 * 2 * 2 * 3  # losses, seeds, budgets, samplers
+    tables = {"ablation/ablation": ablation_markdown(ablation)}
+    tables["fashion/scores"] = markdown(STUDIES["figures/fashion"])
+    for name, text in tables.items():
+        assert (ROOT / f"figures/{name}.md").read_text("utf-8").strip() == text.strip()
 
 
 def test_every_name_in_the_table_of_letters_exists():

@@ -24,6 +24,8 @@ ROOT = HOME.parent
 COLAB = install.COLAB
 SETUP = "import importlib.util, subprocess, sys"  # in the setup cell of every notebook
 PROJECT = (ROOT / "pyproject.toml").read_text()
+HERE = Path(sysconfig.get_path("purelib"))
+KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}
 
 # It writes down how it was called, and "installs" what PIP_GIVES lists for what it was asked for.
 PIP = """
@@ -92,19 +94,20 @@ class Environment:
 
 @pytest.fixture
 def environment(tmp_path, monkeypatch):
-    """environment("typer", ...) -> one without these modules; "lpips" is always among them."""
+    """environment("typer", ...) -> one without these modules, and with a stand-in for pip."""
     monkeypatch.delenv("KAGGLE_KERNEL_RUN_TYPE", raising=False)
-    here = Path(sysconfig.get_path("purelib"))
 
-    def make(*without: str) -> Environment:
+    def make(*without: str, pip: bool = False) -> Environment:
         made = Environment(tmp_path / "environment", tmp_path / "kaggle/input")
         command = [sys.executable, "-m", "venv", "--without-pip", str(made.folder)]
         subprocess.run(command, check=True)
         left_out = {"dreamlib", "__editable__", *without}
-        for path in here.iterdir():
+        for path in HERE.iterdir():
             name = re.split(r"[-.]", path.name)[0]
             if name not in left_out and not path.name.startswith("__editable__"):
                 (made.site / path.name).symlink_to(path)
+        if not pip:
+            made.pretend_pip()
         return made
 
     return make
@@ -132,8 +135,13 @@ def clone(folder: Path, inputs: Path | None = None) -> Path:
 
 
 WHERE = "\nprint('FROM', importlib.util.find_spec('dreamlib').origin)"
-AGAIN = "\nsubprocess.run = None\nbefore = list(sys.path)\n"
 BANNER = f"dreamlib {__version__} · local · Python {sys.version.split()[0]} · torch "
+
+
+def twice(cell: str) -> str:
+    """The second time nothing is installed, and nothing changes."""
+    again = "\nsubprocess.run = None\nbefore = list(sys.path)\n"
+    return cell + again + cell + WHERE + "\nassert sys.path == before"
 
 
 def assert_ready(done: subprocess.CompletedProcess, home: Path, platform: str = "local") -> None:
@@ -143,13 +151,12 @@ def assert_ready(done: subprocess.CompletedProcess, home: Path, platform: str = 
     assert f"FROM {home / 'dreamlib/__init__.py'}" in lines
 
 
-# ---------------------------------------------------------------------- where dreamlib is found
+# where dreamlib is found
 
 
 @pytest.mark.parametrize("place", [".", "notebooks"])
 def test_a_clone_is_used_where_it_is(environment, tmp_path, place):
     env, home = environment(), clone(tmp_path / "work/dreamlib")
-    env.pretend_pip()
     done = env.run(setup_cell() + WHERE, home / place)
     assert done.returncode == 0, done.stderr
     found = Path(done.stdout.split("FROM ")[1].strip())
@@ -160,7 +167,6 @@ def test_a_clone_is_used_where_it_is(environment, tmp_path, place):
 def test_a_clone_below_the_working_folder_is_no_namespace_package(environment, tmp_path):
     """`!git clone` on Colab leaves the project in ./dreamlib, the package one deeper."""
     env, home = environment(), clone(tmp_path / "content/dreamlib")
-    env.pretend_pip()
     assert_ready(env.run(setup_cell() + WHERE, home.parent), home)
     assert env.calls == []
 
@@ -168,11 +174,8 @@ def test_a_clone_below_the_working_folder_is_no_namespace_package(environment, t
 @pytest.mark.parametrize("place", ["code", "datasets/somebody/code/dreamlib-main"])
 def test_an_attached_folder_that_is_named_is_used(environment, tmp_path, place):
     env = environment()
-    env.pretend_pip()
     home = clone(env.inputs / place)
-    cell = choosing(home)
-    code = cell + AGAIN + cell + WHERE + "\nassert sys.path == before"
-    done = env.run(code, away(tmp_path), KAGGLE_KERNEL_RUN_TYPE="Batch")
+    done = env.run(twice(choosing(home)), away(tmp_path), **KAGGLE)
     assert_ready(done, home, "kaggle")
     assert env.calls == []
 
@@ -180,19 +183,16 @@ def test_an_attached_folder_that_is_named_is_used(environment, tmp_path, place):
 def test_what_is_merely_attached_is_never_run(environment, tmp_path):
     """Neither where dreamlib is missing nor where it is installed; nor are other wheels used."""
     env = environment("typer")
-    env.pretend_pip()
     home = clone(env.inputs / "a/dreamlib")
     (home / "dreamlib/install.py").write_text("raise SystemExit('it ran')")
     (env.inputs / "a/dreamlib-9.9-py3-none-any.whl").touch()
     attach(env, "typer", "9.9.9")
-    done = env.run(setup_cell(), away(tmp_path), KAGGLE_KERNEL_RUN_TYPE="Batch")
+    done = env.run(setup_cell(), away(tmp_path), **KAGGLE)
     assert done.stderr.strip().endswith("No module named 'dreamlib'")
     assert "it ran" not in done.stderr
     (env.site / "dreamlib").symlink_to(ROOT / "dreamlib")
-    here = Path(sysconfig.get_path("purelib"))
-    gives = {install.REQUIRED["typer"]: ["typer", str(here / "typer")]}
-    code = setup_cell() + WHERE
-    done = env.run(code, tmp_path / "away", gives=gives, KAGGLE_KERNEL_RUN_TYPE="Batch")
+    gives = {install.REQUIRED["typer"]: ["typer", str(HERE / "typer")]}
+    done = env.run(setup_cell() + WHERE, tmp_path / "away", gives=gives, **KAGGLE)
     assert_ready(done, env.site, "kaggle")
     assert not [a for call in env.calls for a in call["args"] if str(env.inputs) in a]
 
@@ -208,21 +208,19 @@ def wheel(tmp_path_factory):
 
 
 def test_an_attached_wheel_is_installed_and_a_second_run_does_nothing(environment, tmp_path, wheel):
-    env = environment()
+    env = environment(pip=True)
     place = env.inputs / "datasets/somebody/wheels"
     place.mkdir(parents=True)
     shutil.copy(wheel, place)
-    cell, cwd = choosing(place / wheel.name), away(tmp_path)
     # Both runs in one process: the second must find what the first installed under its feet.
-    code = cell + AGAIN + cell + WHERE + "\nassert sys.path == before"
-    done = env.run(code, cwd, KAGGLE_KERNEL_RUN_TYPE="Batch")
+    done = env.run(twice(choosing(place / wheel.name)), away(tmp_path), **KAGGLE)
     assert_ready(done, env.site, "kaggle")
     assert done.stdout.count("torch ") == 2
 
 
 @pytest.mark.slow
 def test_the_wheel_holds_all_that_the_library_needs(environment, tmp_path, wheel):
-    env = environment()
+    env = environment(pip=True)
     env.inputs.mkdir(parents=True)
     shutil.copy(wheel, env.inputs)
     code = choosing(env.inputs / wheel.name) + (
@@ -239,23 +237,20 @@ def test_the_wheel_holds_all_that_the_library_needs(environment, tmp_path, wheel
 @pytest.mark.parametrize("stray", [False, True])
 def test_otherwise_the_tag_is_fetched_without_its_dependencies(environment, tmp_path, stray):
     """A folder called dreamlib that holds no package (a mirror, say) is not taken for one."""
-    env = environment()
-    env.pretend_pip()
-    cwd, cell = away(tmp_path), setup_cell()
+    env, cwd = environment(), away(tmp_path)
     if stray:
         (cwd / "dreamlib/runs").mkdir(parents=True)
     repository = re.search('^Repository = "(.+)"$', PROJECT, re.MULTILINE)[1]
     source = f"git+{repository}@v{__version__}"
     gives = {source: ["dreamlib", str(clone(tmp_path / "tag") / "dreamlib")]}
-    code = cell + AGAIN + cell + WHERE + "\nassert sys.path == before"
-    assert_ready(env.run(code, cwd, gives=gives), env.site)
+    assert_ready(env.run(twice(setup_cell()), cwd, gives=gives), env.site)
     (call,) = env.calls
     assert call["args"] == ["install", "-q", "--no-deps", source]
 
 
 @pytest.mark.parametrize("installer", ["pip", "none"])
 def test_without_internet_it_says_what_to_do(environment, tmp_path, installer):
-    env = environment(*["pip"] * (installer == "none"))
+    env = environment(*["pip"] * (installer == "none"), pip=True)
     done = env.run(setup_cell(), away(tmp_path))
     assert done.returncode == 1
     assert done.stderr.strip().endswith("No module named 'dreamlib'")
@@ -264,7 +259,7 @@ def test_without_internet_it_says_what_to_do(environment, tmp_path, installer):
     assert all(word in text for word in ("Internet", "attach", "wheel", "folder"))
 
 
-# ---------------------------------------------------------------------- what is missing beside it
+# what is missing beside it
 
 
 def ready(env: Environment, tmp_path: Path, **variables) -> subprocess.CompletedProcess:
@@ -277,10 +272,8 @@ def ready(env: Environment, tmp_path: Path, **variables) -> subprocess.Completed
 
 def test_only_what_is_missing_is_installed_and_nothing_is_changed(environment, tmp_path):
     env = environment("typer", "yaml", "lpips")
-    env.pretend_pip()
-    here = Path(sysconfig.get_path("purelib"))
     needs = [install.REQUIRED["yaml"], install.REQUIRED["typer"], install.OPTIONAL["lpips"][0]]
-    gives = {need: [m, str(here / m)] for need, m in zip(needs, ("yaml", "typer", "lpips"))}
+    gives = {need: [m, str(HERE / m)] for need, m in zip(needs, ("yaml", "typer", "lpips"))}
     done = ready(env, tmp_path, gives=gives)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("dreamlib ")
@@ -296,7 +289,6 @@ def test_only_what_is_missing_is_installed_and_nothing_is_changed(environment, t
 
 def test_a_torch_unknown_to_pip_is_not_fetched_again(environment, tmp_path):
     env = environment("lpips")
-    env.pretend_pip()
     (env.site / f"torch-{metadata.version('torch')}.dist-info").unlink()
     ready(env, tmp_path)
     assert "--no-deps" in env.calls[0]["args"]
@@ -304,8 +296,7 @@ def test_a_torch_unknown_to_pip_is_not_fetched_again(environment, tmp_path):
 
 def test_scores_that_cannot_be_had_are_one_line_and_the_notebook_goes_on(environment, tmp_path):
     env = environment("cleanfid", "lpips")
-    env.pretend_pip()
-    done = ready(env, tmp_path, KAGGLE_KERNEL_RUN_TYPE="Batch")
+    done = ready(env, tmp_path, **KAGGLE)
     assert done.returncode == 0, done.stderr
     off, banner = done.stdout.splitlines()
     assert off == (
@@ -316,8 +307,8 @@ def test_scores_that_cannot_be_had_are_one_line_and_the_notebook_goes_on(environ
 
 
 def test_a_required_package_that_cannot_be_had_stops_with_the_steps(environment, tmp_path):
-    env = environment("typer")
-    done = ready(env, tmp_path, KAGGLE_KERNEL_RUN_TYPE="Batch")  # the real pip again
+    env = environment("typer", pip=True)
+    done = ready(env, tmp_path, **KAGGLE)  # the real pip again
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: dreamlib needs typer: turn Internet on")
@@ -333,7 +324,6 @@ def test_a_required_package_that_cannot_be_had_stops_with_the_steps(environment,
 @pytest.mark.parametrize("name", ["torch", "numpy"])
 def test_torch_and_numpy_are_asked_for_and_never_installed(environment, tmp_path, name):
     env = environment(name)
-    env.pretend_pip()
     done = ready(env, tmp_path)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"ImportError: {name} cannot be imported, and a notebook does not")
@@ -360,13 +350,12 @@ def attach(env: Environment, name: str, version: str, requires: str = "") -> Non
 @pytest.mark.slow
 def test_attached_wheels_are_used_and_numpy_stays_as_it_is(environment, tmp_path):
     """The real pip: typer comes from its wheel; an lpips that wants another numpy is refused."""
-    env = environment("typer", "lpips")
+    env = environment("typer", "lpips", pip=True)
     attach(env, "typer", "9.9.9")
     attach(env, "lpips", "9.9.9", requires="numpy>=99")
     attach(env, "numpy", "99.0")
     home = clone(tmp_path / "clone")
-    code = choosing(env.inputs / "wheels")
-    done = env.run(code, home, KAGGLE_KERNEL_RUN_TYPE="Batch")
+    done = env.run(choosing(env.inputs / "wheels"), home, **KAGGLE)
     assert done.returncode == 0, done.stderr
     assert (env.site / "typer.py").read_text() == "__version__ = '9.9.9'\n"
     assert "could not fetch lpips: LPIPS" in done.stdout

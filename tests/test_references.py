@@ -82,8 +82,7 @@ def test_ancestral_steps(seed, ours, name, clamp):
     sched = schedule.cosine(40)
     theirs = theirs_for(diffusers.DDPMScheduler, sched, variance_type=name, clip_sample=clamp)
     x = draw(4, 1, 3, 3, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    own = torch.Generator().manual_seed(seed)
+    generator, own = (torch.Generator().manual_seed(seed) for _ in range(2))
 
     def noise(t):
         return torch.randn(x.shape, generator=own, dtype=torch.float64)
@@ -100,9 +99,8 @@ def test_ancestral_steps(seed, ours, name, clamp):
 @pytest.mark.parametrize("clamp", [False, True])
 def test_ddim_trajectories(seed, steps, eta, clamp):
     sched = schedule.linear(200)
-    theirs = theirs_for(
-        diffusers.DDIMScheduler, sched, clip_sample=clamp, timestep_spacing="trailing"
-    )
+    settings = {"clip_sample": clamp, "timestep_spacing": "trailing"}
+    theirs = theirs_for(diffusers.DDIMScheduler, sched, **settings)
     theirs.set_timesteps(steps)
     x = draw(4, 1, 3, 3, seed=seed)
 
@@ -123,13 +121,8 @@ def test_ddim_trajectories(seed, steps, eta, clamp):
 @pytest.mark.parametrize("spacing", ["uniform", "quadratic", "karras", "trailing"])
 def test_dpm_solver_trajectories(seed, steps, spacing):
     sched = schedule.cosine(200)
-    theirs = theirs_for(
-        diffusers.DPMSolverMultistepScheduler,
-        sched,
-        solver_order=2,
-        solver_type="midpoint",
-        final_sigmas_type="zero",
-    )
+    settings = {"solver_order": 2, "solver_type": "midpoint", "final_sigmas_type": "zero"}
+    theirs = theirs_for(diffusers.DPMSolverMultistepScheduler, sched, **settings)
     x = draw(4, 1, 3, 3, seed=seed)
     ours = list(dpmpp_2m(net, sched, x, steps, None, clamp=False, spacing=spacing))
     theirs.set_timesteps(timesteps=[step.t for step in ours])
@@ -141,13 +134,18 @@ def test_dpm_solver_trajectories(seed, steps, spacing):
         assert_close(step.x_t, x, rtol=1e-8, atol=1e-8)
 
 
+def noised(seed, most):
+    """A schedule, diffusers' own of it, and images with their noise at times up to `most`."""
+    sched = schedule.cosine(1000)
+    x0, eps = draw(50, 1, 2, 2, seed=seed), draw(50, 1, 2, 2, seed=seed + 10)
+    t = torch.randint(most, (50,), generator=torch.Generator().manual_seed(seed))
+    theirs = theirs_for(diffusers.DDPMScheduler, sched)
+    return sched, theirs, x0, eps, t, q_sample(sched, x0, t, eps)
+
+
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_velocity(seed):
-    sched = schedule.cosine(1000)
-    theirs = theirs_for(diffusers.DDPMScheduler, sched)
-    x0, eps = draw(50, 1, 2, 2, seed=seed), draw(50, 1, 2, 2, seed=seed + 10)
-    t = torch.randint(950, (50,), generator=torch.Generator().manual_seed(seed))
-    x_t = q_sample(sched, x0, t, eps)
+    sched, theirs, x0, eps, t, x_t = noised(seed, 950)
     close(x_t, theirs.add_noise(x0, eps, t))
     v = theirs.get_velocity(x0, eps, t)
     close(eps_from_output("v", sched, x_t, t, v), eps)
@@ -158,11 +156,7 @@ def test_velocity(seed):
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("p", [1.0, 5.0])
 def test_the_papers_pair_is_diffusers_own(seed, p):
-    sched = schedule.cosine(1000)
-    theirs = theirs_for(diffusers.DDPMScheduler, sched)
-    x0, eps = draw(32, 1, 2, 2, seed=seed), draw(32, 1, 2, 2, seed=seed + 10)
-    t = torch.randint(1000, (32,), generator=torch.Generator().manual_seed(seed))
-    x_t = q_sample(sched, x0, t, eps)
+    sched, theirs, x0, eps, t, x_t = noised(seed, 1000)
     moved, target = diffusers.training_utils.compute_dream_and_update_latents(
         lambda x, t, _: SimpleNamespace(sample=net(x, t)),
         theirs,
@@ -173,7 +167,7 @@ def test_the_papers_pair_is_diffusers_own(seed, p):
         None,
         dream_detail_preservation=p,
     )
-    batch = Batch(x0, t, eps, torch.zeros(32))
+    batch = Batch(x0, t, eps, torch.zeros(50))
     ours = dream.rectify(sched, batch, x_t, net(x_t, t), dream.Paper(p).lam(sched, t, 0))
     close(ours[0], moved)
     close(ours[1], target)

@@ -15,15 +15,8 @@ from dreamlib import __version__
 from dreamlib.notebook.runner.notebooks import HOME
 
 ROOT = HOME.parent
-COPIED = (
-    "pyproject.toml",
-    "README.md",
-    "CONTRIBUTING.md",
-    "CITATION.cff",
-    "docs",
-    "notebooks",
-    "tools/slug.py",
-)
+COPIED = ("pyproject.toml", "README.md", "CONTRIBUTING.md", "CITATION.cff", "tools/slug.py")
+COPIED += ("docs", "notebooks")
 NOTEBOOKS = sorted(HOME.glob("*.ipynb"))
 COLAB = "https://colab.research.google.com"
 
@@ -108,28 +101,24 @@ def test_every_way_to_write_an_address_is_followed_and_no_other(tree):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         ([], "usage: make slug REPO=owner/name"),
-        (["dreamlib"], "write REPO=owner/name"),
-        (["https://github.com/a/b"], "write REPO=owner/name"),
-        (["-a/b"], "is no repository"),
-        (["a--b/c"], "is no repository"),
-        (["a/b c"], "is no repository"),
+        *[([name], "write REPO=owner/name") for name in ("dreamlib", "https://github.com/a/b")],
+        *[([name], "is no repository") for name in ("-a/b", "a--b/c", "a/b c", "a/..")],
         (["a/b.git"], "write REPO=a/b: the name goes without .git"),
-        (["a/.."], "is no repository"),
         (["a/b", "feature/x"], "is no tag"),
     ],
 )
-def test_what_is_no_repository_changes_nothing(tree, words, told):
+def test_what_is_no_repository_changes_nothing(tree, words, message):
     before = contents(tree)
     done = slug(tree, *words)
     assert done.returncode == 1
-    assert told in done.stderr
+    assert message in done.stderr
     assert contents(tree) == before
 
 
-# ---------------------------------------------------------------------- as the tree stands
+# as the tree stands
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -138,10 +127,8 @@ def test_badges_and_setup_cell_point_at_the_one_repository_and_tag(path):
     page = f"https://github.com/{SLUG}/blob/{TAG}/notebooks/{path.name}"
     colab = page.replace("https://github.com", f"{COLAB}/github")
     badges = re.findall(r"\[!\[Open in (\w+)\]\([^)]+\)\]\(([^)]+)\)", cells[0])
-    assert badges == [
-        ("Colab", colab),
-        ("Kaggle", f"https://kaggle.com/kernels/welcome?src={page}"),
-    ]
+    kaggle = f"https://kaggle.com/kernels/welcome?src={page}"
+    assert badges == [("Colab", colab), ("Kaggle", kaggle)]
     assert [cell.count(f'"git+https://github.com/{SLUG}@{TAG}"') for cell in cells].count(1) == 1
 
 
