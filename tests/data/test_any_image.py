@@ -144,19 +144,6 @@ def test_random_damage_never_crashes():
             assert (image is None) == bool(reject)
 
 
-def test_the_extension_does_not_matter_and_rejects_are_counted(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for i in range(40):
-        (folder / f"{i}.png").write_bytes(encoded(picture("RGB", (20, 20), seed=i), "JPEG"))
-    for name, data in BROKEN.items():
-        (folder / f"{name.replace(' ', '-')}.jpg").write_bytes(data)
-    manifest = pack(folder_source(folder, 16), tmp_path / "p").manifest
-    assert manifest["count"] == 40
-    assert len(manifest["rejects"]) == len(BROKEN)
-    assert all(reject["reason"] for reject in manifest["rejects"])
-
-
 def places(packed):
     return {image.tobytes(): code for image, code in zip(packed.images, packed.split_codes)}
 

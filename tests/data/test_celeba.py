@@ -136,12 +136,6 @@ def test_other_images_of_the_same_numbers_are_another_set(tmp_path, whole):
     assert len(set(found)) == 4
 
 
-def test_it_is_found_through_links(tmp_path, whole):
-    (tmp_path / "i").mkdir()
-    (tmp_path / "i/linked").symlink_to(fill(tmp_path / "celeba/img_align_celeba").parent)
-    assert numbered(attached(tmp_path / "i"))[1] == "000001.jpg"
-
-
 def test_unnamed_places_must_hold_all_of_it(tmp_path, whole):
     anime = tmp_path / "i/anime"
     anime.mkdir(parents=True)

@@ -57,13 +57,6 @@ def test_the_archive_gives_the_same_as_its_folder(folder, archive, tmp_path):
     assert one.fingerprint == other.fingerprint
 
 
-def test_its_folder_may_be_linked(folder, tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/linked").symlink_to(folder)
-    there = cifar10_source(tmp_path / "data").description
-    assert there == cifar10_source(folder).description
-
-
 @pytest.mark.parametrize("start", [0, 29, 30, 33])
 def test_items_begin_where_they_are_asked_to(folder, start):
     items = cifar10_source(folder).open().items

@@ -110,13 +110,6 @@ def test_progress_reaches_the_count(tmp_path):
     assert sum(steps) == 0
 
 
-def test_unlabelled_grey_images_pack_too(tmp_path):
-    items = [Item("a", PIXELS[0, :, :, :1], split="train")]
-    packed = pack(source_of(items, attributes={}), tmp_path)
-    assert packed.labels.shape == (1, 0)
-    assert packed.channels == 1
-
-
 def test_second_call_opens_without_reading_the_source(tmp_path):
     first = pack(source_of(ITEMS), tmp_path)
     again = pack(source_of(ITEMS, open=must_not_be_read), tmp_path)
