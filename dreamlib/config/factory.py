@@ -260,8 +260,8 @@ def make_extractor(config: Config, data: Packed, device: torch.device) -> Extrac
 def make_inception(weights: str | None, device: torch.device) -> InceptionExtractor:
     """Inception, with weights that are found (`weights`: a file or folder to look in first) or
     downloaded.  WeightsUnavailable without them."""
-    found = obtain(weight_folders(weights), INCEPTION, weights_cache())
-    return InceptionExtractor(found, device)
+    path = obtain(weight_folders(weights), INCEPTION, weights_cache())
+    return InceptionExtractor(path, device)
 
 
 def make_distance(config: Config, device: torch.device) -> Lpips:

@@ -41,10 +41,10 @@ MAY_CHANGE = {
 def identity(config: Config, *, exclude_defaults: bool = False) -> dict[str, Any]:
     """The part of a config that a run may not change."""
     values = config.model_dump(mode="json", exclude_defaults=exclude_defaults)
-    for section, fields in MAY_CHANGE.items():
-        kept = values.pop(section, {})
-        if fields is not None:
-            values[section] = {k: v for k, v in kept.items() if k not in fields}
+    for section, free in MAY_CHANGE.items():
+        fields = values.pop(section, {})
+        if free is not None:
+            values[section] = {name: v for name, v in fields.items() if name not in free}
     return values
 
 
@@ -105,12 +105,11 @@ class _Loader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        found = super().construct_mapping(node, deep=True)
+        mapping = super().construct_mapping(node, deep=True)
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [repr(key) for key in found if keys.count(key) > 1]
-        if twice:
+        if twice := [repr(key) for key in mapping if keys.count(key) > 1]:
             raise ConstructorError(None, None, f"{twice[0]} is there twice", node.start_mark)
-        return found
+        return mapping
 
 
 class _Dumper(yaml.SafeDumper):

@@ -44,35 +44,31 @@ def cifar10_source(place: Path | str | None, size: int = 32, cache: Path | None 
         raise DataError(f"cifar10 has {SIZE} pixels and is not resized; set size to {SIZE}")
     at = Path(place) if place else fetched("cifar10", _download, cache, REMEDY) / ARCHIVE
     records = _records(at)
-    train = np.concatenate([r for name, r in records.items() if PARTS[name] == "train"])
-    parts, arrays = {"train": train, "test": records["test_batch.bin"]}, {}
-    for part, rows in parts.items():
-        arrays[f"{part} labels"] = rows[:, 0]
-        planes = rows[:, 1:].reshape(-1, 3, SIZE, SIZE)
-        arrays[f"{part} images"] = planes.transpose(0, 2, 3, 1)
-    description = {
-        "size": size,
-        "records": {part: sha256_array(rows) for part, rows in parts.items()},
-        "held out": HALVES,
-    }
+    train = [array for name, array in records.items() if PARTS[name] == "train"]
+    parts, arrays = {"train": np.concatenate(train), "test": records["test_batch.bin"]}, {}
+    for part, array in parts.items():
+        planes = array[:, 1:].reshape(-1, 3, SIZE, SIZE)
+        arrays |= {f"{part} labels": array[:, 0], f"{part} images": planes.transpose(0, 2, 3, 1)}
+    hashes = {part: sha256_array(array) for part, array in parts.items()}
+    description = {"size": size, "records": hashes, "held out": HALVES}
     contents = halved(arrays, CLASSES, size, "cifar10 split")
     return Source("cifar10", description, lambda: contents)
 
 
 def _records(place: Path) -> dict[str, np.ndarray]:
     """File name -> uint8 [n, RECORD], for every part."""
-    found = {}
+    records = {}
     for name, data in _parts(place):
         if len(data) % RECORD or not data:
             raise DataError(
                 f"{name} in {place} has {len(data):,} bytes, not whole records; {REMEDY}"
             )
-        found[name] = np.frombuffer(data, np.uint8).reshape(-1, RECORD)
-        if found[name][:, 0].max() >= len(CLASSES):
+        records[name] = np.frombuffer(data, np.uint8).reshape(-1, RECORD)
+        if records[name][:, 0].max() >= len(CLASSES):
             raise DataError(f"{name} in {place} has labels beyond 9; {REMEDY}")
-    if missing := [name for name in PARTS if name not in found]:
+    if missing := [name for name in PARTS if name not in records]:
         raise DataError(f"{place} lacks {', '.join(missing)}; {REMEDY}")
-    return found
+    return records
 
 
 def _parts(place: Path) -> Iterator[tuple[str, bytes]]:

@@ -121,8 +121,8 @@ def _check_spacing(pipeline: Any, steps: int | None) -> None:
     """Say where a scheduler's steps do not begin and end where training did."""
     config = getattr(getattr(pipeline, "scheduler", None), "config", {})
     spacing, trained = config.get("timestep_spacing"), config.get("num_train_timesteps") or 0
-    asked = inspect.signature(pipeline.__call__).parameters.get("num_inference_steps")
-    steps = steps or (asked.default if asked else None)
+    parameter = inspect.signature(pipeline.__call__).parameters.get("num_inference_steps")
+    steps = steps or (parameter.default if parameter else None)
     if spacing not in ("leading", "trailing") or not isinstance(steps, int):
         return
     if steps < trained and trained % steps:

@@ -30,7 +30,7 @@ class Screen:
 
     def write(self, text: str) -> None:
         code = getattr(getattr(sys, self.name), "encoding", None) or "utf-8"
-        shown = CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
+        shown = CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
         self._try("write", shown.encode(code, "backslashreplace").decode(code))
 
     def flush(self) -> None:
@@ -79,20 +79,20 @@ class TextProgress:
 
     def __call__(self, label: str, total: int) -> Advance:
         start = time.monotonic()
-        due, done, seen = start + self.first, 0, False
+        due, done, shown = start + self.first, 0, False
 
         def advance(count: int) -> None:
-            nonlocal due, done, seen
+            nonlocal due, done, shown
             done += count
             now = time.monotonic()
             finished = done >= total
-            if now < due and not (finished and seen):
+            if now < due and not (finished and shown):
                 return
             seconds = now - start
             rate = done / seconds if seconds else 0.0
             left = "done" if finished else f"ETA {duration((total - done) / rate)}" if rate else ""
             text = f"{label}: {done:,}/{total:,} ({done / total:.0%}) · {rate:.3g}/s · {left}"
             self.show(text)
-            due, seen = now + self.every, True
+            due, shown = now + self.every, True
 
         return advance
