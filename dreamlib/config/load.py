@@ -230,14 +230,9 @@ def explain(
     allowed = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     if kind == "value_error" and not place:
         return f"{source}: {allowed}"
-    at = f"{place} is" if place else "it holds"
-    return f"{source}: {at} {shown(error['input'])}, but should be {allowed}"
-
-
-def shown(value: Any) -> str:
-    """A value in a message, of a bounded length."""
-    text = repr(value)
-    return text if len(text) <= 200 else f"{text[:200]} ..."
+    at, value = f"{place} is" if place else "it holds", repr(error["input"])
+    value = value if len(value) <= 200 else f"{value[:200]} ..."
+    return f"{source}: {at} {value}, but should be {allowed}"
 
 
 def _known(path: list[str]) -> list[str]:

@@ -164,9 +164,9 @@ class _Writer:
             while lines := [self._take(item, images) for item in islice(items, SAFE_EVERY)]:
                 texts = [json.dumps(line, separators=(",", ":")) + "\n" for line in lines]
                 # Pixels first: the index never speaks of rows that a power cut could take back.
-                _make_safe(images)
+                files.sync(images)
                 index.write("".join(texts).encode())
-                _make_safe(index)
+                files.sync(index)
                 self.lines += lines
                 advance(len(lines))
 
@@ -207,7 +207,7 @@ class _Writer:
         used = self.used
         with open(self.part, "r+b") as file:
             _write_header(file, len(used), self.shape)
-            _make_safe(file)
+            files.sync(file)
         labels = np.array([line.get("labels", ()) for line in used], np.int16)
         codes = np.array([SPLITS.index(line["split"]) for line in used], np.uint8)
         files.write_npy(self.folder / LABELS, labels)
@@ -253,11 +253,6 @@ def _parsed(text: bytes) -> dict[str, Any]:
         SPLITS.index(line["split"])
         line |= {key: list(map(int, line[key])) for key in ("labels", "shape") if key in line}
     return line
-
-
-def _make_safe(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _write_header(file: IO[bytes], count: int, shape: tuple[int, ...]) -> None:

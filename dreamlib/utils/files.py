@@ -55,6 +55,12 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def sync(file: IO[bytes]) -> None:
+    """Wait until what was written is safe from a power cut."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename inside `folder` durable (POSIX asks for this; Windows has no such call)."""
     if os.name == "nt":
@@ -79,8 +85,7 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     try:
         with naming(path), open(temporary, "wb") as file:
             write(file)
-            file.flush()
-            os.fsync(file.fileno())
+            sync(file)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
