@@ -81,6 +81,10 @@ def test_every_factor_is_a_factor():
         np.testing.assert_allclose(kept.factor.T @ kept.factor, kept.cov, rtol=0, atol=atol)
         assert kept.trace == pytest.approx(np.trace(kept.cov), rel=1e-14)
         assert kept.factor is kept.factor  # a reference pays once
+        assert kept.eigenvalues.min() >= 0  # of zeros, half are below it by rounding
+        np.testing.assert_allclose(
+            kept.eigenvalues, np.linalg.eigvalsh(kept.cov), rtol=0, atol=1e-14 * kept.trace
+        )
     rows = Few.of(few)
     np.testing.assert_allclose(rows.factor.T @ rows.factor, np.cov(few.T), rtol=0, atol=1e-14)
     assert rows.trace == pytest.approx(np.trace(np.cov(few.T)), rel=1e-12)
@@ -115,14 +119,6 @@ def test_the_route_follows_the_smaller_set(monkeypatch):
         for name in ("eigh", "svd"):  # where a covariance has full rank
             patch.setattr(fr.np.linalg, name, never)
         assert frechet(full, full + 1) == pytest.approx(10)
-
-
-def test_eigenvalues_are_never_negative():
-    few = Moments.of(drawn(20, spectrum(40), 1))
-    assert few.eigenvalues.min() >= 0  # 21 of them are zero, half of these below it by rounding
-    np.testing.assert_allclose(
-        few.eigenvalues, np.linalg.eigvalsh(few.cov), rtol=0, atol=1e-14 * few.trace
-    )
 
 
 def test_degenerate_sets():

@@ -36,32 +36,15 @@ def small_blocks(monkeypatch):
 
 
 @pytest.mark.parametrize(("n", "m"), [(20, 20), (14, 9), (2, 30)])
-def test_the_definition_over_all_pairs(n, m, small_blocks):
+@pytest.mark.parametrize("rows", [7, 500])
+def test_the_definition_over_all_pairs(n, m, rows, monkeypatch):
+    monkeypatch.setattr("dreamlib.metrics.kid.ROWS", rows)
     gen, real = drawn(n, 1, scale=1.3), drawn(m, 2)
+    found, back = kid(gen, real), kid(real, gen)
     # Rounding of sums whose terms are about 1.
-    assert kid(gen, real).value == pytest.approx(by_definition(gen, real), abs=1e-13)
-
-
-def test_hand_computed():
-    # d = 1, k = (xy + 1)^3: within 1 * 2 + 1 = 3 -> 27, within 0 -> 1, between 1 and 1.
-    found = kid(np.array([[1.0], [2.0]]), np.array([[0.0], [0.0]]))
-    assert found.value == 27 + 1 - 2 * 1
-
-
-def test_blocks_do_not_matter(monkeypatch):
-    gen, real = drawn(50, 1, scale=1.1), drawn(60, 2)
-    whole = kid(gen, real)
-    monkeypatch.setattr("dreamlib.metrics.kid.ROWS", 9)
-    parts = kid(gen, real)
-    assert parts.value == pytest.approx(whole.value, abs=1e-13)
-    assert parts.se == pytest.approx(whole.se, rel=1e-9)
-
-
-def test_both_sides_count_alike():
-    gen, real = drawn(40, 1, scale=1.3), drawn(70, 2)
-    there, back = kid(gen, real), kid(real, gen)
-    assert there.value == pytest.approx(back.value, abs=1e-13)
-    assert there.se == pytest.approx(back.se, rel=1e-10)
+    assert found.value == pytest.approx(by_definition(gen, real), abs=1e-13)
+    assert back.value == pytest.approx(found.value, abs=1e-13)
+    assert back.se == pytest.approx(found.se, rel=1e-10)
 
 
 def test_float32_features_are_summed_in_float64():
@@ -69,14 +52,17 @@ def test_float32_features_are_summed_in_float64():
     assert kid(gen, real) == kid(gen.astype(np.float64), real.astype(np.float64))
 
 
-def test_the_error_is_that_of_two_means_of_projections():
+def pulls(gen, real):
+    """Twice the mean kernel of each image with the others of its set, and with the other set."""
+    own, between = (((gen @ x.T) / 16 + 1) ** 3 for x in (gen, real))
+    return 2 * ((own.sum(1) - own.diagonal()) / (len(gen) - 1)), 2 * between.mean(1)
+
+
+def test_the_error_is_that_of_two_means_of_projections(small_blocks):
     gen, real = drawn(12, 1, scale=1.4), drawn(9, 2)
-    own_gen, own_real = (((x @ x.T) / 16 + 1) ** 3 for x in (gen, real))
-    between = ((gen @ real.T) / 16 + 1) ** 3
-    of_gen = (own_gen.sum(1) - own_gen.diagonal()) / 11 - between.mean(1)
-    of_real = (own_real.sum(1) - own_real.diagonal()) / 8 - between.mean(0)
-    want = math.sqrt(4 * of_gen.var(ddof=1) / 12 + 4 * of_real.var(ddof=1) / 9)
-    assert kid(gen, real).se == pytest.approx(want, rel=1e-10)
+    (within_gen, to_real), (within_real, to_gen) = pulls(gen, real), pulls(real, gen)
+    variances = (within_gen - to_real).var(ddof=1) / 12, (within_real - to_gen).var(ddof=1) / 9
+    assert kid(gen, real).se == pytest.approx(math.sqrt(sum(variances)), rel=1e-10)
 
 
 @pytest.mark.parametrize(("n", "m"), [(100, 100), (60, 200)])
@@ -163,13 +149,8 @@ def test_the_error_of_a_difference(paired):
 
 def test_the_error_of_a_difference_is_that_of_means_of_projections():
     a, b, real = drawn(12, 1, scale=1.4), drawn(12, 2), drawn(9, 3)
-
-    def pulls(gen):
-        own, between = (((gen @ x.T) / 16 + 1) ** 3 for x in (gen, real))
-        return 2 * ((own.sum(1) - own.diagonal()) / 11 - between.mean(1)), 2 * between.mean(0)
-
-    (of_a, real_a), (of_b, real_b) = pulls(a), pulls(b)
-    shared = (real_a - real_b).var(ddof=1) / 9
+    of_a, of_b = (np.subtract(*pulls(gen, real)) for gen in (a, b))
+    shared = (pulls(real, a)[1] - pulls(real, b)[1]).var(ddof=1) / 9
     paired = math.sqrt((of_a - of_b).var(ddof=1) / 12 + shared)
     apart = math.sqrt(of_a.var(ddof=1) / 12 + of_b.var(ddof=1) / 12 + shared)
     assert kid_difference(a, b, real, paired=True).se == pytest.approx(paired, rel=1e-10)

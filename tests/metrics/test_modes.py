@@ -295,18 +295,6 @@ def test_all_images_in_one_cell_are_no_difference_and_in_two_all_of_it():
     assert mode.low < 1 < mode.high
 
 
-def test_effective_modes_fall_as_mass_concentrates():
-    shares = [np.ones(20), np.linspace(1, 20, 20), [20.0] * 3 + [0.1] * 17]
-    found = [
-        study_of_cells(drawn(5000, shares[0], 1), drawn(5000, s, 2), 20, seed=0) for s in shares
-    ]
-    assert [study.effective_real for study in found] == pytest.approx([20] * 3, rel=0.01)
-    even, sloped, few = (study.effective_gen for study in found)
-    assert even == pytest.approx(20, rel=0.01)
-    assert 15 < sloped < 19
-    assert 3 < few < 4
-
-
 def test_the_order_of_the_rows_does_not_matter():
     features, _ = blobs(900, 4, 5, 1, apart=2.0)
     fit, real, gen = features[:300], features[300:600], 1.1 * features[600:]
@@ -541,11 +529,3 @@ def test_damaged_digits_are_seen_and_the_naive_count_is_not_moved(draw_digits):
         assert study.hit >= 19  # of 20: what the naive count makes of noise
     assert found["floor"].hit == 20
     assert found["tenth"].effective_gen < 0.85 * found["tenth"].effective_real
-
-
-def test_real_digits_against_noise(digits):
-    pixels, _ = digits
-    fit, real, floor = rng(1).permutation(pixels)[:1797].reshape(3, 599, 64)
-    noise = rng(2).uniform(0, 16, real.shape)
-    assert mode_study(fit, real, noise, seed=0, k=20).ndb > 0.4
-    assert mode_study(fit, real, floor, seed=0, k=20).js_p > 0.01

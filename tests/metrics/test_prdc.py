@@ -78,13 +78,7 @@ def test_tight_inside_wide_is_precise_but_recalls_little():
     assert precision < 0.05
     assert recall > 0.95
     assert density < 0.05
-    precision, recall = values(precision_recall(tight, wide))
-    assert precision > 0.95
-    assert recall < 0.05
-
-
-def test_far_away_scores_nothing():
-    assert values(prdc(drawn(50, 1, shift=100.0), drawn(50, 2))) == [0, 0, 0, 0]
+    assert values(prdc(wide + 100, wide)) == [0, 0, 0, 0]
 
 
 def test_moving_turning_and_scaling_change_nothing():
