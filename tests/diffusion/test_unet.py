@@ -24,22 +24,25 @@ def net(**changes):
     "changes",
     [{}, {"patch": 2, "attention": (8,)}, {"channels": 1, "size": 32, "widths": (8, 8, 16)}],
 )
-def test_the_answer_has_the_inputs_shape(changes):
+def test_the_answer_has_the_inputs_shape_and_begins_with_zeros(changes):
     model = net(**changes)
     x = torch.randn(3, model.channels, model.size, model.size)
-    assert model(x, torch.tensor([0, 5, 9])).shape == x.shape
+    assert torch.equal(model(x, torch.tensor([0, 5, 9])), torch.zeros_like(x))
 
 
-def test_it_begins_by_predicting_zero():
-    assert not net()(torch.randn(2, 3, 16, 16), torch.tensor([1, 2])).any()
+def shapes_into(levels):
+    """A list that fills with the shapes that come in, once the network is asked."""
+    shapes = []
+    for level in levels:
+        level.register_forward_pre_hook(lambda _, args: shapes.append(tuple(args[0].shape)))
+    return shapes
 
 
 def test_skips_have_full_resolution():
-    model, seen = net(), []
-    for level in model.up:
-        level.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape))
+    model = net()
+    shapes = shapes_into(model.up)
     model(torch.randn(1, 3, 16, 16), torch.tensor([1]))
-    assert [tuple(shape) for shape in seen] == [(1, 32, 8, 8), (1, 16, 16, 16)]
+    assert shapes == [(1, 32, 8, 8), (1, 16, 16, 16)]
 
 
 def test_time_changes_the_answer_and_images_do_not_mix():
@@ -63,18 +66,21 @@ def test_attention_equals_its_definition():
     assert_close(layer(x), x + layer.proj(h), rtol=1e-4, atol=5e-5)
 
 
-def test_attention_hands_sdpa_contiguous_rows(monkeypatch):
+@pytest.mark.parametrize("autocast", [False, True])
+def test_attention_hands_sdpa_contiguous_rows_in_float32(monkeypatch, autocast):
     """With stride(-1) != 1 SDPA falls back to its slow path without a word."""
-    strides = []
+    seen = []
     original = F.scaled_dot_product_attention
 
-    def spy(q, k, v):
-        strides.extend([q.stride(-1), k.stride(-1), v.stride(-1)])
-        return original(q, k, v)
+    def spy(*qkv):
+        seen.extend([*qkv, original(*qkv)])
+        return seen[-1]
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    Attention(16, 4)(torch.randn(2, 16, 4, 4))
-    assert strides == [1, 1, 1]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        Attention(16, 4)(torch.randn(2, 16, 4, 4))
+    assert [x.stride(-1) for x in seen[:3]] == [1, 1, 1]
+    assert {x.dtype for x in seen} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -130,21 +136,6 @@ def test_averages_go_on_where_they_were_saved():
     assert int(whole.n_averaged) == int(resumed.n_averaged) == 6
 
 
-def test_attention_is_float32_under_autocast(monkeypatch):
-    dtypes = []
-    original = F.scaled_dot_product_attention
-
-    def spy(q, k, v):
-        out = original(q, k, v)
-        dtypes.extend([q.dtype, out.dtype])
-        return out
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", spy)
-    with torch.autocast("cpu", torch.bfloat16):
-        Attention(16, 4)(torch.randn(2, 16, 4, 4))
-    assert dtypes == [torch.float32, torch.float32]
-
-
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_has_a_network_of_its_resolution(preset):
     config = load_config(preset)
@@ -160,12 +151,10 @@ def test_every_preset_has_a_network_of_its_resolution(preset):
 
 
 def test_28_pixels_become_14_and_7():
-    model, seen = net(size=28, channels=1), []
-    model.middle.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-1]))
-    for level in model.down:
-        level.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[-1]))
+    model = net(size=28, channels=1)
+    shapes = shapes_into([*model.down, model.middle])
     assert model(torch.randn(1, 1, 28, 28), torch.tensor([1])).shape == (1, 1, 28, 28)
-    assert seen == [28, 14, 7]
+    assert [shape[-1] for shape in shapes] == [28, 14, 7]
 
 
 def grown(**changes):
