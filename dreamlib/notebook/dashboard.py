@@ -61,14 +61,11 @@ class _Live:
     """Facts, the loss so far, and the newest previews, in one widget; a line when it is over."""
 
     def __init__(self, run: Run):
-        self.run = run
+        self.run, self.panel, self.due = run, Panel(), 0.0
         self.facts: list[str] = []
-        self.panel: Panel | None = None  # from the first step on: the banner stands above it
-        self.due = 0.0
 
     def show(self, tick: Tick, facts: list[str]) -> None:
         self.facts = facts
-        self.panel = self.panel or Panel()
         self.panel.show(tick.step / tick.total, facts)
         if time.monotonic() >= self.due or tick.step == tick.total:
             self.due = time.monotonic() + LOOK
@@ -84,8 +81,8 @@ class _Live:
         return pictures
 
     def close(self) -> None:
-        if self.panel is not None:
-            self.panel.close()
+        self.panel.close()
+        if self.facts:
             tell(" · ".join(self.facts[:3]))
 
 

@@ -114,9 +114,11 @@ PICTURE = """
 
 
 class Panel:
-    """A bar, a few facts and pictures, in one widget (ipywidgets 7.7 and 8)."""
+    """A bar, a few facts and pictures, in one widget (ipywidgets 7.7 and 8), once there are any."""
 
-    def __init__(self) -> None:
+    is_open = False
+
+    def _open(self) -> None:
         import ipywidgets as widgets
         from IPython.display import display
 
@@ -125,9 +127,12 @@ class Panel:
         self.text, self.images = widgets.HTML(layout=wide), widgets.HTML(layout=wide)
         self.box = widgets.VBox([self.bar, self.text, self.images])
         self.handle = display(self.box, display_id=True)
+        self.is_open = True
 
     def show(self, share: float, facts: Iterable[str]) -> None:
         """The share that is done, 0 to 1, and facts of plain text."""
+        if not self.is_open:
+            self._open()
         self.bar.value = round(1000 * share)
         lines = [html.escape(fact) for fact in facts if fact]
         self.text.value = NOWRAP + f"&ensp;·</span>&ensp; {NOWRAP}".join(lines) + "</span>"
@@ -141,8 +146,11 @@ class Panel:
 
     def close(self) -> None:
         """Take the widget away: pages that are saved show text, and no dead widgets."""
+        if not self.is_open:
+            return
         from IPython.display import HTML
 
+        self.is_open = False
         if self.handle is not None:  # where a page does not take outputs back by itself
             self.handle.update(HTML(""))
         for part in (self.box, self.bar, self.text, self.images):
@@ -153,36 +161,28 @@ class LiveProgress:
     """Bars of long work: one panel, and a line of text for each that ends."""
 
     def __init__(self, first: float = 1.0, every: float = 0.5):
-        self.first, self.every = first, every
-        self.panel: Panel | None = None
+        self.first, self.every, self.panel = first, every, Panel()
 
     def __call__(self, label: str, total: int) -> Advance:
         begun = time.monotonic()
         due, done = begun + self.first, 0
-        self._close()
+        self.panel.close()
 
         def advance(count: int) -> None:
             nonlocal due, done
             done += count
             now = time.monotonic()
-            if done >= total and self.panel is not None:
-                self._close()
+            if done >= total and self.panel.is_open:
+                self.panel.close()
                 tell(f"{label}: {total:,} in {duration(now - begun)}")
             elif done < total and now >= due:
                 due = now + self.every
                 rate = done / (now - begun)
-                facts = [f"{label}: {done:,}/{total:,} ({done / total:.0%})", f"{rate:.3g}/s"]
-                self.panel = self.panel or Panel()
-                self.panel.show(
-                    done / total, [*facts, f"ETA {duration((total - done) / rate)}" if rate else ""]
-                )
+                left = f"ETA {duration((total - done) / rate)}" if rate else ""
+                facts = (f"{label}: {done:,}/{total:,} ({done / total:.0%})", f"{rate:.3g}/s", left)
+                self.panel.show(done / total, facts)
 
         return advance
-
-    def _close(self) -> None:
-        if self.panel is not None:
-            self.panel.close()
-            self.panel = None
 
 
 def progress() -> Progress:
