@@ -14,12 +14,11 @@ from torch import nn
 
 from dreamlib.config.schema import Config, span_steps
 from dreamlib.data.celeba import celeba_source
-from dreamlib.data.cifar import cifar10_source
+from dreamlib.data.classic_sets import cifar10_source, digits_source, idx_source
 from dreamlib.data.dataset import Packed, Source
 from dreamlib.data.faces import faces_source
 from dreamlib.data.image_folder import folder_source
 from dreamlib.data.loader import Stream
-from dreamlib.data.mnist import digits_source, idx_source
 from dreamlib.diffusion import losses
 from dreamlib.diffusion.denoiser import Denoiser
 from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m

@@ -6,14 +6,17 @@ Liu 2015.  Its images are numbered 000001 to 202599, and the official partition 
 from __future__ import annotations
 
 import hashlib
+import http.client
+import importlib
 import io
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Any
 
 from dreamlib.data.dataset import SPLITS, Contents, Source
-from dreamlib.data.download import Unavailable, from_drive, from_hub, from_kagglehub
 from dreamlib.data.file_readers import Files, folder_files, open_files, open_image
 from dreamlib.data.image_folder import UNREADABLE, items_of
 from dreamlib.utils.context import say
@@ -28,6 +31,9 @@ SPLIT_OF = {0: "train", 1: "floor", 2: "reference"}  # of the official train, va
 IMAGE = re.compile(r"^(\d{6})\.(?:jpg|jpeg|png)$", re.I)
 ATTRIBUTES, PARTITION = "list_attr_celeba", "list_eval_partition"
 HUB_COMMIT = "2d738f56e0e7f925ea36ae7c808ea925264aacec"
+DRIVE_ID = "0B7EVK8r0v71pZjFTYXZWM3FlRnM"  # img_align_celeba.zip on Google Drive
+DRIVE_MD5 = "00d2c5bc6d35e252742224ab0c1e8fcb"
+NETWORK = (OSError, ValueError, RuntimeError, http.client.HTTPException)
 NAMED = "the path that was named"
 KAGGLE_INPUTS = Path("/kaggle/input")
 LICENCE = "CelebA is for non-commercial research: mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
@@ -37,6 +43,10 @@ MANUAL = (
 )
 # How a way to get the images is called in the log -> how to try it; raises DataError
 Places = Mapping[str, Callable[[], Files]]
+
+
+class Unavailable(DataError):
+    """This way of getting the data did not work; another may."""
 
 
 def celeba_source(
@@ -134,6 +144,67 @@ def attached(folder: Path) -> Files:
                 passed_over.append(str(error))
     why = "; ".join(passed_over) or "neither 000001.jpg nor img_align_celeba.zip"
     raise Unavailable(f"no whole CelebA below {folder}: {why}")
+
+
+def from_kagglehub(dataset: str) -> Path:
+    """A Kaggle data set's folder; public ones need no account.  Resumes by itself."""
+    return Path(_by("kagglehub", lambda kagglehub: kagglehub.dataset_download(dataset)))
+
+
+def from_hub(dataset: str, revision: str) -> Path:
+    """The parquet files of a data set on the Hugging Face hub, as they were at a commit, whose hash
+    names their content.  Resumes by itself."""
+    wanted = {"repo_type": "dataset", "revision": revision, "allow_patterns": "*.parquet"}
+    return Path(_by("huggingface_hub", lambda hub: hub.snapshot_download(dataset, **wanted)))
+
+
+def from_drive(folder: Path, file_id: str = DRIVE_ID, md5: str = DRIVE_MD5) -> Path:
+    """CelebA's zip from Google Drive, checked; what is there already is gone on with.
+
+    Works with gdown 5 (which returns None on failure, or saves the page that says why) and 6 (which
+    raises).
+    """
+    from torchvision.datasets.utils import check_integrity
+
+    path = folder / "img_align_celeba.zip"
+
+    def download(gdown: Any) -> Any:
+        folder.mkdir(parents=True, exist_ok=True)
+        whole = check_integrity(str(path), md5)
+        return whole or gdown.download(id=file_id, output=str(path), resume=True)
+
+    if _by("gdown", download) is None or not path.is_file():
+        raise Unavailable("Google Drive gave nothing: its daily quota is often used up")
+    if not check_integrity(str(path), md5):
+        with open(path, "rb") as file:
+            is_page = file.read(512).lstrip().startswith(b"<")
+        path.unlink()
+        raise Unavailable(
+            "Google Drive gave a web page, not the file: its daily quota is used up"
+            if is_page
+            else f"the file from Google Drive does not have md5 {md5}; it was deleted"
+        )
+    return path
+
+
+def _by(name: str, fetch: Callable[[Any], Any]) -> Any:
+    """What `fetch` gets by a host's library; whatever that or the network raises is Unavailable."""
+    try:
+        library = importlib.import_module(name)
+    except ImportError as error:
+        raise Unavailable(f"{name} is not installed (pip install {name})") from error
+    try:
+        return fetch(library)
+    except (*NETWORK, *_errors_of(library)) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise Unavailable(f"{type(error).__name__}: {reason}") from error
+
+
+def _errors_of(library: ModuleType) -> list[type[Exception]]:
+    """The exceptions that a library defines for its users."""
+    modules = [library, *(getattr(library, name, None) for name in ("errors", "exceptions"))]
+    values = [value for module in modules if module for value in vars(module).values()]
+    return [kind for kind in values if isinstance(kind, type) and issubclass(kind, Exception)]
 
 
 def numbered(files: Files) -> dict[int, str]:

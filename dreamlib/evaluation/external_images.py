@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import ImageFile, ImageOps
 
+from dreamlib.data.classic_sets import NATIVE, with_border
 from dreamlib.data.dataset import Packed
 from dreamlib.data.file_readers import (
     Files,
@@ -23,7 +24,6 @@ from dreamlib.data.file_readers import (
     open_image,
 )
 from dreamlib.data.image_folder import FITS, UNREADABLE, in_order, load_square, to_rgb
-from dreamlib.data.mnist import NATIVE, with_border
 from dreamlib.metrics.frechet import Moments
 from dreamlib.utils.context import say
 from dreamlib.utils.errors import ConfigError, DataError

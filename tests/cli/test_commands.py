@@ -29,7 +29,7 @@ from PIL import Image
 
 from dreamlib.cli.main import app, main
 from dreamlib.config import factory as build
-from dreamlib.data.mnist import FILES
+from dreamlib.data.classic_sets import FILES
 from dreamlib.metrics.features import extract
 from dreamlib.report.figures import style
 from tests.conftest import TINY

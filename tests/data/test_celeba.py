@@ -14,9 +14,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamlib.data import celeba, dataset, download
-from dreamlib.data.celeba import attached, celeba_places, celeba_source, find_celeba, numbered
-from dreamlib.data.download import Unavailable, from_drive, from_hub, from_kagglehub
+from dreamlib.data import celeba, dataset
+from dreamlib.data.celeba import (
+    Unavailable,
+    attached,
+    celeba_places,
+    celeba_source,
+    find_celeba,
+    from_drive,
+    from_hub,
+    from_kagglehub,
+    numbered,
+)
 from dreamlib.data.file_readers import open_files
 from dreamlib.data.image_folder import load_square
 from dreamlib.data.prepare import pack
@@ -307,7 +316,7 @@ def test_drive_gives_the_zip_and_a_second_time_nothing_is_fetched(tmp_path, libr
     for _ in range(2):
         path = from_drive(tmp_path / "data/downloads", md5=md5)
         assert sorted(numbered(open_files(path))) == NUMBERS
-    assert calls == [(download.CELEBA_ID, True)]
+    assert calls == [(celeba.DRIVE_ID, True)]
 
 
 class DownloadError(Exception):

@@ -11,13 +11,13 @@ from threading import Thread
 import numpy as np
 import pytest
 
-from dreamlib.data import cifar
-from dreamlib.data.cifar import CLASSES, PARTS, RECORD, cifar10_source
+from dreamlib.data import classic_sets
+from dreamlib.data.classic_sets import CIFAR, CIFAR_ARCHIVE, CLASSES, RECORD, cifar10_source
 from dreamlib.data.prepare import pack
 from dreamlib.utils.errors import DataError
 
 RANDOM = np.random.default_rng(0)
-FILES = {name: RANDOM.integers(0, 256, (6, RECORD), dtype=np.uint8) for name in PARTS}
+FILES = {name: RANDOM.integers(0, 256, (6, RECORD), dtype=np.uint8) for name in CIFAR}
 for k, records in enumerate(FILES.values()):
     records[:, 0] = (np.arange(6) + k) % 10
 
@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def archive(folder, tmp_path):
-    path = tmp_path / cifar.ARCHIVE
+    path = tmp_path / CIFAR_ARCHIVE
     with tarfile.open(path, "w:gz") as file:
         file.add(folder, folder.name)
     return path
@@ -41,7 +41,7 @@ def archive(folder, tmp_path):
 
 def test_images_labels_and_splits_are_the_files(folder, tmp_path):
     data = pack(cifar10_source(folder), tmp_path / "p")
-    assert data.attributes == {"class": CLASSES}
+    assert data.attributes == {"class": CLASSES["cifar10"]}
     assert data.manifest["splits"] == {"train": 30, "reference": 3, "floor": 3}
     first = FILES["data_batch_1.bin"][0]
     red, green, blue = first[1:].reshape(3, 32, 32)
@@ -101,7 +101,7 @@ def test_a_damaged_archive_is_found_by_its_checksum(archive, tmp_path):
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(archive, monkeypatch):
-    monkeypatch.setattr(cifar, "LARGEST", 10_000)
+    monkeypatch.setattr(classic_sets, "CIFAR_LARGEST", 10_000)
     with pytest.raises(DataError, match="more than 10,000 bytes"):
         cifar10_source(archive)
 
@@ -112,7 +112,7 @@ def test_what_is_no_archive_and_no_network_are_clear(tmp_path, monkeypatch):
         cifar10_source(tmp_path / "x.tar.gz")
     with pytest.raises(DataError, match="not resized"):
         cifar10_source(None, 64)
-    monkeypatch.setattr(cifar, "URL", "file:///nowhere/at/all")
+    monkeypatch.setattr(classic_sets, "CIFAR_URL", "file:///nowhere/at/all")
     with pytest.raises(DataError, match="could not be downloaded"):
         cifar10_source(None, cache=tmp_path)
 
@@ -128,8 +128,8 @@ def served(archive):
 
 
 def test_the_download_is_checked_against_its_hash(served, archive, tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar, "URL", served)
+    monkeypatch.setattr(classic_sets, "CIFAR_URL", served)
     with pytest.raises(DataError, match="could not be downloaded"):
         cifar10_source(None, cache=tmp_path / "wrong")
-    monkeypatch.setattr(cifar, "MD5", hashlib.md5(archive.read_bytes()).hexdigest())
+    monkeypatch.setattr(classic_sets, "CIFAR_MD5", hashlib.md5(archive.read_bytes()).hexdigest())
     assert cifar10_source(None, cache=tmp_path / "right").open().count == 36

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, ImageFile
 from torchvision import datasets
 
-from dreamlib.data import mnist as idx
+from dreamlib.data import classic_sets
+from dreamlib.data.classic_sets import CLASSES, DEBIAN, FILES, digits_source, idx_source, read_idx
 from dreamlib.data.image_folder import folder_source, load_square, to_rgb
-from dreamlib.data.mnist import CLASSES, DEBIAN, FILES, digits_source, idx_source, read_idx
 from dreamlib.data.prepare import pack
 from dreamlib.utils.errors import DataError
 from tests.data.test_file_readers import png
@@ -119,7 +119,7 @@ def test_an_idx_file_has_a_bound_and_a_disk_that_fails_is_not_blamed_on_it(tmp_p
     with pytest.raises(DataError, match=r"cannot be read .*No such file"):
         read_idx(tmp_path / "absent")
     (tmp_path / "x.gz").write_bytes(gzip.compress(bytes(5000)))
-    monkeypatch.setattr(idx, "LARGEST", 4999)
+    monkeypatch.setattr(classic_sets, "LARGEST", 4999)
     with pytest.raises(DataError, match=r"unpacks to more than 4,999 bytes; delete"):
         read_idx(tmp_path / "x.gz")
 
@@ -154,7 +154,7 @@ def test_without_network_the_remedy_names_the_files_and_the_package(tmp_path, mo
     def offline(root, download):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(idx, "DEBIAN", tmp_path / "absent")
+    monkeypatch.setattr(classic_sets, "DEBIAN", tmp_path / "absent")
     monkeypatch.setattr(datasets, "FashionMNIST", offline)
     with pytest.raises(DataError, match=r"no route.*t10k-labels.*dataset-fashion-mnist"):
         idx_source("fashion", None, 32, cache=tmp_path)

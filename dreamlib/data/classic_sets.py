@@ -1,21 +1,22 @@
-"""Small classic sets: Fashion-MNIST and MNIST (IDX files), and scikit-learn's digits."""
+"""Small classic sets: Fashion-MNIST, MNIST and CIFAR-10 from their files, scikit-learn's digits."""
 
 from __future__ import annotations
 
 import gzip
+import http.client
 import io
 import math
+import tarfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import starmap
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
 from dreamlib.data.dataset import Contents, Item, Source
-from dreamlib.data.download import fetched
-from dreamlib.data.file_readers import reading
+from dreamlib.data.file_readers import open_files, reading
 from dreamlib.utils.errors import DataError
 from dreamlib.utils.files import sha256_array
 from dreamlib.utils.rng import numpy_rng
@@ -32,6 +33,10 @@ CLASSES = {
         *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
     ),
     "mnist": tuple("0123456789"),
+    "cifar10": (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
 }
 TORCHVISION = {"fashion": "FashionMNIST", "mnist": "MNIST"}  # its class, and its folder
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # of the package dataset-fashion-mnist
@@ -39,6 +44,17 @@ NATIVE = 28  # pixels
 LARGEST = 256 * 2**20  # bytes of a file, unpacked; the largest of these sets has 47 million
 HALVES = "test images, half reference and half floor by a keyed permutation"
 DIGITS_HELD_OUT = 300  # digits in the reference split, and as many in the floor split
+
+# Krizhevsky 2009, the binary version: the Python version holds pickles, which are programs.
+CIFAR_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+CIFAR_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
+CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
+CIFAR_LARGEST = 400 * 2**20  # bytes; CIFAR-10 has 184 million
+CIFAR = {f"data_batch_{k}.bin": "train" for k in range(1, 6)} | {"test_batch.bin": "test"}
+RECORD = 1 + 3 * 32 * 32  # a label, then the red, green and blue planes
+CIFAR_REMEDY = (
+    f"fetch {CIFAR_ARCHIVE} by hand and name it, or the folder of its .bin files: --data PATH"
+)
 
 
 def read_idx(path: Path | str) -> np.ndarray:
@@ -75,8 +91,8 @@ def idx_source(
     The four files are looked for in `folder`, gzipped or not.  Without a folder they are looked for
     in `cache` (and, for Fashion-MNIST, where Debian puts them), then downloaded into `cache`.
     """
-    if name not in CLASSES:
-        raise DataError(f"there is no IDX set {name!r}; use one of {', '.join(CLASSES)}")
+    if name not in TORCHVISION:
+        raise DataError(f"there is no IDX set {name!r}; use one of {', '.join(TORCHVISION)}")
     if size not in (NATIVE, 32):
         raise DataError(f"{name} has {NATIVE} pixels and is not resized; set size to 28 or 32")
     arrays = {part: read_idx(path) for part, path in _locate(name, folder, cache).items()}
@@ -190,3 +206,79 @@ def _find(name: str, folder: Path) -> dict[str, Path]:
         if len(paths) == len(FILES):
             return paths
     return {}
+
+
+def cifar10_source(place: Path | str | None, size: int = 32, cache: Path | None = None) -> Source:
+    """CIFAR-10 from the archive or a folder of its .bin files; without a place, downloaded.
+
+    DataError for another size, and for files that are not CIFAR-10's.
+    """
+    if size != 32:
+        raise DataError("cifar10 has 32 pixels and is not resized; set size to 32")
+
+    def download(cache: Path) -> None:
+        from torchvision.datasets.utils import download_url
+
+        download_url(CIFAR_URL, cache, CIFAR_ARCHIVE, CIFAR_MD5)
+
+    if not place:
+        place = fetched("cifar10", download, cache, CIFAR_REMEDY) / CIFAR_ARCHIVE
+    records, arrays, hashes = _cifar_records(Path(place)), {}, {}
+    for part in ("train", "test"):
+        both = np.concatenate([array for name, array in records.items() if CIFAR[name] == part])
+        hashes[part] = sha256_array(both)
+        arrays[f"{part} labels"] = both[:, 0]
+        arrays[f"{part} images"] = both[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    description = {"size": size, "records": hashes, "held out": HALVES}
+    contents = halved(arrays, CLASSES["cifar10"], size, "cifar10 split")
+    return Source("cifar10", description, lambda: contents)
+
+
+def _cifar_records(place: Path) -> dict[str, np.ndarray]:
+    """File name -> uint8 [n, RECORD], for every part."""
+    records = {}
+    for name, data in _cifar_parts(place):
+        if len(data) % RECORD or not data:
+            size = f"{len(data):,} bytes"
+            raise DataError(f"{name} in {place} has {size}, not whole records; {CIFAR_REMEDY}")
+        records[name] = np.frombuffer(data, np.uint8).reshape(-1, RECORD)
+        if records[name][:, 0].max() > 9:
+            raise DataError(f"{name} in {place} has labels beyond 9; {CIFAR_REMEDY}")
+    if missing := [name for name in CIFAR if name not in records]:
+        raise DataError(f"{place} lacks {', '.join(missing)}; {CIFAR_REMEDY}")
+    return records
+
+
+def _cifar_parts(place: Path) -> Iterator[tuple[str, bytes]]:
+    if place.is_dir():
+        files = open_files(place)
+        for name in files.names:
+            if Path(name).name in CIFAR:
+                yield Path(name).name, files.read(name)
+        return
+    try:
+        with gzip.open(place) as packed:  # to its end, where its checksum is
+            data = packed.read(CIFAR_LARGEST + 1)
+        if len(data) > CIFAR_LARGEST:
+            raise DataError(f"{place} unpacks to more than {CIFAR_LARGEST:,} bytes; {CIFAR_REMEDY}")
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            for member in archive:
+                name = PurePosixPath(member.name).name
+                file = archive.extractfile(member) if member.isfile() and name in CIFAR else None
+                if file:  # read, not unpacked; links are passed over
+                    yield name, file.read()
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise DataError(f"{place} cannot be read ({error}); {CIFAR_REMEDY}") from error
+
+
+def fetched(
+    name: str, download: Callable[[Path], None], cache: Path | str | None, remedy: str
+) -> Path:
+    """The folder `cache`, after `download` has put a data set there."""
+    if cache is None:
+        raise DataError(f"{name} is not on this machine; {remedy}")
+    try:
+        download(Path(cache))
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise DataError(f"{name} could not be downloaded ({error}); {remedy}") from error
+    return Path(cache)
