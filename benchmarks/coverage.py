@@ -24,10 +24,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.gaussian_truth import laws
-from dreamlib.evaluation.aggregate import Plan
-from dreamlib.evaluation.compare import Comparison
-from dreamlib.evaluation.difference import differences_of
+from dreamlib.evaluation.compare import Comparison, differences_of
 from dreamlib.evaluation.feature_scores import distance_rows, kernel_rows
+from dreamlib.evaluation.results import Plan
 from dreamlib.metrics.frechet import Moments
 from dreamlib.metrics.frechet_stats import frechet_floor
 from dreamlib.utils.files import write_text

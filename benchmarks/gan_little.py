@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 from benchmarks.timing import machine
 from benchmarks.training_hours import train_to, with_error
 from dreamlib.config.factory import make_extractor
-from dreamlib.evaluation.aggregate import Plan
 from dreamlib.evaluation.feature_scores import measure_external
+from dreamlib.evaluation.results import Plan
 from dreamlib.metrics.features import Extractor, extract
 from dreamlib.report.figures.palette import BLUE, GREY, ORANGE, TWO
 from dreamlib.report.figures.style import footer, new_figure, save_figure, style

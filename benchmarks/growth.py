@@ -28,9 +28,8 @@ from dreamlib.data.celeba import celeba_source
 from dreamlib.data.prepare import pack
 from dreamlib.diffusion.samplers import dpmpp_2m
 from dreamlib.diffusion.sampling import draw_images
-from dreamlib.evaluation.aggregate import Plan
 from dreamlib.evaluation.feature_scores import measure as measure_features
-from dreamlib.evaluation.results import GENERATED, REAL
+from dreamlib.evaluation.results import GENERATED, REAL, Plan
 from dreamlib.report.figures.palette import BLUE, GREEN, GREY, ORANGE, PURPLE, TWO
 from dreamlib.report.figures.style import footer, new_figure, style
 from dreamlib.utils.rng import numpy_rng

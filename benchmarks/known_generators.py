@@ -21,9 +21,8 @@ from matplotlib.figure import Figure
 from dreamlib.config.factory import make_classifier
 from dreamlib.config.load import load_config
 from dreamlib.data.faces import ATTRIBUTES, draw_faces, people
-from dreamlib.evaluation.aggregate import Plan
 from dreamlib.evaluation.feature_scores import measure
-from dreamlib.evaluation.results import GENERATED
+from dreamlib.evaluation.results import GENERATED, Plan
 from dreamlib.metrics.features import ClassifierExtractor, Extractor, extract
 from dreamlib.metrics.kmeans import assign, kmeans
 from dreamlib.report.figures.palette import BLUE, GREY, ORANGE, TWO

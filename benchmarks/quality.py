@@ -48,9 +48,9 @@ from dreamlib.diffusion.samplers import ddim, dpmpp_2m
 from dreamlib.diffusion.sampling import BoundSampler, draw_images
 from dreamlib.diffusion.schedules import Schedule
 from dreamlib.diffusion.unet import UNet
-from dreamlib.evaluation.aggregate import Plan
 from dreamlib.evaluation.equal_time import P
 from dreamlib.evaluation.feature_scores import measure_external
+from dreamlib.evaluation.results import Plan
 from dreamlib.metrics.features import Extractor, extract
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.frechet_stats import frechet_difference

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from dreamlib.evaluation import feature_scores as measure
-from dreamlib.evaluation.aggregate import Plan
-from dreamlib.evaluation.results import GENERATED, REAL
+from dreamlib.evaluation.results import GENERATED, REAL, Plan
 from dreamlib.utils.files import write_text
 from dreamlib.utils.rng import numpy_rng
 

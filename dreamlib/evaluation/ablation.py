@@ -20,7 +20,7 @@ import numpy as np
 
 from dreamlib.config.load import load_config
 from dreamlib.config.schema import Config, span_steps
-from dreamlib.evaluation.difference import differences_of
+from dreamlib.evaluation.compare import differences_of
 from dreamlib.evaluation.inputs import StudyInputs
 from dreamlib.evaluation.results import Record, read_record
 from dreamlib.metrics.frechet import frechet
@@ -29,7 +29,8 @@ from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.training.train import train
 from dreamlib.utils.arguments import listed
-from dreamlib.utils.context import Say, progress, using
+from dreamlib.utils.context import Say, using
+from dreamlib.utils.context import progress as open_bar
 from dreamlib.utils.errors import ConfigError, Interrupted, NotThere, OutOfTime
 from dreamlib.utils.files import write_json
 from dreamlib.utils.progress import Progress
@@ -125,13 +126,22 @@ def ablate(
     """
     losses, samplers, seeds = listed(losses), listed(samplers), listed(seeds)
     _check(losses, samplers, seeds, steps)
-    folder = Path(folder)
-    job = _Job(preset, folder, steps, n, tuple(listed(overrides)), watch)
-    others = [arm for arm in losses if arm != STANDARD]
-    plan = list(product(BUDGETS, seeds, [STANDARD, *others]))  # what others are compared with first
+    arms = [STANDARD, *(arm for arm in losses if arm != STANDARD)]  # it is what others differ from
+    begin = partial(_training, preset, Path(folder), listed(overrides), steps)
+    trainings = {key: begin(*key) for key in product(BUDGETS, seeds, arms)}
     with using(progress=progress, say=say):
-        ablation = job.run(plan, seeds, samplers)
-    write_json(folder / "ablation.json", asdict(ablation))
+        # What is missing for scores is said before any training.
+        facts = _facts(trainings[BUDGETS[0], seeds[0], STANDARD], n)
+        for training in trainings.values():
+            _train(training, watch)
+        cells, advance = [], open_bar("scored", len(trainings) * len(samplers))
+        for (budget, seed, _), training in trainings.items():
+            for sampler in samplers:
+                cells.append(_score(training, trainings[budget, seed, STANDARD], sampler, n))
+                advance(1)
+    facts |= {"steps": steps, "seeds": list(seeds), "samplers": list(samplers)}
+    ablation = Ablation(facts, cells)
+    write_json(Path(folder) / "ablation.json", asdict(ablation))
     return ablation
 
 
@@ -147,106 +157,96 @@ def read_ablation(folder: Path | str) -> Ablation:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Training:
+    """A run of the ablation; fields as of a Cell."""
+
+    arm: str
+    budget: str
+    seed: int
+    steps: int
+    passes: int
     preset: str | Path
     folder: Path
-    steps: int
-    n: int
-    overrides: tuple[str, ...]
-    watch: Callable[[Run, Iterator[Any]], Any]
+    settings: tuple[str, ...]
 
-    def run(
-        self, plan: list[tuple[str, int, str]], seeds: Sequence[int], samplers: Sequence[str]
-    ) -> Ablation:
-        facts = self.facts(
-            seeds, samplers
-        )  # what is missing for scores is said before any training
-        for budget, seed, arm in plan:
-            self.train(arm, budget, seed)
-        cells: list[Cell] = []
-        advance = progress("scored", len(plan) * len(samplers))
-        for budget, seed, arm in plan:
-            for sampler in samplers:
-                cells.append(self.score(arm, budget, seed, sampler))
-                advance(1)
-        return Ablation(facts, cells)
+    def open(self, sampler: str = "") -> Run:
+        parts = zip(("sampler", "steps", "spacing"), sampler.split(":") if sampler else ())
+        settings = [*self.settings, *(f"sample.{name}={value}" for name, value in parts)]
+        name, mirror = f"{self.arm}-seed{self.seed}-{self.steps}", "none"
+        if not (self.folder / name).exists():  # all had such names once: a mirror would mix them
+            name, mirror = f"{self.folder.absolute().name}-{name}", None
+        return open_run(self.folder / name, self.preset, overrides=settings, mirror=mirror)
 
-    def settings(self, arm: str, budget: str, seed: int) -> tuple[list[str], int, int]:
-        """Overrides, optimizer steps and passes of a run."""
-        wanted = [*self.overrides, *ARMS[arm], f"train.seed={seed}"]
-        count = partial(passes, load_config(self.preset, wanted))
-        total = self.steps
-        if budget == "passes":
-            total = bisect_right(range(self.steps + 1), self.steps, key=count) - 1
-            if total < 1:
-                raise ConfigError(f"{self.steps} passes are less than a step of {arm}: --steps 2")
-        return [*wanted, f"train.length={total}"], total, round(count(total))
+    def draw(self, sampler: str, n: int) -> tuple[StudyInputs, np.ndarray]:
+        """Features [n,d] of its images."""
+        inputs = StudyInputs(self.open(sampler), (n,))
+        return inputs, inputs.features(inputs.generated(range(n)))
 
-    def open(self, arm: str, budget: str, seed: int, sampler: str | None = None) -> Run:
-        wanted, total, _ = self.settings(arm, budget, seed)
-        if sampler:
-            parts = zip(("sampler", "steps", "spacing"), sampler.split(":"))
-            wanted += [f"sample.{name}={value}" for name, value in parts]
-        place, mirror = self.place(f"{arm}-seed{seed}-{total}")
-        return open_run(place, self.preset, overrides=wanted, mirror=mirror)
 
-    def place(self, name: str) -> tuple[Path, str | None]:
-        """The folder of a run, and its mirror: none for one whose name is any ablation's, as all
-        had before."""
-        if (self.folder / name).exists():
-            return self.folder / name, "none"
-        return self.folder / f"{self.folder.absolute().name}-{name}", None
+def _training(
+    preset: str | Path,
+    folder: Path,
+    overrides: list[str],
+    steps: int,
+    budget: str,
+    seed: int,
+    arm: str,
+) -> _Training:
+    settings = [*overrides, *ARMS[arm], f"train.seed={seed}"]
+    count = partial(passes, load_config(preset, settings))
+    total = steps
+    if budget == "passes":
+        total = bisect_right(range(steps + 1), steps, key=count) - 1
+        if total < 1:
+            raise ConfigError(f"{steps} passes are less than a step of {arm}: --steps 2")
+    settings = (*settings, f"train.length={total}")
+    return _Training(arm, budget, seed, total, round(count(total)), preset, folder, settings)
 
-    def train(self, arm: str, budget: str, seed: int) -> None:
-        run = self.open(arm, budget, seed)
-        self.watch(run, train(run))
-        state = run.dir.status()["state"]
-        if state != "finished":
-            kind = OutOfTime if state == "paused_deadline" else Interrupted
-            raise kind(f"{run.folder} was paused: the same command goes on")
 
-    def features(
-        self, arm: str, budget: str, seed: int, sampler: str
-    ) -> tuple[StudyInputs, np.ndarray]:
-        inputs = StudyInputs(self.open(arm, budget, seed, sampler), (self.n,))
-        return inputs, inputs.features(inputs.generated(range(self.n)))
+def _train(training: _Training, watch: Callable[[Run, Iterator[Any]], Any]) -> None:
+    run = training.open()
+    watch(run, train(run))
+    state = run.dir.status()["state"]
+    if state != "finished":
+        kind = OutOfTime if state == "paused_deadline" else Interrupted
+        raise kind(f"{run.folder} was paused: the same command goes on")
 
-    def score(self, arm: str, budget: str, seed: int, sampler: str) -> Cell:
-        inputs, features = self.features(arm, budget, seed, sampler)
-        reference = inputs.features(inputs.reference[0])
-        found = kid(features, reference)
-        minus, error, judge = None, None, ""
-        if arm != STANDARD:
-            _, plain = self.features(STANDARD, budget, seed, sampler)
-            name = inputs.plan.metric
-            less = differences_of(name, (features, plain), reference, True, {})[1]
-            minus, error, judge = less.value, less.se, less.metric
-        _, total, count = self.settings(arm, budget, seed)
-        weights = inputs.run.weights()[1]["sha256"]
-        fd = frechet(features, reference)
-        known = arm, budget, seed, total, count, sampler
-        return Cell(*known, fd, found.value, found.se, minus, error, weights, judge)
 
-    def facts(self, seeds: Sequence[int], samplers: Sequence[str]) -> dict[str, Any]:
-        """What all cells share; the floor is what other held-out images score at the same n."""
-        run = self.open(STANDARD, "steps", seeds[0])
-        inputs = StudyInputs(run, (self.n,))
-        reference = inputs.features(inputs.reference[0])
-        floor = frechet(inputs.features(run.data.take("floor", self.n)[0]), reference)
-        return {
-            "metric": inputs.plan.metric,
-            "preset": run.config.preset,
-            "images": f"{run.config.data.name} {run.config.data.size}x{run.config.data.size}",
-            "data": run.data.fingerprint,
-            "extractor": inputs.extractor.identity,
-            "steps": self.steps,
-            "batch": run.config.train.batch,
-            "n": self.n,
-            "n_real": len(reference),
-            "floor": floor,
-            "seeds": list(seeds),
-            "samplers": list(samplers),
-        }
+def _score(training: _Training, standard: _Training, sampler: str, n: int) -> Cell:
+    inputs, features = training.draw(sampler, n)
+    reference = inputs.features(inputs.reference)
+    distance, less = kid(features, reference), None
+    if training.arm != STANDARD:
+        pair = features, standard.draw(sampler, n)[1]
+        less = differences_of(inputs.plan.metric, pair, reference, True, {})[1]
+    return Cell(
+        *(training.arm, training.budget, training.seed, training.steps, training.passes, sampler),
+        fd=frechet(features, reference),
+        kid=distance.value,
+        kid_se=distance.se,
+        minus_standard=less.value if less else None,
+        minus_standard_se=less.se if less else None,
+        weights=inputs.run.weights()[1]["sha256"],
+        minus_metric=less.metric if less else "",
+    )
+
+
+def _facts(training: _Training, n: int) -> dict[str, Any]:
+    """What all cells share; the floor is what other held-out images score at the same n."""
+    run = training.open()
+    inputs, size = StudyInputs(run, (n,)), run.config.data.size
+    reference = inputs.features(inputs.reference)
+    return {
+        "metric": inputs.plan.metric,
+        "preset": run.config.preset,
+        "images": f"{run.config.data.name} {size}x{size}",
+        "data": run.data.fingerprint,
+        "extractor": inputs.extractor.identity,
+        "batch": run.config.train.batch,
+        "n": n,
+        "n_real": len(reference),
+        "floor": frechet(inputs.features(inputs.held_out), reference),
+    }
 
 
 def _check(

@@ -12,13 +12,67 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamlib.evaluation.difference import Difference, differences_of
+import numpy as np
+
 from dreamlib.evaluation.inputs import StudyInputs, sizes_of
+from dreamlib.evaluation.results import Plan
+from dreamlib.metrics.estimate import Estimate
+from dreamlib.metrics.frechet import frechet
+from dreamlib.metrics.frechet_stats import frechet_corrected, frechet_difference
+from dreamlib.metrics.kid import kid_difference
 from dreamlib.runs.run import Run
 from dreamlib.utils.context import Stop, using
-from dreamlib.utils.errors import ConfigError, RunError
+from dreamlib.utils.errors import ConfigError, NotEnoughSamples, RunError
 from dreamlib.utils.files import write_json
 from dreamlib.utils.progress import Progress
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One metric of a minus that of b: below zero, a is nearer to the real images."""
+
+    metric: str
+    value: float
+    se: float | None
+    se_method: str
+    n: int
+    n_real: int
+
+    @property
+    def clear(self) -> bool:
+        """Beyond two standard errors."""
+        return self.se is not None and abs(self.value) > 2 * self.se
+
+
+def differences_of(
+    metric: str,
+    pair: tuple[np.ndarray, np.ndarray],
+    reference: np.ndarray,
+    paired: bool,
+    absent: dict[str, str],
+    seed: int = 0,
+) -> list[Difference]:
+    """FD, corrected FD where there are enough images, and KID, of a's features minus b's.
+
+    The second one decides: FD's bias is smaller for the generator that varies less.
+    """
+    try:
+        raw = frechet_difference(*pair, reference, seed, paired=paired)
+    except NotEnoughSamples as error:
+        a, b = (frechet(gen, reference) for gen in pair)
+        raw = Estimate(a - b, None, f"none: {error}")
+    estimates = {metric: raw}
+    try:
+        a, b = (frechet_corrected(gen, reference, seed) for gen in pair)
+        # The correction spreads by up to 1.45 times as much as the raw distance.
+        se = None if raw.se is None else 1.5 * raw.se
+        estimates[f"{metric} corrected"] = Estimate(a - b, se, f"1.5 x {raw.method}")
+    except NotEnoughSamples as error:
+        absent[f"{metric} corrected at N = {len(pair[0])}"] = str(error)
+    kid = Plan(metric, ()).named("KID")
+    estimates[kid] = kid_difference(*pair, reference, paired)
+    sizes = len(pair[0]), len(reference)
+    return [Difference(name, *estimate, *sizes) for name, estimate in estimates.items()]
 
 
 @dataclass(frozen=True)
@@ -31,12 +85,14 @@ class Comparison:
 
     def sentence(self) -> str:
         """What may be said at the largest N, and its limits."""
-        raw, *judges = self._first
+        raw, *deciding = self._first
         seeds = "the same seeds" if self.facts["paired"] else "different seeds"
-        text = f"At N = {raw.n:,}, one reference, {seeds}: {'; '.join(map(self._finds, judges))}. "
+        text = (
+            f"At N = {raw.n:,}, one reference, {seeds}: {'; '.join(map(self._finds, deciding))}. "
+        )
         if self.nearer is not None:
             text += f"{self.nearer} is nearer to the real images. "
-        elif any(row.clear for row in judges):
+        elif any(row.clear for row in deciding):
             text += "The measures disagree, so neither is called nearer. "
         else:
             text += "They cannot be told apart. "
@@ -51,9 +107,9 @@ class Comparison:
         The corrected distance must say so beyond two standard errors, and KID not the opposite;
         where there are too few images to correct, KID decides alone.
         """
-        judge, *others = self._first[1:]
-        sides = {row.value < 0 for row in (judge, *others) if row.clear}
-        return self._lower(judge) if judge.clear and len(sides) == 1 else None
+        deciding = self._first[1:]
+        sides = {row.value < 0 for row in deciding if row.clear}
+        return self._lower(deciding[0]) if deciding[0].clear and len(sides) == 1 else None
 
     @property
     def _first(self) -> list[Difference]:
@@ -85,46 +141,45 @@ def compare(
     where the runs are not comparable: other images, or another extractor.
     """
     _check_comparable(a, b)
-    sizes = sizes_of(a, n)
+    sizes, cards = sizes_of(a, n), [run.weights()[1] for run in (a, b)]
+    paired = a.config.sample.seed == b.config.sample.seed  # image i begins at the same noise
     rows: list[Difference] = []
     absent: dict[str, str] = {}
-    cards = [run.weights()[1] for run in (a, b)]
     with using(progress=progress, should_stop=should_stop), a.session() as keep:
-        seen = [StudyInputs(run, sizes) for run in (a, b)]
-        reference = seen[0].features(seen[0].reference[0])
-        sets = [each.features(each.generated(range(sizes[-1]))) for each in seen]
-        if seen[0].extractor.identity != seen[1].extractor.identity:
+        inputs = [StudyInputs(run, sizes) for run in (a, b)]
+        reference = inputs[0].features(inputs[0].reference)
+        sets = [each.features(each.generated(range(sizes[-1]))) for each in inputs]
+        if inputs[0].extractor.identity != inputs[1].extractor.identity:
             raise ConfigError("the runs use different extractors: set evaluate.extractor alike")
         for size in reversed(sizes):
             pair = sets[0][:size], sets[1][:size]
-            rows += differences_of(seen[0].plan.metric, pair, reference, paired_seeds(a, b), absent)
+            rows += differences_of(inputs[0].plan.metric, pair, reference, paired, absent)
         if [run.weights()[1] for run in (a, b)] != cards:
             raise RunError("a run was trained further while it was compared: compare again")
-        alike = a.folder.name == b.folder.name
-        facts = {
-            "a": str(a.folder) if alike else a.folder.name,
-            "b": str(b.folder) if alike else b.folder.name,
+        facts: dict[str, Any] = {
+            **_names(a, b),
             "weights": [card["sha256"] for card in cards],
             "samplers": [run.config.sample.model_dump(mode="json") for run in (a, b)],
-            "extractor": seen[0].extractor.identity,
+            "extractor": inputs[0].extractor.identity,
             "data": a.data.fingerprint,
-            "paired": paired_seeds(a, b),
+            "paired": paired,
         }
-        found = Comparison(facts, rows, absent)
-        write_json(comparison_path(a.folder, found), asdict(found))
+        comparison = Comparison(facts, rows, absent)
+        write_json(comparison_path(a.folder, comparison), asdict(comparison))
         keep()
-    return found
+    return comparison
 
 
-def comparison_path(a: Path, found: Comparison) -> Path:
+def comparison_path(a: Path, comparison: Comparison) -> Path:
     """Beside the scores of run `a`; by name and weights of the other."""
-    name = f"{Path(found.facts['b']).name}-{found.facts['weights'][1][:8]}"
+    facts = comparison.facts
+    name = f"{Path(facts['b']).name}-{facts['weights'][1][:8]}"
     return a / "evaluation" / f"comparison-{name}.json"
 
 
-def paired_seeds(a: Run, b: Run) -> bool:
-    """Image i of both runs begins at the same noise."""
-    return a.config.sample.seed == b.config.sample.seed
+def _names(a: Run, b: Run) -> dict[str, str]:
+    alike = a.folder.name == b.folder.name
+    return {key: str(x.folder) if alike else x.folder.name for key, x in (("a", a), ("b", b))}
 
 
 def _check_comparable(a: Run, b: Run) -> None:

@@ -8,7 +8,7 @@ compared with each other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -16,30 +16,28 @@ import numpy as np
 import torch
 
 from dreamlib.config.factory import make_distance
-from dreamlib.evaluation.aggregate import REFERENCE
-from dreamlib.evaluation.feature_scores import Measured, measure, replay_rows, score_rows
-from dreamlib.evaluation.image_scores import (
-    WORST,
-    check_apart,
-    copies,
-    diversity_rows,
-    label_shares,
-    pixel_rows,
-    strips,
-)
-from dreamlib.evaluation.inputs import StudyInputs, sizes_of
+from dreamlib.evaluation.feature_scores import Measured, measure, replay_rows
+from dreamlib.evaluation.inputs import StudyInputs, check_apart, sizes_of
 from dreamlib.evaluation.results import (
     GENERATED,
     REAL,
+    REFERENCE,
+    Origin,
     Score,
     Study,
+    cuts,
     read_scores,
+    score_of,
     scores_lock,
     with_floors,
     write_study,
 )
+from dreamlib.metrics.estimate import Estimate
 from dreamlib.metrics.features import ClassifierExtractor, InceptionExtractor
+from dreamlib.metrics.inception_score import inception_score
+from dreamlib.metrics.lpips import pair_diversity
 from dreamlib.metrics.modes import worst
+from dreamlib.metrics.pixel_stats import memorisation, pixel_stats
 from dreamlib.runs.run import Run
 from dreamlib.utils.context import Stop, using
 from dreamlib.utils.errors import RunError, WeightsUnavailable
@@ -47,6 +45,10 @@ from dreamlib.utils.files import write_atomic
 from dreamlib.utils.progress import Progress
 
 SHARED = 0.01  # of the held-out images may be training images: real sets hold some twice
+QUERIES = 1000  # images whose nearest training image is looked for
+WORST, STRIP = 5, 10  # modes, and images of a mode, that are kept for figures
+
+Scores = tuple[list[Score], dict[str, str]]  # and metric -> why it was not computed
 
 
 def evaluate(
@@ -73,44 +75,43 @@ def evaluate(
 
 
 def _study(inputs: StudyInputs, intact: Callable[..., None]) -> Study:
-    run, plan = inputs.run, inputs.plan
-    card = run.weights()[1]
-    shared = check_apart([inputs.reference[0], inputs.images[REAL]], inputs.train, SHARED)
+    run, card = inputs.run, inputs.run.weights()[1]
+    shared = check_apart([inputs.reference, inputs.images[REAL]], inputs.train, SHARED)
     sets = {name: inputs.features(images) for name, images in inputs.images.items()}
-    reference, train = (inputs.features(x) for x in (inputs.reference[0], inputs.some_train))
-    found = measure(plan, sets, reference, train)
-    rows, absent = found.rows + pixel_rows(plan, inputs.pair, inputs.reference[0]), found.absent
-    for seen, missing in (_diversity(inputs), _inception_scores(inputs, sets)):
-        rows, absent = rows + seen, absent | missing
-    replay = replay_rows(plan, sets[GENERATED], reference, train)
-    memory = _keep_pictures(inputs, found)
+    reference, train = (inputs.features(x) for x in (inputs.reference, inputs.some_train))
+    measured = measure(inputs.plan, sets, reference, train)
+    scores, absent = measured.rows + _pixel_scores(inputs), measured.absent
+    for more, missing in (_diversity_scores(inputs), _inception_scores(inputs, sets)):
+        scores, absent = scores + more, absent | missing
+    replay = replay_rows(inputs.plan, sets[GENERATED], reference, train)
+    memorised = _save_pictures(inputs, measured)
     if run.weights()[1] != card:
         raise RunError(f"{run.folder} was trained further while it was scored: score it again")
     intact(wait=True)
 
-    def stamped(rows: list[Score]) -> list[Score]:
-        return [replace(row, origin=inputs.origin(row, card)) for row in rows]
+    def stamped(scores: list[Score]) -> list[Score]:
+        return [replace(score, origin=inputs.origin(score, card)) for score in scores]
 
     study = Study(
         _facts(inputs, card) | {"held_out_in_train": shared},
-        with_floors(stamped(rows)),
+        with_floors(stamped(scores)),
         absent=absent,
-        shares=_shares(inputs),
-        modes={name: asdict(study) for name, study in found.modes.items()},
-        fit=found.fit,
-        memorisation=memory,
+        shares=_label_shares(inputs),
+        modes={name: asdict(study) for name, study in measured.modes.items()},
+        fit=measured.fit,
+        memorisation=memorised,
         replay=stamped(replay),
     )
     with scores_lock(run.folder):
-        study = replace(study, guests=external_of(run))
+        study = replace(study, guests=_external_of(run))
         write_study(run.folder, study)
     return study
 
 
-def external_of(run: Run) -> list[Score]:
-    """Rows of other people's images outlive a new evaluation: each names what it compares.
+def _external_of(run: Run) -> list[Score]:
+    """Scores of external images outlive a new evaluation: each names what it compares.
 
-    A file that cannot be read (an older format, damage) is put aside, not lost.
+    A file that cannot be read (an older format, damage) is renamed, not lost.
     """
     path = run.dir.evaluation / "scores.json"
     try:
@@ -122,8 +123,20 @@ def external_of(run: Run) -> list[Score]:
         return []
 
 
-def _diversity(inputs: StudyInputs) -> tuple[list[Score], dict[str, str]]:
-    config = inputs.run.config
+def _pixel_scores(inputs: StudyInputs) -> list[Score]:
+    """Statistics of plain pixels, of whole sets; they catch what features are trained to ignore."""
+    reference, scores = inputs.reference, []
+    for images, pixels in inputs.pair.items():
+        for metric, value in pixel_stats(pixels, reference).items():
+            name, estimate = f"pixels: {metric}", Estimate(value, None, "none: descriptive")
+            sizes, origin = (len(pixels), len(reference)), Origin("none: pixels")
+            scores.append(score_of(name, images, estimate, *sizes, origin=origin))
+    return scores
+
+
+def _diversity_scores(inputs: StudyInputs) -> Scores:
+    """LPIPS between disjoint pairs; higher than held-out real's is not better."""
+    name, config = "LPIPS diversity", inputs.run.config
     wanted = config.evaluate.lpips
     if wanted is None:
         wanted = config.evaluate.extractor == "inception"
@@ -132,46 +145,77 @@ def _diversity(inputs: StudyInputs) -> tuple[list[Score], dict[str, str]]:
     try:
         distance = make_distance(config, inputs.run.device)
     except WeightsUnavailable as error:
-        return [], {"LPIPS diversity": str(error)}
-    return diversity_rows(inputs.plan, inputs.pair, distance), {}
+        return [], {name: str(error)}
+    scores, origin = [], Origin(distance.identity)
+    for size, images, (pixels, *_) in cuts(inputs.plan, inputs.pair):
+        if size >= 4:
+            estimate = pair_diversity(pixels, distance, inputs.plan.seed)
+            scores.append(score_of(name, images, estimate, size, None, real="", origin=origin))
+    return scores, {}
 
 
-def _inception_scores(
-    inputs: StudyInputs, sets: dict[str, np.ndarray]
-) -> tuple[list[Score], dict[str, str]]:
+def _inception_scores(inputs: StudyInputs, features: Mapping[str, np.ndarray]) -> Scores:
+    """Inception score; only the gap to held-out real images at the same N can be read."""
     if not inputs.run.config.evaluate.inception_score:
         return [], {}
     if not isinstance(inputs.extractor, InceptionExtractor):
         return [], {"IS": "evaluate.inception_score needs evaluate.extractor=inception"}
-    pair = {name: sets[name] for name in (GENERATED, REAL)}
-    return score_rows(inputs.plan, pair, inputs.extractor.logits), {}
+    scores = []
+    for images in (GENERATED, REAL):
+        for size in inputs.sizes:
+            if len(features[images]) >= size >= 20:
+                logits = inputs.extractor.logits(features[images][:size])
+                estimate = inception_score(logits, seed=inputs.plan.seed)
+                scores.append(score_of("IS", images, estimate, size, None, real=""))
+    return scores, {}
 
 
-def _shares(inputs: StudyInputs) -> dict[str, Any]:
-    """By the classifier's answers, where it is the extractor."""
+def _label_shares(inputs: StudyInputs) -> dict[str, Any]:
+    """Each attribute value's share in the classifier's answers, where it is the extractor."""
     if not isinstance(inputs.extractor, ClassifierExtractor):
         return {}
     predict = inputs.extractor.classifier.predict  # of both, so that its mistakes cancel
-    answers = predict(inputs.images[GENERATED]), predict(inputs.reference[0])
-    return label_shares(inputs.run.data.attributes, *answers)
+    sets = {"real": inputs.reference, "generated": inputs.images[GENERATED]}
+    answers = {kind: predict(images) for kind, images in sets.items()}
+    return {
+        attribute: {
+            value: {kind: float((of[:, column] == code).mean()) for kind, of in answers.items()}
+            for code, value in enumerate(values)
+        }
+        for column, (attribute, values) in enumerate(inputs.run.data.attributes.items())
+    }
 
 
-def _keep_pictures(inputs: StudyInputs, found: Measured) -> dict[str, Any]:
-    """evaluation/modes.npz and nearest.npz, for figures; -> the memorisation record."""
+def _save_pictures(inputs: StudyInputs, measured: Measured) -> dict[str, Any]:
+    """evaluation/modes.npz and nearest.npz, for figures; -> the memorisation record: whether
+    generated images are nearer to training images than held-out ones are, in pixels."""
+    ours, held_out = inputs.images[GENERATED], inputs.images[REAL]
     pictures = {}
-    if GENERATED in found.modes:
-        cells = worst(found.modes[GENERATED], WORST)
+    if GENERATED in measured.modes:
+        cells = worst(measured.modes[GENERATED], WORST)
         pictures["modes"] = {
             "cells": np.array(cells),
-            "real": strips(found.cells[REFERENCE], inputs.reference[0], cells),
-            "generated": strips(found.cells[GENERATED], inputs.images[GENERATED], cells),
+            "real": _strips(measured.cells[REFERENCE], inputs.reference, cells),
+            "generated": _strips(measured.cells[GENERATED], ours, cells),
         }
-    ours, held_out = inputs.images[GENERATED], inputs.images[REAL]
-    record, pictures["nearest"] = copies(ours, held_out, inputs.train)
+    n = min(len(ours), len(held_out), QUERIES)
+    study = memorisation(ours[:n], inputs.train, held_out[:n])
+    queries, nearest = map(list, zip(*study.closest))
+    pictures["nearest"] = {"generated": ours[queries], "train": inputs.train[nearest]}
     for name, arrays in pictures.items():
         path = inputs.run.dir.evaluation / f"{name}.npz"
         write_atomic(path, lambda file, a=arrays: np.savez_compressed(file, **a))
-    return record
+    record = asdict(study) | {"share": study.share.value, "share_se": study.share.se}
+    return record | {"closest": [list(pair) for pair in study.closest]}
+
+
+def _strips(cells: np.ndarray, images: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
+    """The first images of each wanted cell, black where they end: uint8 [K,STRIP,H,W,C]."""
+    strips = np.zeros((len(wanted), STRIP, *images.shape[1:]), np.uint8)
+    for strip, cell in zip(strips, wanted):
+        members = images[np.flatnonzero(cells == cell)[:STRIP]]
+        strip[: len(members)] = members
+    return strips
 
 
 def _facts(inputs: StudyInputs, card: dict[str, Any]) -> dict[str, Any]:

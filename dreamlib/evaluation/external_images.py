@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,19 +33,18 @@ from dreamlib.utils.images import range_told
 # What numpy and zipfile raise for a file that holds no arrays, or pretends to hold huge ones
 NO_ARRAYS = (*DAMAGED, OSError, MemoryError, RuntimeError)
 LARGEST_SIDE = 4096  # pixels to which images can be resized
-Say = Callable[[str], None]
 
 
 def fit_of(data: Packed) -> str:
     """How image files become images like a run's, by what its pack's manifest says: "crop" or
     "pad" to its size, a "border" around Fashion-MNIST's 28 pixels; "" for a set that is never
     resized."""
-    said = data.manifest["description"]
-    if "border" in said:
+    facts = data.manifest["description"]
+    if "border" in facts:
         return "border"
-    if said.get("crop") == FITS["pad"]:
+    if facts.get("crop") == FITS["pad"]:
         return "pad"
-    return "crop" if {"crop", "filter"} & set(said) else ""
+    return "crop" if {"crop", "filter"} & set(facts) else ""
 
 
 def read_images(
@@ -70,8 +69,8 @@ def read_images(
     else:
         images = _files(place, size, fit)
     images = as_channels(images, channels, str(place))
-    if told := range_told(images):
-        say(f"{place}: {told}")
+    if message := range_told(images):
+        say(f"{place}: {message}")
     order = sorted(range(len(images)), key=lambda i: hashlib.sha256(images[i].tobytes()).digest())
     return images[order]
 
@@ -97,13 +96,13 @@ def arrays_of(path: Path, what: str) -> Iterator[Mapping[str, np.ndarray]]:
 
 
 def _array(path: Path) -> np.ndarray:
-    with arrays_of(path, "an array") as found:
-        names = [name for name in ("images", "arr_0") if name in found]
-        if not names:
-            raise DataError(f"{path} holds {', '.join(found)}, but no images or arr_0")
-        if others := sorted(set(found) & STATISTICS):
-            say(f"{path}: its images ({names[0]}) are used, not its {', '.join(others)}")
-        return check_images(found[names[0]], str(path))
+    with arrays_of(path, "an array") as arrays:
+        name = next((name for name in ("images", "arr_0") if name in arrays), None)
+        if name is None:
+            raise DataError(f"{path} holds {', '.join(arrays)}, but no images or arr_0")
+        if others := sorted(set(arrays) & STATISTICS):
+            say(f"{path}: its images ({name}) are used, not its {', '.join(others)}")
+        return check_images(arrays[name], str(path))
 
 
 def check_images(images: np.ndarray, what: str) -> np.ndarray:
@@ -147,9 +146,8 @@ def _picture(files: Files, name: str, size: int | None, fit: str) -> np.ndarray:
         with open_image(file) as opened:
             opened.load()
             image = np.array(to_rgb(ImageOps.exif_transpose(opened)))
-        if size and image.shape[:2] == (NATIVE, NATIVE):
-            image = with_border(image, size)
-        return image
+        framed = size and image.shape[:2] == (NATIVE, NATIVE)
+        return with_border(image, size) if framed else image
     except UNREADABLE as error:
         raise DataError(
             f"{name} in {files.place} cannot be read ({error}): a score of the others would not be "
@@ -179,8 +177,8 @@ def is_statistics(path: Path) -> bool:
     """Whether a file holds moments or features, and no images."""
     if path.suffix != ".npz" or not path.is_file():
         return path.suffix == ".pt"
-    with arrays_of(path, "arrays") as found:
-        return bool(STATISTICS & set(found)) and "arr_0" not in found
+    with arrays_of(path, "arrays") as arrays:
+        return bool(STATISTICS & set(arrays)) and "arr_0" not in arrays
 
 
 def read_statistics(path: Path, extractor: str, width: int) -> Moments | np.ndarray:
@@ -192,19 +190,18 @@ def read_statistics(path: Path, extractor: str, width: int) -> Moments | np.ndar
     """
     if path.suffix == ".pt":
         return _features(path, "its tensor", _tensor(path), width)
-    with arrays_of(path, "statistics") as found:
-        made_by = str(found["extractor"]) if "extractor" in found else extractor
+    with arrays_of(path, "statistics") as arrays:
+        made_by = str(arrays["extractor"]) if "extractor" in arrays else extractor
         if made_by != extractor:
             raise DataError(
                 f"{path} was made by {made_by}, and these images are seen by {extractor}"
             )
-        if "feats" in found:
-            return _features(path, "feats", found["feats"], width)
-        for names in MOMENTS:
-            if set(names) <= set(found):
-                mu, sigma = (found[name] for name in names)
-                return _moments(path, mu, sigma, found.get("n"), width)
-        raise DataError(f"{path} holds {', '.join(found)}: mu and sigma, or feats, are needed")
+        if "feats" in arrays:
+            return _features(path, "feats", arrays["feats"], width)
+        for mu, sigma in MOMENTS:
+            if mu in arrays and sigma in arrays:
+                return _moments(path, arrays[mu], arrays[sigma], arrays.get("n"), width)
+        raise DataError(f"{path} holds {', '.join(arrays)}: mu and sigma, or feats, are needed")
 
 
 def _features(path: Path, what: str, features: np.ndarray, width: int) -> np.ndarray:
@@ -237,15 +234,15 @@ def _tensor(path: Path) -> np.ndarray:
     """The features that torch-fidelity keeps.  Its file of moments is a pickle of numpy's: those
     are programs, and are not read."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        tensor = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise DataError(
             f"{path} is not read, because it may run a program: of torch-fidelity's cache, name "
             "the file ...-features-2048.pt; or save mu and sigma as an .npz file"
         ) from error
-    if not isinstance(found, torch.Tensor):
+    if not isinstance(tensor, torch.Tensor):
         raise DataError(f"{path} holds no tensor of features [n,2048]")
-    return found.numpy()
+    return tensor.numpy()
 
 
 def write_statistics(path: Path, moments: Moments, facts: Mapping[str, Any]) -> None:

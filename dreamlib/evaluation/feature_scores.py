@@ -1,4 +1,4 @@
-"""Feature sets to rows of scores: the same measures for generated, held-out and anybody's images.
+"""Features to scores: the same measures for generated, held-out and anybody's images.
 
 Every function takes features by the name of their images, and one real set for all of them.  A set
 of a smaller N is a disjoint part of the whole set; of those there are at most ten.
@@ -6,16 +6,24 @@ of a smaller N is a disjoint part of the whole set; of those there are at most t
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from dreamlib.evaluation.aggregate import REFERENCE, Plan, cuts, of_parts, parts_of, row_of
-from dreamlib.evaluation.results import GENERATED, REAL, Score
+from dreamlib.evaluation.results import (
+    GENERATED,
+    REAL,
+    REFERENCE,
+    Plan,
+    Score,
+    cuts,
+    of_parts,
+    parts_of,
+    score_of,
+)
 from dreamlib.metrics.estimate import Estimate, error_of_means
 from dreamlib.metrics.frechet import Few, Moments, frechet, summary
 from dreamlib.metrics.frechet_stats import (
@@ -29,14 +37,11 @@ from dreamlib.metrics.frechet_stats import (
     frechet_se,
     frechet_variances,
 )
-from dreamlib.metrics.inception_score import inception_score
 from dreamlib.metrics.kid import kernel_reference, kid_and_pulls
 from dreamlib.metrics.kmeans import assign, kmeans
 from dreamlib.metrics.modes import ModeStudy, study_of_cells
 from dreamlib.metrics.prdc import DENSITY_NULL, Manifold, coverage_null, prdc
 from dreamlib.utils.errors import NotEnoughSamples
-
-log = logging.getLogger(__name__)
 
 GROUPS = 20  # of a jackknife
 NEIGHBOURS = 5
@@ -51,32 +56,37 @@ Features = Mapping[str, np.ndarray]  # name of the images -> their features [n,d
 
 
 def distance_rows(
-    plan: Plan, sets: Features, reference: np.ndarray | Moments, real: str = "reference"
+    plan: Plan, sets: Features, reference: np.ndarray | Moments, real: str = REFERENCE
 ) -> list[Score]:
     """The Fréchet distance of every set at every size that it is large enough for."""
-    kept = reference if isinstance(reference, Moments) else summary(reference)
-    floors = _floors(plan.sizes, reference, kept)
+    side = reference if isinstance(reference, Moments) else summary(reference)
+    nulls, scores = _nulls(plan.sizes, reference, side), []
     how = GAUSSIAN if isinstance(reference, Moments) else OWN_FOURTH
-    rows = []
     for size, images, parts in cuts(plan, sets):
         sides = [summary(part) for part in parts]
-        values = [frechet(side, kept) for side in sides]
-        error = _distance_error(plan, parts, sides, reference, kept, values)
-        found = Estimate(float(np.mean(values)), *error)
-        row = row_of(plan.metric, images, found, size, kept.n, values, real, floors.get(size))
-        rows.append(replace(row, null_method=how if size in floors else ""))
-    return rows
+        values = [frechet(each, side) for each in sides]
+        error = _distance_error(plan, parts, sides, reference, side, values)
+        estimate = Estimate(float(np.mean(values)), *error)
+        null = {"null": nulls[size], "null_method": how} if size in nulls else {}
+        scores.append(
+            score_of(plan.metric, images, estimate, size, side.n, values, real=real, **null)
+        )
+    return scores
 
 
-def _floors(
-    sizes: Sequence[int], reference: np.ndarray | Moments, kept: Few | Moments
+def _nulls(
+    sizes: Sequence[int], reference: np.ndarray | Moments, side: Few | Moments
 ) -> dict[int, float]:
     """What a perfect generator is expected to score, for the N that are large enough for that."""
-    known = 0 if isinstance(kept, Few) or kept.n is None else kept.n
-    sizes = [n for n in sizes if min(n, known) >= SAMPLES_PER_FEATURE * len(kept.mean)]
-    if not sizes or isinstance(reference, Moments):
-        return {n: frechet_floor(kept.eigenvalues, n, known) for n in sizes}
-    values, fourth = fourth_moments(reference, kept)
+    if isinstance(side, Few) or side.n is None:
+        return {}
+    known, least = side.n, SAMPLES_PER_FEATURE * len(side.mean)
+    sizes = [n for n in sizes if min(n, known) >= least]
+    if not sizes:
+        return {}
+    if isinstance(reference, Moments):
+        return {n: frechet_floor(side.eigenvalues, n, known) for n in sizes}
+    values, fourth = fourth_moments(reference, side)
     return {n: frechet_floor(values, n, known, fourth) for n in sizes}
 
 
@@ -85,29 +95,28 @@ def _distance_error(
     sets: Sequence[np.ndarray],
     sides: Sequence[Few | Moments],
     real: np.ndarray | Moments,
-    kept: Few | Moments,
+    real_side: Few | Moments,
     values: Sequence[float],
 ) -> tuple[float | None, str]:
-    """Of the mean of all sets' values; `sides` sum up the sets, `kept` the real images."""
-    several = of_parts(values, "none: a file of moments does not say how they vary", SETS)
+    """Of the mean of all sets' values; the sides sum up the sets and the real images."""
+    _, spread, method = of_parts(values, "none: a file of moments does not say how they vary", SETS)
     if isinstance(real, Moments):
-        how = several.method
-        return several.se, how if several.se is None else f"{how}; reference left out: no images"
+        return spread, method if spread is None else f"{method}; reference left out: no images"
     (n, d), m = sets[0].shape, len(real)
     if min(n, m) > d:
-        se = math.sqrt(sum(frechet_variances(sets, sides, real, kept)))
+        se = math.sqrt(sum(frechet_variances(sets, sides, real, real_side)))
         return se, "delta method, both sides" + f" of {len(sets)} sets" * (len(sets) > 1)
-    if several.se is not None and m > d:
-        shared = frechet_variances(sets, sides, real, kept)[1]
-        return math.sqrt(several.se**2 + shared), f"{several.method}; reference: delta method"
+    if spread is not None and m > d:
+        shared = frechet_variances(sets, sides, real, real_side)[1]
+        return math.sqrt(spread**2 + shared), f"{method}; reference: delta method"
     if min(n, m) < 2 * GROUPS:
         return None, f"none: a jackknife needs {2 * GROUPS} images"
     how = f"jackknife of {GROUPS} groups"
-    if several.se is None:
+    if spread is None:
         how += f"; of one of {len(sets)} sets" * (len(sets) > 1)
         return frechet_jackknife(sets[0], real, plan.seed, GROUPS), how
     shared = frechet_jackknife(real, sets[0], plan.seed, GROUPS, both=False)
-    return math.hypot(several.se, shared), f"{several.method}; reference: {how}"
+    return math.hypot(spread, shared), f"{method}; reference: {how}"
 
 
 def corrected_rows(
@@ -115,60 +124,55 @@ def corrected_rows(
 ) -> tuple[list[Score], dict[str, Any]]:
     """The distance with its bias taken off, of every set; and the fit against 1/N.
 
-    `raw` holds the sets' own rows, with delta errors.  NotEnoughSamples where half a set holds too
-    few images for the features.
+    `raw` holds the sets' own scores, with delta errors.  NotEnoughSamples where half a set holds
+    too few images for the features.
     """
-    rows, fits = [], {}
+    name, scores, fits = f"{plan.metric} corrected", [], {}
     for images, features in sets.items():
         (whole,) = [r for r in raw if (r.images, r.n) == (images, len(features))]
-        known = None if whole.parts else whole.value
+        known, delta = (None, None) if whole.parts else (whole.value, whole.se)
         value = frechet_corrected(features, reference, plan.seed, known)
-        found = Estimate(value, *_corrected_error(plan, features, reference, whole))
-        row = row_of(f"{plan.metric} corrected", images, found, len(features), len(reference))
-        rows.append(replace(row, null=0.0))
-        fit = frechet_fit(features, reference, plan.seed, points=4)
-        fits[images] = fit._asdict()
-    return rows, fits
-
-
-def _corrected_error(
-    plan: Plan, gen: np.ndarray, real: np.ndarray, raw: Score
-) -> tuple[float | None, str]:
-    delta = raw.se if raw.se is not None and not raw.parts else frechet_se(gen, real)
-    jackknife = frechet_jackknife(gen, real, plan.seed, GROUPS) if plan.jackknife else None
-    se = corrected_se(raw.value, raw.null, delta, jackknife)
-    how = "the larger of jackknife and delta method" if plan.jackknife else "delta method"
-    return se, f"{how}; near the floor the latter times 1.5"
+        if delta is None:
+            delta = frechet_se(features, reference)
+        jackknife, how = None, "delta method"
+        if plan.jackknife:
+            jackknife = frechet_jackknife(features, reference, plan.seed, GROUPS)
+            how = "the larger of jackknife and delta method"
+        se = corrected_se(whole.value, whole.null, delta, jackknife)
+        estimate = Estimate(value, se, f"{how}; near the floor the latter times 1.5")
+        scores.append(score_of(name, images, estimate, len(features), len(reference), null=0.0))
+        fits[images] = frechet_fit(features, reference, plan.seed, points=4)._asdict()
+    return scores, fits
 
 
 def kernel_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score]:
     """KID: unbiased, so that its values at different N may be compared with each other."""
-    name, real, rows = plan.named("KID"), kernel_reference(reference), []
+    name, real, scores = plan.named("KID"), kernel_reference(reference), []
     for size, images, parts in cuts(plan, sets):
-        found, own, shared = zip(*(kid_and_pulls(part, real) for part in parts))
-        values = [each.value for each in found]
+        results, own, shared = zip(*(kid_and_pulls(part, real) for part in parts))
+        values = [each.value for each in results]
         se = error_of_means(np.concatenate(own), np.mean(shared, axis=0))
-        total = Estimate(float(np.mean(values)), se, found[0].method)
-        rows.append(row_of(name, images, total, size, len(reference), values, null=0.0))
-    return rows
+        mean = Estimate(float(np.mean(values)), se, results[0].method)
+        scores.append(score_of(name, images, mean, size, len(reference), values, null=0.0))
+    return scores
 
 
 def manifold_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score]:
     """Precision, recall, density, coverage: N generated against as many real images, part by
     part.  Their nulls hold at equal sizes; a fixed real set would read .38 for a perfect model."""
-    rows = []
+    scores = []
     for size, images, parts in cuts(plan, sets):
         if size <= NEIGHBOURS or len(reference) < size:
             continue
         nulls = {"density": DENSITY_NULL, "coverage": coverage_null(size, size, NEIGHBOURS)}
         pairs = zip(parts, parts_of(reference, size))
-        found = [prdc(gen, real, k=NEIGHBOURS) for gen, real in pairs]
-        for metric in Manifold._fields:
-            values = [getattr(each, metric).value for each in found]
-            total = of_parts(values, getattr(found[0], metric).method, PAIRS)
-            row = row_of(plan.named(metric), images, total, size, size, values)
-            rows.append(replace(row, null=nulls.get(metric)))
-    return rows
+        results = [prdc(gen, real, k=NEIGHBOURS) for gen, real in pairs]
+        for metric, estimates in zip(Manifold._fields, zip(*results)):
+            values = [each.value for each in estimates]
+            mean, null = of_parts(values, estimates[0].method, PAIRS), nulls.get(metric)
+            name = plan.named(metric)
+            scores.append(score_of(name, images, mean, size, size, values, null=null))
+    return scores
 
 
 def mode_rows(
@@ -176,44 +180,28 @@ def mode_rows(
 ) -> tuple[list[Score], dict[str, ModeStudy], dict[str, np.ndarray]]:
     """Cells are found on training images; held-out and generated ones are counted in them.
 
-    Rows at every size, from the first set of it, in as many cells as leave each PER_CELL images.
+    Scores at every size, from the first set of it, in as many cells as leave each PER_CELL images.
     The study at the largest, and there the cell of every image by the name of its set.
     """
-    rows, studies, cells = [], {}, {}
+    scores, studies, cells = [], {}, {}
     for size in (size for size in plan.sizes if size <= len(reference)):
         count = max(2, min(plan.cells, size // PER_CELL, len(train) // PER_CELL))
         centres = kmeans(train, count, plan.seed)
-        real = assign(reference[:size], centres)
-        cells[REFERENCE] = real
+        how = f"none: permutations of {count} cells instead"
+        cells[REFERENCE] = real = assign(reference[:size], centres)
         for images, features in sets.items():
             if len(features) < size:
                 continue
             cells[images] = assign(features[:size], centres)
-            study = study_of_cells(real, cells[images], count, seed=plan.seed)
-            entries = {
-                "NDB/K": (study.ndb, study.ndb_null),
-                "JS above null": (study.js_above_null, 0.0),
-                "modes / real modes": (study.effective_gen / study.effective_real, 1.0),
-            }
-            for metric, (value, null) in entries.items():
-                found = Estimate(value, None, f"none: permutations of {count} cells instead")
-                row = row_of(plan.named(metric), images, found, size, size)
-                rows.append(replace(row, null=null))
-            studies[images] = study
-    return rows, studies, cells
-
-
-def score_rows(
-    plan: Plan, sets: Features, logits: Callable[[np.ndarray], np.ndarray]
-) -> list[Score]:
-    """Inception score; only the gap to held-out real images at the same N can be read."""
-    rows = []
-    for images, features in sets.items():
-        for size in plan.sizes:
-            if len(features) >= size >= 20:
-                found = inception_score(logits(features[:size]), seed=plan.seed)
-                rows.append(row_of("IS", images, found, size, None, real=""))
-    return rows
+            studies[images] = study = study_of_cells(real, cells[images], count, seed=plan.seed)
+            for metric, value, null in (
+                ("NDB/K", study.ndb, study.ndb_null),
+                ("JS above null", study.js_above_null, 0.0),
+                ("modes / real modes", study.effective_gen / study.effective_real, 1.0),
+            ):
+                estimate = Estimate(value, None, how)
+                scores.append(score_of(plan.named(metric), images, estimate, size, size, null=null))
+    return scores, studies, cells
 
 
 def replay_rows(
@@ -224,16 +212,16 @@ def replay_rows(
     The smallest N against one training batch, which is what a loader hands out first; against as
     many real images; against the whole reference; then the largest N.
     """
-    small, rows = plan.sizes[0], []
+    small, scores = plan.sizes[0], []
     cases = [(small, f"{b} of a training batch", train[:b]) for b in BATCHES if b <= len(train)]
     if small < len(reference):
         cases.append((small, f"{small:,} of the reference", reference[:small]))
-    cases += [(size, "reference", reference) for size in sorted({small, plan.largest})]
+    cases += [(size, REFERENCE, reference) for size in sorted({small, plan.largest})]
     for size, real, images in cases:
         value = frechet(generated[:size], images)
-        found = Estimate(value, None, "none: an example of what not to do")
-        rows.append(row_of(plan.metric, GENERATED, found, size, len(images), real=real))
-    return rows
+        estimate = Estimate(value, None, "none: an example of what not to do")
+        scores.append(score_of(plan.metric, GENERATED, estimate, size, len(images), real=real))
+    return scores
 
 
 @dataclass(frozen=True)
@@ -241,50 +229,47 @@ class Measured:
     """What features tell."""
 
     rows: list[Score]
-    modes: dict[str, ModeStudy]
-    cells: dict[str, np.ndarray]  # name of a set -> the mode of each of its images
-    fit: dict[str, Any]  # the distance against 1/N
-    absent: dict[str, str]  # metric -> why it could not be computed
+    modes: dict[str, ModeStudy] = field(default_factory=dict)
+    cells: dict[str, np.ndarray] = field(default_factory=dict)  # images -> the mode of each
+    fit: dict[str, Any] = field(default_factory=dict)  # the distance against 1/N
+    absent: dict[str, str] = field(default_factory=dict)  # metric -> why it was not computed
 
 
-def measure(plan: Plan, sets: Features, reference: np.ndarray, train: np.ndarray) -> Measured:
-    """Every measure of features, of every set against one reference."""
-    absent: dict[str, str] = {}
-    whole = {name: x[: plan.largest] for name, x in sets.items() if name in (GENERATED, REAL)}
-    rows = distance_rows(plan, sets, reference)
-    fit: dict[str, Any] = {}
+def measure(
+    plan: Plan, sets: Features, reference: np.ndarray | Moments, train: np.ndarray | None = None
+) -> Measured:
+    """Every measure of features, of every set against one reference; of these two, moments (a file
+    of mu and sigma) allow the Fréchet distance only, and nothing to train on no modes."""
+    result = Measured(distance_rows(plan, sets, reference))
+    if isinstance(reference, Moments):
+        return result
+    counted = sets if train is None else (GENERATED, REAL)
+    whole = {name: x[: plan.largest] for name, x in sets.items() if name in counted}
     try:
-        found, fit = corrected_rows(plan, whole, reference, rows)
-        rows += found
+        corrected, fits = corrected_rows(plan, whole, reference, result.rows)
+        result.rows.extend(corrected)
+        result.fit.update(fits)
     except NotEnoughSamples as error:
-        absent[f"{plan.metric} corrected"] = str(error)
-    rows += distance_rows(replace(plan, sizes=(plan.largest,)), whole, train, real="train")
-    rows += kernel_rows(plan, sets, reference)
-    rows += manifold_rows(plan, sets, reference)
+        result.absent[f"{plan.metric} corrected"] = str(error)
+    if train is not None:
+        largest = replace(plan, sizes=(plan.largest,))
+        result.rows.extend(distance_rows(largest, whole, train, real="train"))
+    result.rows.extend(kernel_rows(plan, sets, reference))
+    result.rows.extend(manifold_rows(plan, sets, reference))
     for size in plan.sizes:
         if size > len(reference):
-            absent[f"coverage, NDB and their like at N = {size:,}"] = (
+            result.absent[f"coverage, NDB and their like at N = {size:,}"] = (
                 f"they need as many real images, and the reference has {len(reference):,} "
                 "(evaluate.reference)"
             )
-    found, modes, cells = mode_rows(plan, sets, reference, train)
-    return Measured(rows + found, modes, cells, fit, absent)
+    if train is None:
+        return result
+    scores, modes, cells = mode_rows(plan, sets, reference, train)
+    return replace(result, rows=result.rows + scores, modes=modes, cells=cells)
 
 
 def measure_external(
     plan: Plan, sets: Features, reference: np.ndarray | Moments, real: str = REFERENCE
 ) -> list[Score]:
-    """The measures that need nothing but images and something to compare them with: `real`.
-
-    Moments alone (a file of mu and sigma) allow the Fréchet distance only.
-    """
-    rows = distance_rows(plan, sets, reference)
-    if isinstance(reference, Moments):
-        return [replace(row, real=real) for row in rows]
-    whole = {name: features[: plan.largest] for name, features in sets.items()}
-    try:
-        rows += corrected_rows(plan, whole, reference, rows)[0]
-    except NotEnoughSamples as error:
-        log.info("no corrected distance: %s", error)
-    rows += kernel_rows(plan, sets, reference) + manifold_rows(plan, sets, reference)
-    return [replace(row, real=real) for row in rows]
+    """The measures that need nothing but images and something to compare them with: `real`."""
+    return [replace(score, real=real) for score in measure(plan, sets, reference).rows]

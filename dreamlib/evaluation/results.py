@@ -1,19 +1,24 @@
-"""Scores as records: what scores.json holds, written whole and read with every field checked."""
+"""Scores as records: how estimates become some, and scores.json, read with every field checked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
+import numpy as np
 from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
+from dreamlib.metrics.estimate import Estimate, mean_estimate
 from dreamlib.utils.errors import NotEnoughSamples, RunError
 from dreamlib.utils.files import check_fields, exclusive, write_json
 
 GENERATED, REAL = "generated", "held-out real"
+REFERENCE = "reference"
+PARTS = 10  # disjoint sets of the smaller N that are cut from the largest
+ENOUGH = 5  # disjoint sets for an error from their spread
 # What tables and figures take from a study's facts
 FACTS = {
     **dict.fromkeys(["preset", "extractor", "sampler", "spacing", "weights"], str),
@@ -79,30 +84,92 @@ class Study(Record):
     guests: list[Score] = field(default_factory=list)  # somebody else's images, same reference
     format: Literal[2] = 2
 
-    def find(self, images: str, n: int, metric: str | None = None, real: str = "reference"):
-        """The row of these images at this N; KeyError when it was not computed."""
-        for row in self.of(images, metric, real):
-            if row.n == n:
-                return row
+    def find(
+        self, images: str, n: int, metric: str | None = None, real: str = "reference"
+    ) -> Score:
+        """The score of these images at this N; KeyError when it was not computed."""
+        for score in self.of(images, metric, real):
+            if score.n == n:
+                return score
         wanted = metric or self.facts["metric"]
         raise KeyError(f"no {wanted} of {images} images against {real} at N = {n}: {self.absent}")
 
     def of(self, images: str, metric: str | None = None, real: str = "reference") -> list[Score]:
-        """Rows of these images by this metric, the smallest N first."""
+        """Scores of these images by this metric, the smallest N first."""
         wanted = images, metric or self.facts["metric"], real
-        found = [row for row in self.rows if (row.images, row.metric, row.real) == wanted]
-        return sorted(found, key=lambda row: row.n)
+        scores = [each for each in self.rows if (each.images, each.metric, each.real) == wanted]
+        return sorted(scores, key=lambda score: score.n)
 
 
-def with_floors(rows: Iterable[Score]) -> list[Score]:
-    """Every row with what held-out real images score by the same metric at the same sizes."""
-    rows = list(rows)
+@dataclass(frozen=True)
+class Plan:
+    """What a study computes."""
 
-    def place(row: Score) -> tuple[str, int, int | None, str]:
-        return row.metric, row.n, row.n_real, row.real
+    metric: str  # name of the Fréchet distance: "FID", "FD[classifier]"
+    sizes: tuple[int, ...]  # ascending
+    cells: int = 100  # of the mode study, at most
+    jackknife: bool = True  # for large sets too, where the delta method has an error already
+    seed: int = 0
 
-    floors = {place(row): row.value for row in rows if row.images == REAL}
-    return [replace(row, floor=floors.get(place(row))) for row in rows]
+    def named(self, what: str) -> str:
+        """'KID' for Inception features, with others 'KID[classifier]'."""
+        _, bracket, extractor = self.metric.partition("[")
+        return what + bracket + extractor
+
+    @property
+    def largest(self) -> int:
+        return self.sizes[-1]
+
+
+def parts_of(features: np.ndarray, size: int) -> list[np.ndarray]:
+    """Disjoint sets of `size`, at most ten; the first is the prefix of every larger set."""
+    count = min(PARTS, len(features) // size)
+    return [features[i * size : (i + 1) * size] for i in range(count)]
+
+
+def cuts(plan: Plan, sets: Mapping[str, np.ndarray]) -> Iterator[tuple[int, str, list[np.ndarray]]]:
+    """Every size, and the sets that are large enough for it: their names, their disjoint parts."""
+    for size in plan.sizes:
+        for images, features in sets.items():
+            if parts := parts_of(features, size):
+                yield size, images, parts
+
+
+def of_parts(values: Sequence[float], why: str, what: str) -> Estimate:
+    """The mean of disjoint sets' values, with its error from their spread; `what` they are.
+
+    Fewer than ENOUGH say too little about a spread, and then there is none: `why`.
+    """
+    if len(values) >= ENOUGH:
+        return mean_estimate(np.array(values), what)
+    return Estimate(float(np.mean(values)), None, why)
+
+
+def score_of(
+    metric: str,
+    images: str,
+    estimate: Estimate,
+    n: int,
+    n_real: int | None,
+    parts: Sequence[float] = (),
+    **more: Any,
+) -> Score:
+    """An estimate as a record; `parts` are listed where there are several."""
+    value, se, method = estimate
+    several = [float(part) for part in parts] if len(parts) > 1 else []
+    return Score(metric, images, value, n, n_real, se, method, parts=several, **more)
+
+
+def with_floors(scores: list[Score], among: list[Score] | None = None) -> list[Score]:
+    """Every score with that of held-out real images (`among` others) in the same place: by the
+    same metric, at the same sizes, against the same images."""
+    among = scores if among is None else among
+    floors = {_place(score): score.value for score in among if score.images == REAL}
+    return [replace(score, floor=floors.get(_place(score))) for score in scores]
+
+
+def _place(score: Score) -> tuple[str, int, int | None, str]:
+    return score.metric, score.n, score.n_real, score.real
 
 
 def scores_lock(folder: Path) -> AbstractContextManager[None]:

@@ -11,7 +11,6 @@ import numpy as np
 
 from dreamlib.config.factory import make_inception
 from dreamlib.data.pipelines import pipeline_images
-from dreamlib.evaluation.aggregate import REFERENCE, Plan
 from dreamlib.evaluation.external_images import (
     as_channels,
     check_images,
@@ -21,18 +20,25 @@ from dreamlib.evaluation.external_images import (
     read_statistics,
 )
 from dreamlib.evaluation.feature_scores import measure_external
-from dreamlib.evaluation.image_scores import check_apart
-from dreamlib.evaluation.inputs import Evaluator, StudyInputs, check_sizes, metric_name, sizes_of
+from dreamlib.evaluation.inputs import (
+    StudyInputs,
+    check_apart,
+    check_sizes,
+    kept_features,
+    sizes_of,
+)
 from dreamlib.evaluation.results import (
-    REAL,
+    REFERENCE,
     Origin,
+    Plan,
     Score,
     Study,
     read_scores,
     scores_lock,
+    with_floors,
     write_study,
 )
-from dreamlib.metrics.features import Extractor
+from dreamlib.metrics.features import Extractor, metric_name
 from dreamlib.metrics.frechet import Moments
 from dreamlib.runs.run import Run
 from dreamlib.utils.context import say
@@ -43,13 +49,24 @@ from dreamlib.utils.platform import choose_device
 SIZES = (500, 5000)
 
 
+class Real(NamedTuple):
+    """What images are compared with: its name in the scores, and its features or moments."""
+
+    name: str
+    features: np.ndarray | Moments
+    known: frozenset[bytes] = frozenset()  # its images' hashes, where there are images
+
+
 @dataclass(frozen=True)
-class ExternalEvaluator(Evaluator):
+class ExternalEvaluator:
     """What looks at images, where its features are kept, and what they are compared with."""
 
     extractor: Extractor
-    folder: Path
+    folder: Path  # evaluation/ in here holds scores.json and features/
     run: Run | None
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        return kept_features(images, self.extractor, self.folder)
 
     def read(self, place: Path, size: int | None = None) -> np.ndarray:
         """Images of a folder, a zip or an array; with a run, prepared as its own were.
@@ -73,11 +90,11 @@ class ExternalEvaluator(Evaluator):
         if place is None:
             if self.run is None:
                 raise ConfigError("name the real images: --reference FOLDER or STATS.npz")
-            images = StudyInputs(self.run, sizes_of(self.run, None)).reference[0]
+            images = StudyInputs(self.run, sizes_of(self.run, None)).reference
             return Real(REFERENCE, self.features(images), frozenset(row_hashes(images)))
         if is_statistics(place):
-            found = read_statistics(place, self.extractor.name, self.extractor.dim)
-            return Real(f"{name_of(place)} {sha256_file(place)[:8]}", found)
+            statistics = read_statistics(place, self.extractor.name, self.extractor.dim)
+            return Real(f"{name_of(place)} {sha256_file(place)[:8]}", statistics)
         images = self.read(place, size)
         if self.run is not None:
             check_apart([images], self.run.data.rows("train"), share=0.0)
@@ -91,13 +108,16 @@ class ExternalEvaluator(Evaluator):
         """uint8 [N,H,W,C] as the run's are; DataError for another size: an extractor would answer,
         and mean nothing."""
         check_images(images, name)
-        images = as_channels(images, self.run.data.channels if self.run else 3, name)
-        size = self.run.data.size if self.run else images.shape[1]
-        if self.run and images.shape[1:3] != (size, size):
+        if self.run is None:
+            return as_channels(images, 3, name)
+        data = self.run.data
+        images = as_channels(images, data.channels, name)
+        if images.shape[1:3] != (data.size, data.size):
             how = "save them as image files, which are prepared as the run's were"
-            if not fit_of(self.run.data):
-                how = f"the run's are never resized; --size {size} crops and resizes files"
-            raise DataError(f"{name} holds images of {images.shape[1:3]}, not {size}x{size}: {how}")
+            if not fit_of(data):
+                how = f"the run's are never resized; --size {data.size} crops and resizes files"
+            shape = f"{images.shape[1:3]}, not {data.size}x{data.size}"
+            raise DataError(f"{name} holds images of {shape}: {how}")
         return images
 
     def warnings(self, images: np.ndarray, known: frozenset[bytes]) -> list[str]:
@@ -111,13 +131,12 @@ class ExternalEvaluator(Evaluator):
         }
         return [f"{count:,} are {what}" for what, count in counts.items() if count]
 
-
-class Real(NamedTuple):
-    """What images are compared with: its name in the rows, and its features or moments."""
-
-    name: str
-    features: np.ndarray | Moments
-    known: frozenset[bytes] = frozenset()  # its images' hashes, where there are images
+    def saved(self) -> Study:
+        """The scores that are there, or none."""
+        if (self.folder / "evaluation" / "scores.json").exists():
+            return read_scores(self.folder)
+        facts = {"metric": metric_name(self.extractor), "preset": "", "step": 0}
+        return Study(facts | {"extractor": self.extractor.identity}, [])
 
 
 def name_of(place: Path) -> str:
@@ -132,8 +151,7 @@ def evaluator(run: Run | None, out: Path | None, weights: str | None = None) -> 
         return ExternalEvaluator(StudyInputs(run, sizes_of(run, None)).extractor, run.folder, run)
     if out is None:
         raise ConfigError("name a run folder, or a folder for the scores: --out runs/guests")
-    extractor = make_inception(weights, choose_device())
-    return ExternalEvaluator(extractor, out, None)
+    return ExternalEvaluator(make_inception(weights, choose_device()), out, None)
 
 
 def score_external(
@@ -144,64 +162,48 @@ def score_external(
     n: Sequence[int] | None = None,
     origin: Origin | None = None,
 ) -> Study:
-    """Score uint8 images [N,H,W,C] and append the rows, under `name`, to scores.json.
+    """Score uint8 images [N,H,W,C] and append the scores, under `name`, to scores.json.
 
-    Sizes above N are left out; without any, N itself is scored.  Earlier rows of the same images,
+    Sizes above N are left out; without any, N itself is scored.  Earlier scores of the same images,
     reference and sizes are replaced.  Images of the training set or the reference, and repeats,
-    are counted, in the rows too.  NotEnoughSamples for fewer images than every size asked for,
+    are counted, in the scores too.  NotEnoughSamples for fewer images than every size asked for,
     ConfigError when the name is that of other images, or for sizes below 2.
     """
     images = evaluator.fitting(images, name)
     sizes = tuple(size for size in check_sizes(n or SIZES) if size <= len(images))
     if n and not sizes:
         raise NotEnoughSamples(f"{name} has {len(images):,} images, fewer than N = {min(n):,}")
-    plan = Plan(metric_name(evaluator.extractor), sizes or (len(images),))
-    identity = evaluator.extractor.identity
     which = f"{len(images):,} images {sha256_array(images)[:12]}"
-    _check_name(_study_so_far(evaluator, plan), name, which)
+    _check_name(evaluator.saved(), name, which)
     warnings = evaluator.warnings(images, reference.known)
     if warnings:
         say(f"WARNING: of {which} of {name}, {', '.join(warnings)}: scores look too good")
-    made = replace(
-        origin or Origin(identity),
-        extractor=identity,
-        resize=identity.rpartition("-")[2],
-        seeds="; ".join([which, *warnings]),
-    )
-    rows = measure_external(
-        plan, {name: evaluator.features(images)}, reference.features, reference.name
-    )
-    new = {(row.images, row.real, row.metric, row.n) for row in rows}
-    with scores_lock(evaluator.folder):  # another process may have added rows meanwhile
-        study = _study_so_far(evaluator, plan)
+    plan = Plan(metric_name(evaluator.extractor), sizes or (len(images),))
+    sets = {name: evaluator.features(images)}
+    scores = measure_external(plan, sets, reference.features, reference.name)
+    identity = evaluator.extractor.identity
+    stamp = {"extractor": identity, "resize": identity.rpartition("-")[2]}
+    made = replace(origin or Origin(""), **stamp, seeds="; ".join([which, *warnings]))
+    with scores_lock(evaluator.folder):  # another process may have added some meanwhile
+        study = evaluator.saved()
         _check_name(study, name, which)
-        rows = [replace(row, origin=made, floor=_floor_of(study, row)) for row in rows]
-        kept = [r for r in study.guests if (r.images, r.real, r.metric, r.n) not in new]
-        study = replace(study, guests=[*kept, *rows])
+        scores = with_floors([replace(each, origin=made) for each in scores], study.rows)
+        new = set(map(_key, scores))
+        kept = [score for score in study.guests if _key(score) not in new]
+        study = replace(study, guests=[*kept, *scores])
         write_study(evaluator.folder, study)
     return study
 
 
+def _key(score: Score) -> tuple[str, str, str, int]:
+    return score.images, score.real, score.metric, score.n
+
+
 def _check_name(study: Study, name: str, which: str) -> None:
     """ConfigError when the name is that of other images; what follows a ; is said of them only."""
-    theirs = {row.origin.seeds.partition(";")[0] for row in study.guests if row.images == name}
-    if theirs - {which}:
+    saved = {each.origin.seeds.partition(";")[0] for each in study.guests if each.images == name}
+    if saved - {which}:
         raise ConfigError(f"{name} is the name of other images in these scores: give --name")
-
-
-def _floor_of(study: Study, row: Score) -> float | None:
-    """What the run's held-out images score in this place, where that is the same place."""
-    for own in study.of(REAL, row.metric, row.real):
-        if (own.n, own.n_real) == (row.n, row.n_real) and row.real == REFERENCE:
-            return own.value
-    return None
-
-
-def _study_so_far(evaluator: ExternalEvaluator, plan: Plan) -> Study:
-    if (evaluator.folder / "evaluation" / "scores.json").exists():
-        return read_scores(evaluator.folder)
-    facts = {"metric": plan.metric, "preset": "", "step": 0}
-    return Study(facts | {"extractor": evaluator.extractor.identity}, [])
 
 
 def score_pipeline(
@@ -214,13 +216,9 @@ def score_pipeline(
     seed: int = 0,
 ) -> Study:
     """The same of images that a local diffusers pipeline draws, as many as the largest N."""
-    images = pipeline_images(
-        folder,
-        max(n or SIZES),
-        evaluator.folder / "generated",
-        seed=seed,
-        steps=steps,
-        device=evaluator.run.device if evaluator.run else choose_device(),
-    )
-    made = Origin("", sampler=f"diffusers pipeline {folder.name}", steps=steps, nfe=None, seed=seed)
+    device = evaluator.run.device if evaluator.run else choose_device()
+    drawn = {"seed": seed, "steps": steps}
+    keep = evaluator.folder / "generated"
+    images = pipeline_images(folder, max(n or SIZES), keep, device=device, **drawn)
+    made = Origin("", sampler=f"diffusers pipeline {folder.name}", **drawn)
     return score_external(evaluator, name, images, reference, n, made)

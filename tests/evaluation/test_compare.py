@@ -8,8 +8,13 @@ import shutil
 import numpy as np
 import pytest
 
-from dreamlib.evaluation.compare import Comparison, compare, comparison_path
-from dreamlib.evaluation.difference import Difference, differences_of
+from dreamlib.evaluation.compare import (
+    Comparison,
+    Difference,
+    compare,
+    comparison_path,
+    differences_of,
+)
 from dreamlib.evaluation.inputs import StudyInputs
 from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import frechet
@@ -52,7 +57,7 @@ def test_a_difference_is_of_the_two_distances(pair):
     found = compare(a, b, n=(20, 60))
     assert [row.n for row in found.rows[:1]] == [60]  # the largest first
     inputs = StudyInputs(a, (60,))
-    reference = extract(inputs.reference[0], inputs.extractor)
+    reference = extract(inputs.reference, inputs.extractor)
     fd = [frechet(extract(generate(run, range(60)), inputs.extractor), reference) for run in pair]
     (row,) = [row for row in found.rows if row.metric == "FD[classifier]" and row.n == 60]
     assert row.value == pytest.approx(fd[0] - fd[1], rel=1e-6)

@@ -16,7 +16,6 @@ import torch
 
 mpl.use("Agg")
 
-from dreamlib.evaluation.aggregate import Plan
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.evaluation.feature_scores import (
     GAUSSIAN,
@@ -25,9 +24,8 @@ from dreamlib.evaluation.feature_scores import (
     distance_rows,
     kernel_rows,
 )
-from dreamlib.evaluation.image_scores import check_apart, gaussian_images
-from dreamlib.evaluation.inputs import StudyInputs, prepare
-from dreamlib.evaluation.results import Score, read_scores
+from dreamlib.evaluation.inputs import StudyInputs, check_apart, gaussian_images, prepare
+from dreamlib.evaluation.results import Plan, Score, read_scores
 from dreamlib.metrics.frechet import Moments
 from dreamlib.metrics.frechet_stats import frechet_floor, frechet_se, frechet_variances
 from dreamlib.report import tables

@@ -73,7 +73,7 @@ def test_a_foreign_reference_is_named_and_kept_apart(run, images, tmp_path):
 def test_statistics_allow_the_distance_alone(run, images, tmp_path):
     by = evaluator(run, None)
     inputs = StudyInputs(run, (60,))
-    features = inputs.features(inputs.reference[0])
+    features = inputs.features(inputs.reference)
     write_statistics(tmp_path / "real.npz", Moments.of(features), {"extractor": "classifier"})
     plain = score_external(by, "a", images, by.reference(None, None), n=(60,)).guests[0]
     found = score_external(by, "a", images, by.reference(tmp_path / "real.npz", None), n=(60,))

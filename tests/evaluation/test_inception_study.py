@@ -76,7 +76,7 @@ def test_fid_is_its_name_and_everything_is_there(tiny, weights, tmp_path):
     folder.mkdir()
     for i, image in enumerate(inputs.images["generated"]):
         Image.fromarray(image).save(folder / f"{i}.png")
-    features = inputs.features(inputs.reference[0])
+    features = inputs.features(inputs.reference)
     write_statistics(tmp_path / "real.npz", Moments.of(features), {"extractor": "inception"})
     alone = evaluator(None, tmp_path / "alone")
     stats = alone.reference(tmp_path / "real.npz", None)
