@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -17,62 +18,49 @@ from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, Interrupted, RunError
 from tests.conftest import TINY
 
-LENGTH = [item for item in TINY if item.startswith("train.length")]
-OURS = [*(item for item in TINY if item not in LENGTH), "evaluate.n=[40]"]
+OURS = [*(item for item in TINY if not item.startswith("train.length")), "evaluate.n=[40]"]
 SAMPLERS = ("ddim:2:uniform", "dpmpp_2m:3:karras")
+
+
+def little(losses=("standard", "conservative", "paper-p1"), seeds=(0,), **more):
+    settings = {"steps": 10, "n": 40, "samplers": SAMPLERS, "overrides": OURS}
+    settings["say"] = lambda text: None
+    return ablate("faces16", losses, seeds, **settings | more)
 
 
 @pytest.fixture
 def small(tmp_path, data_home, monkeypatch):
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
-
-    def run(**more):
-        settings = {"steps": 10, "n": 40, "samplers": SAMPLERS, "overrides": OURS} | more
-        losses = settings.pop("losses", ("standard", "conservative", "paper-p1"))
-        seeds = settings.pop("seeds", (0,))
-        quiet = {"folder": tmp_path / "ablation", "say": lambda text: None}
-        return ablate("faces16", losses, seeds, **quiet | settings)
-
-    return run
+    return partial(little, folder=tmp_path / "ablation")
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, data_home):
     """The folder of an ablation of two seeds, for what only reads it."""
-    folder = tmp_path_factory.mktemp("whole") / "ablation"
     torch.set_num_threads(1)
-    losses = ("standard", "conservative", "paper-p1")
+    folder = tmp_path_factory.mktemp("whole") / "ablation"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DREAMLIB_DATA", str(data_home))
-        settings = {"steps": 10, "n": 40, "samplers": SAMPLERS, "overrides": OURS}
-        ablate("faces16", losses, (0, 1), folder=folder, say=lambda text: None, **settings)
+        little(seeds=(0, 1), folder=folder)
     return folder
 
 
 def test_every_cell_is_there_and_the_budgets_are_equal(whole):
     found = read_ablation(whole)
     assert len(found.cells) == 3 * 2 * 2 * 2
+    of = {(cell.arm, cell.budget, cell.seed, cell.sampler): cell for cell in found.cells}
     for cell in found.cells:
         if cell.budget == "steps":
             assert cell.steps == 10
         else:
-            assert cell.passes <= 10
-            assert cell.passes + 2 > 10  # one step more would be too much
-    by_arm = {cell.arm: cell for cell in found.cells if cell.budget == "passes"}
-    assert by_arm["standard"].steps == 10
-    assert by_arm["paper-p1"].steps == 5
-    for cell in found.cells:
+            assert cell.steps == {"standard": 10, "paper-p1": 5}.get(cell.arm, cell.steps)
+            assert 10 - 2 < cell.passes <= 10  # one step more would be too much
         assert (cell.minus_standard is None) == (cell.arm == "standard")
-        (plain,) = [
-            other
-            for other in found.of("standard", cell.budget, cell.sampler)
-            if other.seed == cell.seed
-        ]
         if cell.arm != "standard":
             # Too few images for a corrected distance: KID's difference, never the raw one's.
             assert cell.minus_metric == found.minus_metric == "KID[classifier]"
-            assert cell.minus_standard == pytest.approx(cell.kid - plain.kid, abs=1e-9)
-    assert "Differences are of KID[classifier]" in tables.ablation_markdown(found)
+            less = cell.kid - of["standard", cell.budget, cell.seed, cell.sampler].kid
+            assert cell.minus_standard == pytest.approx(less, abs=1e-9)
 
 
 @pytest.mark.slow
@@ -100,9 +88,8 @@ def test_the_counted_passes_are_the_networks_own(tiny, monkeypatch):
 
 @pytest.mark.slow
 def test_it_goes_on_where_it_was(small, tmp_path):
-    whole = small()
-    assert read_ablation(tmp_path / "ablation") == whole
-    folder = tmp_path / "ablation"
+    folder, whole = tmp_path / "ablation", small()
+    assert read_ablation(folder) == whole
     weights = {p: p.stat().st_mtime_ns for p in folder.glob("*/weights/ema.safetensors")}
     assert len(weights) == 5  # standard serves both budgets
     (folder / "ablation.json").unlink()
@@ -114,22 +101,22 @@ def test_a_mirror_keeps_two_ablations_apart(small, tmp_path, monkeypatch):
     monkeypatch.setenv("DREAMLIB_MIRROR", str(tmp_path / "mirror"))
     said: list[str] = []
     for name, batch in (("first", 6), ("second", 5)):
-        settings = [*OURS, f"train.batch={batch}"]
-        place = {"folder": tmp_path / name, "say": said.append}
-        small(losses=("standard",), overrides=settings, **place)
+        more = {"overrides": [*OURS, f"train.batch={batch}"], "say": said.append}
+        small(("standard",), folder=tmp_path / name, **more)
     assert not [text for text in said if "BROUGHT" in text]
-    kept = sorted(path.name for path in (tmp_path / "mirror/runs").iterdir())
-    assert kept == ["first-standard-seed0-10", "second-standard-seed0-10"]
+    saved = sorted(path.name for path in (tmp_path / "mirror/runs").iterdir())
+    assert saved == ["first-standard-seed0-10", "second-standard-seed0-10"]
 
 
 def test_a_run_of_an_older_name_goes_on_without_a_mirror(small, tmp_path, monkeypatch):
-    whole = small(losses=("standard",))
-    folder = tmp_path / "ablation"
-    old = folder / "standard-seed0-10"
-    (folder / "ablation-standard-seed0-10").rename(old)
+    whole, folder = small(("standard",)), tmp_path / "ablation"
+    run = open_run(folder / "ablation-standard-seed0-10", say=lambda text: None)
+    assert run.weights()[1]["sha256"] == whole.cells[0].weights
+    assert run.weights()[1]["step"] == 10
+    old = run.folder.rename(folder / "standard-seed0-10")
     made = (old / "weights/ema.safetensors").stat().st_mtime_ns
     monkeypatch.setenv("DREAMLIB_MIRROR", str(tmp_path / "mirror"))
-    assert small(losses=("standard",)) == whole
+    assert small(("standard",)) == whole
     assert [path for path in folder.iterdir() if path.is_dir()] == [old]
     assert (old / "weights/ema.safetensors").stat().st_mtime_ns == made
     assert not (tmp_path / "mirror/runs").exists()
@@ -144,17 +131,11 @@ def test_a_stopped_training_stops_the_ablation(small):
         small(watch=stop)
 
 
-def test_it_is_the_run_that_the_command_would_train(small, tmp_path):
-    found = small(losses=("standard",))
-    run = open_run(tmp_path / "ablation" / "ablation-standard-seed0-10", say=lambda text: None)
-    assert run.weights()[1]["sha256"] == found.cells[0].weights
-    assert run.weights()[1]["step"] == 10
-
-
 def test_table_and_figure_hold_the_files_numbers(whole):
     found = read_ablation(whole)
     text = tables.ablation_markdown(found)
     assert len(text.splitlines()) == 2 + 3 * 2 * 2 + 2
+    assert "Differences are of KID[classifier]" in text
     for cell in found.cells:
         assert tables._number(cell.fd) in text
     for word in ("improve", "better", "worse"):
@@ -166,16 +147,24 @@ def test_table_and_figure_hold_the_files_numbers(whole):
         assert any(x == pytest.approx(cell.fd) for x in points)
 
 
-def test_wrong_questions_are_refused(small, tmp_path):
-    for more, message in (
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
         ({"losses": ("standard", "magic")}, "unknown losses magic: choose from standard"),
         ({"samplers": ("ddim",)}, "name:steps:spacing"),
         ({"seeds": ()}, "at least one seed"),
         ({"steps": 0}, "one step"),
+        ({"steps": 1}, "1 passes are less than a step of paper-p1: --steps 2"),
         ({"overrides": [*OURS, "loss.start=3 epochs"]}, "loss.start is '3 epochs'"),
-    ):
-        with pytest.raises(ConfigError, match=message):
-            small(**more)
+    ],
+)
+def test_wrong_questions_are_refused(small, tmp_path, more, message):
+    with pytest.raises(ConfigError, match=message):
+        small(**more)
+    assert not (tmp_path / "ablation").exists()
+
+
+def test_a_file_that_does_not_hold(tmp_path):
     with pytest.raises(RunError, match=r"holds no ablation: .*`dreamlib ablate"):
         read_ablation(tmp_path)
     (tmp_path / "ablation.json").write_text(json.dumps({"facts": {}, "cells": [{"arm": 1}]}))

@@ -26,6 +26,10 @@ from dreamlib.utils.errors import ConfigError
 from tests.conftest import TINY
 
 
+def opened(folder, **more):
+    return open_run(folder, **more, say=lambda text: None)
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory, data_home):
     """Folders of two finished runs: the same settings, two training seeds."""
@@ -33,14 +37,8 @@ def both(tmp_path_factory, data_home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DREAMLIB_DATA", str(data_home))
         for name, more in (("a", []), ("b", ["train.seed=1"])):
-            overrides = [*TINY, *more]
-            for _ in train(open_run(home / name, "faces16", overrides=overrides, say=silence)):
-                pass
+            list(train(opened(home / name, preset="faces16", overrides=[*TINY, *more])))
     return home
-
-
-def silence(text):
-    pass
 
 
 @pytest.fixture
@@ -49,10 +47,10 @@ def pair(both, tmp_path, data_home, monkeypatch):
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
     for name in "ab":
         shutil.copytree(both / name, tmp_path / name)
-    return [open_run(tmp_path / name, say=silence) for name in "ab"]
+    return [opened(tmp_path / name) for name in "ab"]
 
 
-def test_a_difference_is_of_the_two_distances(pair):
+def test_a_difference_is_of_the_two_distances_kept_and_told(pair):
     a, b = pair
     found = compare(a, b, n=(20, 60))
     assert [row.n for row in found.rows[:1]] == [60]  # the largest first
@@ -64,17 +62,11 @@ def test_a_difference_is_of_the_two_distances(pair):
     assert row.se > 0
     assert found.facts["paired"]
     assert "corrected at N = 60" in " ".join(found.absent)
-
-
-def test_it_is_kept_and_told(pair):
-    a, b = pair
-    found = compare(a, b, n=(60,))
     stored = json.loads(comparison_path(a.folder, found).read_text())
     assert stored["rows"][0]["value"] == found.rows[0].value
-    text = comparison_markdown(found)
-    assert "a minus b" in text
+    assert "a minus b" in comparison_markdown(found)
     assert "one reference, the same seeds" in found.sentence()
-    assert "training again with another seed" in text
+    assert "training again with another seed" in found.sentence()
 
 
 def test_a_run_does_not_differ_from_itself(pair):
@@ -142,19 +134,13 @@ def test_of_two_generators_that_are_equally_far_the_narrow_one_is_not_preferred(
     assert raw >= 10
 
 
-def test_other_seeds_are_not_called_the_same(pair):
-    a, b = pair
-    other = open_run(b.folder, overrides=["sample.seed=1"], say=lambda text: None)
-    found = compare(a, other, n=(60,))
-    assert not found.facts["paired"]
-    assert "different seeds" in found.sentence()
-
-
-def test_runs_of_one_name_are_told_apart(pair, tmp_path):
+def test_other_seeds_are_not_called_the_same_and_equal_names_are_told_apart(pair, tmp_path):
     a, b = pair
     copy = shutil.copytree(b.folder, tmp_path / "elsewhere" / "a")
-    found = compare(a, open_run(copy, say=lambda text: None), n=(60,))
-    assert found.facts["a"] != found.facts["b"]
+    found = compare(a, opened(copy, overrides=["sample.seed=1"]), n=(60,))
+    assert not found.facts["paired"]
+    assert "different seeds" in found.sentence()
+    assert [found.facts["a"], found.facts["b"]] == [str(a.folder), str(copy)]
     assert comparison_path(a.folder, found).exists()
 
 

@@ -29,47 +29,42 @@ MEASURED = {"smoke": Pace(0.5, [0.5]), "gan-smoke": Pace(0.75, [0.75])}
 
 @pytest.fixture
 def enter(tmp_path, data_home, monkeypatch):
-    """enter(minutes, folder) -> runs, by paces that were not measured."""
+    """enter(minutes, folder) -> runs, by paces that were not measured but are `paces`."""
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
-    monkeypatch.setattr(contests, "paces", lambda *args, **more: MEASURED)
 
-    def of(minutes=0.1, folder="vs", **more):
+    def of(minutes=0.1, folder="vs", paces=MEASURED, **more):
+        monkeypatch.setattr(contests, "paces", lambda *args, **more: paces)
         more = {"overrides": SMALL, "say": lambda text: None, **more}
         return equal_time(BOTH, tmp_path / folder, minutes, **more)
 
     return of
 
 
+def lengths(runs):
+    return [run.config.train.length for run in runs]
+
+
 def test_each_gets_the_steps_that_fit_into_the_minutes(enter, tmp_path):
     runs = enter(0.1)
-    assert [run.config.train.length for run in runs] == [12, 8]
+    assert lengths(runs) == [12, 8]
     assert [run.config.model for run in runs] == ["diffusion", "gan"]
     assert [run.folder.name for run in runs] == ["vs-smoke", "vs-gan-smoke"]
-    kept = json.loads((tmp_path / "vs" / "contest.json").read_text())
-    assert kept["minutes"] == 0.1
-    assert kept["paces"]["gan-smoke"]["seconds"] == 0.75
-    assert [run.folder.name for run in enter(0.1, seed=2)] == [
-        "vs-smoke-seed2",
-        "vs-gan-smoke-seed2",
-    ]
-
-
-def test_lengths_stay_on_a_machine_of_another_pace(enter, monkeypatch):
-    first = enter(0.1)
+    saved = json.loads((tmp_path / "vs" / "contest.json").read_text())
+    assert saved["minutes"] == 0.1
+    assert saved["paces"]["gan-smoke"]["seconds"] == 0.75
+    seeded = [run.folder.name for run in enter(0.1, seed=2)]
+    assert seeded == ["vs-smoke-seed2", "vs-gan-smoke-seed2"]
     slow = {name: Pace(9 * pace.seconds, pace.rounds) for name, pace in MEASURED.items()}
-    monkeypatch.setattr(contests, "paces", lambda *args, **more: slow)
-    again = enter(0.1)
-    assert [r.config.train.length for r in again] == [r.config.train.length for r in first]
+    assert lengths(enter(0.1, paces=slow)) == [12, 8]  # on a machine of another pace
 
 
-def test_where_one_was_brought_the_other_takes_as_long(enter, tmp_path, monkeypatch):
+def test_where_one_was_brought_the_other_takes_as_long(enter, tmp_path):
     enter(0.1)
     shutil.rmtree(tmp_path / "vs" / "vs-gan-smoke")
     (tmp_path / "vs" / "contest.json").unlink()
     there = {"smoke": Pace(2.0, [2.0]), "gan-smoke": Pace(1.0, [1.0])}
-    monkeypatch.setattr(contests, "paces", lambda *args, **more: there)
-    assert [run.config.train.length for run in enter(0.1)] == [12, 24]
-    assert [run.config.train.length for run in enter(0.1)] == [12, 24]  # 0.1 minutes still
+    for _ in range(2):  # 0.1 minutes still
+        assert lengths(enter(0.1, paces=there)) == [12, 24]
 
 
 def test_other_minutes_and_damage_are_said(enter, tmp_path):
@@ -133,12 +128,9 @@ def finished(whole, enter, tmp_path):
 
 def test_the_table_has_what_the_files_have(finished):
     text = beside.scores_beside(finished)
-    rows = {
-        cells[0]: cells[1:]
-        for line in text.splitlines()
-        if line.startswith("|")
-        for cells in [[cell.strip() for cell in line.strip("|").split("|")]]
-    }
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    rows = {name: values for name, *values in cells}
     assert rows["metric"][2:5] == ["vs-smoke", "vs-gan-smoke", "held-out real"]
     assert rows["steps of training"][2:4] == ["12", "8"]
     assert rows["images seen"][2:4] == ["192", "128"]
@@ -174,9 +166,7 @@ def test_the_sheet_shows_the_scored_images(finished):
     words = " ".join(label.get_text() for label in fig.axes[0].get_yticklabels())
     assert "gan-smoke" in words
     assert "FD[classifier]" in words
-
-
-def test_walks_stand_below_each_other(finished):
+    # And walks, one below the other
     walks = [interpolate(run, 0, 1, count=5) for run in finished]
     fig = beside.walks_beside(finished, walks)
     sheet = fig.axes[0].images[0].get_array()

@@ -12,7 +12,6 @@ from dataclasses import replace
 import matplotlib as mpl
 import numpy as np
 import pytest
-import torch
 
 mpl.use("Agg")
 
@@ -48,14 +47,17 @@ def study(trained):
     return evaluate(trained)
 
 
+def distances(n, gen, real):
+    return distance_rows(Plan("FID", (n,)), {"generated": gen}, real)
+
+
 def test_every_column_has_its_floor_and_the_same_reference(study):
-    metric = "FD[classifier]"
-    assert study.facts["metric"] == metric
-    for n in (20, 60):
+    assert study.facts["metric"] == "FD[classifier]"
+    for n, parts in ((20, 3), (60, 0)):
         for images in ("generated", "held-out real"):
             row = study.find(images, n)
             assert row.n_real == 60
-            assert len(row.parts) == (3 if n == 20 else 0)
+            assert len(row.parts) == parts
     small = study.find("generated", 20)
     assert small.value == pytest.approx(np.mean(small.parts))
     assert small.se is None  # three sets tell nothing of a spread, 20 images allow no jackknife
@@ -66,26 +68,22 @@ def test_errors_of_several_sets():
     """All their images count, and the reference, which they share, counts once."""
     rng = np.random.default_rng(0)
     gen, real = rng.normal(size=(1000, 4)), rng.normal(size=(500, 4))
-    plan = Plan("FID", (100, 500))
-    ten, two = distance_rows(plan, {"generated": gen}, real)
-    assert len(ten.parts) == 10
-    assert ten.se_method == "delta method, both sides of 10 sets"
-    assert len(two.parts) == 2
+    (ten,), (two,) = (distances(n, gen, real) for n in (100, 500))
+    for row, parts in ((ten, 10), (two, 2)):
+        assert len(row.parts) == parts
+        assert row.se_method == f"delta method, both sides of {parts} sets"
     assert two.value == pytest.approx(np.mean(two.parts))
-    assert two.se_method == "delta method, both sides of 2 sets"
-    one = frechet_se(gen[:500], real)
+    first = gen[:500]
+    one = frechet_se(first, real)
     assert one / 2**0.5 < two.se < one  # the reference is the same for both
-    twice = distance_rows(Plan("FID", (500,)), {"generated": np.tile(gen[:500], (2, 1))}, real)[0]
-    own, shared = frechet_variances([gen[:500]], [Moments.of(gen[:500])], real, Moments.of(real))
+    (twice,) = distances(500, np.tile(first, (2, 1)), real)
+    own, shared = frechet_variances([first], [Moments.of(first)], real, Moments.of(real))
     assert own + shared == pytest.approx(one**2)
     assert twice.se == pytest.approx((own / 2 + shared) ** 0.5, rel=1e-3)
-    (fixed, *_), _ = corrected_rows(plan, {"generated": gen[:500]}, real, [two])
-    alone = corrected_rows(
-        plan,
-        {"generated": gen[:500]},
-        real,
-        distance_rows(Plan("FID", (500,)), {"generated": gen[:500]}, real),
-    )[0][0]
+    fixed, alone = (
+        corrected_rows(Plan("FID", (500,)), {"generated": first}, real, raw)[0][0]
+        for raw in ([two], distances(500, first, real))
+    )
     assert fixed.value == pytest.approx(alone.value)
     assert fixed.se == pytest.approx(alone.se)
 
@@ -102,58 +100,61 @@ def test_errors_of_several_sets_hold_fresh_images_and_a_fresh_reference(d, size)
         found.append([(r.value, r.se, np.std(r.parts, ddof=1) / 10**0.5) for r in rows])
     values, errors, images = np.moveaxis(np.array(found), 2, 0)
     spread = values.std(axis=0, ddof=1)  # known to 7 %
-    assert (np.sqrt(np.square(errors).mean(axis=0)) / spread > 0.85).all()
-    assert (np.sqrt(np.square(errors).mean(axis=0)) / spread < 1.25).all()
-    assert (np.sqrt(np.square(images).mean(axis=0)) / spread < 0.85).all()
+    of_both, of_images = (np.sqrt(np.square(se).mean(axis=0)) / spread for se in (errors, images))
+    assert (of_both > 0.85).all()
+    assert (of_both < 1.25).all()
+    assert (of_images < 0.85).all()
 
 
 def test_a_small_reference_has_a_jackknife_and_a_file_of_moments_is_left_out():
     rng = np.random.default_rng(0)
-    gen, real = {"generated": rng.normal(size=(500, 60)) + 1}, rng.normal(size=(50, 60))
-    (few,) = distance_rows(Plan("FID", (50,)), gen, real)
+    gen, real = rng.normal(size=(500, 60)) + 1, rng.normal(size=(50, 60))
+    (few,) = distances(50, gen, real)
     assert few.se_method.endswith("reference: jackknife of 20 groups")
     assert few.se > np.std(few.parts, ddof=1) / 10**0.5
-    (below,) = distance_rows(Plan("FID", (50,)), gen, rng.normal(size=(90, 60)))
+    (below,) = distances(50, gen, rng.normal(size=(90, 60)))
     assert below.se_method == "sd over 10 disjoint sets / sqrt(n); reference: delta method"
-    (none,) = distance_rows(Plan("FID", (30,)), gen, real[:30])
+    (none,) = distances(30, gen, real[:30])
     assert none.se is None
-    kept = Moments.from_stats(np.zeros(60), np.eye(60))
-    (held,) = distance_rows(Plan("FID", (50,)), gen, kept)
+    (held,) = distances(50, gen, Moments.from_stats(np.zeros(60), np.eye(60)))
     assert held.se == pytest.approx(np.std(held.parts, ddof=1) / 10**0.5)
     assert "reference left out" in held.se_method
 
 
 def test_the_null_is_of_the_features_own_law():
     """ReLU features, which are not Gaussian: a perfect generator scores more than those would."""
-    plan, d, rows = Plan("FID", (500,)), 12, []
+    d, rows = 12, []
     for i in range(20):
         rng = np.random.default_rng(i)
         gen, real = (np.maximum(rng.normal(size=(n, d)), 0.5) for n in (5000, 1500))
-        rows += distance_rows(plan, {"generated": gen}, real)
+        rows += distances(500, gen, real)
     kept = Moments.of(real)
     scored, null = (np.mean([getattr(row, name) for row in rows]) for name in ("value", "null"))
     assert null == pytest.approx(scored, rel=0.1)
     assert frechet_floor(kept.eigenvalues, 500, 1500) < 0.85 * scored
     assert {row.null_method for row in rows} == {OWN_FOURTH}
     stored = Moments.from_stats(kept.mean, kept.cov, 1500)
-    (row,) = distance_rows(plan, {"generated": gen}, stored)
+    (row,) = distances(500, gen, stored)
     assert row.null == frechet_floor(stored.eigenvalues, 500, 1500)
     assert row.null_method == GAUSSIAN
 
 
 def test_tables_say_what_their_own_rows_hold(study):
     """Of null and ±, by the methods in the file: an older version's are not called ours."""
-    text = tables.how_to_read(study)
-    assert "fresh images and a fresh reference" in text
-    assert "leaves the reference out" not in text
+
+    def text(**more):
+        return tables.how_to_read(replace(study, **more))
+
+    assert "fresh images and a fresh reference" in text()
+    assert "leaves the reference out" not in text()
     old = replace(study.rows[0], se_method="sd over 10 disjoint sets; the reference is held fixed")
     old = replace(old, null=1.0)
-    assert "leaves the reference out" in tables.how_to_read(replace(study, rows=[old]))
-    assert "that of Gaussian features" in tables.how_to_read(replace(study, rows=[old]))
+    assert "leaves the reference out" in text(rows=[old])
+    assert "that of Gaussian features" in text(rows=[old])
     new = replace(old, null_method=OWN_FOURTH)
-    assert f"Null of {old.metric}: {OWN_FOURTH}." in tables.how_to_read(replace(study, rows=[new]))
+    assert f"Null of {old.metric}: {OWN_FOURTH}." in text(rows=[new])
     file = replace(study.rows[0], se_method="sd over 10 sets; reference left out: no images")
-    assert "leaves the reference out" in tables.how_to_read(replace(study, guests=[file]))
+    assert "leaves the reference out" in text(guests=[file])
 
 
 def test_an_untrained_run_is_far_above_the_floor(study):
@@ -174,28 +175,23 @@ def test_shares_are_shares(study):
             assert sum(share[kind] for share in values.values()) == pytest.approx(1)
 
 
-def test_scores_file_round_trips(trained, study):
+def test_scores_file_round_trips_and_a_second_evaluation_gives_the_same(trained, study):
     assert read_scores(trained.folder) == study
     stored = json.loads((trained.dir.evaluation / "scores.json").read_text())
     assert stored["facts"]["weights"] == trained.weights()[1]["sha256"]
     assert stored["format"] == 2
-
-
-def test_a_second_evaluation_gives_the_same_scores(trained, study):
     assert evaluate(trained) == study
 
 
-def test_more_images_than_exist_are_refused(trained):
+def reopened(run, *overrides):
+    return open_run(run.folder, overrides=overrides, say=lambda text: None)
+
+
+def test_what_cannot_be_scored_is_refused(trained):
     with pytest.raises(NotEnoughSamples, match="60"):
         evaluate(trained, n=(20, 61))
-
-
-def test_no_weights_no_score(trained):
-    run = open_run(
-        trained.folder, overrides=["evaluate.extractor=inception"], say=lambda text: None
-    )
     with pytest.raises(WeightsUnavailable, match="pt_inception"):
-        evaluate(run)
+        evaluate(reopened(trained, "evaluate.extractor=inception"))
 
 
 def test_gaussian_images_have_the_training_sets_moments():
@@ -239,28 +235,24 @@ def test_the_csv_holds_every_field_of_every_row(study):
 
 
 def test_every_row_says_what_it_was_made_from(trained, study):
+    made_by = {"generated": trained.weights()[1]["sha256"], "untrained": "initial"}
     for row in [*study.rows, *study.replay]:
-        assert row.origin.resize == "native"
+        origin = row.origin
+        assert origin.resize == "native"
         pixels = row.metric.startswith("pixels")
-        assert row.origin.extractor.startswith("none: pixels" if pixels else "classifier-")
-        count = row.n * max(1, len(row.parts))
-        assert row.origin.seeds == f"0 to {count - 1}"
-        if row.images in ("generated", "untrained"):
-            assert (row.origin.steps, row.origin.nfe, row.origin.seed) == (4, 4, 0)
-            own = trained.weights()[1]["sha256"] if row.images == "generated" else "initial"
-            assert row.origin.weights == own
-        else:
-            assert row.origin.steps is None
+        assert origin.extractor.startswith("none: pixels" if pixels else "classifier-")
+        assert origin.seeds == f"0 to {row.n * max(1, len(row.parts)) - 1}"
+        drawn = (4, 4, 0) if row.images in made_by else (None, None, None)
+        assert (origin.steps, origin.nfe, origin.seed) == drawn
+        assert origin.weights == made_by.get(row.images, "")
         if row.images == "generated" and row not in study.replay:
             floor = study.find("held-out real", row.n, row.metric, row.real)
             assert row.floor == floor.value
 
 
 def test_guidance_doubles_the_evaluations(tiny):
-    run = tiny("g", "net.conditional=true", "sample.guidance=2.0")
-    made = StudyInputs(run, (20,)).origin(
-        Score("FID", "generated", 1.0, 20, 60, None, ""), {"sha256": "x"}
-    )
+    run, score = tiny("g", "net.conditional=true", "sample.guidance=2.0"), ("FID", "generated", 1.0)
+    made = StudyInputs(run, (20,)).origin(Score(*score, 20, 60, None, ""), {"sha256": "x"})
     assert (made.steps, made.nfe) == (4, 8)
 
 
@@ -285,16 +277,14 @@ def test_the_replay_only_changes_the_counts(study):
 
 
 def test_held_out_images_that_were_trained_on_are_refused(trained):
-    train, _ = trained.data.take("train", 60)
-    reference, _ = trained.data.take("reference", 60)
+    train, reference = (trained.data.take(split, 60)[0] for split in ("train", "reference"))
     assert check_apart([reference], train, share=0.01) == 0
     mixed = np.concatenate([reference[:58], train[:2]])
     assert check_apart([mixed], train, share=0.05) == 2
     with pytest.raises(DataError, match="2 of 60 images to compare with are training images"):
         check_apart([mixed], train, share=0.01)
-    one = mixed.copy()
-    one[-1, 0, 0, 0] ^= 1  # a pixel differs: another image
-    assert check_apart([one], train, share=0.05) == 1
+    mixed[-1, 0, 0, 0] ^= 1  # a pixel differs: another image
+    assert check_apart([mixed], train, share=0.05) == 1
 
 
 def test_an_older_file_is_put_aside(trained, study, tmp_path):
@@ -320,7 +310,7 @@ def test_two_processes_share_the_work(trained, study, tmp_path, monkeypatch):
         (shutil.copytree if source.is_dir() else shutil.copy)(source, folder / name)
     run = open_run(folder, overrides=["evaluate.anchors=false"], say=lambda text: None)
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_part, args=(run, k)) for k in range(2)]
+    workers = [context.Process(target=prepare, args=(run, (k, 2))) for k in range(2)]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -338,11 +328,6 @@ def test_two_processes_share_the_work(trained, study, tmp_path, monkeypatch):
     assert again.find("generated", 60).value == study.find("generated", 60).value
 
 
-def _part(run, k):
-    torch.set_num_threads(1)
-    prepare(run, (k, 2))
-
-
 def test_parts_that_do_not_exist(trained):
     for part in ((2, 2), (-1, 2), (0, 0)):
         with pytest.raises(ConfigError, match="does not exist"):
@@ -351,8 +336,7 @@ def test_parts_that_do_not_exist(trained):
 
 def test_what_has_no_weights_is_absent_and_said(trained):
     more = ["evaluate.lpips=true", "evaluate.inception_score=true", "evaluate.anchors=false"]
-    run = open_run(trained.folder, overrides=more, say=lambda text: None)
-    absent = evaluate(run).absent
+    absent = evaluate(reopened(trained, *more)).absent
     assert "alexnet-owt-7be5be79.pth" in absent["LPIPS diversity"]
     assert "needs evaluate.extractor=inception" in absent["IS"]
 
@@ -366,14 +350,12 @@ def test_figures_of_an_untrained_run_say_what_is_missing(tiny):
 
 
 def test_the_plotted_points_are_the_recorded_ones(trained, study):
-    axes = score_figures.fd_against_n(trained).axes[0]
-    drawn = axes.lines[0].get_xydata()
+    line = score_figures.fd_against_n(trained).axes[0].lines[0]
     rows = [study.find("generated", n) for n in (20, 60)]
-    assert drawn == pytest.approx(np.array([[1 / row.n, row.value] for row in rows]))
+    assert line.get_xydata() == pytest.approx(np.array([[1 / row.n, row.value] for row in rows]))
 
 
 def test_latex_bears_any_name():
-    text = tex("a_b & 50 % ± – {#1} \\ ^ ~ $")
-    assert text == (
+    assert tex("a_b & 50 % ± – {#1} \\ ^ ~ $") == (
         r"a\_b \& 50 \% $\pm$ -- \{\#1\} \textbackslash{} \textasciicircum{} \textasciitilde{} \$"
     )

@@ -23,8 +23,9 @@ from dreamlib.metrics.frechet import Moments
 from dreamlib.report.figures.score_figures import fd_against_n
 from dreamlib.report.tables import markdown, save_tables
 from dreamlib.runs.open import open_run
+from dreamlib.utils.context import using
 from dreamlib.utils.errors import ConfigError, DataError, NotEnoughSamples
-from tests.conftest import within
+from dreamlib.utils.images import save_png
 
 
 @pytest.fixture
@@ -39,64 +40,65 @@ def images(run):
     return StudyInputs(run, (60,)).generated(range(60))
 
 
-def test_the_runs_own_images_score_as_the_run_does(run, images):
+@pytest.fixture
+def score(run):
+    """score(name, images, reference=None, **more) -> the scores of other images that are kept."""
+    by = evaluator(run, None)
+
+    def of(name, images, reference=None, **more):
+        return score_external(by, name, images, by.reference(reference, None), **more).guests
+
+    return of
+
+
+def test_the_runs_own_images_score_as_the_run_does(run, images, score):
     study = evaluate(run)
-    by = evaluator(run, None)
-    found = score_external(by, "ours", images, by.reference(None, None), n=(20, 60))
-    for row in found.guests:
-        own = study.find("generated", row.n, row.metric, row.real)
-        assert row.value == pytest.approx(own.value, rel=1e-9)
-        assert row.floor == own.floor
-        assert row.real == "reference"
-    assert {row.metric.partition("[")[0] for row in found.guests} >= {"FD", "KID", "coverage"}
-    assert found.rows == study.rows
-    assert evaluate(run).guests == found.guests  # they outlive a new evaluation
+    scores = score("ours", images, n=(20, 60))
+    for each in scores:
+        own = study.find("generated", each.n, each.metric, each.real)
+        assert each.value == pytest.approx(own.value, rel=1e-9)
+        assert each.floor == own.floor
+        assert each.real == "reference"
+    assert {each.metric.partition("[")[0] for each in scores} >= {"FD", "KID", "coverage"}
+    assert read_scores(run.folder).rows == study.rows
+    assert evaluate(run).guests == scores  # they outlive a new evaluation
 
 
-def test_a_foreign_reference_is_named_and_kept_apart(run, images, tmp_path):
-    by = evaluator(run, None)
-    theirs = run.data.take("floor", 60)[0]
-    np.save(tmp_path / "theirs.npy", theirs)
-    score_external(by, "a", images, by.reference(None, None), n=(60,))
-    found = score_external(by, "a", images, by.reference(tmp_path / "theirs.npy", None), n=(60,))
-    kinds = {row.real for row in found.guests}
-    assert len(kinds) == 2
-    assert any(kind.startswith("theirs ") for kind in kinds)
-    assert all(row.floor is None for row in found.guests)
-    again = score_external(by, "a", images, by.reference(None, None), n=(20,))
-    assert {row.n for row in again.guests if row.real == "reference"} == {20, 60}
-    text = markdown(again)
+def test_a_foreign_reference_is_named_and_kept_apart(run, images, score, tmp_path):
+    np.save(tmp_path / "theirs.npy", run.data.take("floor", 60)[0])
+    score("a", images, n=(60,))
+    scores = score("a", images, tmp_path / "theirs.npy", n=(60,))
+    assert {each.real.split()[0] for each in scores} == {"reference", "theirs"}
+    assert all(each.floor is None for each in scores)
+    scores = score("a", images, n=(20,))
+    assert {each.n for each in scores if each.real == "reference"} == {20, 60}
+    text = markdown(read_scores(run.folder))
     assert "Other images: a" in text
     assert "(theirs " in text
 
 
-def test_statistics_allow_the_distance_alone(run, images, tmp_path):
-    by = evaluator(run, None)
+def test_statistics_allow_the_distance_alone(run, images, score, tmp_path):
     inputs = StudyInputs(run, (60,))
-    features = inputs.features(inputs.reference)
-    write_statistics(tmp_path / "real.npz", Moments.of(features), {"extractor": "classifier"})
-    plain = score_external(by, "a", images, by.reference(None, None), n=(60,)).guests[0]
-    found = score_external(by, "a", images, by.reference(tmp_path / "real.npz", None), n=(60,))
-    (row,) = [row for row in found.guests if row.real.startswith("real ")]
-    assert row.value == pytest.approx(plain.value, rel=1e-6)
-    assert row.se is None
-    assert row.n_real == 60
+    moments = Moments.of(inputs.features(inputs.reference))
+    write_statistics(tmp_path / "real.npz", moments, {"extractor": "classifier"})
+    plain = score("a", images, n=(60,))[0]
+    scores = score("a", images, tmp_path / "real.npz", n=(60,))
+    (stored,) = [each for each in scores if each.real.startswith("real ")]
+    assert stored.value == pytest.approx(plain.value, rel=1e-6)
+    assert stored.se is None
+    assert stored.n_real == 60
 
 
-def test_another_size_is_not_the_classifiers(run, tmp_path):
+def test_another_size_is_not_the_classifiers(run, score, tmp_path):
     large = np.random.default_rng(0).integers(0, 256, (30, 20, 20, 3), dtype=np.uint8)
     np.save(tmp_path / "large.npy", large)
     by = evaluator(run, None)
-    real = by.reference(None, None)
-    with pytest.raises(DataError, match=r"not 16x16: .*--size 16 crops"):
-        score_external(by, "large", by.read(tmp_path / "large.npy"), real)
-    with pytest.raises(DataError, match="--size 16 crops"):
-        by.reference(tmp_path / "large.npy", None)
-    folder = tmp_path / "folder"
-    folder.mkdir()
+    for refused in (by.read, lambda place: by.reference(place, None)):
+        with pytest.raises(DataError, match=r"not 16x16: .*--size 16 crops"):
+            refused(tmp_path / "large.npy")
     for i, image in enumerate(large):
-        Image.fromarray(image).save(folder / f"{i}.png")
-    assert score_external(by, "fitted", by.read(folder, 16), real).guests[0].n == 30
+        save_png(image, tmp_path / "folder" / f"{i}.png")
+    assert score("fitted", by.read(tmp_path / "folder", 16))[0].n == 30
 
 
 def of_run(packed):
@@ -108,8 +110,7 @@ def test_files_are_prepared_as_the_runs_own_were(tmp_path, fit):
     """Whatever the run's fit: the very files that it was made of give the very images."""
     for i in range(6):
         wide = np.random.default_rng(i).integers(0, 256, (20, 36, 3), dtype=np.uint8)
-        (tmp_path / "files").mkdir(exist_ok=True)
-        Image.fromarray(wide).save(tmp_path / "files" / f"{i}.png")
+        save_png(wide, tmp_path / "files" / f"{i}.png")
     packed = pack(folder_source(tmp_path / "files", 16, fit=fit), tmp_path / "pack")
     ours = {image.tobytes() for image in packed.images}
     for size in (None, 16):
@@ -134,40 +135,32 @@ def test_a_border_is_a_border(tmp_path):
     np.testing.assert_array_equal(found[..., 0], np.pad(image, 2))
 
 
-def test_training_images_and_repeats_are_said_and_kept(run, images):
-    said, train = [], run.data.take("train", 10)[0]
-    reference = run.data.take("reference", 5)[0]
-    by = evaluator(run, None)
-    mixed = np.concatenate([images[:15], train, train[:7], reference])
-    real = by.reference(None, None)
-    found = within(score_external, by, "mixed", mixed, real, n=(20,), say=said.append)
-    words = "17 are training images, 5 are images of the reference, 7 are repeats"
-    (line,) = said
-    assert line.startswith("WARNING: of 37 images ")
-    assert words in line
-    assert {row.origin.seeds.partition("; ")[2] for row in found.guests} == {
-        words.replace(",", ";")
-    }
-    assert words.replace(",", ";") in markdown(found)
-    # still its own name
-    within(score_external, by, "mixed", mixed, real, n=(30,), say=said.append)
-    within(score_external, by, "clean", images[:20], real, n=(20,), say=said.append)
+def test_training_images_and_repeats_are_said_and_kept(run, images, score):
+    said, (train, reference) = [], (run.data.take(split, 10)[0] for split in ("train", "reference"))
+    mixed = np.concatenate([images[:15], train, train[:7], reference[:5]])
+    with using(say=said.append):
+        scores = score("mixed", mixed, n=(20,))
+        counts = "17 are training images; 5 are images of the reference; 7 are repeats"
+        assert {each.origin.seeds.partition("; ")[2] for each in scores} == {counts}
+        assert counts in markdown(read_scores(run.folder))
+        score("mixed", mixed, n=(30,))  # still its own name
+        score("clean", images[:20], n=(20,))
     assert len(said) == 2
+    assert said[0].startswith("WARNING: of 37 images ")
+    assert counts.replace(";", ",") in said[0]
 
 
-def test_rows_of_two_processes_at_once_are_all_kept(run, images, monkeypatch):
-    by = evaluator(run, None)
-    real = by.reference(None, None)
+def test_scores_of_two_processes_at_once_are_all_kept(run, images, score, monkeypatch):
     measure = external.measure_external
 
     def meanwhile(*args):
         monkeypatch.setattr(external, "measure_external", measure)
-        score_external(by, "b", images[20:40], real, n=(20,))  # begins later, ends first
+        score("b", images[20:40], n=(20,))  # begins later, ends first
         return measure(*args)
 
     monkeypatch.setattr(external, "measure_external", meanwhile)
-    score_external(by, "a", images[:20], real, n=(20,))
-    assert {row.images for row in read_scores(run.folder).guests} == {"a", "b"}
+    score("a", images[:20], n=(20,))
+    assert {each.images for each in read_scores(run.folder).guests} == {"a", "b"}
 
 
 def test_names_keep_their_dots(tmp_path, monkeypatch):
@@ -188,35 +181,32 @@ def test_a_reference_that_was_trained_on_is_refused(run, tmp_path):
         evaluator(run, None).reference(tmp_path / "mixed.npy", None)
 
 
-def test_a_name_belongs_to_its_images(run, images):
-    by = evaluator(run, None)
-    real = by.reference(None, None)
-    score_external(by, "samples", images, real, n=(20,))
+def test_a_name_belongs_to_its_images(run, images, score):
+    score("samples", images, n=(20,))
     with pytest.raises(ConfigError, match="samples is the name of other images"):
-        score_external(by, "samples", images[::-1], real, n=(20,))
-    assert len({row.origin.seeds for row in read_scores(run.folder).guests}) == 1
+        score("samples", images[::-1], n=(20,))
+    assert len({each.origin.seeds for each in read_scores(run.folder).guests}) == 1
 
 
-def test_fewer_images_than_n(run, images):
-    by = evaluator(run, None)
-    real = by.reference(None, None)
+def test_fewer_images_than_n(images, score):
     with pytest.raises(NotEnoughSamples, match="a has 10 images, fewer than N = 20"):
-        score_external(by, "a", images[:10], real, n=(20, 60))
-    assert {row.n for row in score_external(by, "b", images[:30], real, n=(20, 60)).guests} == {20}
+        score("a", images[:10], n=(20, 60))
     with pytest.raises(ConfigError, match=r"N is \[1\], but should be greater than or equal to 2"):
-        score_external(by, "d", images, real, n=(1,))
-    found = score_external(by, "c", images[:30], real).guests
-    assert {row.n for row in found if row.images == "c"} == {30}
+        score("d", images, n=(1,))
+    assert {each.n for each in score("b", images[:30], n=(20, 60))} == {20}
+    assert {each.n for each in score("c", images[:30]) if each.images == "c"} == {30}
 
 
-def test_scores_of_guests_alone_have_tables_but_no_figures(run, images, tmp_path):
-    by = evaluator(run, None)
-    study = score_external(by, "a", images, by.reference(None, None), n=(60,))
-    assert all(path.stat().st_size for path in save_tables(study, tmp_path / "tables"))
+def test_scores_of_other_images_alone_have_tables_but_no_figures(run, images, score, tmp_path):
+    score("a", images, n=(60,))
+    paths = save_tables(read_scores(run.folder), tmp_path / "tables")
+    assert all(path.stat().st_size for path in paths)
     with pytest.raises(NotEnoughSamples, match="scores of other images only"):
         fd_against_n(run)
 
 
-def test_without_a_run_a_place_and_a_reference_are_needed(tmp_path):
+def test_without_a_run_a_place_and_a_reference_are_needed():
     with pytest.raises(ConfigError, match="--out"):
         evaluator(None, None)
+    with pytest.raises(ConfigError, match="name the real images: --reference"):
+        ExternalEvaluator(None, Path(), None).reference(None, None)
