@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -41,51 +42,46 @@ def _packed(
     return config, pack_data(config, home, mirror_home())
 
 
-@data_app.command()
-def prepare(
-    preset: PresetName = "faces16",
-    data: Data = None,
-    size: Size = None,
-    home: Home = HOME,
-    settings: Set = None,
-) -> None:
+def _command(action: Callable[[Packed], None]) -> None:
+    """Make a command of what is done with packed images."""
+
+    def command(
+        preset: PresetName = "faces16",
+        data: Data = None,
+        size: Size = None,
+        home: Home = HOME,
+        settings: Set = None,
+    ) -> None:
+        action(_packed(preset, data, home, settings, size)[1])
+
+    data_app.command(action.__name__, help=action.__doc__)(command)
+
+
+@_command
+def prepare(packed: Packed) -> None:
     """Find or fetch the images, resize, split and pack them; again, it finds them packed."""
-    _report(_packed(preset, data, home, settings, size)[1])
+    _report(packed)
 
 
-@data_app.command()
-def show(
-    preset: PresetName = "faces16",
-    data: Data = None,
-    size: Size = None,
-    home: Home = HOME,
-    settings: Set = None,
-) -> None:
+@_command
+def show(packed: Packed) -> None:
     """A contact sheet for each split, shares of the labels, and what was not used and why."""
-    _, packed = _packed(preset, data, home, settings, size)
     _report(packed)
     for split in SPLITS:
         if packed.manifest["splits"][split]:
-            rows = packed.indices(split)
-            images, _ = packed.take(split, min(SHEET, len(rows)))
+            count = len(packed.indices(split))
+            images, _ = packed.take(split, min(SHEET, count))
             path = packed.folder / f"contact-sheet-{split}.png"
             save_png(grid(enlarge(images, 64), gap=4), path)
-            say(f"{split}: {len(rows):,} images; look at {path}")
+            say(f"{split}: {count:,} images; look at {path}")
             for attribute, values in packed.shares(split).items():
-                told = ", ".join(f"{value} {100 * x:.1f} %" for value, x in values.items())
-                say(f"  {attribute}: {told}")
+                shares = ", ".join(f"{value} {100 * x:.1f} %" for value, x in values.items())
+                say(f"  {attribute}: {shares}")
 
 
-@data_app.command()
-def verify(
-    preset: PresetName = "faces16",
-    data: Data = None,
-    size: Size = None,
-    home: Home = HOME,
-    settings: Set = None,
-) -> None:
+@_command
+def verify(packed: Packed) -> None:
     """Read every packed byte again and compare hashes; exit code 1 or more if one differs."""
-    _, packed = _packed(preset, data, home, settings, size)
     packed.verify()
     say(f"{packed.folder} is what was packed: {packed.manifest['count']:,} images")
 

@@ -19,7 +19,9 @@ from dreamlib.utils.progress import tell as say
 Words = list[str] | None
 Place = Path | None
 
-
+Names = Annotated[
+    Words, typer.Argument(help="00_complete, or a path; else all of the project's, in order")
+]
 Batches = Annotated[Place, typer.Option(help="a YAML file of many runs, instead")]
 RunOption = Annotated[Place, typer.Option(help="the run folder [else the notebook's own]")]
 Parameters = Annotated[
@@ -35,12 +37,14 @@ Jobs = Annotated[
 Timeout = Annotated[
     str | None, typer.Option(help="for each notebook: 45s, 90min, 3h; what is done by then is kept")
 ]
+Again = Annotated[bool, typer.Option("--again", help="also what is done already")]
+Shown = Annotated[
+    bool, typer.Option("--list", help="print titles, parameters and defaults; run nothing")
+]
 
 
 def notebooks(
-    names: Annotated[
-        Words, typer.Argument(help="00_complete, or a path; else all of the project's, in order")
-    ] = None,
+    names: Names = None,
     batch: Batches = None,
     preset: Preset = None,
     settings: Set = None,
@@ -50,10 +54,8 @@ def notebooks(
     out: Out = None,
     jobs: Jobs = None,
     timeout: Timeout = None,
-    again: Annotated[bool, typer.Option("--again", help="also what is done already")] = False,
-    shown: Annotated[
-        bool, typer.Option("--list", help="print titles, parameters and defaults; run nothing")
-    ] = False,
+    again: Again = False,
+    shown: Shown = False,
 ) -> None:
     """Run notebooks headless with papermill, and keep an HTML page of each.
 
@@ -63,10 +65,8 @@ def notebooks(
     goes on, 2 when something failed.
     """
     if shown:
-        say("\n".join(_described(find_notebook(name)) for name in names or numbered()))
-        return
-    limit = _limit(timeout)
-    home = out or Path("runs/notebooks") / (batch.stem if batch else "")
+        return say("\n".join(_described(find_notebook(name)) for name in names or numbered()))
+    limit, home = _limit(timeout), out or Path("runs/notebooks") / (batch.stem if batch else "")
     if batch:
         if names or preset or settings or hours is not None or run or parameter:
             raise ConfigError("--batch names its runs itself: put what differs into the file")
@@ -74,20 +74,17 @@ def notebooks(
         jobs, limit = jobs or asked.jobs, limit or asked.timeout
         items = plan_batch(asked, home, jobs)
     else:
-        chosen = names or numbered()
-        spec = Spec(
-            name="notebooks",
-            notebooks=chosen,
-            preset=preset,
-            set=settings,
-            hours=hours,
-            run=str(run) if run else None,
-            parameters=_parameters(parameter or [], chosen),
-        )
-        items = plan_run(spec, home)
-    job = Batch(items, home, jobs or 1, limit, again, say)
-    code = job.run()
-    say(f"\n{table(job.status)}\n\nall of it in {home / 'index.html'}")
+        names = names or numbered()
+        own: dict[str, Any] = {"name": "notebooks", "notebooks": names, "preset": preset}
+        own |= {"set": settings, "hours": hours, "run": str(run) if run else None}
+        own["parameters"] = _parameters(parameter or [], names)
+        items = plan_run(Spec(**own), home)
+    return _finish(Batch(items, home, jobs or 1, limit, again, say), home)
+
+
+def _finish(batch: Batch, home: Path) -> None:
+    code = batch.run()
+    say(f"\n{table(batch.status)}\n\nall of it in {home / 'index.html'}")
     if code == UNFINISHED:
         say("not all is done: the same command goes on")
     if code:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,9 +15,29 @@ from dreamlib.utils.progress import tell as say
 
 if TYPE_CHECKING:
     from dreamlib.evaluation.results import Study
+    from dreamlib.runs.run import Run
 
-SetSizes = Annotated[list[int] | None, typer.Option(help="set sizes: --n 500 --n 5000")]
 Place = Path | None
+SetSizes = Annotated[list[int] | None, typer.Option(help="set sizes: --n 500 --n 5000")]
+ScoredRun = Annotated[Place, typer.Argument(help="a run folder")]
+Images = Annotated[
+    Place, typer.Option(help="score these instead: a folder, a zip, an .npy or .npz")
+]
+Pipeline = Annotated[Place, typer.Option(help="or those of this local pipeline")]
+Reference = Annotated[
+    Place, typer.Option(help="against these images, or STATS.npz; else the run's own")
+]
+Size = Annotated[
+    int | None, typer.Option(min=8, max=4096, help="crop and resize image files to so many pixels")
+]
+Steps = Annotated[int | None, typer.Option(min=1, max=10**6, help="of the pipeline")]
+Name = Annotated[str | None, typer.Option(help="what the rows call the images")]
+Out = Annotated[Place, typer.Option(help="where scores go without a run")]
+Part = Annotated[
+    str | None,
+    typer.Option(help="1/2: make half of the images and features only, for two processes"),
+]
+Weights = Annotated[str | None, typer.Option(help="the Inception file")]
 NO_IMAGES = (
     "name a run folder alone, or images: --images FOLDER or --diffusers FOLDER (--reference, "
     "--size, --steps, --name, --out and --weights are for those; a run has its settings: --set)"
@@ -25,75 +45,61 @@ NO_IMAGES = (
 
 
 def evaluate(
-    run: Annotated[Place, typer.Argument(help="a run folder")] = None,
+    run: ScoredRun = None,
     n: SetSizes = None,
-    images: Annotated[
-        Place, typer.Option(help="score these instead: a folder, a zip, an .npy or .npz")
-    ] = None,
-    diffusers: Annotated[Place, typer.Option(help="or those of this local pipeline")] = None,
-    reference: Annotated[
-        Place, typer.Option(help="against these images, or STATS.npz; else the run's own")
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(min=8, max=4096, help="crop and resize image files to so many pixels"),
-    ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, max=10**6, help="of the pipeline")] = None,
-    name: Annotated[str | None, typer.Option(help="what the rows call the images")] = None,
-    out: Annotated[Place, typer.Option(help="where scores go without a run")] = None,
-    part: Annotated[
-        str | None,
-        typer.Option(help="1/2: make half of the images and features only, for two processes"),
-    ] = None,
-    weights: Annotated[str | None, typer.Option(help="the Inception file")] = None,
+    images: Images = None,
+    diffusers: Pipeline = None,
+    reference: Reference = None,
+    size: Size = None,
+    steps: Steps = None,
+    name: Name = None,
+    out: Out = None,
+    part: Part = None,
+    weights: Weights = None,
     mirror: MirrorFolder = None,
     settings: Set = None,
 ) -> None:
     """Score a run (500 within 5000, one reference, a floor at every N), or anybody's images."""
     from dreamlib.evaluation import score_external as external
     from dreamlib.evaluation.evaluate import evaluate as score
-    from dreamlib.evaluation.inputs import prepare
 
-    opened = existing(run, mirror, settings) if run else None
+    opened, place = existing(run, mirror, settings) if run else None, images or diffusers
     if part is not None:
-        if opened is None:
-            raise ConfigError("--part needs a run folder")
-        prepare(opened, _part(part), n)
-        say(f"part {part} is ready: run the other parts, then the command without --part")
-        return
-    place = images or diffusers
+        return _prepare(opened, part, n)
     if place is None:
         if opened is None or any((reference, size, steps, name, out, weights)):
             raise ConfigError(NO_IMAGES)
-        _say_scores(score(opened, n), opened.folder)
-        return
+        return _say_scores(score(opened, n), opened.folder)
     if images and diffusers:
         raise ConfigError("--images or --diffusers, not both")
-    called = name or external.name_of(place)
-    with ExitStack() as stack:
-        keep = stack.enter_context(opened.session()) if opened else None
+    name = name or external.name_of(place)
+    with opened.session() if opened else nullcontext(lambda: None) as keep:
         by = external.evaluator(opened, out, weights)
         real = by.reference(reference, size)
         if images:
-            study = external.score_external(by, called, by.read(images, size), real, n)
+            study = external.score_external(by, name, by.read(images, size), real, n)
         else:
-            study = external.score_pipeline(by, called, place, real, n, steps)
-        if keep:
-            keep()
-    _say_scores(study, by.folder)
+            study = external.score_pipeline(by, name, place, real, n, steps)
+        keep()
+    return _say_scores(study, by.folder)
+
+
+def _prepare(run: Run | None, part: str, n: list[int] | None) -> None:
+    from dreamlib.evaluation.inputs import prepare
+
+    if run is None:
+        raise ConfigError("--part needs a run folder")
+    number, slash, of = part.partition("/")
+    if not (slash and number.isdigit() and of.isdigit()):
+        raise ConfigError(f"--part reads 1/2, not {part}")
+    prepare(run, (int(number) - 1, int(of)), n)
+    say(f"part {part} is ready: run the other parts, then the command without --part")
 
 
 def _say_scores(study: Study, folder: Path) -> None:
     from dreamlib.report.tables import markdown
 
     say(f"{markdown(study)}\n\nscores in {folder / 'evaluation' / 'scores.json'}")
-
-
-def _part(text: str) -> tuple[int, int]:
-    number, slash, of = text.partition("/")
-    if not (slash and number.isdigit() and of.isdigit()):
-        raise ConfigError(f"--part reads 1/2, not {text}")
-    return int(number) - 1, int(of)
 
 
 def compare(
@@ -109,9 +115,9 @@ def compare(
     from dreamlib.report.tables import comparison_markdown
 
     a, b = (existing(folder, mirror, settings) for folder in (run, other))
-    found = difference(a, b, n)
-    say(comparison_markdown(found))
-    say(f"\nin {comparison_path(run, found)}")
+    comparison = difference(a, b, n)
+    say(comparison_markdown(comparison))
+    say(f"\nin {comparison_path(run, comparison)}")
 
 
 def ablate(
@@ -136,21 +142,12 @@ def ablate(
     from dreamlib.report.tables import ablation_markdown, save_ablation_tables
 
     folder = out or Path("runs") / f"ablation-{Path(preset).stem}"
-    found = run_ablation(
-        preset,
-        losses or tuple(ARMS),
-        range(seeds),
-        folder=folder,
-        steps=steps,
-        n=n,
-        overrides=overrides_of(settings, data),
-        watch=watch,
-    )
-    say(ablation_markdown(found))
-    for path in [
-        *save_ablation_tables(found, folder),
-        *save_figure(ablation(folder), folder, "ablation"),
-    ]:
+    sizes = {"folder": folder, "steps": steps, "n": n}
+    overrides, arms = overrides_of(settings, data), losses or tuple(ARMS)
+    result = run_ablation(preset, arms, range(seeds), **sizes, overrides=overrides, watch=watch)
+    say(ablation_markdown(result))
+    tables = save_ablation_tables(result, folder)
+    for path in [*tables, *save_figure(ablation(folder), folder, "ablation")]:
         say(str(path))
 
 

@@ -1,8 +1,8 @@
 """Two models trained for the same time: how many steps of each fit into it on this machine.
 
 A step of one model costs another time than a step of the other, so equal steps or epochs would
-favour the dearer one.  Both are timed in turns, and the lengths of both trainings follow.  A length
-that is known beforehand lets a training decay its rate to the end, and resume exactly.
+favour the more expensive one.  Both are timed in turns, and the lengths of both trainings follow.
+A length that is known beforehand lets a training decay its rate to the end, and resume exactly.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -73,47 +72,57 @@ def equal_time(
 
     Paces are measured once, in turns of `turn` seconds, and kept in contest.json.  A run that has
     begun keeps its length; where contest.json is gone, as on another machine, the others get the
-    steps that take as long there as those of the first run that was brought.  `hours` is the
-    session's time budget (`open_run`).  ConfigError when the folder holds a contest of other
-    minutes or presets.
+    steps that take as long there as those of the first run that was restored.  `hours`: as of
+    `open_run`.  ConfigError when the folder holds a contest of other minutes or presets.
     """
-    presets, overrides = listed(presets), listed(overrides)
+    presets, overrides, folder = listed(presets), listed(overrides), Path(folder)
+    settings, where = [*overrides, f"train.seed={seed}"], {"mirror": mirror, "hours": hours}
+    places = {preset: place(folder, preset, seed) for preset in presets}
+    with using(progress=progress, say=say):
+        known = _known(folder, presets, minutes)
+        begun = {preset: at for preset, at in places.items() if find_run(at, mirror)}
+        runs = {preset: open_run(at, overrides=settings, **where) for preset, at in begun.items()}
+        if len(runs) < len(presets):
+            contest = known or _measured(presets, folder, minutes, overrides, turn, runs)
+            for preset in [preset for preset in presets if preset not in begun]:
+                own = [*settings, f"train.length={contest.steps(preset)}"]
+                runs[preset] = open_run(places[preset], preset, overrides=own, **where)
+    return [runs[preset] for preset in presets]
+
+
+def _known(folder: Path, presets: list[str], minutes: float) -> Contest | None:
+    """What was measured before, for a question that can be answered."""
     if len(presets) < 2 or len(set(presets)) < len(presets) or not minutes > 0:
         raise ConfigError(
             "a contest needs two different presets or more, and minutes above 0; got "
             f"{', '.join(presets)} and {minutes:g}"
         )
-    with using(progress=progress, say=say):
-        where = {"mirror": mirror, "hours": hours}
-        return _runs(presets, Path(folder), minutes, seed, overrides, turn, where)
+    path = folder / "contest.json"
+    if not path.exists():
+        return None
+    contest = read_record(Contest, path, "delete it, and it is measured again")
+    if contest.minutes != minutes or set(contest.paces) != set(presets):
+        raise ConfigError(
+            f"{folder} holds a contest of {', '.join(contest.paces)} for {contest.minutes:g} "
+            "minutes: name another folder, or ask for the same"
+        )
+    return contest
 
 
-def _runs(
+def _measured(
     presets: list[str],
     folder: Path,
     minutes: float,
-    seed: int,
     overrides: list[str],
     turn: float,
-    common: dict[str, Any],
-) -> list[Run]:
-    own = [*overrides, f"train.seed={seed}"]
-    found = _known(folder, presets, minutes)
-    places = {preset: place(folder, preset, seed) for preset in presets}
-    begun = [preset for preset, at in places.items() if find_run(at, common["mirror"])]
-    runs = {preset: open_run(places[preset], overrides=own, **common) for preset in begun}
-    missing = [preset for preset in presets if preset not in begun]
-    if missing and found is None:
-        measured = paces(presets, folder, overrides, turn=turn)
-        seconds = 60 * minutes
-        if begun:
-            seconds = trainer_of(runs[begun[0]]).total * measured[begun[0]].seconds
-        found = Contest(minutes, seconds, measured)
-        write_json(folder / "contest.json", asdict(found))
-    for preset in missing:
-        length = f"train.length={found.steps(preset)}"
-        runs[preset] = open_run(places[preset], preset, overrides=[*own, length], **common)
-    return [runs[preset] for preset in presets]
+    begun: dict[str, Run],
+) -> Contest:
+    measured, seconds = paces(presets, folder, overrides, turn=turn), 60 * minutes
+    for preset in list(begun)[:1]:
+        seconds = trainer_of(begun[preset]).total * measured[preset].seconds
+    contest = Contest(minutes, seconds, measured)
+    write_json(folder / "contest.json", asdict(contest))
+    return contest
 
 
 def place(folder: Path, preset: str, seed: int) -> Path:
@@ -134,9 +143,8 @@ def paces(
     time."""
     places = {preset: folder / f".pace-{Path(preset).stem}" for preset in presets}
     try:
-        with using(say=lambda text: None):
-            own = {"overrides": overrides, "mirror": "none"}
-            runs = {preset: open_run(at, preset, **own) for preset, at in places.items()}
+        more = {"overrides": overrides, "mirror": "none", "say": lambda text: None}
+        runs = {preset: open_run(at, preset, **more) for preset, at in places.items()}
         trainers = {preset: _in_the_middle(trainer_of(run)) for preset, run in runs.items()}
         steps = {preset: _steps(trainer, turn) for preset, trainer in trainers.items()}
         advance = progress("timing a step of each", rounds * len(presets))
@@ -177,17 +185,3 @@ def _timed(trainer: DiffusionTrainer | GanTrainer, steps: int) -> float:
     if trainer.device.type == "cuda":
         torch.cuda.synchronize(trainer.device)
     return time.perf_counter() - begun
-
-
-def _known(folder: Path, presets: Sequence[str], minutes: float) -> Contest | None:
-    """What was measured before."""
-    path = folder / "contest.json"
-    if not path.exists():
-        return None
-    found = read_record(Contest, path, "delete it, and it is measured again")
-    if found.minutes != minutes or set(found.paces) != set(presets):
-        raise ConfigError(
-            f"{folder} holds a contest of {', '.join(found.paces)} for {found.minutes:g} minutes: "
-            "name another folder, or ask for the same"
-        )
-    return found

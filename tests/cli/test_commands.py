@@ -18,8 +18,10 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +29,7 @@ import typer
 import yaml
 from PIL import Image
 
-from dreamlib.cli.main import app, main
+from dreamlib.cli.main import app
 from dreamlib.config import factory as build
 from dreamlib.data.classic_sets import FILES
 from dreamlib.metrics.features import extract
@@ -43,10 +45,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SH = re.compile(r"```(?:sh|bash|shell|console)\n(.*?)```", re.S)
 SHELL = ("trap", "until", "for", "while")  # such lines are run by bash, as they stand
-LOOKED_UP = (
-    "notebooks",
-    "demo",
-)  # commands of dreamlib: minutes; tests/notebook/test_notebooks.py has them
+LOOKED_UP = ("notebooks", "demo")  # minutes; tests/notebook/test_notebooks.py has them
 DEAR = ("figures", "evaluate --images A")  # seconds: of equal commands the first page's is run
 ELSEWHERE = ("ARCHITECTURE.md",)  # tests/test_docs.py runs these
 
@@ -155,10 +154,9 @@ def is_run(line: Line) -> bool:
 
 def pictures(folder: Path, seed: int, count: int = 40) -> None:
     folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    for i in range(count):
-        rows = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-        Image.fromarray(rows).resize((16, 16)).save(folder / f"{i}.png")
+    images = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    for i, image in enumerate(images):
+        Image.fromarray(image).resize((16, 16)).save(folder / f"{i}.png")
 
 
 def furnish(world: Path) -> None:
@@ -201,14 +199,6 @@ def stand_in(text: str) -> str:
     return text
 
 
-def call(words: list[str], patch: pytest.MonkeyPatch) -> int:
-    """The exit code of a command of dreamlib, in this process."""
-    patch.setattr(sys, "argv", ["dreamlib", *words])
-    with pytest.raises(SystemExit) as exit:
-        main()
-    return exit.value.code or 0
-
-
 def script(text: str) -> int:
     """The exit code of lines of shell, `dreamlib` being this one."""
     shell = shutil.which("bash")
@@ -218,17 +208,19 @@ def script(text: str) -> int:
     return subprocess.run([shell, "-c", head + text], timeout=300, check=False).returncode
 
 
-def run(line: Line, patch: pytest.MonkeyPatch) -> int:
+def run(line: Line, patch: pytest.MonkeyPatch, program: Callable[..., Any]) -> tuple[int, str]:
+    """The exit code of a command, and what it printed."""
     text = stand_in(line.text)
     if line.text.split()[0] in SHELL:
-        return script(text)
+        return script(text), ""
     environment, words = without_environment(shlex.split(text, comments=True))
     words = of_dreamlib(words) or []
     more = [extra for start, extra in ADDED.items() if re.match(start, " ".join(words))]
     with patch.context() as inside:
         for name, value in environment.items():
             inside.setenv(name, value)
-        return call([*words, *itertools.chain(*more)], inside)
+        code, out, err = program()(*words, *itertools.chain(*more))
+        return code, out[-1500:] + err
 
 
 LONG = ("EVALUATION.md", "GAN.md", "HARDWARE.md")  # pages for the long checks
@@ -239,14 +231,13 @@ PAGES_THAT_RUN = [
 
 
 @pytest.mark.parametrize("page", PAGES_THAT_RUN)
-def test_the_commands_of_a_page_run(page, world, trained, monkeypatch, capsys):
+def test_the_commands_of_a_page_run(page, world, trained, monkeypatch, program):
     for folder in READY.get(page, []):
         shutil.copytree(trained.folder, world / folder)
     for line in LINES:
         if line.page == page and is_run(line):
-            code = run(line, monkeypatch)
-            said = capsys.readouterr()
-            assert code == 0, f"{line.text}\nexit code {code}\n{said.out[-1500:]}\n{said.err}"
+            code, text = run(line, monkeypatch, program)
+            assert code == 0, f"{line.text}\nexit code {code}\n{text}"
 
 
 def test_the_program_in_the_readme_runs(world):
@@ -313,7 +304,7 @@ def look_up_python(words: list[str]) -> None:
     assert words[0] == "-m", words
     module, options = words[1], words[2:]
     if module == "pytest":
-        return look_up_pytest(options)
+        return look_up_files(options)
     found = importlib.import_module(module)
     assert callable(found.main)
     source = Path(str(found.__file__)).read_text("utf-8")
@@ -321,13 +312,6 @@ def look_up_python(words: list[str]) -> None:
         if word.startswith("-"):
             assert f'"{word}"' in source, f"{module} has no option {word}"
     return None
-
-
-def look_up_pytest(words: list[str]) -> None:
-    """The files exist: they are tests themselves."""
-    for word in words:
-        if word.startswith("tests/"):
-            assert (ROOT / word.split("::")[0]).exists(), word
 
 
 def look_up_pip(words: list[str]) -> None:
@@ -348,33 +332,32 @@ def look_up_conda(words: list[str]) -> None:
         assert words == ["env", "create", "-f", "environment.yml"]
 
 
-def look_up_git(words: list[str]) -> None:
-    """The verb is one that we mean.  Cloning needs a network; tags and commits are the reader's."""
-    assert words[0] in ("clone", "commit", "tag", "push", "switch"), words
+def one_of(*verbs: str) -> Callable[[list[str]], None]:
+    """The verb is one that we mean: it would need a network, or write."""
+
+    def look_up(words: list[str]) -> None:
+        assert words[0] in verbs, words
+
+    return look_up
 
 
-def look_up_ruff(words: list[str]) -> None:
-    """`make lint` runs it; it is looked up because it writes."""
-    assert words[0] in ("check", "format"), words
-
-
-def look_up_jupyter(words: list[str]) -> None:
-    """Files exist.  nbconvert rewrites notebooks, JupyterLab waits for a reader."""
+def look_up_files(words: list[str]) -> None:
+    """They exist: tests are run anyway; nbconvert rewrites notebooks, JupyterLab waits."""
     for word in words:
-        if word.endswith(".ipynb"):
-            assert list(ROOT.glob(word)), word
+        if word.startswith("tests/") or word.endswith(".ipynb"):
+            assert list(ROOT.glob(word.split("::")[0])), word
 
 
 CHECKED = {
     "dreamlib": look_up_dreamlib,
     "make": look_up_make,
     "python": look_up_python,
-    "pytest": look_up_pytest,
+    "pytest": look_up_files,
     "pip": look_up_pip,
     "conda": look_up_conda,
-    "git": look_up_git,
-    "ruff": look_up_ruff,
-    "jupyter": look_up_jupyter,
+    "git": one_of("clone", "commit", "tag", "push", "switch"),
+    "ruff": one_of("check", "format"),
+    "jupyter": look_up_files,
     "cd": lambda words: None,  # the reader's own folders
     "pwd": lambda words: None,
 }
