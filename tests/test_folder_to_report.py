@@ -59,14 +59,13 @@ def _stand_ins(tmp_path, inception, monkeypatch):
 def test_from_a_folder_of_mixed_sizes_to_a_report(preset, size, own, tmp_path):
     photographs(tmp_path / "cats")
     run, sets = tmp_path / "run", [word for s in [*LITTLE, *own] for word in ("--set", s)]
-    data = ["--data", str(tmp_path / "cats")]
-    for words in (
-        ["train", str(run), "--preset", preset, *data, *sets],
-        ["sample", str(run), "--n", "20"],
-        ["evaluate", str(run)],
-        ["figures", str(run)],
+    for command, *more in (
+        ["train", "--preset", preset, "--data", str(tmp_path / "cats"), *sets],
+        ["sample", "--n", "20"],
+        ["evaluate"],
+        ["figures"],
     ):
-        app(words, standalone_mode=False)
+        app([command, str(run), *more], standalone_mode=False)
 
     (manifest,) = (tmp_path / "data").glob("*/manifest.json")
     packed = json.loads(manifest.read_text())

@@ -142,28 +142,20 @@ def compare(
     """
     _check_comparable(a, b)
     sizes, cards = sizes_of(a, n), [run.weights()[1] for run in (a, b)]
-    paired = a.config.sample.seed == b.config.sample.seed  # image i begins at the same noise
     rows: list[Difference] = []
     absent: dict[str, str] = {}
     with using(progress=progress, should_stop=should_stop), a.session() as keep:
-        inputs = [StudyInputs(run, sizes) for run in (a, b)]
+        inputs = StudyInputs(a, sizes), StudyInputs(b, sizes)
         reference = inputs[0].features(inputs[0].reference)
         sets = [each.features(each.generated(range(sizes[-1]))) for each in inputs]
         if inputs[0].extractor.identity != inputs[1].extractor.identity:
             raise ConfigError("the runs use different extractors: set evaluate.extractor alike")
         for size in reversed(sizes):
             pair = sets[0][:size], sets[1][:size]
-            rows += differences_of(inputs[0].plan.metric, pair, reference, paired, absent)
+            rows += differences_of(inputs[0].plan.metric, pair, reference, _paired(a, b), absent)
         if [run.weights()[1] for run in (a, b)] != cards:
             raise RunError("a run was trained further while it was compared: compare again")
-        facts: dict[str, Any] = {
-            **_names(a, b),
-            "weights": [card["sha256"] for card in cards],
-            "samplers": [run.config.sample.model_dump(mode="json") for run in (a, b)],
-            "extractor": inputs[0].extractor.identity,
-            "data": a.data.fingerprint,
-            "paired": paired,
-        }
+        facts = _facts(*inputs) | {"weights": [card["sha256"] for card in cards]}
         comparison = Comparison(facts, rows, absent)
         write_json(comparison_path(a.folder, comparison), asdict(comparison))
         keep()
@@ -177,9 +169,22 @@ def comparison_path(a: Path, comparison: Comparison) -> Path:
     return a / "evaluation" / f"comparison-{name}.json"
 
 
-def _names(a: Run, b: Run) -> dict[str, str]:
-    alike = a.folder.name == b.folder.name
-    return {key: str(x.folder) if alike else x.folder.name for key, x in (("a", a), ("b", b))}
+def _paired(a: Run, b: Run) -> bool:
+    """Image i of both begins at the same noise."""
+    return a.config.sample.seed == b.config.sample.seed
+
+
+def _facts(a: StudyInputs, b: StudyInputs) -> dict[str, Any]:
+    folders = [each.run.folder for each in (a, b)]
+    alike = folders[0].name == folders[1].name
+    names = [str(folder) if alike else folder.name for folder in folders]
+    return {
+        **dict(zip("ab", names)),
+        "samplers": [each.run.config.sample.model_dump(mode="json") for each in (a, b)],
+        "extractor": a.extractor.identity,
+        "data": a.run.data.fingerprint,
+        "paired": _paired(a.run, b.run),
+    }
 
 
 def _check_comparable(a: Run, b: Run) -> None:

@@ -238,8 +238,11 @@ class Measured:
 def measure(
     plan: Plan, sets: Features, reference: np.ndarray | Moments, train: np.ndarray | None = None
 ) -> Measured:
-    """Every measure of features, of every set against one reference; of these two, moments (a file
-    of mu and sigma) allow the Fréchet distance only, and nothing to train on no modes."""
+    """Every measure of features, of every set against one reference.
+
+    Moments (a file of mu and sigma) allow the Fréchet distance only.  Modes are found on `train`;
+    without it, as for anybody's images, they are left out.
+    """
     result = Measured(distance_rows(plan, sets, reference))
     if isinstance(reference, Moments):
         return result

@@ -146,11 +146,10 @@ def test_the_table_has_what_the_files_have(finished):
 
 
 def test_minutes_are_those_of_the_log(finished):
-    run = finished[0]
-    rows = run.dir.read_log()
-    assert [row["step"] for row in rows] == [2, 4, 6, 8, 10, 12]
-    took = sum(2 * 16 / row["images_per_s"] for row in rows) / 60
-    assert beside.minutes_of(run) == pytest.approx(took)
+    entries = finished[0].dir.read_log()
+    assert [entry["step"] for entry in entries] == [2, 4, 6, 8, 10, 12]
+    took = sum(2 * 16 / entry["images_per_s"] for entry in entries) / 60
+    assert beside.minutes_of(finished[0]) == pytest.approx(took)
 
 
 def test_the_sheet_shows_the_scored_images(finished):
@@ -183,10 +182,7 @@ def test_what_cannot_stand_side_by_side_is_said(finished, enter):
     with pytest.raises(ConfigError, match="sizes"):
         beside.images_beside(more)
     assert newest_checkpoint(alone[0].dir.checkpoints) is None
-
-
-def test_no_images_no_sheet(finished):
+    assert place(finished[1].folder.parent, "gan-smoke", 0) == finished[1].folder
     shutil.rmtree(finished[1].dir.generated)
     with pytest.raises(RunError, match=r"keeps no 42 images: run `dreamlib evaluate RUN`"):
         beside.images_beside(finished)
-    assert place(finished[1].folder.parent, "gan-smoke", 0) == finished[1].folder

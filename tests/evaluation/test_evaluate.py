@@ -160,16 +160,6 @@ def test_tables_say_what_their_own_rows_hold(study):
 def test_an_untrained_run_is_far_above_the_floor(study):
     assert study.find("generated", 60).value > 3 * study.find("held-out real", 60).value
     assert study.find("untrained", 20).value > 2 * study.find("held-out real", 20).value
-
-
-def test_the_correction_is_refused_with_too_few_images(study):
-    assert "FD[classifier] corrected" in study.absent
-    with pytest.raises(KeyError):
-        study.find("generated", 60, "FD[classifier] corrected")
-
-
-def test_shares_are_shares(study):
-    assert set(study.shares) >= {"skin", "glasses"}
     for values in study.shares.values():
         for kind in ("real", "generated"):
             assert sum(share[kind] for share in values.values()) == pytest.approx(1)
@@ -188,6 +178,9 @@ def reopened(run, *overrides):
 
 
 def test_what_cannot_be_scored_is_refused(trained):
+    for part in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ConfigError, match="does not exist"):
+            prepare(trained, part)
     with pytest.raises(NotEnoughSamples, match="60"):
         evaluate(trained, n=(20, 61))
     with pytest.raises(WeightsUnavailable, match="pt_inception"):
@@ -262,7 +255,10 @@ def test_all_kinds_of_measures_are_there(study):
         *("FD", "KID", "precision", "recall", "density", "coverage"),
         *("NDB/K", "JS above null", "modes / real modes", "pixels: log_spectrum"),
     }
+    assert not any(row.metric.endswith("corrected") for row in study.rows)  # too few images
+    assert "FD[classifier] corrected" in study.absent
     assert {row.real for row in study.rows} == {"reference", "train"}
+    assert set(study.shares) >= {"skin", "glasses"}
     assert study.modes["generated"]["n"] == 60
     assert study.memorisation["n_train"] == 120
     assert study.memorisation["n"] == 60
@@ -326,12 +322,6 @@ def test_two_processes_share_the_work(trained, study, tmp_path, monkeypatch):
     monkeypatch.setattr("dreamlib.metrics.features._one_batch", fail)
     again = evaluate(run)
     assert again.find("generated", 60).value == study.find("generated", 60).value
-
-
-def test_parts_that_do_not_exist(trained):
-    for part in ((2, 2), (-1, 2), (0, 0)):
-        with pytest.raises(ConfigError, match="does not exist"):
-            prepare(trained, part)
 
 
 def test_what_has_no_weights_is_absent_and_said(trained):

@@ -78,17 +78,14 @@ def test_what_is_no_study_is_refused(stored, text):
         study_from(stored[1])
 
 
-def test_no_scores_yet(tmp_path):
-    with pytest.raises(NotEnoughSamples, match=r"no scores yet: run `dreamlib evaluate \S+`"):
-        read_scores(tmp_path)
-
-
-def test_find_names_what_is_missing(stored):
+def test_find_names_what_is_missing(tmp_path, stored):
     study, _ = stored
     assert study.find(GENERATED, 100).value == 2.0
+    assert study.of(REAL) == [study.rows[1]]
     with pytest.raises(KeyError, match="no KID of generated images against reference at N = 100"):
         study.find(GENERATED, 100, "KID")
-    assert study.of(REAL) == [study.rows[1]]
+    with pytest.raises(NotEnoughSamples, match=r"no scores yet: run `dreamlib evaluate \S+`"):
+        read_scores(tmp_path / "other")
 
 
 def test_floors_belong_to_the_same_metric_and_sizes():
