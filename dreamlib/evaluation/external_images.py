@@ -146,8 +146,9 @@ def _picture(files: Files, name: str, size: int | None, fit: str) -> np.ndarray:
         with open_image(file) as opened:
             opened.load()
             image = np.array(to_rgb(ImageOps.exif_transpose(opened)))
-        framed = size and image.shape[:2] == (NATIVE, NATIVE)
-        return with_border(image, size) if framed else image
+        if size and image.shape[:2] == (NATIVE, NATIVE):
+            return with_border(image, size)
+        return image
     except UNREADABLE as error:
         raise DataError(
             f"{name} in {files.place} cannot be read ({error}): a score of the others would not be "

@@ -103,10 +103,10 @@ def _distance_error(
     if isinstance(real, Moments):
         return spread, method if spread is None else f"{method}; reference left out: no images"
     (n, d), m = sets[0].shape, len(real)
-    if min(n, m) > d:
+    if isinstance(real_side, Moments) and min(n, m) > d:
         se = math.sqrt(sum(frechet_variances(sets, sides, real, real_side)))
         return se, "delta method, both sides" + f" of {len(sets)} sets" * (len(sets) > 1)
-    if spread is not None and m > d:
+    if isinstance(real_side, Moments) and spread is not None and m > d:
         shared = frechet_variances(sets, sides, real, real_side)[1]
         return math.sqrt(spread**2 + shared), f"{method}; reference: delta method"
     if min(n, m) < 2 * GROUPS:
@@ -138,7 +138,7 @@ def corrected_rows(
         if plan.jackknife:
             jackknife = frechet_jackknife(features, reference, plan.seed, GROUPS)
             how = "the larger of jackknife and delta method"
-        se = corrected_se(whole.value, whole.null, delta, jackknife)
+        se = corrected_se(whole.value, whole.null or 0.0, delta, jackknife)
         estimate = Estimate(value, se, f"{how}; near the floor the latter times 1.5")
         scores.append(score_of(name, images, estimate, len(features), len(reference), null=0.0))
         fits[images] = frechet_fit(features, reference, plan.seed, points=4)._asdict()

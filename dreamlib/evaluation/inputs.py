@@ -171,7 +171,8 @@ def gaussian_images(train: Rows | np.ndarray, n: int, seed: int) -> np.ndarray:
     rng, size = torch_rng("gaussian", seed), len(train)
     rows = max(1, min(4096, FLOATS // math.prod(train.shape[1:])))
     parts = [slice(start, start + rows) for start in range(0, size, rows)]
-    total = sum(train[part].sum(axis=0, dtype=np.float64) for part in parts)
+    sums = (train[part].sum(axis=0, dtype=np.float64) for part in parts)
+    total = sum(sums, np.zeros(train.shape[1:]))
     mean = torch.from_numpy((total / size).astype(np.float32)) / 127.5 - 1
     drawn = torch.zeros(n, mean.numel())
     for part in parts:
