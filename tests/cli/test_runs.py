@@ -265,7 +265,7 @@ def test_list_shows_every_run(dreamlib, parent):
     new, *others = dreamlib.done("list", ".").splitlines()
     assert new.startswith("new ")
     assert "status.json is damaged (its step is odd): delete it" in new
-    assert others == [ours]
+    assert [each.split()[:3] for each in others] == [ours.split()[:3]]
     err = dreamlib.refused("list", "empty")
     assert err.startswith("error: empty holds no runs: begin one")
 
