@@ -174,6 +174,9 @@ def test_the_sheet_shows_the_scored_images(finished):
 
 
 def test_what_cannot_stand_side_by_side_is_said(finished, enter):
+    shutil.rmtree(finished[1].dir.generated)
+    with pytest.raises(RunError, match=r"keeps no 42 images: run `dreamlib evaluate RUN`"):
+        beside.images_beside(finished)
     alone = enter(0.1, "alone")
     with pytest.raises(NotEnoughSamples, match="no scores"):
         beside.scores_beside([finished[0], alone[1]])
@@ -183,6 +186,3 @@ def test_what_cannot_stand_side_by_side_is_said(finished, enter):
         beside.images_beside(more)
     assert newest_checkpoint(alone[0].dir.checkpoints) is None
     assert place(finished[1].folder.parent, "gan-smoke", 0) == finished[1].folder
-    shutil.rmtree(finished[1].dir.generated)
-    with pytest.raises(RunError, match=r"keeps no 42 images: run `dreamlib evaluate RUN`"):
-        beside.images_beside(finished)
