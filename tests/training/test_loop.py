@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -459,20 +460,29 @@ class Writes:
         self.now -= 1
 
 
-def test_a_save_goes_on_behind_the_callers_back_with_its_own_copy():
+@pytest.fixture
+def now(monkeypatch):
+    """now[0] is the time that a saver reads."""
+    seconds = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: seconds[0])
+    monkeypatch.setattr("dreamlib.training.async_save.time", clock)
+    return seconds
+
+
+def test_a_save_goes_on_behind_the_callers_back_with_its_own_copy(now):
     saver, writes, state = Saver(), Writes(), {"a": torch.zeros(1)}
     saver.save(state, writes)
     state["a"] += 1
     assert writes.began.wait(20)
     assert saver.busy
     assert writes.done == []
-    time.sleep(0.3)
+    now[0] = 0.3
     writes.go.set()
     saver.wait()
     assert not saver.busy
     assert writes.done == [0.0]
-    assert saver.blocked < 0.2  # the copy; the writing is no wait
-    assert saver.cost >= 0.3
+    assert saver.blocked == 0  # the copy took none; the writing is no wait
+    assert saver.cost == 0.3
     assert saver.longest == saver.cost
     slowest = saver.longest
     saver.save(state, writes)
@@ -480,13 +490,21 @@ def test_a_save_goes_on_behind_the_callers_back_with_its_own_copy():
     assert saver.cost < saver.longest == slowest
 
 
-def test_a_second_save_waits_for_the_first():
+def test_a_second_save_waits_for_the_first(now, monkeypatch):
     saver, writes, state = Saver(), Writes(), {"a": torch.zeros(1)}
     saver.save(state, writes)
     state["a"] += 1
-    threading.Timer(0.3, writes.go.set).start()
+    wait = saver.wait
+
+    def wait_long() -> None:
+        assert writes.began.wait(20)
+        now[0] += 0.3
+        writes.go.set()
+        wait()
+
+    monkeypatch.setattr(saver, "wait", wait_long)
     saver.save(state, writes)
-    assert saver.blocked >= 0.2
+    assert saver.blocked == 0.3
     saver.wait()
     assert writes.done == [0.0, 1.0]
     assert writes.most == 1
@@ -529,7 +547,8 @@ def test_training_does_not_end_before_its_last_save(tiny, monkeypatch, leave):
     leave(ticks)
     status = run.dir.status()
     assert run.weights_step() == status["saved"] == status["step"]
-    assert status["save_seconds"] >= 0.5 > status["blocked_seconds"]
+    assert status["save_seconds"] >= 0.5
+    assert status["blocked_seconds"] < status["save_seconds"]
 
 
 # ---------------------------------------------------------------------- two sessions, one mirror
