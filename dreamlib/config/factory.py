@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,17 +102,30 @@ def net_shape(config: Config, channels: int, labels: Sequence[int] = ()) -> dict
 
 def make_net(config: Config, channels: int, labels: Sequence[int] = ()) -> UNet | Generator:
     """The network that draws, at its initial weights, keyed by train.seed."""
-    shape = net_shape(config, channels, labels)
+    if config.model == "gan":
+        return make_generator(config, channels)
+    return make_unet(config, channels, labels)
+
+
+def make_unet(config: Config, channels: int, labels: Sequence[int] = ()) -> UNet:
+    """ConfigError for settings that make no network."""
+    with _fitting(), seeded("init", config.train.seed):
+        net = UNet(**net_shape(config, channels, labels), recompute=config.train.recompute)
+    return net.to(memory_format=torch.channels_last) if config.train.channels_last else net
+
+
+def make_generator(config: Config, channels: int) -> Generator:
+    """ConfigError for settings that make no network."""
+    with _fitting(), seeded("init", config.train.seed):
+        return Generator(**net_shape(config, channels))
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
     try:
-        with seeded("init", config.train.seed):
-            if config.model == "gan":
-                return Generator(**shape)
-            net = UNet(**shape, recompute=config.train.recompute)
+        yield
     except ValueError as error:
         raise ConfigError(f"net does not fit data.size: {error}") from error
-    if config.train.channels_last:
-        net = net.to(memory_format=torch.channels_last)
-    return net
 
 
 def make_discriminator(config: Config, channels: int) -> Discriminator:

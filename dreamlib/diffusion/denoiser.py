@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
@@ -41,7 +42,7 @@ class Guided(nn.Module):
     of one pass instead of two.  Ho 2022 (classifier-free guidance), Eq. 6 with w = scale - 1.
     """
 
-    def __init__(self, net: Denoiser, y: Tensor, scale: float):
+    def __init__(self, net: Callable[..., Tensor], y: Tensor, scale: float):
         super().__init__()
         self.net, self.y, self.scale = net, y, scale
 

@@ -33,9 +33,10 @@ class Averaged(AveragedModel):
     def update_parameters(self, model: nn.Module) -> None:
         count = int(self.n_averaged) if self._count is None else self._count
         weight = 1 - self.decay(count) if count else 1.0  # the first one is copied
-        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), weight)
-        for own, current in zip(self.module.buffers(), model.buffers()):
-            own.copy_(current)
+        own, theirs = list(self.module.parameters()), list(model.parameters())
+        torch._foreach_lerp_(own, theirs, weight)  # pyright: ignore  as AveragedModel itself does
+        for buffer, current in zip(self.module.buffers(), model.buffers()):
+            buffer.copy_(current)
         self.n_averaged += 1
         self._count = count + 1
 

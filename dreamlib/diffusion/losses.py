@@ -34,10 +34,14 @@ class Batch(NamedTuple):
     y: Tensor | None = None  # int64 [B,A], a label per attribute; NO_LABEL where dropped
 
     def rows(self, which: Tensor | slice) -> Batch:
-        return Batch(*(None if field is None else field[which] for field in self))
+        return self._each(lambda field: field[which])
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(None if field is None else field.to(device) for field in self))
+        return self._each(lambda field: field.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        more = [None if field is None else change(field) for field in (self.xi, self.y)]
+        return Batch(change(self.x0), change(self.t), change(self.eps), change(self.coin), *more)
 
 
 class Term(NamedTuple):
@@ -152,19 +156,20 @@ class Conservative:
     def _sampled(
         self, net: nn.Module, sched: Schedule, batch: Batch, lam: Tensor
     ) -> Iterator[Term]:
-        x_t = x = q_sample(sched, batch.x0, batch.t, batch.eps)
-        rows = torch.nonzero((batch.coin.cpu() < self.weight) & (lam > 0)).flatten()
-        seen = {"lam": lam}
-        if len(rows):
-            part, lam, rows = batch.rows(rows.to(x_t.device)), lam[rows], rows.to(x_t.device)
-            eps_hat = ask_without_gradient(net, part, x_t[rows])
-            x = x_t.index_copy(0, rows, adapt(sched, part, x_t[rows], eps_hat, lam))
-            seen["shift"] = mean_square(x - x_t)
+        x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
+        chosen = torch.nonzero((batch.coin.cpu() < self.weight) & (lam > 0)).flatten()
+        rows = chosen.to(x_t.device)
+        if not len(rows):
+            error = mean_square(ask(net, batch, x_t) - batch.eps)
+            yield Term(error, {"lam": lam, "error": error.detach()})
+            return
+        part = batch.rows(rows)
+        eps_hat = ask_without_gradient(net, part, x_t[rows])
+        x = x_t.index_copy(0, rows, adapt(sched, part, x_t[rows], eps_hat, lam[chosen]))
         error = mean_square(ask(net, batch, x) - batch.eps)
-        seen["error"] = error.detach()
-        if len(rows):  # at the unmoved input, as for the other images
-            seen["error"] = seen["error"].index_copy(0, rows, mean_square(eps_hat - part.eps))
-        yield Term(error, seen)
+        # the log is told the error at the unmoved input, as for the other images
+        plain = error.detach().index_copy(0, rows, mean_square(eps_hat - part.eps))
+        yield Term(error, {"lam": lam, "shift": mean_square(x - x_t), "error": plain})
 
 
 @dataclass(frozen=True)
@@ -206,6 +211,7 @@ class Perturb:
             yield from standard(net, sched, batch)
             return
         x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
+        assert batch.xi is not None  # drawn where this is the run's loss
         _, s = sched.signal_noise(batch.t, x_t.dtype)
         p, _ = conversion(self.prediction, sched, batch.t, x_t.dtype)
         move = s * self.gamma * batch.xi

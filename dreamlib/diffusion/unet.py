@@ -153,9 +153,10 @@ class UNet(nn.Module):
         layers = nn.Linear(widths[0], time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
         self.time = nn.Sequential(*layers)
         # row 0 of each table stands for "not told"
-        self.labels = nn.ModuleList(nn.Embedding(count + 1, time_dim) for count in labels)
-        for table in self.labels:
+        tables = [nn.Embedding(count + 1, time_dim) for count in labels]
+        for table in tables:
             nn.init.normal_(table.weight, std=0.02)
+        self.labels = nn.ModuleList(tables)
         self.stem = nn.Conv2d(pixels, widths[0], 3, padding=1)
         self.down = nn.ModuleList(map(level, [widths[0], *widths], widths, sizes))
         self.shrink = nn.ModuleList(nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths)

@@ -7,7 +7,7 @@ that slices change nothing but memory.  A slice is whole groups (`stylegan2.mini
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -62,15 +62,15 @@ def path_weight(size: int) -> float:
     return LN2 / (size**2 * (math.log(size) - LN2))
 
 
-def lazy(every: int, lr: float, betas: Sequence[float]) -> tuple[float, tuple[float, ...]]:
+def lazy(every: int, lr: float, betas: tuple[float, float]) -> tuple[float, tuple[float, float]]:
     """Adam's settings for a player whose regulariser is a step of its own, once in `every` steps.
 
     lr c and betas^c with c = k/(k+1).  Karras 2020 (arXiv 1912.04958), App. B.
     """
     if every < 1:
-        return lr, tuple(betas)
+        return lr, betas
     c = every / (every + 1)
-    return lr * c, tuple(beta**c for beta in betas)
+    return lr * c, (betas[0] ** c, betas[1] ** c)
 
 
 def half_life(images_seen: int, images: float, ramp: float | None) -> float:
@@ -98,7 +98,8 @@ class Draws(NamedTuple):
         return self._each(lambda drawn: drawn.to(device))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Draws:
-        return Draws(*map(change, self[:3]), [change(layer) for layer in self.noise])
+        noise = [change(layer) for layer in self.noise]
+        return Draws(change(self.z), change(self.other), change(self.cut), noise)
 
 
 def draw(net: Generator, images: int, mixing: float, rng: torch.Generator) -> Draws:

@@ -238,6 +238,7 @@ class Generator(nn.Module):
         self.size, self.z_dim = size, z_dim
         self.mapping = Mapping(z_dim, w_dim, mapping)
         self.synthesis = Synthesis(size, channels, widths, w_dim, taps)
+        self.w_mean: torch.Tensor
         self.register_buffer("w_mean", torch.zeros(w_dim))
 
     def spread(self, w: Tensor) -> Tensor:

@@ -137,7 +137,9 @@ def train_classifier(
                 )
             logits = net(_to_network(images[picked], net.channels))
             targets = torch.as_tensor(labels[picked].T).long()
-            loss = sum(F.cross_entropy(*pair, label_smoothing=0.1) for pair in zip(logits, targets))
+            loss: Any = sum(
+                F.cross_entropy(*pair, label_smoothing=0.1) for pair in zip(logits, targets)
+            )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

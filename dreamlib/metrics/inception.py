@@ -7,6 +7,7 @@ resizing is Parmar et al. 2022 (clean-fid).
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def resize_clean(images: np.ndarray) -> np.ndarray:
     for image, out in zip(images, resized):
         for channel in range(images.shape[-1]):
             plane = Image.fromarray(image[..., channel].astype(np.float32))
-            out[..., channel] = plane.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+            out[..., channel] = np.asarray(plane.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
     return to_rgb(resized.clip(0, 255))
 
 
@@ -70,7 +71,7 @@ class Inception:
         return np.asarray(features, np.float64) @ self.head.T
 
 
-def _build() -> nn.Module:
+def _build() -> Any:
     """torchvision's Inception with clean-fid's blocks, which pool as TensorFlow does."""
     try:
         from cleanfid import inception_pytorch as clean

@@ -13,11 +13,12 @@ import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from dreamlib.metrics.estimate import Estimate, mean_estimate
 from dreamlib.metrics.features import full_precision
@@ -80,7 +81,7 @@ class Lpips:
         return F.interpolate(x, (height, width), mode="bilinear", align_corners=False)
 
 
-def _build() -> nn.Module:
+def _build() -> Any:
     """lpips' network with its fitted heads and a random trunk, so that it downloads nothing."""
     try:
         import lpips
@@ -91,7 +92,7 @@ def _build() -> nn.Module:
         return lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
 
 
-def _trunk(path: Path, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
+def _trunk(path: Path, wanted: dict[str, Tensor]) -> dict[str, Any]:
     """AlexNet's convolutions under the names that lpips' trunk has for them."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -106,7 +107,8 @@ def _trunk(path: Path, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
         for kind in ("weight", "bias")
     }
     for name, value in wanted.items():
-        if not isinstance(trunk[name], Tensor) or trunk[name].shape != value.shape:
+        own = trunk[name]
+        if not isinstance(own, Tensor) or own.shape != value.shape:
             raise WeightsUnavailable(
                 f"{path} does not hold torchvision's AlexNet (its {name.partition('.')[2]} does "
                 f"not fit): put {ALEXNET.filename} there"

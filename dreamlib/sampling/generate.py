@@ -204,7 +204,7 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     with run.session():
         draw = partial(store.draw, range(images))
         _, times, x_t, x0_hat = trace(run, draw, range(images), chosen)
-    arrays = {
+    arrays: dict[str, Any] = {
         "x_t": x_t,
         "x0_hat": x0_hat,
         "t": np.array(times),

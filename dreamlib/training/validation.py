@@ -79,7 +79,7 @@ class Validation:
             self.keep(step)
             told += ", the best so far"
         self.run.say(told)
-        if self.over:
+        if self.over and self.best:
             self.run.say(
                 f"STOPPED EARLY at step {step:,}: nothing better since step {self.best['step']:,}, "
                 f"whose weights are in {self.folder}"

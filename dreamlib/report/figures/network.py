@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from dreamlib.config.factory import make_loss, make_net, make_schedule
+from dreamlib.config.factory import make_loss, make_unet, make_schedule
 from dreamlib.config.schema import Config
 from dreamlib.diffusion.losses import Conservative, Paper
 from dreamlib.diffusion.samplers import spaced
@@ -39,7 +39,7 @@ def architecture(config: Config, run: str = "") -> Figure:
     """
     channels, labels = usual_images(config)
     with torch.device("meta"):
-        net = make_net(config, channels, labels)
+        net = make_unet(config, channels, labels)
     answer = ANSWERS[config.diffusion.prediction]
     diagram = _Diagram(net, list(config.net.widths))
     diagram.ends(answer)
