@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from dreamlib.config.factory import make_loss, make_unet, make_schedule
+from dreamlib.config.factory import make_loss, make_schedule, make_unet
 from dreamlib.config.schema import Config
 from dreamlib.diffusion.losses import Conservative, Paper
 from dreamlib.diffusion.samplers import spaced
