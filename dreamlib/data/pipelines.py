@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +42,20 @@ def pipeline_images(
     made_by = fingerprint([_content(folder), seed, steps, batch, str(device)])[:8]
     advance = progress(f"images of {folder.name}", n)
 
-    def draw(first: int, end: int) -> list[np.ndarray]:
+    def draw(first: int, end: int) -> np.ndarray:
         if should_stop():
             raise Interrupted(f"stopped after {first:,} of {n:,} images of {folder}")
         rngs = [torch.Generator().manual_seed(seed + i) for i in range(first, end)]
         answer = pipeline(batch_size=len(rngs), generator=rngs, output_type="pil", **more)
-        return [np.array(to_rgb(image)) for image in answer.images]
+        return np.stack([np.array(to_rgb(image)) for image in answer.images])
 
     shards = []
     for start in range(0, n, SHARD):
-        end = min(start + SHARD, n)
-        path = keep / f"pipeline-{made_by}-{start:07d}.npy"
+        end, path = min(start + SHARD, n), keep / f"pipeline-{made_by}-{start:07d}.npy"
         images = read_npy(path)
         if images is None or len(images) < end - start:
             parts = [draw(k, min(k + batch, end)) for k in range(start, end, batch)]
-            images = np.stack(list(chain.from_iterable(parts)))
+            images = np.concatenate(parts)
             write_npy(path, images)
         shards.append(images[: end - start])
         advance(end - start)
