@@ -17,10 +17,11 @@ from dreamlib.report.captions import captions_of
 from dreamlib.report.contents import Report
 from dreamlib.report.html import render
 from dreamlib.report.html_report import command
-from dreamlib.report.sources import Kept, folder_name, scored_images, way_of
+from dreamlib.report.sources import folder_name, scored_images, way_of
 from dreamlib.report.tables import headline
 from dreamlib.report.texts import NONE, csv_text, no_formula, tex
 from dreamlib.runs.run import Run
+from dreamlib.sampling.image_store import ImageStore
 from dreamlib.utils.files import fingerprint, is_own, read_npz, write_atomic
 
 ASKED = 1000  # images whose nearest training image is looked for
@@ -91,7 +92,7 @@ def _files(run: Run) -> dict[str, bytes]:
 # --------------------------------------------------------------------------- the index
 
 
-def index(run: Run, study: Study, kept: Kept, asked: int = ASKED) -> str:
+def index(run: Run, study: Study, kept: ImageStore, asked: int = ASKED) -> str:
     """CSV: a line per scored image, with its shard and row, and for the first `asked` the nearest
     training image: its position among them, its name in the packed images, its distance."""
     count, lines = max(study.facts["sizes"]), []
@@ -100,9 +101,8 @@ def index(run: Run, study: Study, kept: Kept, asked: int = ASKED) -> str:
     for seed in range(count):
         number, row = divmod(seed, kept.sample["shard"])
         place: tuple[object, ...] = ("", "")
-        if str(number) in kept.shards:
-            path = kept.folder / f"shard-{number:05d}.npy"
-            place = (path.relative_to(run.folder).as_posix(), row)
+        if kept.has(number):
+            place = (kept.path(number).relative_to(run.folder).as_posix(), row)
         near: tuple[object, ...] = ("", "", "")
         if seed < len(partners):
             partner = int(partners[seed])
@@ -111,7 +111,7 @@ def index(run: Run, study: Study, kept: Kept, asked: int = ASKED) -> str:
     return csv_text(COLUMN_NAMES, lines)
 
 
-def _nearest(run: Run, kept: Kept, asked: int) -> tuple[np.ndarray, np.ndarray]:
+def _nearest(run: Run, kept: ImageStore, asked: int) -> tuple[np.ndarray, np.ndarray]:
     """Distances float64 [n] and positions int64 [n] of the nearest training images, of the first
     images as far as they are here; looked up once."""
     path = run.dir.evaluation / "neighbours.npz"

@@ -62,11 +62,12 @@ class _Hashing:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified generation: its step, where it lies, and its manifest."""
+    """A generation: its step, where it lies, and its manifest."""
 
     step: int
     path: Path
     manifest: dict[str, Any]
+    flaw: str = ""  # what is wrong with it; '' once it is verified
 
     def load(self) -> dict[str, Any]:
         """Tensors and plain values only; a pickle that asks for more is refused, not executed."""
@@ -96,12 +97,24 @@ def save_checkpoint(
     writing over the only generation could lose it.  Raises CheckpointError when the file read
     back is not the one written.
     """
-    path = folder / f"step-{step:08d}.pt"
+    path = _path(folder, step)
     if path.with_suffix(".json").exists():
-        flaw, manifest = _check(path)
-        if not flaw:
-            return Checkpoint(step, path, manifest)
+        stored = _check(path)
+        if not stored.flaw:
+            return stored
         path.with_suffix(".json").unlink()  # an old manifest must not stand beside new data
+    size, sha256 = _write(path, state)
+    if files.sha256_file(path) != sha256:
+        raise CheckpointError(f"{path} reads back differently than written: check this disk")
+    made = {"torch": torch.__version__, "time": time.time(), **facts}
+    manifest = files.seal({"format": FORMAT, "step": step, "size": size, "sha256": sha256, **made})
+    files.write_json(path.with_suffix(".json"), manifest)
+    _drop_old(folder, step, keep)
+    return Checkpoint(step, path, manifest)
+
+
+def _write(path: Path, state: dict[str, Any]) -> tuple[int, str]:
+    """-> bytes and SHA-256 of what was written."""
     hashing: list[_Hashing] = []
 
     def write(file: IO[bytes]) -> None:
@@ -112,35 +125,19 @@ def save_checkpoint(
             raise hashing[0].error or error from error
 
     files.write_atomic(path, write)
-    sha256 = hashing[0].digest.hexdigest()
-    if files.sha256_file(path) != sha256:
-        raise CheckpointError(f"{path} reads back differently than written: check this disk")
-    manifest = files.seal(
-        {
-            "format": FORMAT,
-            "step": step,
-            "size": hashing[0].size,
-            "sha256": sha256,
-            "torch": torch.__version__,
-            "time": time.time(),
-            **facts,
-        }
-    )
-    files.write_json(path.with_suffix(".json"), manifest)
-    _drop_old(folder, step, keep)
-    return Checkpoint(step, path, manifest)
+    return hashing[0].size, hashing[0].digest.hexdigest()
 
 
 def _drop_old(folder: Path, newest: int, keep: int) -> None:
     """Keep `keep` generations up to `newest`, which was just verified.  Later ones are damaged:
     they were passed over when resuming (whole ones are another process's, and stay).  Manifests
     go first: none outlives its data."""
-    steps = _steps(folder)
-    older = [step for step in steps if step <= newest and _manifest(folder, step).exists()]
-    later = [found.step for found, flaw in _checked(folder, newest) if not flaw]
-    for step in set(steps) - set(older[:keep]) - set(later):
-        _manifest(folder, step).unlink(missing_ok=True)
-        _manifest(folder, step).with_suffix(".pt").unlink(missing_ok=True)
+    paths = {step: _path(folder, step) for step in _steps(folder)}
+    older = [s for s, path in paths.items() if s <= newest and path.with_suffix(".json").exists()]
+    later = [checkpoint.step for checkpoint in _checked(folder, newest) if not checkpoint.flaw]
+    for step in paths.keys() - {*older[:keep], *later}:
+        paths[step].with_suffix(".json").unlink(missing_ok=True)
+        paths[step].unlink(missing_ok=True)
 
 
 @contextmanager
@@ -164,14 +161,14 @@ def _steps(folder: Path) -> list[int]:
     """Steps of which there is a manifest or data, newest first."""
     try:
         with _reading(folder):
-            found = [NAME.match(name) for name in os.listdir(folder)]
+            matches = map(NAME.match, os.listdir(folder))
     except FileNotFoundError:
         return []
-    return sorted({int(match[1]) for match in found if match}, reverse=True)
+    return sorted({int(match[1]) for match in matches if match}, reverse=True)
 
 
-def _manifest(folder: Path, step: int) -> Path:
-    return folder / f"step-{step:08d}.json"
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.pt"
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
@@ -182,11 +179,11 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
     CheckpointError when another version of dreamlib saved the newest.
     """
     manifests = 0
-    for found, flaw in _checked(folder):
-        if not flaw:
-            return found
-        manifests += found.path.with_suffix(".json").exists()
-        log.warning("passing over %s: %s", found.path.name, flaw)
+    for checkpoint in _checked(folder):
+        if not checkpoint.flaw:
+            return checkpoint
+        manifests += checkpoint.path.with_suffix(".json").exists()
+        log.warning("passing over %s: %s", checkpoint.path.name, checkpoint.flaw)
     if manifests:
         raise NoneIntact(
             f"none of the {manifests} checkpoints in {folder} is intact: restore that folder from "
@@ -205,45 +202,49 @@ def look(folder: Path) -> tuple[Checkpoint | None, NoneIntact | None]:
 
 def whole_checkpoints(folder: Path) -> list[Checkpoint]:
     """Every generation that verifies, newest first."""
-    return [found for found, flaw in _checked(folder) if not flaw]
+    return [checkpoint for checkpoint in _checked(folder) if not checkpoint.flaw]
 
 
-def _checked(folder: Path, beyond: int = -1) -> Iterator[tuple[Checkpoint, str]]:
-    """Every generation beyond a step, newest first, with what is wrong with it ('': nothing)."""
-    for step in (step for step in _steps(folder) if step > beyond):
-        path = _manifest(folder, step).with_suffix(".pt")
-        with _reading(path):
-            flaw, manifest = _check(path)
-        yield Checkpoint(step, path, manifest), flaw
+def _checked(folder: Path, beyond: int = -1) -> Iterator[Checkpoint]:
+    """Every generation beyond a step, newest first."""
+    for step in _steps(folder):
+        if step > beyond:
+            with _reading(path := _path(folder, step)):
+                checkpoint = _check(path)
+            yield checkpoint
 
 
-def _check(path: Path) -> tuple[str, dict[str, Any]]:
-    """What is wrong with a checkpoint ('' when nothing), and its manifest."""
+def _check(path: Path) -> Checkpoint:
+    manifest: dict[str, Any] = {}
     try:
         manifest = files.check_fields(files.read_json(path.with_suffix(".json")), **FIELDS)
-        size, sha256, format = manifest["size"], manifest["sha256"], manifest["format"]
+        flaw = _flaw(path, manifest)
     except FileNotFoundError:
-        return "it has no manifest: its save was cut short", {}
+        flaw = "it has no manifest: its save was cut short"
     except (IsADirectoryError, ValueError) as error:
-        return f"its manifest cannot be read ({error})", {}
-    if "seal" in manifest and not files.sealed(manifest):
-        return "its manifest has been altered", {}
+        flaw = f"its manifest cannot be read ({error})"
+    return Checkpoint(int(path.stem[5:]), path, manifest, flaw)
+
+
+def _flaw(path: Path, manifest: dict[str, Any]) -> str:
+    """What is wrong with a checkpoint, by its manifest; '' when nothing."""
+    sealed, format = files.sealed(manifest), manifest["format"]
+    if "seal" in manifest and not sealed:
+        return "its manifest has been altered"
     if format != FORMAT:
         raise CheckpointError(
             f"{path} has format {format}, and this version of dreamlib reads {FORMAT}: continue "
             "with the version that saved it, or begin a new run folder"
         )
-    if not files.sealed(manifest) or manifest["step"] != int(path.stem[5:]):
-        return "its manifest is not its own", {}
+    if not sealed or manifest["step"] != int(path.stem[5:]):
+        return "its manifest is not its own"
     try:
-        if (held := path.stat().st_size) != size:
-            return f"it has {held} bytes instead of {size}", {}
-        same = files.sha256_file(path) == sha256
+        if (size := path.stat().st_size) != manifest["size"]:
+            return f"it has {size} bytes instead of {manifest['size']}"
+        same = files.sha256_file(path) == manifest["sha256"]
     except (FileNotFoundError, IsADirectoryError):
-        return "its data is missing", {}
-    if not same:
-        return "its hash differs from the manifest's", {}
-    return "", manifest
+        return "its data is missing"
+    return "" if same else "its hash differs from the manifest's"
 
 
 def moved(manifest: dict[str, Any], where: dict[str, Any]) -> str:

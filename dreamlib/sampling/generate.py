@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Container, Sequence
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
-from dreamlib.config.factory import make_drawing, make_net, make_schedule
+from dreamlib.config.factory import make_drawing, make_schedule
 from dreamlib.diffusion.samplers import Step, spaced
 from dreamlib.runs.run import Run
-from dreamlib.utils import files
+from dreamlib.sampling.image_store import Shards
 from dreamlib.utils.arguments import listed
 from dreamlib.utils.context import Stop, current, progress, using
-from dreamlib.utils.errors import ConfigError, RunError
+from dreamlib.utils.errors import ConfigError
+from dreamlib.utils.files import read_npz, write_atomic
 from dreamlib.utils.images import quantise, to_rgb
 from dreamlib.utils.progress import Advance, Progress
 from dreamlib.utils.rng import image_noise
-
-log = logging.getLogger(__name__)
 
 
 def generate(
@@ -63,104 +59,6 @@ def generate(
     return np.stack([found[i] for i in seeds])
 
 
-class Shards:
-    """Files of `size` consecutive images each, with a manifest of what made them."""
-
-    def __init__(self, run: Run, untrained: bool = False):
-        self.run, self.untrained = run, untrained
-        sample = self.run.config.sample
-        self.size = sample.shard
-        self.fingerprint = files.fingerprint(self.identity())
-        step = "untrained" if self.untrained else f"step{self.weights[1]['step']}"
-        own = f"{sample.sampler}-{sample.steps}-seed{sample.seed}"
-        self.name = f"{own}-{step}-{self.fingerprint[:8]}"
-        self.folder = self.run.dir.generated / self.name
-        files.sweep(self.folder)
-        self.manifest = self._open()
-
-    @cached_property
-    def weights(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Read once, so that every image and the record of them are of the same weights."""
-        return self.run.weights()
-
-    def identity(self) -> dict[str, Any]:
-        """Everything that decides the pixels."""
-        weights = "initial" if self.untrained else self.weights[1]["sha256"]
-        gan = self.run.config.model == "gan"
-        own = {"truncation": self.run.config.gan.truncation} if gan else {}
-        return own | {
-            "weights": weights,
-            "sample": self.run.config.sample.model_dump(mode="json"),
-            "precision": self.run.precision.name,
-            "device": self.run.device.type,
-        }
-
-    def _open(self) -> dict[str, Any]:
-        path = self.folder / "manifest.json"
-        if path.exists():
-            try:
-                manifest = files.check_fields(files.read_json(path), shards=dict)
-                return files.check_fields({"torch": {}} | manifest, torch=dict)
-            except ValueError:
-                log.warning("%s is damaged: the images are generated again", path)
-        made_by = {"identity": self.identity(), "fingerprint": self.fingerprint}
-        return made_by | {"shards": {}, "torch": {}}  # shard number -> hash, -> version
-
-    def plan(self, seeds: Sequence[int]) -> list[tuple[int, list[int]]]:
-        """Shard numbers, each with the images wanted of it."""
-        wanted: dict[int, list[int]] = {}
-        for seed in dict.fromkeys(seeds):
-            wanted.setdefault(seed // self.size, []).append(seed)
-        return sorted(wanted.items())
-
-    def path(self, shard: int) -> Path:
-        return self.folder / f"shard-{shard:05d}.npy"
-
-    def read(self, shard: int) -> np.ndarray | None:
-        """A shard that the manifest vouches for, else None."""
-        images, sha256 = files.read_npy(self.path(shard)), self.manifest["shards"].get(str(shard))
-        return None if images is None or files.sha256_array(images) != sha256 else images
-
-    def write(self, shard: int, images: np.ndarray) -> None:
-        """The shard, then its line in the manifest, which other processes may write to as well."""
-        files.write_npy(self.path(shard), images)
-        with files.exclusive(self.folder / ".lock"):
-            self.manifest = self._open()
-            self.manifest["shards"][str(shard)] = files.sha256_array(images)
-            self.manifest["torch"][str(shard)] = torch.__version__
-            files.write_json(self.folder / "manifest.json", self.manifest)
-
-    def check_versions(self, seeds: Sequence[int]) -> None:
-        """Say when the images' shards were drawn by several versions of torch: bits may differ."""
-        numbers = {str(shard) for shard, _ in self.plan(seeds)} & self.manifest["shards"].keys()
-        versions = {self.manifest["torch"].get(number, "an older one") for number in numbers}
-        if len(versions) > 1:
-            self.run.say(
-                f"WARNING: images in {self.folder} were drawn by torch {', '.join(versions)}: "
-                "delete that folder to have all drawn by one"
-            )
-
-    @cached_property
-    def net(self) -> torch.nn.Module:
-        """The network with the weights to draw with."""
-        run = self.run
-        net = make_net(run.config, run.data.channels, run.data.label_counts)
-        if not self.untrained:
-            try:
-                net.load_state_dict(self.weights[0])
-            except RuntimeError as error:  # torch's word for names or shapes that do not fit
-                raise RunError(
-                    f"the weights in {run.dir.weights} are those of another network: put the run's "
-                    "own back there, or run training again, which writes them"
-                ) from error
-        return net.to(run.device).eval()
-
-    def draw(self, images: Sequence[int], **more: Any) -> np.ndarray:
-        run = self.run
-        drawing = make_drawing(run.config, run.data, self.net, run.precision, run.device)
-        return drawing(images, **more)
-
-
 def interpolate(run: Run, first: int, last: int, count: int = 10) -> np.ndarray:
     """`count` images from seed `first` to seed `last` -> uint8 [count,H,W,C].
 
@@ -196,7 +94,7 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     store, sample = Shards(run), run.config.sample
     images = min(images, sample.batch)
     what = f"entering {store.fingerprint} {images} {moments}"
-    if str(files.read_npz(path).get("what")) == what:
+    if str(read_npz(path).get("what")) == what:
         return path
     taken = torch.tensor(spaced(make_schedule(run.config), sample.steps, sample.spacing))
     wanted = torch.linspace(float(taken[0]), float(taken[-1]), moments - 1)
@@ -212,7 +110,7 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
         "step": np.array(store.weights[1]["step"]),
         "sample": np.array(sample.model_dump_json()),
     }
-    files.write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
+    write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
     return path
 
 
