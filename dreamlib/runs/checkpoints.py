@@ -40,12 +40,19 @@ FIELDS: dict[str, Any] = {  # of a manifest
 log = logging.getLogger(__name__)
 
 
-class _Hashing:
-    """A writer that hashes what passes through, so that a read-back can be compared with it."""
+class _Hashed:
+    """Saves a state and hashes what it writes, so that a read-back can be compared with it."""
 
-    def __init__(self, file: IO[bytes]):
-        self.file, self.digest, self.size = file, hashlib.sha256(), 0
+    def __init__(self, state: dict[str, Any]):
+        self.state, self.digest, self.size = state, hashlib.sha256(), 0
         self.error: OSError | None = None  # torch.save hides it behind a RuntimeError of its own
+
+    def save(self, file: IO[bytes]) -> None:
+        self.file, self.flush = file, file.flush
+        try:
+            torch.save(self.state, self)
+        except RuntimeError as error:
+            raise self.error or error from error
 
     def write(self, data: bytes) -> int:
         self.digest.update(data)
@@ -55,9 +62,6 @@ class _Hashing:
         except OSError as error:
             self.error = error
             raise
-
-    def flush(self) -> None:
-        self.file.flush()
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,9 @@ def save_checkpoint(
         if not stored.flaw:
             return stored
         path.with_suffix(".json").unlink()  # an old manifest must not stand beside new data
-    size, sha256 = _write(path, state)
+    hashed = _Hashed(state)
+    files.write_atomic(path, hashed.save)
+    size, sha256 = hashed.size, hashed.digest.hexdigest()
     if files.sha256_file(path) != sha256:
         raise CheckpointError(f"{path} reads back differently than written: check this disk")
     made = {"torch": torch.__version__, "time": time.time(), **facts}
@@ -111,21 +117,6 @@ def save_checkpoint(
     files.write_json(path.with_suffix(".json"), manifest)
     _drop_old(folder, step, keep)
     return Checkpoint(step, path, manifest)
-
-
-def _write(path: Path, state: dict[str, Any]) -> tuple[int, str]:
-    """-> bytes and SHA-256 of what was written."""
-    hashing: list[_Hashing] = []
-
-    def write(file: IO[bytes]) -> None:
-        hashing.append(_Hashing(file))
-        try:
-            torch.save(state, hashing[0])
-        except RuntimeError as error:
-            raise hashing[0].error or error from error
-
-    files.write_atomic(path, write)
-    return hashing[0].size, hashing[0].digest.hexdigest()
 
 
 def _drop_old(folder: Path, newest: int, keep: int) -> None:

@@ -62,9 +62,7 @@ class RunDir:
                     f"{path} is a symbolic link, and a run is read and written in its own folder "
                     "only: put what it leads to in its place (the whole run folder may be a link)"
                 )
-        place = self.folder
-        while not place.exists() and place != place.parent:
-            place = place.parent
+        place = next(path for path in (self.folder, *self.folder.parents) if path.exists())
         if not (place.is_dir() and os.access(place, os.W_OK)):
             raise RunError(
                 f"cannot write in the run folder {self.folder} ({place} is not a folder that may "
@@ -97,17 +95,17 @@ class RunDir:
         The checkpoint is that of `step`, or the newest.
         """
         pattern = "step-*.json" if step is None else f"step-{step:08d}.json"
-        manifests = sorted(self.checkpoints.glob(pattern))[-1:]
-        first = [self.folder / name for name in ESSENTIAL]
-        first += [path for m in manifests for path in (m.with_suffix(".pt"), m)]
-        first += [self.weights / "ema.safetensors", self.weights / "card.json"]
-        first += [self.log, self.validation, self.events, self.folder / "status.json"]
-        rest = [*self.folder.glob("*.ipynb"), *self.folder.glob("*.html")]
+        paths = [self.folder / name for name in ESSENTIAL]
+        for manifest in sorted(self.checkpoints.glob(pattern))[-1:]:
+            paths += [manifest.with_suffix(".pt"), manifest]
+        paths += [self.weights / "ema.safetensors", self.weights / "card.json"]
+        paths += [self.log, self.validation, self.events, self.folder / "status.json"]
+        paths += [*self.folder.glob("*.ipynb"), *self.folder.glob("*.html")]
         folders = [self.weights / "best", self.samples, self.generated]
         for folder in (*folders, self.evaluation, self.figures):
-            rest += sorted(folder.rglob("*"))
-        paths = [path for path in [*first, *rest] if files.is_own(path) and path.name[0] != "."]
-        return [path.relative_to(self.folder).as_posix() for path in dict.fromkeys(paths)]
+            paths += sorted(folder.rglob("*"))
+        worth = [path for path in paths if files.is_own(path) and path.name[0] != "."]
+        return [path.relative_to(self.folder).as_posix() for path in dict.fromkeys(worth)]
 
     # ------------------------------------------------------------------ status
 
@@ -115,9 +113,8 @@ class RunDir:
         """Where the run stands, and its heartbeat.
 
         {'state': 'new' | 'forked' | 'running' | 'finished' | 'paused_deadline' | 'interrupted' |
-        'failed'}
-        and, once training has begun: step, total, saved (the step of the last checkpoint), time
-        (of the last sign of life, seconds since 1970) and more for people.
+        'failed'} and, once training has begun: step, total, saved (the step of the last
+        checkpoint), time (of the last sign of life, seconds since 1970) and more for people.
         """
         path = self.folder / "status.json"
         if not path.exists():
@@ -147,12 +144,12 @@ class RunDir:
 
     def read_events(self) -> list[dict[str, Any]]:
         """Lines torn by a crash are left out: later ones were written behind them."""
-        return _rows(self.events, skip_damaged=True, time=(int, float), event=str)
+        return _read(self.events, skip_damaged=True, time=(int, float), event=str)
 
     def last_saved(self) -> int:
         """The largest step that was ever saved, whether or not its checkpoint is still here."""
-        told = [e.get("step") for e in self.read_events() if e["event"] == "saved"]
-        return max(self.status().get("saved") or 0, *(x for x in told if isinstance(x, int)), 0)
+        steps = [e.get("step") for e in self.read_events() if e["event"] == "saved"]
+        return max(x for x in (0, self.status().get("saved"), *steps) if isinstance(x, int))
 
     # ------------------------------------------------------------------ log
 
@@ -161,22 +158,21 @@ class RunDir:
 
     def read_log(self) -> list[dict[str, Any]]:
         """The log's rows.  A torn last line, left by a crash, is not a row yet."""
-        return _rows(self.log, step=int)
-
-    def cut_log(self, step: int) -> None:
-        """Forget rows beyond `step`: the steps behind them are about to be taken again."""
-        for path, rows in ((self.log, self.read_log), (self.validation, self.read_validation)):
-            kept = [row for row in rows() if row["step"] <= step]
-            text = "".join(json.dumps(row) + "\n" for row in kept).encode()
-            if path.exists() and text != path.read_bytes():
-                files.write_bytes(path, text)
+        return _read(self.log, step=int)
 
     def append_validation(self, row: dict[str, Any]) -> None:
         _append(self.validation, row)
 
     def read_validation(self) -> list[dict[str, Any]]:
         """Scores taken during training, by step."""
-        return _rows(self.validation, step=int, score=(int, float))
+        return _read(self.validation, step=int, score=(int, float))
+
+    def cut_log(self, step: int) -> None:
+        """Forget rows beyond `step`: the steps behind them are about to be taken again."""
+        for path, rows in ((self.log, self.read_log()), (self.validation, self.read_validation())):
+            text = "".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step).encode()
+            if path.exists() and text != path.read_bytes():
+                files.write_bytes(path, text)
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
@@ -190,7 +186,7 @@ def _append(path: Path, row: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def _rows(path: Path, *, skip_damaged: bool = False, **kinds: Any) -> list[dict[str, Any]]:
+def _read(path: Path, *, skip_damaged: bool = False, **kinds: Any) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     *lines, _torn = path.read_bytes().split(b"\n")
@@ -199,12 +195,11 @@ def _rows(path: Path, *, skip_damaged: bool = False, **kinds: Any) -> list[dict[
         try:
             rows += [files.check_fields(files.parse_json(line), **kinds)] if line else []
         except ValueError as error:
-            if skip_damaged:
-                continue
-            raise RunError(
-                f"line {number} of {path} is damaged ({error}): delete that line, or restore the "
-                "file from a copy"
-            ) from error
+            if not skip_damaged:
+                raise RunError(
+                    f"line {number} of {path} is damaged ({error}): delete that line, or restore "
+                    "the file from a copy"
+                ) from error
     return rows
 
 

@@ -7,24 +7,17 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from dreamlib.runs.mirror.filesystem import UNSUPPORTED, write_record
 from dreamlib.runs.time_budget import process_age, process_start
-from dreamlib.utils.context import Say, say
+from dreamlib.utils import files
+from dreamlib.utils.context import Say, say, should_stop
 from dreamlib.utils.errors import RunError
-from dreamlib.utils.files import (
-    boot_id,
-    check_fields,
-    no_link,
-    read_json,
-    sweep,
-    try_lock,
-    write_json,
-)
+from dreamlib.utils.files import boot_id, check_fields, no_link, read_json, try_lock
 
 BEAT = 60.0  # seconds between two heartbeats on a mirror
 STALE = 600.0  # an owner whose heart has stood still for so long is gone
@@ -78,10 +71,9 @@ class Lock:
     def held(self) -> bool:
         """False once somebody took over by force: the path is another file then."""
         try:
-            there = os.stat(self.path)
+            return os.path.samestat(os.stat(self.path), os.fstat(self.file.fileno()))
         except FileNotFoundError:
             return False
-        return os.path.samestat(there, os.fstat(self.file.fileno()))
 
 
 @contextmanager
@@ -95,20 +87,23 @@ def locked(path: Path, *, take_over: bool = False, say: Say = say) -> Iterator[L
         path.unlink(missing_ok=True)
     with _opened(path) as file:
         former = read_owner(path)
-        if not _free(file, former):
+        try:
+            free = try_lock(file)
+        except OSError:  # a file system without locks: the former owner's pulse decides
+            free = not former or alive(former) is False
+        if not free:
             raise RunError(
                 f"{path.parent} is being trained by another process ({describe(former)}): wait "
                 "for it, stop it, or take the run from it with --take-over"
             )
         if former:
             say(f"the former owner of {path.parent} ({describe(former)}) is gone: taking over")
-        _write(file, myself())
-        lock = Lock(path, file)
+        _write(file, json.dumps(myself()) + "\n")
         try:
-            yield lock
+            yield Lock(path, file)
         finally:
             with suppress(OSError):  # what ended the work is what counts, and is said
-                _write(file, {})
+                _write(file, "")
 
 
 def _opened(path: Path) -> IO[str]:
@@ -121,18 +116,10 @@ def _opened(path: Path) -> IO[str]:
         ) from error
 
 
-def _free(file: IO[str], former: dict[str, Any]) -> bool:
-    try:
-        return try_lock(file)
-    except OSError:  # a file system without locks: the former owner's pulse decides
-        return not former or alive(former) is False
-
-
-def _write(file: IO[str], owner: dict[str, Any]) -> None:
+def _write(file: IO[str], text: str) -> None:
     file.seek(0)
     file.truncate()
-    if owner:
-        file.write(json.dumps(owner) + "\n")
+    file.write(text)
     file.flush()
 
 
@@ -153,14 +140,13 @@ class Owner:
         self.me, self.beats = myself(), 0
         self.ousted: list[str] = []  # tokens of the owner we took over from, and those before it
         self.watching = False  # whether another owner's heart beats
-        self.stop: Callable[[], bool] = lambda: False  # asked while watching
 
     def claim(self, *, take_over: bool) -> None:
         """RunError when another machine trains this run; waits while that is not clear."""
         other = read_owner(self.path)
         if not (take_over or other.get("token") in (None, self.me["token"]) or "released" in other):
             self._outlive(other)
-        sweep(self.path.parent)  # of those whose last beat failed
+        files.sweep(self.path.parent)  # of those whose last beat failed
         self.ousted = [*other.get("ousted", []), other.get("token", "")][-20:]
         self.beat()
 
@@ -183,7 +169,7 @@ class Owner:
         self.watching = True
         while lives is None and time.monotonic() < until:
             time.sleep(min(self.poll, max(0.0, until - time.monotonic())))
-            if self.stop():
+            if should_stop():
                 raise RunError(f"{where}, and nobody waited to see whether it lives")
             now = read_owner(self.path)
             if "released" in now or not now:
@@ -194,12 +180,12 @@ class Owner:
 
     def beat(self) -> None:
         self.beats += 1
-        self._write({"beats": self.beats, "time": time.time()})
+        self._write(beats=self.beats, time=time.time())
 
-    def _write(self, facts: dict[str, Any]) -> None:
+    def _write(self, **facts: Any) -> None:
         record = self.me | {"ousted": self.ousted} | facts
         try:
-            write_json(self.path, record)
+            files.write_json(self.path, record)
         except OSError as error:
             if error.errno not in UNSUPPORTED:
                 raise
@@ -221,4 +207,4 @@ class Owner:
 
     def release(self) -> None:
         if not self.lease_lost():
-            self._write({"released": True})
+            self._write(released=True)

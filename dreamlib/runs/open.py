@@ -53,28 +53,27 @@ def open_run(
     run_dir.check_writable()
     sweep(run_dir.folder)
     with using(progress=progress, say=say):
-        kept = mirror_of(run_dir, mirror)
+        place = mirror_of(run_dir, mirror)
         if not run_dir.config.exists():
-            bring_back(run_dir, kept)
-        config, data = _settled(run_dir, preset, listed(overrides), kept, images)
-        return Run(run_dir, config, data, current().say, kept, take_over, hours)
+            bring_back(run_dir, place)
+        config, data = _settle(run_dir, preset, listed(overrides), place, images)
+        return Run(run_dir, config, data, current().say, place, take_over, hours)
 
 
-def _settled(
+def _settle(
     run_dir: RunDir,
     preset: str | Path | None,
     overrides: list[str],
-    kept: Mirror | None,
+    mirror: Mirror | None,
     images: bool,
 ) -> tuple[Config, Packed]:
     """The run's settings and images, recorded in its folder where they are new."""
     fresh = not run_dir.config.exists() or (preset is not None and _untried(run_dir))
     config = _settle_config(run_dir, preset, overrides, fresh)
     recorded = None if fresh else _recorded_data(run_dir)
-    home = kept.home if kept else None
     data = None if images or recorded is None else _unseen(run_dir, config, recorded)
     if data is None:
-        data = _settle_data(run_dir, config, recorded, home)
+        data = _settle_data(run_dir, config, recorded, mirror.home if mirror else None)
         check(config, data)
     for name, need in idle(config).items() if fresh or overrides else ():
         say(f"{name} decides nothing in this run: it needs {need}")
@@ -173,12 +172,13 @@ def _settle_data(
     run_dir: RunDir, config: Config, recorded: dict[str, str] | None, mirror: Path | None
 ) -> Packed:
     """The run's packed images: those it began with, else packed from their source."""
-    home = data_home(run_dir)
+    home, folder = data_home(run_dir), None
     if recorded:
-        _bring_pack(home / recorded["packed"], mirror)
-    if recorded and (home / recorded["packed"] / MANIFEST).is_file():
-        data = open_packed(home / recorded["packed"])
-        _heed(config, load_config(run_dir.config).data.path, data)
+        folder = home / recorded["packed"]
+        _bring_pack(folder, mirror)
+    if folder and (folder / MANIFEST).is_file():
+        data = open_packed(folder)
+        _check_named(config, load_config(run_dir.config).data.path, data)
     else:
         data = pack_data(config, home, mirror)
     if recorded and data.fingerprint != recorded["fingerprint"]:
@@ -189,7 +189,7 @@ def _settle_data(
     return data
 
 
-def _heed(config: Config, path: str | None, data: Packed) -> None:
+def _check_named(config: Config, path: str | None, data: Packed) -> None:
     """Images named otherwise than by the run's own `path` must be those it was begun with; that
     some have changed since is said."""
     named = config.data.path
@@ -199,13 +199,12 @@ def _heed(config: Config, path: str | None, data: Packed) -> None:
     if anew and not Path(named).exists():
         raise DataError(f"there is no {named}: check --data, or leave it out")
     try:
-        found = make_source(config, data.folder.parent / "downloads").description
+        description = make_source(config, data.folder.parent / "downloads").description
     except DataError:
         if anew:
             raise
         return  # there no more: what is packed is enough
-    told = data.manifest["description"]
-    if all(found.get(key) == value for key, value in told.items()):
+    if all(description.get(key) == value for key, value in data.manifest["description"].items()):
         return
     if anew:
         raise DataError(

@@ -14,13 +14,12 @@ from torch import Tensor
 from dreamlib.config.factory import net_shape
 from dreamlib.config.load import differences, identity, make_config
 from dreamlib.config.schema import Config
-from dreamlib.data.dataset import MANIFEST, Packed
+from dreamlib.data.dataset import Packed
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.lock import Owner
-from dreamlib.runs.mirror.filesystem import copy_pack
 from dreamlib.runs.mirror.restore import fetch_newer
 from dreamlib.runs.mirror.store import Mirror
-from dreamlib.runs.mirror.uploader import LONGEST, Job, Uploader, carrying
+from dreamlib.runs.mirror.uploader import LONGEST, Uploader, carrying
 from dreamlib.runs.time_budget import MARGIN, Clock, StopFlag, spare
 from dreamlib.utils.arguments import POSITIVE, taken
 from dreamlib.utils.context import Say, current, using
@@ -129,24 +128,21 @@ class Run:
         may stop it).  What is called when there is a new file worth mirroring."""
         hours, stopped = self.budget(), current().should_stop
         with StopFlag().listening() as flag, ExitStack() as stack:
-            carriers: list[Uploader] = []
+            uploader: Uploader | None = None
 
             def keep() -> None:
-                if self.mirror and not carriers:  # the mirror is not bothered before
-                    carried = carrying(
-                        self.uploader(),
-                        wait=False,
-                        patience=lambda: min(LONGEST, max(30.0, spare(hours))),
-                    )
-                    carriers.append(stack.enter_context(carried))
-                for uploader in carriers:
+                nonlocal uploader
+                if self.mirror and not uploader:  # the mirror is not bothered before
+                    carried = carrying(self.uploader(), wait=False, left=lambda: spare(hours))
+                    uploader = stack.enter_context(carried)
+                if uploader:
                     uploader.request()
 
+            def stop() -> bool:
+                return bool(flag) or spare(hours) <= MARGIN or stopped()
+
             try:
-                with using(
-                    say=self.say,
-                    should_stop=lambda: bool(flag) or spare(hours) <= MARGIN or stopped(),
-                ):
+                with using(say=self.say, should_stop=stop):
                     yield keep
             except Interrupted as error:
                 kind, reason = Interrupted, f"asked to stop ({flag.reason})" if flag else ""
@@ -167,28 +163,18 @@ class Run:
     def push(self) -> None:
         """Copy everything worth keeping to the mirror now.  RunError when there is none, or it
         fails."""
-        if self.mirror is None:
-            raise RunError("there is no mirror: name a folder (--mirror, or DREAMLIB_MIRROR)")
         with carrying(self.uploader()) as uploader:
             if not uploader.flush(LONGEST):
                 raise RunError(f"mirror: {uploader.report()}")
 
     def uploader(self) -> Uploader:
-        folder, files = self.data.folder, self.data.manifest["files"]
-        job = Job(
-            self.dir,
-            {"run": self.dir.identity()},
-            lambda mirror: (
-                bool(files)
-                and copy_pack(
-                    folder, mirror.home / "data" / folder.name, files, MANIFEST, mirror.beating
-                )
-            ),
-        )
+        if self.mirror is None:
+            raise RunError("there is no mirror: name a folder (--mirror, or DREAMLIB_MIRROR)")
         return Uploader(
             self.mirror,
             Owner(self.mirror.root / "owner.json"),
-            job,
+            self.dir,
+            self.data,
             minutes=self.config.train.mirror_minutes,
             say=self.say,
             take_over=self.take_over,

@@ -43,11 +43,10 @@ class Clock:
     """A session's time budget, counted from the start of this process, and when to save.
 
     Training's deadline is the budget minus what `reserve` keeps for sampling and scoring, twice
-    the longest save so far and a margin, so that the last save ends inside the budget.  `hours`
-    None means no deadline.
+    the longest save so far and a margin, so that the last save ends inside the budget.
     """
 
-    hours: float | None
+    hours: float | None  # None: no deadline
     save_minutes: float
     reserve: float = 0.0  # seconds
     cost: float = 0.0  # seconds: the longest save, with its copy to a mirror

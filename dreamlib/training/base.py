@@ -30,7 +30,7 @@ class BaseTrainer:
 
     PARTS: ClassVar[dict[str, str]]  # name in a checkpoint -> the attribute whose state it holds
     rates: dict[str, float]  # name of an optimizer -> its learning rate, before `rate_factor`
-    meter: Any  # means since the last log row
+    optimizer: torch.optim.Optimizer
 
     def __init__(self, run: Run, decay: float | Callable[[int], float], least: int = 1):
         """`decay` is that of `Averaged`; `least` images go through the network together."""
@@ -50,10 +50,16 @@ class BaseTrainer:
         self.clock = (time.monotonic(), 0)  # when, and at which step, the last row was written
 
     def new_meter(self) -> Any:
+        """Means since the last log row."""
         raise NotImplementedError
 
     def probe(self) -> None:
         """Before the first step: see that it fits into memory.  Without this, the steps tell."""
+
+    def advance(self) -> dict[str, Any] | None:
+        """One step; everything random in it is keyed by (seed, step).  A log row where one is
+        due."""
+        raise NotImplementedError
 
     def set_lr(self) -> None:
         """The learning rates are functions of the step."""

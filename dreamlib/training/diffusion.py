@@ -1,4 +1,4 @@
-"""Training: the loop that the run drives, and a diffusion model's optimizer step."""
+"""Training a diffusion model: one optimizer step."""
 
 from __future__ import annotations
 
@@ -60,16 +60,14 @@ class Meter:
         """The means, as plain numbers; a quartile that no image fell into is None."""
         counts = self.counts.tolist()
         sums = dict(zip(SEEN, self.sums.tolist()))
-        loss, error, shift, lam = (
-            [s / n if n else None for s, n in zip(sums[name], counts)] for name in SEEN
-        )
+        means = {k: [s / n if n else None for s, n in zip(v, counts)] for k, v in sums.items()}
         return {
             "loss": sum(sums["loss"]) / sum(counts),
-            "loss_by_quartile": loss,
-            "error_by_quartile": [_root(x) for x in error],  # rms of D = eps - eps_hat
-            "shift_by_quartile": [_root(x) for x in shift],  # rms of input - x_t
+            "loss_by_quartile": means["loss"],
+            "error_by_quartile": [_root(x) for x in means["error"]],  # rms of D = eps - eps_hat
+            "shift_by_quartile": [_root(x) for x in means["shift"]],  # rms of input - x_t
             "lam": sum(sums["lam"]) / sum(counts),
-            "lam_by_quartile": lam,
+            "lam_by_quartile": means["lam"],
             "grad_norm": float(self.norm) / max(self.steps - float(self.skipped), 1),
             "skipped_steps": int(self.skipped),
         }
@@ -101,8 +99,8 @@ class DiffusionTrainer(BaseTrainer):
         self.loss = make_loss(config, self.steps_per_epoch, self.total)
         self.optimizer = make_optimizer(config, self.net, self.device)
         self.rates = {"optimizer": config.train.lr}
-        own = self.optimizer.param_groups[0]
-        self.own = {name: own[name] for name in ("fused", "weight_decay")}
+        group = self.optimizer.param_groups[0]
+        self.own = {name: group[name] for name in ("fused", "weight_decay")}
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scale)
         self.denoiser = make_denoiser(config, self.net, self.sched, precision)
         self.calmed = 0  # times, in this session
@@ -113,7 +111,6 @@ class DiffusionTrainer(BaseTrainer):
     # ------------------------------------------------------------------ one step
 
     def advance(self) -> dict[str, Any] | None:
-        """One optimizer step.  Everything random in it is keyed by (seed, step)."""
         batch = self.draw(self.step)
         self.set_lr()
         seen = self.micro.redo_smaller(lambda micro: self.accumulate(batch, micro))
@@ -175,15 +172,14 @@ class DiffusionTrainer(BaseTrainer):
         error in eps, comparable between settings.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        size, settings = len(batch.x0), self.config
+        size, min_snr = len(batch.x0), self.config.loss.min_snr
+        prediction = self.config.diffusion.prediction
         seen = {name: torch.zeros(size, device=self.device) for name in SEEN}
         with seeded("dropout", self.seed, self.step):
             for start in range(0, size, micro):
                 part = slice(start, start + micro)
                 rows = batch.rows(part).to(self.device)
-                weight = loss_weight(
-                    settings.diffusion.prediction, self.sched, rows.t, settings.loss.min_snr
-                )
+                weight = loss_weight(prediction, self.sched, rows.t, min_snr)
                 for error, found in self.loss(self.denoiser, self.sched, rows, self.step):
                     self.scaler.scale((weight * error).sum() / size).backward()
                     seen["loss"][part] += error.detach()

@@ -100,7 +100,8 @@ def _fork(there: RunDir, new: Path, origin: Checkpoint, overrides: Iterable[str]
     if there.log.exists():
         shutil.copyfile(there.log, run.dir.log)
         run.dir.cut_log(origin.step)
-    changed = differences(identity(load_config(there.config)), identity(run.config))
+    config = load_config(there.config)
+    changed = differences(identity(config), identity(run.config))
     parent = {"run": there.identity(), "folder": str(there.folder), "step": origin.step}
     parent |= {"sha256": origin.manifest["sha256"], "changed": changed}
     write_json(run.dir.folder / "run.json", {"id": run.dir.identity(), "parent": parent})
@@ -108,7 +109,7 @@ def _fork(there: RunDir, new: Path, origin: Checkpoint, overrides: Iterable[str]
     beside.rename(new)
     say(f"FORKED {new} from step {origin.step:,} of {source}; changed: {'; '.join(changed) or '-'}")
     images = len(run.data.indices("train"))
-    before = rate_at(load_config(there.config), max(origin.step - 1, 0), images)
+    before = rate_at(config, max(origin.step - 1, 0), images)
     after = rate_at(run.config, origin.step, images)
     if not 0.5 <= after / before <= 2:
         say(f"the learning rate goes from {before:.2g} to {after:.2g} there: train.lr sets it")

@@ -1,11 +1,13 @@
-"""Training a GAN: one step of both players.  The run drives it as it drives a diffusion model."""
+"""Training a GAN: one step of both players."""
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 
 from dreamlib.config.factory import make_discriminator
 from dreamlib.gan import losses as gan_losses
@@ -17,6 +19,7 @@ from dreamlib.training.base import BaseTrainer, gradient_norm
 from dreamlib.utils.errors import Collapsed
 from dreamlib.utils.rng import torch_rng
 
+T = TypeVar("T")
 BETAS = (0.0, 0.99)  # Karras 2019, App. C
 W_DECAY = 0.995  # of the mean style
 FLAT = 1e-3  # standard deviation, in [-1, 1], below which images are one image, or one colour
@@ -65,7 +68,7 @@ class GanTrainer(BaseTrainer):
         r1 = gan_losses.r1_weight(size, self.batch) if gan.r1 is None else gan.r1
         path = gan_losses.path_weight(size) if gan.path is None else gan.path
         self.r1, self.path = gan.r1_every * r1, gan.path_every * path
-        self.rates: dict[str, float] = {}
+        self.rates = {}
         self.optimizer = self._adam("optimizer", self.net, gan.path_every if self.path else 0)
         self.discriminator_optimizer = self._adam(
             "discriminator_optimizer", self.discriminator, gan.r1_every if self.r1 else 0
@@ -73,13 +76,10 @@ class GanTrainer(BaseTrainer):
         self.ada = Adaptive(gan.ada or 0.0, gan.ada_images)
         self.path_mean = torch.zeros((), device=self.device)
 
-    def new_meter(self) -> Means:
-        return Means()
-
-    def _adam(self, name: str, player: nn.Module, every: int) -> torch.optim.Adam:
+    def _adam(self, name: str, player: nn.Module, every: int) -> Adam:
         self.rates[name], betas = gan_losses.lazy(every, self.config.train.lr, BETAS)
         fused = self.device.type in ("cpu", "cuda")
-        return torch.optim.Adam(player.parameters(), self.rates[name], betas, eps=1e-8, fused=fused)
+        return Adam(player.parameters(), self.rates[name], betas, eps=1e-8, fused=fused)
 
     def decay(self, updates: int) -> float:
         """Of the averaged weights, after so many steps."""
@@ -87,11 +87,14 @@ class GanTrainer(BaseTrainer):
         images = gan_losses.half_life(updates * self.batch, gan.half_life, gan.ramp)
         return gan_losses.decay(self.batch, images)
 
+    def new_meter(self) -> Means:
+        return Means()
+
     # ------------------------------------------------------------------ one step
 
     def advance(self) -> dict[str, Any] | None:
         """One step of the discriminator, one of the generator, each with its regulariser when it is
-        due.  Everything random is keyed by (seed, step)."""
+        due."""
         self.set_lr()
         real = self.stream[self.step].to(self.device)
         seen = self.discriminator_step(real) | self.generator_step()
@@ -102,36 +105,25 @@ class GanTrainer(BaseTrainer):
         return self.count_step()
 
     def discriminator_step(self, real: Tensor) -> Seen:
-        draws = self.draws("judge", self.batch)
-        maps = self.maps("real"), self.maps("fake")
-
-        def gradients(micro: int) -> Seen:
-            self.discriminator_optimizer.zero_grad(set_to_none=True)
-            return gan_losses.discriminator_gradients(
-                self.net, self.discriminator, real, draws, maps, micro
-            )
-
-        seen = self.micro.redo_smaller(gradients)
-        self.take(self.discriminator_optimizer, self.discriminator, seen, "judge_norm")
+        player, optimizer = self.discriminator, self.discriminator_optimizer
+        draws, maps = self.draws("judge", self.batch), (self.maps("real"), self.maps("fake"))
+        losses = gan_losses.discriminator_gradients
+        seen = self.gradients(optimizer, losses, self.net, player, real, draws, maps)
+        seen["judge_norm"] = gradient_norm(player)[None]
+        self.move(optimizer)
         if self.r1 and self.step % self.config.gan.r1_every == 0:
-
-            def penalty(micro: int) -> Seen:
-                self.discriminator_optimizer.zero_grad(set_to_none=True)
-                return gan_losses.r1_gradients(self.discriminator, real, maps[0], self.r1, micro)
-
-            seen |= self.micro.redo_smaller(penalty)
-            self.take(self.discriminator_optimizer, self.discriminator)
+            penalty = gan_losses.r1_gradients
+            seen |= self.gradients(optimizer, penalty, player, real, maps[0], self.r1)
+            self.move(optimizer)
         return seen
 
     def generator_step(self) -> Seen:
         draws, maps = self.draws("maker", self.batch), self.maps("made")
-
-        def gradients(micro: int) -> tuple[Seen, Tensor]:
-            self.optimizer.zero_grad(set_to_none=True)
-            return gan_losses.generator_gradients(self.net, self.discriminator, draws, maps, micro)
-
-        seen, style = self.micro.redo_smaller(gradients)
-        self.take(self.optimizer, self.net, seen, "grad_norm")
+        losses = gan_losses.generator_gradients
+        players = self.net, self.discriminator
+        seen, style = self.gradients(self.optimizer, losses, *players, draws, maps)
+        seen["grad_norm"] = gradient_norm(self.net)[None]
+        self.move(self.optimizer)
         self.net.w_mean.lerp_(style, 1 - W_DECAY)
         if self.path and self.step % self.config.gan.path_every == 0:
             seen |= self.path_step()
@@ -144,29 +136,25 @@ class GanTrainer(BaseTrainer):
         size = self.config.data.size
         y = torch.randn(images, self.data.channels, size, size, generator=rng).to(self.device)
         weight = self.path if self.path_mean > 0 else 0.0
-
-        def gradients(micro: int) -> Seen:
-            self.optimizer.zero_grad(set_to_none=True)
-            return gan_losses.path_gradients(self.net, draws, y, self.path_mean, weight, micro)
-
-        seen = self.micro.redo_smaller(gradients)
+        penalty = gan_losses.path_gradients
+        seen = self.gradients(self.optimizer, penalty, self.net, draws, y, self.path_mean, weight)
         mean = seen["path"].mean()
         self.path_mean = self.path_mean.lerp(mean, 1 - gan_losses.PATH_DECAY) if weight else mean
         if weight:
-            self.take(self.optimizer, self.net)
+            self.move(self.optimizer)
         return seen
 
-    def take(
-        self,
-        optimizer: torch.optim.Optimizer,
-        player: nn.Module,
-        seen: Seen | None = None,
-        name: str = "",
-    ) -> None:
-        """A player's step along its gradients, whose norm the log is told."""
+    def gradients(self, optimizer: Optimizer, work: Callable[..., T], *values: Any) -> T:
+        """`work(*values, micro)` from zero gradients, in slices that fit into memory."""
+
+        def anew(micro: int) -> T:
+            optimizer.zero_grad(set_to_none=True)
+            return work(*values, micro)
+
+        return self.micro.redo_smaller(anew)
+
+    def move(self, optimizer: Optimizer) -> None:
         self.whole = False
-        if seen is not None:
-            seen[name] = gradient_norm(player)[None]
         optimizer.step()
 
     def draws(self, purpose: str, images: int) -> Draws:
@@ -181,7 +169,7 @@ class GanTrainer(BaseTrainer):
 
     def means(self) -> dict[str, Any]:
         """Collapsed when all is lost."""
-        means = super().means()
+        means = self.meter.row()
         self.check_alive(means)
         return means | {"p": self.ada.p}
 

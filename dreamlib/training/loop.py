@@ -12,7 +12,7 @@ import torch
 from dreamlib.runs.checkpoints import Checkpoint, look, moved, save_checkpoint
 from dreamlib.runs.folder import disk_error
 from dreamlib.runs.lock import Lock, locked
-from dreamlib.runs.mirror.uploader import LONGEST, carrying
+from dreamlib.runs.mirror.uploader import carrying
 from dreamlib.runs.run import Run
 from dreamlib.runs.time_budget import StopFlag
 from dreamlib.training.async_save import Saver
@@ -50,8 +50,11 @@ class TrainingLoop:
         self.validation, self.loggers = validation, loggers
         self.clock = run.clock(hours)
         # Equal ones continue bit for bit.
-        self.where = {"device": run.device.type, "precision": run.precision.name}
-        self.where["threads"] = torch.get_num_threads()
+        self.where = {
+            "device": run.device.type,
+            "precision": run.precision.name,
+            "threads": torch.get_num_threads(),
+        }
         self.previews = trainer.preview_steps()
         self.uploader = run.uploader() if run.mirror else None
         self.intact = run.data.watch()  # DataError once the images are not what they were
@@ -73,7 +76,7 @@ class TrainingLoop:
         with (
             locked(self.dir.lock, take_over=self.run.take_over, say=self.run.say) as lock,
             self.stop.listening(),
-            carrying(self.uploader, stop=lambda: bool(self.stop), patience=self._patience)
+            carrying(self.uploader, stop=lambda: bool(self.stop), left=self._left)
             if self.uploader
             else nullcontext(),
         ):
@@ -284,9 +287,9 @@ class TrainingLoop:
             why = disk_error(second, self.dir.folder, self.saved)
             self.run.say(f"nor could status.json be written: {why}")
 
-    def _patience(self) -> float:
-        """Seconds to wait for the mirror at the end: inside the budget, if there is one."""
-        return min(LONGEST, max(30.0, self.clock.left() + 2 * self.clock.cost))
+    def _left(self) -> float:
+        """Seconds that the mirror may take at the end: inside the budget, if there is one."""
+        return self.clock.left() + 2 * self.clock.cost
 
     # ------------------------------------------------------------------ telling
 

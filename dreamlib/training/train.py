@@ -22,8 +22,8 @@ def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
 
     Stops at the end, at the deadline (`hours`, counted from the start of this process), or on
     a signal that asks to (runs/time_budget.py); each time, and when the caller leaves the loop,
-    everything is saved first.
-    A finished run yields nothing.  Raises RunError when another process trains this run.
+    everything is saved first.  A finished run yields nothing.  Raises RunError when another
+    process trains this run.
     """
     status = run.dir.status()
     if status["state"] == "finished" and run.weights_step() == status["step"]:

@@ -62,7 +62,9 @@ class Validation:
         """Score the averaged weights of this step; keep them where they are the best so far."""
         self.trainer.check_finite()  # NaN has no distance: the loop rolls back
         step, begun = self.trainer.step, time.monotonic()
-        features = extract(self.images(), self.extractor)
+        run, net = self.run, self.trainer.ema.module
+        draw = make_drawing(run.config, run.data, net, run.precision, run.device)
+        features = extract(draw(range(self.settings.n)), self.extractor)
         row = {
             "step": step,
             "metric": metric_name(self.extractor),
@@ -72,41 +74,34 @@ class Validation:
             "extractor": self.extractor.identity,
             "seconds": time.monotonic() - begun,
         }
-        self.run.dir.append_validation(row)
+        run.dir.append_validation(row)
         self.rows.append(row)
-        told = f"step {step:,}: {row['metric']} {row['score']:.3f} of {row['n']:,} images"
+        text = f"step {step:,}: {row['metric']} {row['score']:.3f} of {row['n']:,} images"
         if self.best is row:
             self.keep(step)
-            told += ", the best so far"
-        self.run.say(told)
-        if self.over and self.best:
-            self.run.say(
+            text += ", the best so far"
+        run.say(text)
+        if self.over:
+            run.say(
                 f"STOPPED EARLY at step {step:,}: nothing better since step {self.best['step']:,}, "
                 f"whose weights are in {self.folder}"
             )
 
     def keep(self, step: int) -> None:
-        weights = averaged_of(self.trainer.state_dict())
-        own = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-        write_weights(self.folder, step, own, self.run.facts | self.run.network)
+        averaged = averaged_of(self.trainer.state_dict())
+        weights = {name: value.detach().cpu().contiguous() for name, value in averaged.items()}
+        write_weights(self.folder, step, weights, self.run.facts | self.run.network)
 
     @property
     def folder(self) -> Path:
         return self.run.dir.weights / BEST
 
-    def images(self) -> np.ndarray:
-        run = self.run
-        how = run.data, self.trainer.ema.module, run.precision, run.device
-        return make_drawing(run.config, *how)(range(self.settings.n))
-
     @cached_property
     def extractor(self) -> Extractor:
-        run = self.run
-        return make_extractor(run.config, run.data, run.device)
+        return make_extractor(self.run.config, self.run.data, self.run.device)
 
     @cached_property
     def reference(self) -> np.ndarray:
         """Features of held-out images, as many as evaluate.reference where there are."""
-        rows = self.run.data.rows("floor")
-        count = min(len(rows), self.run.config.evaluate.reference)
-        return extract(self.run.data.take("floor", count)[0], self.extractor)
+        images, most = self.run.data.rows("floor"), self.run.config.evaluate.reference
+        return extract(images[:most], self.extractor)

@@ -16,19 +16,18 @@ import pytest
 
 import dreamlib.runs.mirror.filesystem as mount_module
 import dreamlib.runs.mirror.store as mirror_module
+import dreamlib.runs.mirror.uploader as uploader_module
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.lock import Owner
 from dreamlib.runs.mirror.restore import bring_run, fetch_newer
 from dreamlib.runs.mirror.store import Mirror
-from dreamlib.runs.mirror.uploader import Job, Uploader, carrying
+from dreamlib.runs.mirror.uploader import Uploader, carrying
 from dreamlib.runs.open import open_run
 from dreamlib.training.train import train
 from dreamlib.utils.errors import MirrorError, RunError
 from dreamlib.utils.files import read_json, seal
 from tests.conftest import TINY, within
 from tests.training.test_train import assert_same_state, final_state, rows
-
-FACTS = {"run": "a"}
 
 
 @pytest.fixture
@@ -37,10 +36,11 @@ def run(tmp_path):
     ours = RunDir(tmp_path / "run")
     for name in ("checkpoints", "weights", "samples", "generated/s", "evaluation", "figures"):
         (ours.folder / name).mkdir(parents=True)
-    for name in ("config.yaml", "data.json", "run.json", "samples/x.png", "generated/s/y.npy"):
+    for name in ("config.yaml", "data.json", "samples/x.png", "generated/s/y.npy"):
         (ours.folder / name).write_bytes(name.encode() * 50)
     for name in ("weights/ema.safetensors", "weights/card.json", "evaluation/scores.json"):
         (ours.folder / name).write_bytes(name.encode() * 50)
+    (ours.folder / "run.json").write_text('{"id": "a"}')
     advance(ours, 1)
     return ours
 
@@ -60,7 +60,7 @@ def contents(folder: Path, names) -> dict[str, bytes]:
 
 
 def push(mirror: Mirror, run: RunDir):
-    return mirror.push(run.folder, run.to_mirror, FACTS, run.pair)
+    return mirror.push(run, run.identity())
 
 
 @pytest.fixture
@@ -389,9 +389,9 @@ def test_of_two_machines_that_begin_a_mirror_at_once_one_goes_on(run, tmp_path):
     machines = []
     for name in "ab":
         (tmp_path / name).mkdir()
-        facts = FACTS | {"run": name}
         place = Mirror(tmp_path / name / "dreamlib", "run", settle=0.0)
-        machines.append(uploader(place, run, [], facts=facts, beat=0.0))
+        machines.append(uploader(place, run, [], beat=0.0))
+        machines[-1].identity = name
     for ours in machines:
         ours._pulse()
         ours._push()
@@ -419,7 +419,7 @@ def test_of_two_machines_that_begin_a_mirror_at_once_one_goes_on(run, tmp_path):
     (winner,) = (ours for ours in machines if not ours.lease_lost)
     late()
     winner._pulse()
-    assert winner.mirror.generations()[0].facts["run"] == winner.job.facts["run"]
+    assert winner.mirror.generations()[0].facts["run"] == winner.identity
 
 
 def test_a_full_mirror_loses_old_generations_before_it_gives_up(run, mirror, monkeypatch):
@@ -482,14 +482,15 @@ def weather(mirror, monkeypatch):
     return made
 
 
-def uploader(mirror, run, said, facts=FACTS, **more):
-    return Uploader(
-        mirror,
-        Owner(mirror.root / "owner.json"),
-        Job(run, facts, lambda place: False),
-        say=said.append,
-        **{"minutes": 0.0, "beat": 0.02, "retry": (0.02, 0.1)} | more,
-    )
+def uploader(mirror, run, said, **more):
+    owner, more = Owner(mirror.root / "owner.json"), {"minutes": 0.0, "beat": 0.02} | more
+    return Uploader(mirror, owner, run, say=said.append, **{"retry": (0.02, 0.1)} | more)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Nobody waits half a minute for a mirror at the end."""
+    monkeypatch.setattr(uploader_module, "LEAST", 0.0)
 
 
 def wait_for(condition, seconds=20.0):
@@ -574,7 +575,7 @@ def test_asking_never_waits_and_a_hung_mirror_does_not_keep_the_process(run, mir
     monkeypatch.setattr(mirror, "push", push)
     said: list[str] = []
     start = time.monotonic()
-    with carrying(uploader(mirror, run, said), patience=lambda: 0.3) as ours:
+    with carrying(uploader(mirror, run, said), left=lambda: 0.3) as ours:
         for _ in range(1000):
             ours.request()
         assert time.monotonic() - start < 5
@@ -584,15 +585,13 @@ def test_asking_never_waits_and_a_hung_mirror_does_not_keep_the_process(run, mir
 
 
 def test_a_mirror_that_does_not_answer_holds_nobody_up(run, mirror, monkeypatch):
-    import dreamlib.runs.mirror.uploader as module
-
     hang = threading.Event()
-    monkeypatch.setattr(module, "ANSWER", 0.1)
-    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    monkeypatch.setattr(uploader_module, "ANSWER", 0.1)
+    monkeypatch.setattr(uploader_module, "PATIENCE", 0.1)
     monkeypatch.setattr(mirror, "attach", lambda: hang.wait(60))
     said: list[str] = []
     start = time.monotonic()
-    with carrying(uploader(mirror, run, said), patience=lambda: 0.1) as ours:
+    with carrying(uploader(mirror, run, said), left=lambda: 0.1) as ours:
         assert not ours.owner.beats
     assert time.monotonic() - start < 10
     assert any("does not answer: going on without it" in text for text in said)
@@ -643,9 +642,10 @@ def test_a_wish_that_comes_during_a_copy_is_not_forgotten(run, mirror):
 
 def test_another_run_of_the_same_name_is_not_mixed_in(run, mirror):
     push(mirror, run)
+    (run.folder / "run.json").write_text('{"id": "b"}')
     with (
         pytest.raises(RunError, match="holds another run of this name: rename the folder"),
-        carrying(uploader(mirror, run, [], facts={"run": "b"})),
+        carrying(uploader(mirror, run, [])),
     ):
         pass
 
@@ -785,24 +785,18 @@ def test_whatever_a_mount_makes_of_a_file_the_copies_go_on(run, mirror, monkeypa
 def test_what_was_not_copied_in_time_is_said(run, mirror, monkeypatch):
     monkeypatch.setattr(mirror, "push", lambda *args: time.sleep(2))
     said: list[str] = []
-    with carrying(uploader(mirror, run, said), patience=lambda: 0.2) as ours:
+    with carrying(uploader(mirror, run, said), left=lambda: 0.2) as ours:
         ours.request()
     assert any(text.startswith("NOT everything is copied to") for text in said)
 
 
-def test_packed_images_that_do_not_fit_do_not_cost_the_run(run, mirror):
-    def full(place):
+def test_packed_images_that_do_not_fit_do_not_cost_the_run(run, mirror, monkeypatch):
+    def full(images, home, through):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     said: list[str] = []
-    ours = Uploader(
-        mirror,
-        Owner(mirror.root / "owner.json"),
-        Job(run, FACTS, full),
-        minutes=0.0,
-        say=said.append,
-    )
-    with carrying(ours):
+    monkeypatch.setattr(uploader_module, "copy_pack", full)
+    with carrying(uploader(mirror, run, said, images="packed images")) as ours:
         assert ours.flush(20)
         assert ours.flush(20)
     assert sum("packed images are not copied" in text for text in said) == 1

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path, PurePath
 from typing import IO, Any
 
+from dreamlib.data.dataset import MANIFEST, Packed
 from dreamlib.utils.errors import MirrorError
 from dreamlib.utils.files import check_fields, read_json, seal
 
@@ -20,19 +21,17 @@ UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # what a mount answer
 Through = Callable[[Iterable[bytes]], Iterable[bytes]]
 
 
-def copy_pack(
-    folder: Path, there: Path, names: Iterable[str], manifest: str, through: Through = iter
-) -> bool:
-    """Copy packed images under their own names, the manifest last; False when they are there.
-
-    Every block passes `through`, on its way there and back.
-    """
-    if size_of(there / manifest) is not None and (
-        (there / manifest).read_bytes() == (folder / manifest).read_bytes()
+def copy_pack(data: Packed, home: Path, through: Through = iter) -> None:
+    """Copy packed images into the mirror's data/ under their own names, the manifest last, unless
+    they are there.  Every block passes `through`, on its way there and back."""
+    folder, there = data.folder, home / "data" / data.folder.name
+    if not data.manifest["files"] or (
+        size_of(there / MANIFEST) is not None
+        and (there / MANIFEST).read_bytes() == (folder / MANIFEST).read_bytes()
     ):
-        return False
+        return
     there.mkdir(parents=True, exist_ok=True)
-    for name in (*names, manifest):
+    for name in (*data.manifest["files"], MANIFEST):
         with open(folder / name, "rb") as source, open(there / name, "wb") as copy:
             size = os.fstat(source.fileno()).st_size
             sha256 = hash_of(_tee(through(blocks(source, size)), copy))
@@ -41,7 +40,6 @@ def copy_pack(
             back = hash_of(through(blocks(copy, size)))
         if back != sha256:
             raise OSError(errno.EIO, "reads back differently than written", str(there / name))
-    return True
 
 
 def _tee(blocks: Iterable[bytes], file: IO[bytes]) -> Iterator[bytes]:

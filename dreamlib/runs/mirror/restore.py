@@ -21,7 +21,6 @@ from dreamlib.utils.files import check_fields, read_json, write_atomic
 from dreamlib.utils.progress import duration
 
 NOT_HERE = -2  # below the step of every generation, one without a checkpoint (-1) included
-Say = Callable[[str], None]
 
 
 def bring_run(mirror: Mirror, run: RunDir) -> bool:
@@ -35,7 +34,7 @@ def bring_run(mirror: Mirror, run: RunDir) -> bool:
 def fetch_newer(mirror: Mirror, run: RunDir, step: int) -> bool:
     """The newest generation beyond `step`, if there is one: another machine went further.
 
-    Interrupted when `stop` asks for it while the mirror is slow.
+    Interrupted when that is asked for while the mirror is slow.
     """
     try:
         return _patiently(lambda: _bring(mirror, run, step), mirror.home)
@@ -50,55 +49,58 @@ def fetch_newer(mirror: Mirror, run: RunDir, step: int) -> bool:
 
 def _bring(mirror: Mirror, run: RunDir, step: int) -> bool:
     mirror.attach()
-    found = [x for x in mirror.generations() if x.step > step]
+    newer = [generation for generation in mirror.generations() if generation.step > step]
     for flaw in mirror.unlisted(step):
         say(f"passing over what is newest in {mirror.root}: {flaw}")
-    if found and (run.folder / "run.json").exists():
-        mirror.check_same(found, run.identity(), run.folder)
-    for generation in found:
+    if newer and (run.folder / "run.json").exists():
+        mirror.check_same(newer, run.identity(), run.folder)
+    for generation in newer:
         missing = _pull(mirror, generation, run)
-        lost = [name for name in missing if name in ESSENTIAL or name.startswith("checkpoints/")]
         number = f"generation {generation.number} of {mirror.root}"
-        if lost:
+        if lost := _needed(missing):
             say(f"passing over {number}: {', '.join(lost)} cannot be had whole")
             continue
         if missing:
             say(f"{len(missing)} files of {number} cannot be had whole: {', '.join(missing[:3])}")
         say(f"BROUGHT step {max(0, generation.step):,} from {number}")
         return True
-    if step == NOT_HERE and (found or mirror.traces()):
+    if step == NOT_HERE and (newer or mirror.traces()):
         raise MirrorError(
-            f"{mirror.root} holds {len(found)} copies of this run, and none is whole: wait until "
+            f"{mirror.root} holds {len(newer)} copies of this run, and none is whole: wait until "
             "the mirror has synchronised; to begin anew, delete that folder or take another name"
         )
     return False
 
 
 def _pull(mirror: Mirror, generation: Generation, run: RunDir) -> list[str]:
-    """All files, the config last: a folder that has one holds a run."""
+    """All files, the config last: a folder that has one holds a run.  -> which cannot be had."""
     names = sorted(generation.files, key=lambda name: name == "config.yaml")
     missing = mirror.pull(generation, run.folder, names[:-1]) + _misfits(generation, run)
-    if any(name in ESSENTIAL or name.startswith("checkpoints/") for name in missing):
-        return missing
-    return missing + mirror.pull(generation, run.folder, names[-1:])
+    last = [] if _needed(missing) else names[-1:]
+    return missing + mirror.pull(generation, run.folder, last)
+
+
+def _needed(names: list[str]) -> list[str]:
+    """Those without which a run does not go on."""
+    return [name for name in names if name in ESSENTIAL or name.startswith("checkpoints/")]
 
 
 def _misfits(generation: Generation, run: RunDir) -> list[str]:
     """Checkpoints whose data is not what their own manifest says: they were mirrored damaged."""
-    found = []
+    names = []
     for name, entry in generation.files.items():
-        note = run.folder / Path(name).with_suffix(".json")
-        if name.startswith("checkpoints/") and name.endswith(".pt") and note.exists():
+        manifest = run.folder / Path(name).with_suffix(".json")
+        if name.startswith("checkpoints/") and name.endswith(".pt") and manifest.exists():
             try:
-                told = check_fields(read_json(note), sha256=str)["sha256"]
+                sha256 = check_fields(read_json(manifest), sha256=str)["sha256"]
             except ValueError:
-                told = None
-            found += [] if told == entry["sha256"] else [name]
-    return found
+                sha256 = None
+            names += [] if sha256 == entry["sha256"] else [name]
+    return names
 
 
 def _patiently(work: Callable[[], bool], place: Path) -> bool:
-    """Read what may hang on a mount, saying so while it does."""
+    """Read what may hang on a mount, in a thread that keeps nobody, saying so while it does."""
     done: Future[bool] = Future()
 
     def run() -> None:
@@ -107,8 +109,7 @@ def _patiently(work: Callable[[], bool], place: Path) -> bool:
         except BaseException as error:  # noqa: BLE001  raised by the caller
             done.set_exception(error)
 
-    ours = copy_context()
-    threading.Thread(target=lambda: ours.run(run), name="mirror", daemon=True).start()
+    threading.Thread(target=copy_context().run, args=(run,), name="mirror", daemon=True).start()
     start = told = time.monotonic()
     while not done.done():
         wait([done], 1.0)
@@ -122,20 +123,17 @@ def _patiently(work: Callable[[], bool], place: Path) -> bool:
 
 def bring_output(folders: Sequence[Path], run: RunDir) -> bool:
     """A run from an earlier output, attached read-only: the one with the newest checkpoint."""
-    found: dict[int, Path] = {}
+    steps: dict[int, Path] = {}
     for folder in folders:
         try:
-            newest = newest_checkpoint(folder / "checkpoints")
+            if newest := newest_checkpoint(folder / "checkpoints"):
+                steps.setdefault(newest.step, folder)
         except CheckpointError as error:
             say(f"passing over {folder}: {error}")
-            continue
-        if newest:
-            found.setdefault(newest.step, folder)
-    if not found:
+    if not steps:
         return False
-    step, source = max(found.items())
-    there = RunDir(source)
-    for name in sorted(there.to_mirror(step), key=lambda name: name == "config.yaml"):
+    step, source = max(steps.items())
+    for name in sorted(RunDir(source).to_mirror(step), key=lambda name: name == "config.yaml"):
         with open(source / name, "rb") as file:
             write_atomic(run.folder / name, partial(shutil.copyfileobj, file))
     say(f"BROUGHT step {step:,} from the attached output {source}")

@@ -14,13 +14,13 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from dreamlib.runs.folder import ESSENTIAL
+from dreamlib.runs.folder import ESSENTIAL, RunDir
 from dreamlib.runs.mirror import filesystem as mount
 from dreamlib.utils.errors import MirrorError, RunError
 from dreamlib.utils.files import (
@@ -115,49 +115,36 @@ class Mirror:
 
     # ------------------------------------------------------------------ copying out
 
-    def push(
-        self,
-        folder: Path,
-        names: Callable[[], Sequence[str]],
-        facts: dict[str, Any],
-        guard: AbstractContextManager,
-    ) -> Generation:
+    def push(self, run: RunDir, identity: str) -> Generation:
         """Copy a run's files, read them back, then write the manifest; drop old generations.
 
-        `names` lists them, and they are opened, while `guard` is held.  A full mirror loses older
-        generations, down to one, before this gives up.
+        `identity` is the run's own.  A full mirror loses older generations, down to one, before
+        this gives up.
         """
         while True:
             try:
-                return self._push(folder, names, facts, guard)
+                return self._push(run, identity)
             except OSError as error:
                 self.distrust()
                 if error.errno != errno.ENOSPC or not self._make_room():
                     raise
 
-    def _push(
-        self,
-        folder: Path,
-        listed: Callable[[], Sequence[str]],
-        facts: dict[str, Any],
-        guard: AbstractContextManager,
-    ) -> Generation:
+    def _push(self, run: RunDir, identity: str) -> Generation:
         self.attach()
         number = max(self._numbers(), default=0) + 1
-        files = {}
         with ExitStack() as stack:
             # An open file stays what it is while training replaces or drops it: the first ones
             # (checkpoint, weights and their card, log) are of one moment.
-            with guard:
-                names = listed()
-                first = [stack.enter_context(open(folder / name, "rb")) for name in names[:AT_ONCE]]
-            for name, file in zip(names, first):
+            with run.pair:
+                names = run.to_mirror()
+                paths = [run.folder / name for name in names]
+                first = [stack.enter_context(open(path, "rb")) for path in paths[:AT_ONCE]]
+            files = {name: self._copy(name, file, number) for name, file in zip(names, first)}
+        for name, path in zip(names[AT_ONCE:], paths[AT_ONCE:]):
+            with open(path, "rb") as file:
                 files[name] = self._copy(name, file, number)
-        for name in names[AT_ONCE:]:
-            with open(folder / name, "rb") as file:
-                files[name] = self._copy(name, file, number)
-        told = facts | {"time": time.time()}
-        record = seal({"format": FORMAT, "number": number, "facts": told, "files": files})
+        facts = {"run": identity, "time": time.time()}
+        record = seal({"format": FORMAT, "number": number, "facts": facts, "files": files})
         path = self._manifest(number)
         mount.write_record(path, record)
         try:
@@ -166,7 +153,7 @@ class Mirror:
             back = None
         if back != record:
             raise OSError(errno.EIO, "reads back differently than written", str(path))
-        new = self.read[number] = Generation(number, record["facts"], files)
+        new = self.read[number] = Generation(number, facts, files)
         self._prune(self.keep, new)
         return new
 

@@ -9,34 +9,26 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamlib.data.dataset import Packed
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.lock import BEAT, Owner
+from dreamlib.runs.mirror.filesystem import copy_pack
 from dreamlib.runs.mirror.store import Generation, Mirror
 from dreamlib.utils.context import using
 from dreamlib.utils.errors import RunError
 from dreamlib.utils.progress import duration
 
 PATIENCE = 30.0  # seconds between two lines while somebody waits for the mirror
-LONGEST = 600.0  # seconds that anybody waits for a mirror at the end
+LEAST, LONGEST = 30.0, 600.0  # seconds that anybody waits for a mirror at the end
 ANSWER = 60.0  # seconds that the beginning of a training waits for it to answer at all
 REASONS = {
     errno.ENOSPC: "it is full: free some space there, its trash included",
     errno.ENOTCONN: "it is not connected: mount it again",
     errno.EIO: "it answers with input/output errors",
 }
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to carry, as it is at every push."""
-
-    dir: RunDir
-    facts: dict[str, Any]  # `run` is its identity
-    packs: Callable[[Mirror], object]  # carries the packed images
 
 
 class Uploader:
@@ -49,7 +41,8 @@ class Uploader:
         self,
         mirror: Mirror,
         owner: Owner,
-        job: Job,
+        run: RunDir,
+        images: Packed | None = None,
         *,
         minutes: float,
         say: Callable[[str], None],
@@ -57,7 +50,8 @@ class Uploader:
         beat: float = BEAT,
         retry: tuple[float, float] = (5.0, 600.0),
     ):
-        self.mirror, self.owner, self.job, self.say = mirror, owner, job, say
+        self.mirror, self.owner, self.run, self.images, self.say = mirror, owner, run, images, say
+        self.identity = run.identity()
         self.every, self.beat, self.retry = 60 * minutes, beat, retry
         self.take_over = take_over
         self.changed = threading.Condition()
@@ -67,8 +61,7 @@ class Uploader:
         self.failures, self.cost = 0, 0.0
         self.beaten, self.pushed, self.tried = float("-inf"), 0.0, 0.0
         mirror.pulse = self._pulse_on  # copying may take longer than a heartbeat
-        owner.stop = lambda: self.closing
-        self.unpacked = ""  # why the packed images are not there
+        self.without_images = ""  # why the packed images are not there
         self.last: Generation | None = None
         self.upload = "unknown"
         # A mount that hangs must not keep the process from ending.
@@ -123,7 +116,7 @@ class Uploader:
         elif self.done < self.asked:
             self.say(
                 f"NOT everything is copied to {self.mirror.home} ({self.report()}); later: "
-                f"dreamlib run push {self.job.dir.folder}"
+                f"dreamlib run push {self.run.folder}"
             )
         with self.changed:
             self.closing = True
@@ -148,9 +141,9 @@ class Uploader:
     def _live(self) -> None:
         while True:
             with self.changed:
-                if not (self._due() or self.closing):
+                if not (self._push_in() <= 0 or self.closing):
                     self.changed.wait(self._pause())
-                wanted, push, closing = self.asked, self._due(), self.closing
+                wanted, push, closing = self.asked, self._push_in() <= 0, self.closing
             try:
                 if push or not self.failing:
                     self._pulse()
@@ -165,27 +158,22 @@ class Uploader:
             if closing:
                 return
 
-    def _due(self) -> bool:
+    def _push_in(self) -> float:
+        """Seconds until the next push is due; infinite if none is waited for."""
         if self.asked == self.done or self.lease_lost:
-            return False
-        if self.failing:
-            return self.hurry or time.monotonic() >= self.tried + self._backoff()
-        return self.hurry or self.last is None or time.monotonic() - self.tried >= self.every
+            return float("inf")
+        if self.hurry or (self.last is None and not self.failing):
+            return 0.0
+        first, longest = self.retry
+        backoff = min(longest, first * 2 ** (self.failures - 1))
+        return self.tried + (backoff if self.failing else self.every) - time.monotonic()
 
     def _pause(self) -> float:
         """Seconds until the next heartbeat, or the next push if one is waited for."""
-        until = self.beaten + self.beat
-        if self.lease_lost:
-            return self.beat
-        if self.failing:
-            until = self.tried + self._backoff()
-        elif self.asked > self.done:
-            until = min(until, self.tried + self.every)
-        return min(self.beat, max(0.01, until - time.monotonic()))
-
-    def _backoff(self) -> float:
-        first, longest = self.retry
-        return min(longest, first * 2 ** (self.failures - 1))
+        beat_in = self.beaten + self.beat - time.monotonic()
+        if self.failing or self.lease_lost:
+            beat_in = self.beat
+        return min(self.beat, max(0.01, min(beat_in, self._push_in())))
 
     def _pulse(self) -> None:
         """Show that we live, and see whether somebody took the run from us."""
@@ -211,9 +199,8 @@ class Uploader:
 
     def _claim(self) -> None:
         if not self.owner.beats:
-            there, ours = self.mirror.generations(), self.job.dir.folder
-            self.mirror.check_same(there, self.job.facts["run"], ours)
-            with using(say=self.say):
+            self.mirror.check_same(self.mirror.generations(), self.identity, self.run.folder)
+            with using(say=self.say, should_stop=lambda: self.closing):
                 self.owner.claim(take_over=self.take_over)
         elif other := self.owner.lease_lost():
             raise RunError(f"another session took this run over ({other})")
@@ -221,24 +208,27 @@ class Uploader:
             self.owner.beat()
 
     def _push(self) -> None:
-        start, first, ours = time.monotonic(), self.last is None, self.job.dir
-        new = self.mirror.push(ours.folder, ours.to_mirror, self.job.facts, ours.pair)
+        start, first = time.monotonic(), self.last is None
+        new = self.mirror.push(self.run, self.identity)
         self.upload = self.mirror.uploaded(new)
         self.last, self.pushed = new, time.time()
         self.cost = time.monotonic() - start
         if first:
             self.say(self._arithmetic(new))
         try:
-            self.job.packs(self.mirror)
+            if self.images:
+                copy_pack(self.images, self.mirror.home, self.mirror.beating)
         except OSError as error:  # the run itself is carried
-            if not self.unpacked:
-                self.unpacked = error.strerror or str(error)
-                self.say(f"the packed images are not copied to {self.mirror.home}: {self.unpacked}")
+            if not self.without_images:
+                self.without_images = error.strerror or str(error)
+                self.say(
+                    f"the packed images are not copied to {self.mirror.home}: {self.without_images}"
+                )
 
     def _arithmetic(self, generation: Generation) -> str:
         one, free = generation.bytes / 2**20, shutil.disk_usage(self.mirror.home).free / 2**20
         keep = self.mirror.keep
-        ours, theirs = (os.stat(x).st_dev for x in (self.job.dir.folder, self.mirror.home))
+        ours, theirs = (os.stat(x).st_dev for x in (self.run.folder, self.mirror.home))
         alone = "; THE SAME DISK as the run's: it is lost with it" if ours == theirs else ""
         return (
             f"mirror: a copy of this run is {one:,.1f} MiB; {keep} to {keep + 2} of them are "
@@ -284,14 +274,14 @@ def carrying(
     *,
     wait: bool = True,
     stop: Callable[[], bool] = lambda: False,
-    patience: Callable[[], float] = lambda: LONGEST,
+    left: Callable[[], float] = lambda: LONGEST,
 ) -> Iterator[Uploader]:
     """Keep a run's uploader going for a while; inside such a block the one that goes already.
 
     With `wait` the run is ours on the mirror first: RunError when it is somebody else's.  Ends with
-    what is new carried, in at most `patience()` seconds.
+    what is new carried, in the seconds `left` of a session, at least 30 and at most LONGEST.
     """
-    folder = uploader.job.dir.folder
+    folder = uploader.run.folder
     if folder in _active:
         yield _active[folder]
         return
@@ -303,9 +293,9 @@ def carrying(
         yield uploader
     finally:
         _active.pop(folder, None)
-        uploader.close(patience())
+        uploader.close(min(LONGEST, max(LEAST, left())))
         with suppress(OSError, RunError):  # a report: a full disk is told by whoever needs it
-            uploader.job.dir.update_status(**uploader.facts())
+            uploader.run.update_status(**uploader.facts())
 
 
 def describe(status: dict[str, Any]) -> str:
