@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-import pickle
+import itertools
 import shutil
 import signal
 import sys
@@ -66,6 +66,11 @@ def within(function, *values, progress=None, say=None, should_stop=None, **named
     """What a function answers within a context of these."""
     with using(progress=progress, say=say, should_stop=should_stop):
         return function(*values, **named)
+
+
+def train_for(run, steps=None):
+    """Take so many steps, or all, and leave -> which were taken."""
+    return [tick.step for tick in itertools.islice(train(run), steps)]
 
 
 def copy_of(run, folder):
@@ -185,7 +190,6 @@ def trained(tmp_path_factory, data_home):
     run = open_run(folder, "faces16", overrides=TINY, say=lambda text: None)
     with pytest.MonkeyPatch.context() as previews:
         previews.setattr(base.BaseTrainer, "preview_steps", PREVIEW_STEPS)
-        for _ in train(run):
-            pass
+        train_for(run)
     yield run
     patch.undo()

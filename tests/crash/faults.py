@@ -13,7 +13,6 @@ import errno
 import faulthandler
 import gc
 import importlib
-import itertools
 import json
 import os
 import random
@@ -43,9 +42,9 @@ from dreamlib.report.figures import registry as figures
 from dreamlib.runs.checkpoints import newest_checkpoint
 from dreamlib.runs.mirror.store import Mirror
 from dreamlib.runs.open import open_run
-from dreamlib.training.train import train
 from dreamlib.utils.errors import DreamlibError
 from dreamlib.utils.files import read_json, sha256_file
+from tests.conftest import train_for
 from tests.crash.harness import OURS, debris, trained, tree
 from tests.crash.syscalls import FAILURES, KILL, Call, Fault, Watch, possible, watched
 
@@ -122,8 +121,7 @@ def fresh(folder: Path) -> None:
 def half_way(folder: Path) -> None:
     fresh(folder)
     run = open_run(OURS, "preset.yaml", overrides=["data.path=images"], mirror="mirror", say=_quiet)
-    for _ in itertools.islice(train(run), STEPS // 2):
-        pass
+    train_for(run, STEPS // 2)
 
 
 def elsewhere(folder: Path) -> None:

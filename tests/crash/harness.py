@@ -55,10 +55,9 @@ from dreamlib.runs.run import Run
 from dreamlib.sampling.generate import generate
 from dreamlib.training.diffusion import DiffusionTrainer
 from dreamlib.training.gan import GanTrainer
-from dreamlib.training.train import train
 from dreamlib.utils.errors import DreamlibError
 from dreamlib.utils.files import PLACE, read_json
-from tests.conftest import TINY
+from tests.conftest import TINY, train_for
 from tests.training.test_gan_trainer import TINY_GAN
 from tests.training.test_train import TIMES, flatten
 
@@ -278,8 +277,7 @@ def training(
             run = open_tiny(folder, settings, preset)
             make_extractor(run.config, run.data, run.device)
         for _ in range(sessions):
-            for _tick in itertools.islice(train(open_tiny(folder, settings, preset)), 1):
-                pass
+            train_for(open_tiny(folder, settings, preset), 1)
         if cut:
             manifest = folder / OURS / "checkpoints" / f"step-{sessions:08d}.json"
             manifest.rename(manifest.with_name(f".{manifest.name}.{PLACE}.0.{2**30}.tmp"))
@@ -292,8 +290,7 @@ def training(
             return advance(own)
 
         trainer.advance = counted  # type: ignore[method-assign]
-        for _tick in train(open_tiny(folder, settings, preset)):
-            pass
+        train_for(open_tiny(folder, settings, preset))
 
     def safe(folder: Path) -> int:
         newest = newest_checkpoint(folder / OURS / "checkpoints")
@@ -405,8 +402,7 @@ def toy_source(count: int, work: Work) -> Source:
 
 
 def train_first(folder: Path) -> None:
-    for _tick in train(open_tiny(folder, TINY)):
-        pass
+    train_for(open_tiny(folder, TINY))
 
 
 def counting(work: Work) -> Callable[[], bool]:

@@ -6,7 +6,6 @@ import copy
 import functools
 import hashlib
 import io
-import itertools
 import os
 import pickle
 import random
@@ -24,10 +23,9 @@ from dreamlib.runs.folder import RunDir
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.training.diffusion import DiffusionTrainer
-from dreamlib.training.train import train
 from dreamlib.utils.errors import CheckpointError, DreamlibError, RunError
 from dreamlib.utils.files import read_json, seal, write_json
-from tests.conftest import TINY
+from tests.conftest import TINY, train_for
 from tests.training.test_train import assert_same_state, final_state, rows
 
 STEPS = (2, 4, 6)  # the generations of the run that is damaged; it ends at 8
@@ -48,8 +46,7 @@ def begin(folder: Path, *more: str) -> Path:
     """A run left after steps 2, 4 and 6, each time saved."""
     for _ in STEPS:
         run = open_run(folder, "faces16", overrides=[*TINY, *more], say=lambda text: None)
-        for _ in itertools.islice(train(run), 2):
-            pass
+        train_for(run, 2)
     assert sorted(path.name for path in (folder / "checkpoints").glob("*.pt")) == [
         f"step-{step:08d}.pt" for step in STEPS
     ]
@@ -105,7 +102,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def go_on(folder: Path, said: list[str] | None = None) -> tuple[Run, list[int]]:
     """Open the run again and train it to its end -> it, and the steps that were taken."""
     run = open_run(folder, say=(said if said is not None else []).append)
-    return run, [tick.step for tick in train(run)]
+    return run, train_for(run)
 
 
 @functools.cache
@@ -427,8 +424,7 @@ def assert_named_or_right(folder: Path, name: str, trained: Run, mirror: str = "
     """Training ends as if nothing had happened, or one sentence names the file."""
     try:
         run = open_run(folder, mirror=mirror, say=lambda text: None)
-        for _ in train(run):
-            pass
+        train_for(run)
     except DreamlibError as error:
         assert Path(name).name in str(error)  # noqa: PT017  either is right
     else:

@@ -26,7 +26,7 @@ from dreamlib.runs.open import open_run
 from dreamlib.training.train import train
 from dreamlib.utils.errors import MirrorError, RunError
 from dreamlib.utils.files import read_json, seal
-from tests.conftest import TINY, within
+from tests.conftest import TINY, train_for, within
 from tests.training.test_train import assert_same_state, final_state, rows
 
 
@@ -684,12 +684,11 @@ def test_a_lost_machine_costs_nothing_that_was_mirrored(tiny, tmp_path):
 
     said: list[str] = []
     run = on_mirror("run")
-    for _ in itertools.islice(train(run), 5):
-        pass
+    train_for(run, 5)
     shutil.rmtree(run.folder)
     again = on_mirror("run")
     assert any(text.startswith("BROUGHT step 5 from generation") for text in said)
-    assert [tick.step for tick in train(again)] == [6, 7, 8]
+    assert train_for(again) == [6, 7, 8]
     assert_same_state(final_state(again), final_state(whole))
     assert rows(again) == rows(whole)
     assert again.dir.status()["mirrored"] == 8
@@ -705,11 +704,9 @@ def test_the_farther_of_two_machines_is_followed(tiny, tmp_path, data_home):
             tmp_path / name / "run", "faces16", overrides=TINY, mirror=home, say=said.append
         )
 
-    for _ in itertools.islice(train(machine("a")), 3):
-        pass
-    for _ in itertools.islice(train(machine("b")), 3):
-        pass
-    assert [tick.step for tick in train(machine("a"))] == [7, 8]
+    train_for(machine("a"), 3)
+    train_for(machine("b"), 3)
+    assert train_for(machine("a")) == [7, 8]
     whole = tiny("whole")
     list(train(whole))
     assert_same_state(final_state(machine("a")), final_state(whole))
@@ -737,11 +734,10 @@ def test_the_mirror_is_asked_when_nothing_here_is_whole(tmp_path, data_home, mon
             say=said.append,
         )
 
-    for _ in itertools.islice(train(opened()), 5):
-        pass
+    train_for(opened(), 5)
     for path in (tmp_path / "run" / "checkpoints").glob("*.pt"):
         path.write_bytes(b"rotten")
-    assert [tick.step for tick in train(opened())] == [6, 7, 8]
+    assert train_for(opened()) == [6, 7, 8]
     assert any(text.startswith("BROUGHT step 5") for text in said)
 
 

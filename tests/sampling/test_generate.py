@@ -14,11 +14,10 @@ from dreamlib.diffusion.sampling import image_noise
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import Shards, export_png, generate, interpolate, process
 from dreamlib.training.diffusion import DiffusionTrainer
-from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, Interrupted, RunError
 from dreamlib.utils.files import sha256_file, write_json
 from dreamlib.utils.images import quantise
-from tests.conftest import TINY
+from tests.conftest import TINY, train_for
 
 
 @pytest.fixture
@@ -243,8 +242,7 @@ def labelled(tmp_path_factory, data_home):
         overrides=[*TINY, *more],
         say=lambda text: None,
     )
-    for _ in train(run):
-        pass
+    train_for(run)
     yield run
     patch.undo()
 

@@ -12,6 +12,7 @@ from dreamlib.cli.main import app
 from dreamlib.training.fork import init_from
 from dreamlib.training.train import train, trainer_of
 from dreamlib.utils.errors import RunError
+from tests.conftest import train_for
 from tests.training.test_gan_trainer import tiny_gan  # noqa: F401  a fixture
 from tests.training.test_train import final_state
 
@@ -38,7 +39,7 @@ def test_weights_and_averages_are_those_and_everything_else_begins_anew(opened):
         assert all(torch.equal(value, theirs[part][name]) for name, value in begun[part].items())
     assert begun["step"] == 0
     assert begun["optimizer"]["state"] == own["optimizer"]["state"] == {}
-    steps = [tick.step for tick in train(run)]
+    steps = train_for(run)
     assert steps == list(range(1, 9))
     assert run.weights()[1]["step"] == 8
 

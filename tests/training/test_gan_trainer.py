@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import zipfile
 
@@ -30,6 +29,7 @@ from dreamlib.training.loop import Tick
 from dreamlib.training.micro_batch import MicroBatch
 from dreamlib.training.train import drive, train
 from dreamlib.utils.errors import Collapsed, ConfigError
+from tests.conftest import train_for
 from tests.training.test_train import assert_same_state, final_state, rows
 
 TINY_GAN = [
@@ -57,16 +57,15 @@ def tiny_gan(tmp_path, data_home, monkeypatch):
 
 def test_left_after_every_step_and_resumed_equals_undisturbed(tiny_gan):
     whole = tiny_gan("whole")
-    assert [tick.step for tick in train(whole)] == list(range(1, 9))
+    assert train_for(whole) == list(range(1, 9))
     state = final_state(whole)
     assert state["ada"]["p"] > 0
     assert state["path_mean"] > 0
     for stop in range(1, 8):
         run = tiny_gan(f"stop{stop}")
-        for _ in itertools.islice(train(run), stop):
-            pass
+        train_for(run, stop)
         again = tiny_gan(f"stop{stop}")
-        assert [tick.step for tick in train(again)] == list(range(stop + 1, 9))
+        assert train_for(again) == list(range(stop + 1, 9))
         assert_same_state(final_state(again), state)
         assert rows(again) == rows(whole)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 import time
@@ -18,6 +17,7 @@ from dreamlib.training.loggers import Loggers, TensorBoard, WeightsAndBiases, sc
 from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.images import save_png
+from tests.conftest import train_for
 
 
 def row(step: int) -> dict:
@@ -70,14 +70,14 @@ def test_tensorboard_is_the_log_again_after_a_resume_from_an_earlier_checkpoint(
     more = "train.tensorboard=true", "train.log_every=1"
     for _ in range(2):
         run = tiny("run", *more)
-        list(itertools.islice(train(run), 3))
+        train_for(run, 3)
     assert len(shown(run)["loss"]) == 6
     assert shown(run) == logged(run)
     newest = whole_checkpoints(run.dir.checkpoints)[0]
     assert newest.step == 6
     newest.path.unlink()
     newest.path.with_suffix(".json").unlink()
-    list(itertools.islice(train(tiny("run", *more)), 2))  # from step 3 to step 5
+    train_for(tiny("run", *more), 2)  # from step 3 to step 5
     assert list(shown(run)["loss"]) == [1, 2, 3, 4, 5]
     assert shown(run)["loss"] == logged(run)["loss"]
     list(train(tiny("run", *more)))
@@ -87,8 +87,7 @@ def test_tensorboard_is_the_log_again_after_a_resume_from_an_earlier_checkpoint(
 
 def test_lost_or_half_written_events_come_back_with_the_next_session(tiny):
     more = "train.tensorboard=true", "train.log_every=1"
-    for _ in itertools.islice(train(tiny("run", *more)), 4):
-        pass
+    train_for(tiny("run", *more), 4)
     run = tiny("run", *more)
     (old,) = (run.folder / "tensorboard").glob("events*")
     old.write_bytes(old.read_bytes()[:200])
@@ -175,8 +174,7 @@ WANDB = "train.wandb=true", "train.log_every=1"
 
 
 def test_wandb_gets_every_row_once_under_the_runs_own_id(tiny, wandb):
-    for _ in itertools.islice(train(tiny("run", *WANDB)), 3):
-        pass
+    train_for(tiny("run", *WANDB), 3)
     run = tiny("run", *WANDB)
     list(train(run))
     assert [step for step, _ in wandb.rows] == list(range(1, 9))
@@ -260,7 +258,7 @@ def test_the_real_wandb_offline(tiny, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = tiny("run", *WANDB)
-    list(itertools.islice(train(run), 3))
+    train_for(run, 3)
     told = json.loads((run.folder / "wandb" / "sent.json").read_text())
     assert told == {"id": run.dir.identity(), "step": 3}
     (kept,) = run.folder.glob(f"wandb/offline-run-*/run-{run.dir.identity()}.wandb")

@@ -30,7 +30,7 @@ from dreamlib.training.diffusion import DiffusionTrainer
 from dreamlib.training.train import drive, train
 from dreamlib.utils.errors import NotFinite, RunError, WeightsUnavailable
 from dreamlib.utils.files import read_json
-from tests.conftest import TINY, within
+from tests.conftest import TINY, train_for, within
 from tests.training.test_train import assert_same_state, final_state, rows
 
 Spoil = Callable[[DiffusionTrainer], None]
@@ -186,7 +186,7 @@ def test_nan_at_every_try_stops_after_two_and_the_good_state_goes_on(tiny, train
     assert steps(run) == [4, 3, 2]
     assert_all_finite(run)
     run = tiny()
-    assert [tick.step for tick in train(run)] == [5, 6, 7, 8]
+    assert train_for(run) == [5, 6, 7, 8]
     assert_as_undisturbed(run, trained)
 
 
@@ -287,7 +287,7 @@ def test_an_error_between_steps_saves_what_is_there(tiny, trained, error, state)
     assert status["saved"] == run.weights_step() == 5
     assert steps(run) == [5]
     run = tiny()
-    assert [tick.step for tick in train(run)] == [6, 7, 8]
+    assert train_for(run) == [6, 7, 8]
     assert_as_undisturbed(run, trained)
 
 
@@ -299,7 +299,7 @@ def test_a_step_half_taken_is_never_saved(tiny, trained, error):
     assert steps(run) == []
     assert run.dir.status()["saved"] is None
     run = tiny()
-    assert [tick.step for tick in train(run)] == list(range(1, 9))
+    assert train_for(run) == list(range(1, 9))
     assert_as_undisturbed(run, trained)
 
 
@@ -310,7 +310,7 @@ def test_after_a_step_half_taken_the_last_whole_one_goes_on(tiny, trained):
         list(drive(run, Broken(run, RuntimeError("a cosmic ray"), 5, "between")))
     assert steps(run)[0] == 5
     run = tiny()
-    assert [tick.step for tick in train(run)] == [6, 7, 8]
+    assert train_for(run) == [6, 7, 8]
     assert_as_undisturbed(run, trained)
 
 
@@ -336,7 +336,7 @@ def test_a_log_row_that_cannot_be_written_is_not_missed(tiny, trained, monkeypat
     assert steps(run)[0] == 3
     assert run.dir.status()["state"] == "failed"
     run = tiny()
-    assert [tick.step for tick in train(run)] == [4, 5, 6, 7, 8]
+    assert train_for(run) == [4, 5, 6, 7, 8]
     assert_as_undisturbed(run, trained)
 
 
@@ -386,8 +386,7 @@ def test_an_error_in_the_live_view_saves_and_frees_the_run(tiny, trained):
 
 def test_another_number_of_threads_is_told(tiny):
     run = tiny()
-    for _ in itertools.islice(train(run), 3):
-        pass
+    train_for(run, 3)
     torch.set_num_threads(2)
     ticks = train(run)
     next(ticks)  # it has been told; one thread is quicker for the rest
@@ -400,8 +399,7 @@ def test_another_number_of_threads_is_told(tiny):
 
 def test_an_equal_machine_is_not_remarked_on(tiny):
     run = tiny()
-    for _ in itertools.islice(train(run), 3):
-        pass
+    train_for(run, 3)
     list(train(run))
     assert said(run, "RESUMED at step 3 of 8")
     assert said(run, "not bit for bit") == []
@@ -636,8 +634,7 @@ def test_a_run_that_beats_elsewhere_is_refused_after_its_beat_was_seen(tmp_path,
 
 def test_a_run_whose_heart_stands_still_is_taken_over(tmp_path, home, trained):
     first, second = [], []
-    for _ in itertools.islice(train(machine(tmp_path / "a", home, first)), 3):
-        pass
+    train_for(machine(tmp_path / "a", home, first), 3)
     stranger(home).beat()  # its last
     run = machine(tmp_path / "b", home, second)
     start = time.monotonic()
@@ -664,7 +661,7 @@ def test_who_lost_the_run_by_force_writes_nothing_more(tiny):
     for _ in range(3):
         next(ticks)
     taken = replace(tiny(), take_over=True)
-    assert [tick.step for tick in train(taken)][-1] == 8
+    assert train_for(taken)[-1] == 8
     before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file() and p.name != "lock"}
     with pytest.raises(RunError, match=r"took .* over: this one saves no more"):
         ticks.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import shutil
 import time
@@ -24,7 +23,7 @@ from dreamlib.training.train import drive, train
 from dreamlib.utils.errors import ConfigError, DataError, RunError
 from dreamlib.utils.files import PLACE, read_json
 from dreamlib.utils.images import save_png
-from tests.conftest import TINY
+from tests.conftest import TINY, train_for
 
 TIMES = {"time", "images_per_s"}
 
@@ -62,11 +61,10 @@ def test_left_after_every_step_and_resumed_equals_undisturbed(tiny, more):
     assert [tick.step for tick in ticks] == list(range(1, 9))
     for stop in range(1, 8):
         run = tiny(f"stop{stop}", *more)
-        for _ in itertools.islice(train(run), stop):
-            pass
+        train_for(run, stop)
         assert run.dir.status()["state"] == "interrupted"
         again = tiny(f"stop{stop}", *more)
-        assert [tick.step for tick in train(again)] == list(range(stop + 1, 9))
+        assert train_for(again) == list(range(stop + 1, 9))
         assert_same_state(final_state(again), final_state(whole))
         assert rows(again) == rows(whole)
     assert whole.dir.status()["state"] == "finished"
@@ -323,8 +321,7 @@ def test_tensorboard_gets_the_rows_and_continues(tiny):
     from tensorboard.backend.event_processing import event_accumulator
 
     more = "train.tensorboard=true"
-    for _ in itertools.islice(train(tiny("run", more)), 5):
-        pass
+    train_for(tiny("run", more), 5)
     run = tiny("run", more)
     list(train(run))
     events = event_accumulator.EventAccumulator(str(run.folder / "tensorboard"))
@@ -338,8 +335,7 @@ def test_bf16_autocast_trains_and_resumes_exactly(tiny):
     more = "train.precision=bf16"
     whole, parted = tiny("whole", more), tiny("parted", more)
     list(train(whole))
-    for _ in itertools.islice(train(parted), 3):
-        pass
+    train_for(parted, 3)
     parted = tiny("parted", more)
     list(train(parted))
     assert_same_state(final_state(parted), final_state(whole))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 
@@ -23,6 +22,7 @@ from dreamlib.training.validation import Validation
 from dreamlib.utils.context import should_stop
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.weights import read_weights
+from tests.conftest import train_for
 from tests.training.test_gan_trainer import tiny_gan  # noqa: F401  a fixture
 from tests.training.test_train import assert_same_state, final_state
 
@@ -60,8 +60,7 @@ def test_the_weights_of_the_least_distance_are_kept(opened, monkeypatch):
     weights, card = read_weights(run.dir.weights / "best")
     assert card["step"] == 4  # the first of equal ones
     again = opened("again")  # the same steps
-    for _ in itertools.islice(train(again), 4):
-        pass
+    train_for(again, 4)
     assert all(torch.equal(weights[name], value) for name, value in again.weights()[0].items())
     assert run.weights()[1]["step"] == 8
 
@@ -79,7 +78,7 @@ def test_it_stops_when_nothing_becomes_better(opened, monkeypatch):
     said = []
     run = opened("run", *EVERY, "validation.patience=1")
     object.__setattr__(run, "say", said.append)
-    assert [tick.step for tick in train(run)][-1] == 6
+    assert train_for(run)[-1] == 6
     assert run.dir.status()["state"] == "finished"
     assert newest_checkpoint(run.dir.checkpoints).step == 6
     assert any("STOPPED EARLY at step 6: nothing better since step 4" in line for line in said)
@@ -92,8 +91,7 @@ def test_left_anywhere_and_resumed_it_finds_the_same(opened):
     list(train(whole))
     for stop in (1, 2, 3, 5):
         run = opened(f"stop{stop}", *EVERY)
-        for _ in itertools.islice(train(run), stop):
-            pass
+        train_for(run, stop)
         list(train(opened(f"stop{stop}", *EVERY)))
         assert found(run) == found(whole)
         for name, value in load_file(whole.dir.weights / "best" / "ema.safetensors").items():
