@@ -173,44 +173,45 @@ def test_odd_fields_of_an_owner_are_no_obstacle(path: Path, odd: dict[str, Any])
     owner.lease_lost()
 
 
-@pytest.mark.parametrize("text", ["", '{"pid": 1', "\x00\x00", "[1]", "null"])
-def test_a_damaged_lock_file_is_no_obstacle(path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", ["", '{"token": "th', "\x00\x00", "[1]", "null"])
+def test_a_damaged_file_of_either_kind_is_no_obstacle(path: Path, text: str) -> None:
     path.write_text(text)
     with locked(path) as lock:
         assert lock.held()
         assert read_owner(path)["token"]
+    path.write_text(text)
+    owner = Owner(path, stale=60)
+    owner.claim(take_over=False)
+    assert_owned(path, owner)
+    path.write_text(text)
+    assert owner.lease_lost() == ""
+    owner.beat()
+    assert_owned(path, owner)
 
 
-@pytest.fixture
-def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+OWNERS: dict[str, tuple[Callable[[], dict[str, Any]], bool]] = {  # -> whether the run is free
+    "alive": (myself, False),
+    "dead": (dead, True),
+    "another boot": (lambda: dead("another"), False),
+    "no boot": (lambda: myself() | {"boot": ""}, False),
+    "none": (dict, True),
+}
+
+
+@pytest.mark.parametrize("name", OWNERS)
+def test_without_locks_the_former_owners_pulse_decides(
+    path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     def refuse(file: object) -> bool:
         raise OSError("this file system has no locks")
 
     monkeypatch.setattr(module, "try_lock", refuse)
-
-
-@pytest.mark.usefixtures("no_locks")
-@pytest.mark.parametrize(
-    ("owner", "free"),
-    [
-        pytest.param(myself, False, id="alive"),
-        pytest.param(dead, True, id="dead"),
-        pytest.param(lambda: dead("another"), False, id="another boot"),
-        pytest.param(lambda: myself() | {"boot": ""}, False, id="no boot"),
-        pytest.param(dict, True, id="none"),
-    ],
-)
-def test_without_locks_the_former_owners_pulse_decides(
-    path: Path, owner: Callable[[], dict[str, Any]], free: bool
-) -> None:
+    owner, free = OWNERS[name]
     write_json(path, owner())
-    if free:
-        with locked(path, say=lambda text: None) as lock:
-            assert lock.held()
-        return
-    with pytest.raises(RunError, match="--take-over"), locked(path):
-        pass
-    with locked(path, take_over=True) as lock:
+    if not free:
+        with pytest.raises(RunError, match="--take-over"), locked(path):
+            pass
+    with locked(path, take_over=not free, say=lambda text: None) as lock:
         assert lock.held()
         assert read_owner(path)["pid"] == os.getpid()
 
@@ -239,45 +240,31 @@ def assert_owned(path: Path, owner: Owner) -> None:
     assert owner.lease_lost() == ""
 
 
+@pytest.mark.parametrize(("then", "naps"), [({"beats": 8}, 3), ({"token": "a third"}, 1)])
 def test_a_heart_that_beats_elsewhere_is_refused(
-    path: Path, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch, then: dict[str, Any], naps: int
 ) -> None:
-    naps: list[float] = []
+    slept: list[float] = []
 
     def nap(seconds: float) -> None:
-        naps.append(seconds)
-        if len(naps) == 3:
-            write_json(path, elsewhere(beats=8))
+        slept.append(seconds)
+        if len(slept) == naps:
+            write_json(path, elsewhere(**then))
 
     monkeypatch.setattr(module.time, "sleep", nap)
     with pytest.raises(RunError, match=r"trained elsewhere \(pid 1 on colab.*heart beats: .*stop"):
         claim(path, elsewhere())
-    assert naps == [2, 2, 2]
-    assert read_json(path)["token"] == "theirs"
+    assert slept == [2] * naps
+    assert read_json(path) == elsewhere(**then)
 
 
-def test_another_token_while_watching_is_refused(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        module.time, "sleep", lambda seconds: write_json(path, elsewhere(token="a third"))
-    )
-    with pytest.raises(RunError, match="its heart beats"):
-        claim(path, elsewhere())
-
-
-@pytest.mark.parametrize(("age", "wait"), [(0, 30), (21, 9), (900, 6)])
+@pytest.mark.parametrize(("age", "wait"), [(0, 30), (21, 9), (900, 6), (-3600, 30)])
 def test_a_heart_that_stands_still_is_outlived(path: Path, age: float, wait: float) -> None:
+    """A clock that is ahead elsewhere delays nothing."""
     owner, said, took = claim(path, elsewhere(age=age))
     assert took == wait
     assert said[-1].startswith("the former owner (pid 1 on colab")
     assert any("Watching for" in text for text in said)
-    assert_owned(path, owner)
-
-
-def test_a_clock_that_is_ahead_elsewhere_delays_nothing(path: Path) -> None:
-    owner, _, took = claim(path, elsewhere(age=-3600))
-    assert took == 30
     assert_owned(path, owner)
 
 
@@ -290,23 +277,29 @@ def test_a_release_ends_the_watch(path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert_owned(path, owner)
 
 
-@pytest.mark.parametrize(
-    ("other", "options", "says"),
-    [
-        pytest.param(lambda: elsewhere(released=True), {}, [], id="released"),
-        pytest.param(elsewhere, {"take_over": True}, [], id="by force"),
-        pytest.param(lambda: dead() | elsewhere() | dead(), {}, ["is gone"], id="dead here"),
-        pytest.param(dict, {}, [], id="empty"),
-        pytest.param(lambda: [1], {}, [], id="a list"),
-    ],
-)
-def test_taken_at_once(
-    path: Path, other: Callable[[], Any], options: dict[str, Any], says: list[str]
-) -> None:
-    owner, said, took = claim(path, other(), **options)
+TAKEN: dict[str, tuple[Callable[[], Any], list[str]]] = {  # -> what is said
+    "released": (lambda: elsewhere(released=True), []),
+    "dead here": (lambda: dead() | elsewhere() | dead(), ["is gone"]),
+    # Its mirror failed before it could sign off; the next cell of the notebook trains again.
+    "this very process": (lambda: elsewhere() | myself(), []),
+    "empty": (dict, []),
+    "a list": (lambda: [1], []),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_taken_at_once(path: Path, name: str) -> None:
+    other, says = TAKEN[name]
+    owner, said, took = claim(path, other())
     assert took == 0
     assert len(said) == len(says)
     assert all(words in text for words, text in zip(says, said))
+    assert_owned(path, owner)
+
+
+def test_taken_by_force_at_once(path: Path) -> None:
+    owner, said, took = claim(path, elsewhere(), take_over=True)
+    assert (said, took) == ([], 0)
     assert_owned(path, owner)
 
 
@@ -316,26 +309,6 @@ def test_a_living_process_here_is_refused_at_once(path: Path, clock: Clock) -> N
     with pytest.raises(RunError, match=rf"pid {pid} on .*: stop it there"):
         claim(path, elsewhere() | myself() | parent)
     assert clock.now == begun
-
-
-def test_what_this_very_process_left_behind_is_no_obstacle(path: Path) -> None:
-    """Its mirror failed before it could sign off; the next cell of the notebook trains again."""
-    owner, said, took = claim(path, elsewhere() | myself())
-    assert took == 0
-    assert said == []
-    assert_owned(path, owner)
-
-
-@pytest.mark.parametrize("text", ["", '{"token": "th', "\x00"])
-def test_a_torn_owner_file_is_no_obstacle(path: Path, text: str) -> None:
-    path.write_text(text)
-    owner = Owner(path, stale=60)
-    owner.claim(take_over=False)
-    assert_owned(path, owner)
-    path.write_text(text)
-    assert owner.lease_lost() == ""
-    owner.beat()
-    assert_owned(path, owner)
 
 
 def test_an_owner_file_without_its_fields_is_no_crash(path: Path) -> None:
@@ -445,6 +418,15 @@ def training(tmp_path: Path, data_home: Path) -> Iterator[tuple[RunDir, Any, Any
         process.communicate()
 
 
+def stopped(process: subprocess.Popen[str], run: RunDir) -> str:
+    """What a process said until it was asked to stop, a step after the next one."""
+    wait_for_a_step(process, run, wait_for_a_step(process, run))
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == UNFINISHED
+    return out
+
+
 @pytest.mark.slow
 def test_two_commands_on_one_run(training: tuple[RunDir, Any, Any]) -> None:
     run, first, begin = training
@@ -460,10 +442,7 @@ def test_two_commands_on_one_run(training: tuple[RunDir, Any, Any]) -> None:
     first.send_signal(signal.SIGKILL)
     first.wait()
     second = begin()
-    wait_for_a_step(second, run, wait_for_a_step(second, run))
-    second.send_signal(signal.SIGTERM)
-    out, _ = second.communicate(timeout=60)
-    assert second.returncode == UNFINISHED
+    out = stopped(second, run)
     assert f"(pid {first.pid} on" in out
     assert "is gone: taking over" in out
     assert "RESUMED at step" in out
@@ -479,9 +458,6 @@ def test_a_command_that_takes_over_stops_the_other_without_harm(
     assert first.returncode == 2
     (line,) = err.splitlines()
     assert line == f"error: another process took {run.folder} over: this one saves no more"
-    wait_for_a_step(second, run, wait_for_a_step(second, run))
-    second.send_signal(signal.SIGTERM)
-    out, _ = second.communicate(timeout=60)
-    assert second.returncode == UNFINISHED
+    out = stopped(second, run)
     assert run.status()["state"] == "interrupted"
     assert f"PAUSED at step {run.status()['saved']:,} of" in out

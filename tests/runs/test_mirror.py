@@ -23,7 +23,6 @@ from dreamlib.runs.mirror.restore import bring_run, fetch_newer
 from dreamlib.runs.mirror.store import Mirror
 from dreamlib.runs.mirror.uploader import Uploader, carrying
 from dreamlib.runs.open import open_run
-from dreamlib.training.train import train
 from dreamlib.utils.errors import MirrorError, RunError
 from dreamlib.utils.files import read_json, seal
 from tests.conftest import TINY, train_for, within
@@ -63,6 +62,21 @@ def push(mirror: Mirror, run: RunDir):
     return mirror.push(run, run.identity())
 
 
+def bring(mirror: Mirror, folder: Path) -> tuple[RunDir, list[str]]:
+    """The run on another machine, and what was said."""
+    back, said = RunDir(folder), []
+    assert within(bring_run, Mirror(mirror.home, "run"), back, say=said.append)
+    return back, said
+
+
+def rewrite(mirror: Mirror, number: int, /, **fields) -> None:
+    """Change fields of a manifest, and seal it again."""
+    path = mirror.root / f"manifest-{number:08d}.json"
+    record = read_json(path) | fields
+    del record["seal"]
+    path.write_text(json.dumps(seal(record)))
+
+
 @pytest.fixture
 def mirror(tmp_path):
     (tmp_path / "drive").mkdir()
@@ -81,8 +95,7 @@ def test_everything_worth_keeping_comes_back(run, mirror, tmp_path):
         *("weights/ema.safetensors", "weights/card.json", "generated/s/y.npy"),
         "evaluation/scores.json",
     }
-    back = RunDir(tmp_path / "elsewhere")
-    assert bring_run(Mirror(mirror.home, "run"), back)
+    back, _ = bring(mirror, tmp_path / "elsewhere")
     assert contents(back.folder, generation.files) == contents(run.folder, generation.files)
 
 
@@ -182,9 +195,7 @@ def test_a_damaged_generation_is_passed_over(run, mirror, tmp_path, damage):
     else:
         altered = bytes([data[0] ^ 1]) + data[1:]
         path.write_bytes({"altered": altered, "empty": b""}.get(damage, data[:-9]))
-    said: list[str] = []
-    back = RunDir(tmp_path / "elsewhere")
-    assert within(bring_run, Mirror(mirror.home, "run"), back, say=said.append)
+    back, said = bring(mirror, tmp_path / "elsewhere")
     assert contents(back.folder, first) == first
     assert said[-1] == f"BROUGHT step 1 from generation 1 of {mirror.root}"
     assert damage == "manifest cut" or said[0].startswith("passing over generation 2 of")
@@ -195,9 +206,7 @@ def test_a_checkpoint_that_was_damaged_before_it_was_mirrored_is_passed_over(run
     advance(run, 2)
     (run.checkpoints / "step-00000002.pt").write_bytes(b"rotten")
     push(mirror, run)
-    back = RunDir(tmp_path / "elsewhere")
-    said: list[str] = []
-    assert within(bring_run, Mirror(mirror.home, "run"), back, say=said.append)
+    _, said = bring(mirror, tmp_path / "elsewhere")
     assert said[-1] == f"BROUGHT step 1 from generation 1 of {mirror.root}"
 
 
@@ -213,9 +222,7 @@ def test_another_run_is_not_pulled_over_this_one(run, mirror):
 def test_a_damaged_picture_does_not_cost_the_checkpoint(run, mirror, tmp_path):
     generation = push(mirror, run)
     (mirror.root / generation.files["samples/x.png"]["name"]).write_bytes(b"")
-    said: list[str] = []
-    back = RunDir(tmp_path / "elsewhere")
-    assert within(bring_run, mirror, back, say=said.append)
+    back, said = bring(mirror, tmp_path / "elsewhere")
     assert said[0].startswith("1 files of generation 1 of")
     assert not (back.samples / "x.png").exists()
     assert (back.folder / "config.yaml").exists()
@@ -238,23 +245,19 @@ def test_files_without_which_nothing_goes_are_not_shared(run, mirror, tmp_path):
     assert newest.files["config.yaml"]["name"].startswith("config~00000002~")
     for name in ("config.yaml", "run.json", "data.json"):
         (mirror.root / newest.files[name]["name"]).write_bytes(b"")
-    said: list[str] = []
-    assert within(bring_run, Mirror(mirror.home, "run"), RunDir(tmp_path / "back"), say=said.append)
+    _, said = bring(mirror, tmp_path / "back")
     assert said[-1] == f"BROUGHT step 1 from generation 1 of {mirror.root}"
 
 
 def test_a_mirror_of_shared_files_is_still_read(run, mirror, tmp_path):
     """As earlier versions wrote them: config~1a2b3c4d5e6f.yaml."""
     generation = push(mirror, run)
-    record = read_json(mirror.root / "manifest-00000001.json")
-    del record["seal"]
-    for name, entry in record["files"].items():
-        former, plain = mirror.root / entry["name"], entry["name"].replace("~00000001~", "~")
-        former.rename(mirror.root / plain)
-        record["files"][name] = entry | {"name": plain}
-    (mirror.root / "manifest-00000001.json").write_text(json.dumps(seal(record)))
-    back = RunDir(tmp_path / "back")
-    assert bring_run(Mirror(mirror.home, "run"), back)
+    files = {}
+    for name, entry in generation.files.items():
+        files[name] = entry | {"name": entry["name"].replace("~00000001~", "~")}
+        (mirror.root / entry["name"]).rename(mirror.root / files[name]["name"])
+    rewrite(mirror, 1, files=files)
+    back, _ = bring(mirror, tmp_path / "back")
     assert contents(back.folder, generation.files) == contents(run.folder, generation.files)
 
 
@@ -288,12 +291,10 @@ def test_odd_fields_of_a_manifest_are_no_generation(run, mirror, tmp_path, field
     push(mirror, run)
     advance(run, 2)
     push(mirror, run)
-    record = read_json(mirror.root / "manifest-00000002.json") | {field: value}
-    del record["seal"]
-    (mirror.root / "manifest-00000002.json").write_text(json.dumps(seal(record)))
+    rewrite(mirror, 2, **{field: value})
     again = Mirror(mirror.home, "run")
     assert [generation.number for generation in again.generations()] == [1]
-    assert bring_run(again, RunDir(tmp_path / "back"))
+    bring(mirror, tmp_path / "back")
 
 
 @pytest.mark.parametrize("name", ["..", ".", "", "/", "a/b", "/etc", "a\\b", "a\0b"])
@@ -325,12 +326,8 @@ def test_links_carry_nothing_away(run, mirror, tmp_path):
 
 
 def test_a_forged_manifest_leads_nowhere_else(run, mirror, tmp_path):
-    generation = push(mirror, run)
-    path = mirror.root / "manifest-00000001.json"
-    record = read_json(path)
-    del record["seal"]
-    record["files"]["../../evil.txt"] = generation.files["config.yaml"]
-    path.write_text(json.dumps(seal(record)))
+    files = push(mirror, run).files
+    rewrite(mirror, 1, files=files | {"../../evil.txt": files["config.yaml"]})
     with pytest.raises(MirrorError, match="outside its folder"):
         bring_run(Mirror(mirror.home, "run"), RunDir(tmp_path / "a" / "b"))
     assert not list(tmp_path.rglob("evil.txt"))
@@ -372,7 +369,7 @@ def test_a_torn_marker_is_written_again(run, mirror, tmp_path, text):
         marker.write_text(text)
         again.attach()
         assert read_json(marker)["id"] == again.id != ""
-    assert bring_run(Mirror(mirror.home, "run"), RunDir(tmp_path / "back"))
+    bring(mirror, tmp_path / "back")
 
 
 def test_another_mirror_in_its_place_is_not_said_to_be_unmounted(run, mirror):
@@ -573,9 +570,8 @@ def test_asking_never_waits_and_a_hung_mirror_does_not_keep_the_process(run, mir
         raise OSError(errno.ENOTCONN, "at last")
 
     monkeypatch.setattr(mirror, "push", push)
-    said: list[str] = []
     start = time.monotonic()
-    with carrying(uploader(mirror, run, said), left=lambda: 0.3) as ours:
+    with carrying(uploader(mirror, run, []), left=lambda: 0.3) as ours:
         for _ in range(1000):
             ours.request()
         assert time.monotonic() - start < 5
@@ -666,51 +662,40 @@ def test_somebody_who_takes_over_ends_the_copies(run, mirror):
 # ---------------------------------------------------------------------- whole runs
 
 
-def test_a_lost_machine_costs_nothing_that_was_mirrored(tiny, tmp_path):
-    whole = tiny("whole")
-    list(train(whole))
-    place = tmp_path / "drive"
-    place.mkdir()
-    home = place / "dreamlib"
+@pytest.fixture
+def machine(tmp_path, data_home, monkeypatch):
+    """machine(name) -> a run of one mirror, opened there; machine.said: by all."""
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    (tmp_path / "drive").mkdir()
+    home = tmp_path / "drive" / "dreamlib"
 
-    def on_mirror(name: str):
-        return open_run(
-            tmp_path / name,
-            "faces16",
-            overrides=TINY,
-            mirror=home,
-            say=said.append,
-        )
+    def opened(name: str):
+        folder = tmp_path / name / "run"
+        return open_run(folder, "faces16", overrides=TINY, mirror=home, say=opened.said.append)
 
-    said: list[str] = []
-    run = on_mirror("run")
+    opened.said = []
+    return opened
+
+
+def test_a_lost_machine_costs_nothing_that_was_mirrored(machine, trained):
+    run = machine("a")
     train_for(run, 5)
     shutil.rmtree(run.folder)
-    again = on_mirror("run")
-    assert any(text.startswith("BROUGHT step 5 from generation") for text in said)
+    again = machine("a")
+    assert any(text.startswith("BROUGHT step 5 from generation") for text in machine.said)
     assert train_for(again) == [6, 7, 8]
-    assert_same_state(final_state(again), final_state(whole))
-    assert rows(again) == rows(whole)
+    assert_same_state(final_state(again), final_state(trained))
+    assert rows(again) == rows(trained)
     assert again.dir.status()["mirrored"] == 8
 
 
-def test_the_farther_of_two_machines_is_followed(tiny, tmp_path, data_home):
+def test_the_farther_of_two_machines_is_followed(machine, trained):
     """Machine A stops at 3, machine B goes on to 6 from the mirror, A comes back at 6."""
-    (tmp_path / "drive").mkdir()
-    home, said = tmp_path / "drive" / "dreamlib", []
-
-    def machine(name: str):
-        return open_run(
-            tmp_path / name / "run", "faces16", overrides=TINY, mirror=home, say=said.append
-        )
-
     train_for(machine("a"), 3)
     train_for(machine("b"), 3)
     assert train_for(machine("a")) == [7, 8]
-    whole = tiny("whole")
-    list(train(whole))
-    assert_same_state(final_state(machine("a")), final_state(whole))
-    assert rows(machine("a")) == rows(whole)
+    assert_same_state(final_state(machine("a")), final_state(trained))
+    assert rows(machine("a")) == rows(trained)
 
 
 def test_a_mirror_that_is_not_there_is_said_before_a_fresh_start(tmp_path, data_home, monkeypatch):
@@ -720,25 +705,13 @@ def test_a_mirror_that_is_not_there_is_said_before_a_fresh_start(tmp_path, data_
     assert not (tmp_path / "run").exists()
 
 
-def test_the_mirror_is_asked_when_nothing_here_is_whole(tmp_path, data_home, monkeypatch):
-    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
-    (tmp_path / "drive").mkdir()
-    said: list[str] = []
-
-    def opened():
-        return open_run(
-            tmp_path / "run",
-            "faces16",
-            overrides=TINY,
-            mirror=tmp_path / "drive" / "dreamlib",
-            say=said.append,
-        )
-
-    train_for(opened(), 5)
-    for path in (tmp_path / "run" / "checkpoints").glob("*.pt"):
+def test_the_mirror_is_asked_when_nothing_here_is_whole(machine):
+    run = machine("a")
+    train_for(run, 5)
+    for path in run.dir.checkpoints.glob("*.pt"):
         path.write_bytes(b"rotten")
-    assert train_for(opened()) == [6, 7, 8]
-    assert any(text.startswith("BROUGHT step 5") for text in said)
+    assert train_for(machine("a")) == [6, 7, 8]
+    assert any(text.startswith("BROUGHT step 5") for text in machine.said)
 
 
 def test_making_room_comes_to_an_end(run, mirror, monkeypatch):

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from dreamlib.runs import checkpoints as checkpoint_module
+from dreamlib.runs import time_budget as clock_module
 from dreamlib.runs.checkpoints import newest_checkpoint, save_checkpoint, whole_checkpoints
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.time_budget import NAMES, Clock, StopFlag, process_age
@@ -45,22 +46,8 @@ def save(folder, step):
 def test_a_plain_name_is_one_component_of_a_path_on_every_system():
     for name in ("faces-16-1a2b3c4d", "a b", "$5", "...", ".brought", "ein Bär"):
         assert plain_name(name) == name
-    for name in (
-        "",
-        ".",
-        "..",
-        "/",
-        "/etc",
-        "a/b",
-        "../b",
-        "a/",
-        "a\\b",
-        "C:",
-        "C:b",
-        "a\0",
-        3,
-        None,
-    ):
+    paths = ("/", "/etc", "a/b", "../b", "a/", "a\\b", "C:", "C:b", "a\0")
+    for name in ("", ".", "..", *paths, 3, None):
         with pytest.raises(ValueError, match="no plain name"):
             plain_name(name)
 
@@ -142,56 +129,51 @@ def test_round_trip_and_only_three_are_kept(tmp_path):
     assert newest.manifest["config"] == "c"
 
 
-def damage_truncate(path):
-    path.write_bytes(path.read_bytes()[:-7])
-
-
-def damage_bit(path):
+def flip_a_bit(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
 
 
-def damage_empty(path):
-    path.write_bytes(b"")
+def forge(path, **facts):
+    """Change facts in a checkpoint's manifest, and seal it again."""
+    manifest = read_json(path.with_suffix(".json")) | facts
+    del manifest["seal"]
+    write_json(path.with_suffix(".json"), seal(manifest))
 
 
-def damage_missing(path):
-    path.unlink()
+def take_from_another(path, *kinds):
+    for kind in kinds:
+        path.with_suffix(kind).write_bytes(path.with_name(f"step-00000001{kind}").read_bytes())
 
 
-def damage_manifest_missing(path):
-    path.with_suffix(".json").unlink()
+def alter_manifest(path):
+    path = path.with_suffix(".json")
+    write_json(path, read_json(path) | {"config": "another"})
 
 
-def damage_manifest_torn(path):
-    path.with_suffix(".json").write_text('{"format": 1, "st')
+DAMAGES = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-7]),
+    "bit": flip_a_bit,
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": lambda path: path.unlink(),
+    "manifest missing": lambda path: path.with_suffix(".json").unlink(),
+    "manifest torn": lambda path: path.with_suffix(".json").write_text('{"format": 1, "st'),
+    "manifest of another": lambda path: take_from_another(path, ".json"),
+    "manifest altered": alter_manifest,
+    "both of another": lambda path: take_from_another(path, ".json", ".pt"),
+    "odd time": lambda path: forge(path, time="now"),
+    "odd settings": lambda path: forge(path, settings=1),
+    "odd where": lambda path: forge(path, where=[1]),
+    "odd data": lambda path: forge(path, data=1),
+}
 
 
-def damage_manifest_of_another(path):
-    other = path.with_name("step-00000001.json")
-    path.with_suffix(".json").write_bytes(other.read_bytes())
-
-
-def damage_manifest_altered(path):
-    manifest = read_json(path.with_suffix(".json"))
-    write_json(path.with_suffix(".json"), manifest | {"config": "another"})
-
-
-def damage_both_of_another(path):
-    for kind in (".json", ".pt"):
-        other = path.with_name(f"step-00000001{kind}")
-        path.with_suffix(kind).write_bytes(other.read_bytes())
-
-
-DAMAGES = [value for name, value in dict(globals()).items() if name.startswith("damage_")]
-
-
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_the_newest_good_generation_is_taken(tmp_path, damage, caplog):
     save(tmp_path, 1)
     path = save(tmp_path, 2).path
-    damage(path)
+    DAMAGES[damage](path)
     newest = newest_checkpoint(tmp_path)
     assert newest.step == 1
     assert newest.load()["step"] == 1
@@ -205,12 +187,8 @@ def test_what_cannot_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch, cal
     for step in (1, 2):
         save(tmp_path, step)
     before = sorted(tmp_path.iterdir())
-
-    def fail(path):
-        raise OSError(number, os.strerror(number), str(path))
-
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_module.files, call, fail)
+        patch.setattr(checkpoint_module.files, call, failing(number))
         with pytest.raises(RunError, match=r"step-00000002.* cannot be read .*make it readable"):
             newest_checkpoint(tmp_path)
         with pytest.raises(RunError, match="cannot be read"):
@@ -219,24 +197,25 @@ def test_what_cannot_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch, cal
     assert newest_checkpoint(tmp_path).step == 2
 
 
-def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path, monkeypatch):
-    def fail(path):
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+def failing(number):
+    def fail(path, *args, **more):
+        raise OSError(number, os.strerror(number), str(path))
 
+    return fail
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(tmp_path, monkeypatch):
     save(tmp_path, 1)
-    monkeypatch.setattr(checkpoint_module.os, "listdir", fail)
+    monkeypatch.setattr(checkpoint_module.os, "listdir", failing(errno.EACCES))
     with pytest.raises(RunError, match=r"cannot be read .Permission denied"):
         newest_checkpoint(tmp_path)
 
 
 def test_a_disk_that_fails_while_the_state_is_read_is_no_foreign_file(tmp_path, monkeypatch):
-    def fail(*args, **more):
-        raise OSError(errno.EIO, "Input/output error")
-
-    found = save(tmp_path, 1)
-    monkeypatch.setattr(checkpoint_module.torch, "load", fail)
+    checkpoint = save(tmp_path, 1)
+    monkeypatch.setattr(checkpoint_module.torch, "load", failing(errno.EIO))
     with pytest.raises(RunError, match=r"cannot be read .Input/output error"):
-        found.load()
+        checkpoint.load()
 
 
 def test_the_step_inside_is_the_manifests(tmp_path):
@@ -245,22 +224,9 @@ def test_the_step_inside_is_the_manifests(tmp_path):
         found.load()
 
 
-@pytest.mark.parametrize("odd", [{"time": "now"}, {"settings": 1}, {"where": [1]}, {"data": 1}])
-def test_odd_fields_of_a_manifest_are_damage(tmp_path, odd):
-    save(tmp_path, 1)
-    path = save(tmp_path, 2).path.with_suffix(".json")
-    manifest = read_json(path) | odd
-    del manifest["seal"]
-    write_json(path, seal(manifest))
-    assert newest_checkpoint(tmp_path).step == 1
-
-
 def test_a_checkpoint_of_another_version_is_refused_and_not_passed_over(tmp_path):
     save(tmp_path, 1)
-    path = save(tmp_path, 2).path.with_suffix(".json")
-    manifest = read_json(path) | {"format": 99}
-    del manifest["seal"]
-    write_json(path, seal(manifest))
+    forge(save(tmp_path, 2).path, format=99)
     with pytest.raises(CheckpointError, match=r"has format 99, .* reads 2: continue with the"):
         newest_checkpoint(tmp_path)
 
@@ -270,14 +236,14 @@ def test_a_good_checkpoint_is_not_written_over_and_a_damaged_one_is(tmp_path):
     before = path.stat().st_ino
     save(tmp_path, 1)
     assert path.stat().st_ino == before
-    damage_bit(path)
+    flip_a_bit(path)
     save(tmp_path, 1)
     assert newest_checkpoint(tmp_path).load()["step"] == 1
 
 
 def test_nothing_intact_is_an_error_and_not_a_fresh_start(tmp_path):
     assert newest_checkpoint(tmp_path) is None
-    damage_bit(save(tmp_path, 1).path)
+    flip_a_bit(save(tmp_path, 1).path)
     with pytest.raises(CheckpointError, match="none of the 1 checkpoints"):
         newest_checkpoint(tmp_path)
 
@@ -287,13 +253,9 @@ def test_a_pickle_bomb_is_not_executed(tmp_path):
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "exploded"),)
 
-    checkpoint = save(tmp_path, 1)
-    checkpoint.path.write_bytes(pickle.dumps(Bomb()))
-    manifest = read_json(checkpoint.path.with_suffix(".json"))
-    data = checkpoint.path.read_bytes()
-    forged = manifest | {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    del forged["seal"]
-    write_json(checkpoint.path.with_suffix(".json"), seal(forged))
+    data, path = pickle.dumps(Bomb()), save(tmp_path, 1).path
+    path.write_bytes(data)
+    forge(path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
     with pytest.raises(CheckpointError, match="nothing in it was executed"):
         newest_checkpoint(tmp_path).load()
     assert not (tmp_path / "exploded").exists()
@@ -318,13 +280,8 @@ def test_a_runs_name_is_its_own_folders(tmp_path, monkeypatch):
     (tmp_path / "runs" / "two" / "samples").mkdir(parents=True)
     (tmp_path / "runs" / "latest").symlink_to("two")
     monkeypatch.chdir(tmp_path / "runs" / "two" / "samples")
-    for path in (
-        "..",
-        "../.",
-        "../samples/..",
-        tmp_path / "runs" / "latest",
-        tmp_path / "runs/two",
-    ):
+    runs = tmp_path / "runs"
+    for path in ("..", "../.", "../samples/..", runs / "latest", runs / "two"):
         assert RunDir(path).name == "two", path
     assert RunDir(".").name == "samples"
     with pytest.raises(RunError, match=r"/ cannot be a run folder .*: name another one"):
@@ -370,8 +327,6 @@ def test_an_unwritable_folder_is_one_sentence(tmp_path):
 
 
 def test_the_deadline_leaves_room_for_the_last_save(monkeypatch):
-    import dreamlib.runs.time_budget as clock_module
-
     age = [0.0]
     monkeypatch.setattr(clock_module, "process_age", lambda: age[0])
     clock = Clock(hours=1.0, save_minutes=10, reserve=100, cost=20)
@@ -444,9 +399,15 @@ def test_out_of_memory_halves_and_redoes_the_step():
 
 
 def test_other_errors_pass_and_one_image_is_the_end():
+    def failing_with(words):
+        def work(size):
+            raise RuntimeError(words)
+
+        return work
+
     micro = MicroBatch(8, lambda size: None)
     with pytest.raises(RuntimeError, match="shapes"):
-        micro.redo_smaller(lambda size: (_ for _ in ()).throw(RuntimeError("shapes differ")))
+        micro.redo_smaller(failing_with("shapes differ"))
     assert micro.size == 8
     with pytest.raises(RunError, match=r"smaller network"):
-        micro.redo_smaller(lambda size: (_ for _ in ()).throw(RuntimeError("out of memory")))
+        micro.redo_smaller(failing_with("out of memory"))

@@ -55,6 +55,17 @@ def tiny_gan(tmp_path, data_home, monkeypatch):
     return open_gan
 
 
+@pytest.fixture(scope="module")
+def trained_gan(tmp_path_factory, data_home):
+    """A finished run for everything that only reads it, or draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DREAMLIB_DATA", str(data_home))
+        folder = tmp_path_factory.mktemp("runs") / "gan"
+        run = open_run(folder, "gan-faces16", overrides=TINY_GAN, say=lambda text: None)
+        train_for(run)
+        yield run
+
+
 def test_left_after_every_step_and_resumed_equals_undisturbed(tiny_gan):
     whole = tiny_gan("whole")
     assert train_for(whole) == list(range(1, 9))
@@ -62,8 +73,7 @@ def test_left_after_every_step_and_resumed_equals_undisturbed(tiny_gan):
     assert state["ada"]["p"] > 0
     assert state["path_mean"] > 0
     for stop in range(1, 8):
-        run = tiny_gan(f"stop{stop}")
-        train_for(run, stop)
+        train_for(tiny_gan(f"stop{stop}"), stop)
         again = tiny_gan(f"stop{stop}")
         assert train_for(again) == list(range(stop + 1, 9))
         assert_same_state(final_state(again), state)
@@ -71,9 +81,8 @@ def test_left_after_every_step_and_resumed_equals_undisturbed(tiny_gan):
 
 
 def gradients(trainer):
-    return [p.grad.clone() for p in trainer.discriminator.parameters() if p.grad is not None] + [
-        p.grad.clone() for p in trainer.net.parameters() if p.grad is not None
-    ]
+    players = [*trainer.discriminator.parameters(), *trainer.net.parameters()]
+    return [p.grad.clone() for p in players if p.grad is not None]
 
 
 def one_step(trainer, monkeypatch):
@@ -150,21 +159,17 @@ def test_weights_of_the_regularisers_are_the_papers_unless_they_are_set(tiny_gan
 def test_only_the_player_whose_turn_it_is_moves(tiny_gan):
     trainer = GanTrainer(tiny_gan())
 
-    def copies():
+    def moved_by(step, *values):
+        players = trainer.net, trainer.discriminator
+        before = [[p.detach().clone() for p in player.parameters()] for player in players]
+        step(*values)
         return [
-            [p.detach().clone() for p in each.parameters()]
-            for each in (trainer.net, trainer.discriminator)
+            any(not torch.equal(a, b) for a, b in zip(parts, player.parameters()))
+            for parts, player in zip(before, players)
         ]
 
-    def moved(before):
-        return [any(not torch.equal(a, b) for a, b in zip(*pair)) for pair in zip(before, copies())]
-
-    before = copies()
-    trainer.discriminator_step(trainer.stream[0])
-    assert moved(before) == [False, True]
-    before = copies()
-    trainer.generator_step()
-    assert moved(before) == [True, False]
+    assert moved_by(trainer.discriminator_step, trainer.stream[0]) == [False, True]
+    assert moved_by(trainer.generator_step) == [True, False]
 
 
 def test_the_averages_follow_by_their_half_life(tiny_gan):
@@ -194,10 +199,8 @@ def test_p_rises_against_a_sure_discriminator_only_where_it_is_adaptive(tiny_gan
     assert {row["p"] for row in still.dir.read_log()} == {0.0}
 
 
-def test_a_log_row_is_the_mean_of_its_steps(tiny_gan):
-    run = tiny_gan()
-    list(train(run))
-    told = run.dir.read_log()
+def test_a_log_row_is_the_mean_of_its_steps(trained_gan):
+    told = trained_gan.dir.read_log()
     assert [row["step"] for row in told] == [4, 8]
     for row in told:
         values = [v for v in row.values() if isinstance(v, float)]
@@ -206,7 +209,7 @@ def test_a_log_row_is_the_mean_of_its_steps(tiny_gan):
         assert -1 <= row["sign_real"] <= 1
         assert row["loss"] > 0
     tick = Tick(8, 8, told[-1])
-    assert f"p {told[-1]['p']:.3f}" in " ".join(facts(run, tick, told[-1], 10.0))
+    assert f"p {told[-1]['p']:.3f}" in " ".join(facts(trained_gan, tick, told[-1], 10.0))
 
 
 # ------------------------------------------------------------------ collapse
@@ -264,71 +267,64 @@ def _silenced(trainer):
 # ------------------------------------------------------------------ drawing
 
 
-def test_image_k_has_the_same_bytes_in_any_company(tiny_gan):
-    run = tiny_gan()
-    list(train(run))
-    many = generate(run, range(20))
-    again = Shards(run, untrained=False)
+def test_image_k_has_the_same_bytes_in_any_company(trained_gan):
+    many = generate(trained_gan, range(20))
+    again = Shards(trained_gan)
     for seeds in ([3], [17, 3], range(5, 12)):
         drawn = again.draw(list(seeds))
         assert np.array_equal(drawn, many[list(seeds)])
     assert len(np.unique(many.reshape(20, -1), axis=0)) == 20
 
 
-def test_truncation_is_part_of_what_was_drawn_and_may_change(tiny_gan):
-    run = tiny_gan()
-    list(train(run))
-    typical = tiny_gan("gan", "gan.truncation=0.5")
-    assert Shards(run, False).fingerprint != Shards(typical, False).fingerprint
-    assert not np.array_equal(generate(run, [0, 1]), generate(typical, [0, 1]))
+def test_truncation_is_part_of_what_was_drawn_and_may_change(trained_gan, tiny_gan):
+    overrides = ["gan.truncation=0.5"]
+    typical = open_run(trained_gan.folder, overrides=overrides, say=lambda text: None)
+    assert Shards(trained_gan).fingerprint != Shards(typical).fingerprint
+    assert not np.array_equal(generate(trained_gan, [0, 1]), generate(typical, [0, 1]))
 
 
-def test_interpolation_begins_and_ends_with_its_images(tiny_gan):
-    run = tiny_gan()
-    list(train(run))
-    frames = interpolate(run, 2, 5, 4)
+def test_interpolation_begins_and_ends_with_its_images(trained_gan):
+    frames = interpolate(trained_gan, 2, 5, 4)
     assert frames.shape == (4, 16, 16, 3)
-    own = generate(run, [2])
+    own = generate(trained_gan, [2])
     assert np.array_equal(frames[0], own[0])  # the last one has the first one's noise
     steps = np.abs(np.diff(frames.astype(int), axis=0)).mean((1, 2, 3))
     assert steps.min() > 0
 
 
-def test_what_only_diffusion_has_is_refused(tiny_gan):
-    run = tiny_gan()
-    list(train(run))
+def test_what_only_diffusion_has_is_refused(trained_gan):
     with pytest.raises(ConfigError, match="no process"):
-        process(run)
+        process(trained_gan)
     with pytest.raises(ConfigError, match="diffusion model"):
-        Studio(run)
-    absent = figures.draw(run, "schedule")
+        Studio(trained_gan)
+    absent = figures.draw(trained_gan, "schedule")
     assert absent.axes[0].get_title("left") == "schedule: not drawn"
     words = " ".join(text.get_text() for text in absent.axes[0].texts)
     assert "a figure of a diffusion model" in " ".join(words.split())
     with pytest.raises(ConfigError, match="no figure 'nonsense'"):
-        figures.draw(run, "nonsense")
+        figures.draw(trained_gan, "nonsense")
 
 
 # ------------------------------------------------------------------ settings, costs
 
 
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        ("net.blocks=1", "net.widths only"),
-        ("loss.name=standard", "nothing of diffusion and loss"),
-        ("sample.steps=2", "sample.steps 1"),
-        ("sample.sampler=ddim", "sample.sampler gan"),
-        ("train.precision=bf16", "auto or fp32"),
-        ("train.deterministic=true", "gan.ada null"),
-        ("train.batch=30", "train.batch that is a multiple of 4"),
-        ("train.micro=6", "train.micro that is a multiple of 4"),
-        ("gan.filter=[1,2,1]", "even number of weights"),
-        ("gan.filter=[1,-1]", "sum above 0"),
-    ],
-)
-def test_settings_of_the_other_model_are_refused(setting, words):
-    with pytest.raises(ConfigError, match=words):
+REFUSED = {
+    "net.blocks=1": "net.widths only",
+    "loss.name=standard": "nothing of diffusion and loss",
+    "sample.steps=2": "sample.steps 1",
+    "sample.sampler=ddim": "sample.sampler gan",
+    "train.precision=bf16": "auto or fp32",
+    "train.deterministic=true": "gan.ada null",
+    "train.batch=30": "train.batch that is a multiple of 4",
+    "train.micro=6": "train.micro that is a multiple of 4",
+    "gan.filter=[1,2,1]": "even number of weights",
+    "gan.filter=[1,-1]": "sum above 0",
+}
+
+
+@pytest.mark.parametrize("setting", REFUSED)
+def test_settings_of_the_other_model_are_refused(setting):
+    with pytest.raises(ConfigError, match=REFUSED[setting]):
         load_config("gan-faces16", [setting])
     with pytest.raises(ConfigError, match="for model gan only"):
         load_config("faces16", ["gan.r1=2.0"])

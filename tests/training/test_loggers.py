@@ -30,6 +30,18 @@ def row(step: int) -> dict:
     }
 
 
+TENSORBOARD = "train.tensorboard=true", "train.log_every=1"
+
+
+def write(loggers: Loggers, *steps: int) -> None:
+    for step in steps:
+        loggers.write(row(step))
+
+
+def to_wandb(run: Run) -> Loggers:
+    return Loggers(run.dir, [WeightsAndBiases(run.dir, run.config, run.say)])
+
+
 def shown(run: Run) -> dict[str, dict[int, float]]:
     """What TensorBoard would draw: {tag: {step: value}}."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -67,9 +79,8 @@ def test_a_row_is_numbers_by_name_without_its_gaps():
 
 @pytest.mark.usefixtures("every_stage")
 def test_tensorboard_is_the_log_again_after_a_resume_from_an_earlier_checkpoint(tiny):
-    more = "train.tensorboard=true", "train.log_every=1"
     for _ in range(2):
-        run = tiny("run", *more)
+        run = tiny("run", *TENSORBOARD)
         train_for(run, 3)
     assert len(shown(run)["loss"]) == 6
     assert shown(run) == logged(run)
@@ -77,18 +88,17 @@ def test_tensorboard_is_the_log_again_after_a_resume_from_an_earlier_checkpoint(
     assert newest.step == 6
     newest.path.unlink()
     newest.path.with_suffix(".json").unlink()
-    train_for(tiny("run", *more), 2)  # from step 3 to step 5
+    train_for(tiny("run", *TENSORBOARD), 2)  # from step 3 to step 5
     assert list(shown(run)["loss"]) == [1, 2, 3, 4, 5]
     assert shown(run)["loss"] == logged(run)["loss"]
-    list(train(tiny("run", *more)))
+    list(train(tiny("run", *TENSORBOARD)))
     assert shown(run) == logged(run)
     assert list(shown(run)["preview"]) == [1, 2, 4, 6, 8]
 
 
 def test_lost_or_half_written_events_come_back_with_the_next_session(tiny):
-    more = "train.tensorboard=true", "train.log_every=1"
-    train_for(tiny("run", *more), 4)
-    run = tiny("run", *more)
+    train_for(tiny("run", *TENSORBOARD), 4)
+    run = tiny("run", *TENSORBOARD)
     (old,) = (run.folder / "tensorboard").glob("events*")
     old.write_bytes(old.read_bytes()[:200])
     list(train(run))
@@ -99,11 +109,9 @@ def test_a_roll_back_takes_rows_back(tiny):
     run = tiny()
     run.dir.create()
     loggers = Loggers(run.dir, [TensorBoard(run.dir)])
-    for step in (2, 4, 6):
-        loggers.write(row(step))
+    write(loggers, 2, 4, 6)
     run.dir.cut_log(2)
-    loggers.write(row(3))
-    loggers.write(row(5))
+    write(loggers, 3, 5)
     loggers.close()
     assert list(shown(run)["loss"]) == [2, 3, 5]
 
@@ -186,21 +194,17 @@ def test_wandb_gets_every_row_once_under_the_runs_own_id(tiny, wandb):
 def test_wandb_is_not_sent_a_step_again_after_going_back(tiny, wandb):
     run = tiny("run", *WANDB)
     run.dir.create()
-    loggers = Loggers(run.dir, [WeightsAndBiases(run.dir, run.config, run.say)])
-    for step in (1, 2, 3):
-        loggers.write(row(step))
+    loggers = to_wandb(run)
+    write(loggers, 1, 2, 3)
     run.dir.cut_log(1)
-    for step in (2, 3, 4):
-        loggers.write(row(step))
+    write(loggers, 2, 3, 4)
     assert [step for step, _ in wandb.rows] == [1, 2, 3, 4]
 
 
 def test_what_wandb_itself_remembers_is_not_sent_again_from_another_machine(tiny, wandb):
     run = tiny("run", *WANDB)
     wandb.resumed, wandb.step = True, 3  # the next step over there
-    loggers = Loggers(run.dir, [WeightsAndBiases(run.dir, run.config, run.say)])
-    for step in (1, 2, 3, 4):
-        loggers.write(row(step))
+    write(to_wandb(run), 1, 2, 3, 4)
     assert [step for step, _ in wandb.rows] == [3, 4]
 
 
@@ -215,8 +219,7 @@ def test_a_failing_wandb_is_said_once_and_caught_up_later(tiny, wandb, monkeypat
     assert sum("Weights & Biases failed (Connection lost)" in text for text in said) == 1
     assert [step for step, _ in wandb.rows] == [1, 2]
     wandb.fail = None
-    loggers = Loggers(run.dir, [WeightsAndBiases(run.dir, run.config, run.say)])
-    loggers.write(row(9))
+    write(to_wandb(run), 9)
     assert [step for step, _ in wandb.rows] == list(range(1, 10))
 
 

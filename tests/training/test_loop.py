@@ -155,15 +155,7 @@ def test_a_gradient_that_is_nan_never_becomes_a_log_row(tiny, trained):
 
 
 @pytest.mark.usefixtures("every_step")
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        spoil_net,
-        pytest.param(
-            spoil_ema,
-        ),
-    ],
-)
+@pytest.mark.parametrize("spoil", [spoil_net, spoil_ema])
 def test_a_preview_that_would_show_nan_rolls_back(tiny, trained, spoil):
     run = tiny()
     list(drive(run, Spoilt(run, spoil, 6)))
@@ -185,9 +177,7 @@ def test_nan_at_every_try_stops_after_two_and_the_good_state_goes_on(tiny, train
     assert "smaller train.lr" in status["error"]
     assert steps(run) == [4, 3, 2]
     assert_all_finite(run)
-    run = tiny()
-    assert train_for(run) == [5, 6, 7, 8]
-    assert_as_undisturbed(run, trained)
+    assert_goes_on(tiny(), 5, trained)
 
 
 @pytest.mark.usefixtures("every_stage")
@@ -221,15 +211,7 @@ class Scaled(Spoilt):
 
 
 @pytest.mark.usefixtures("every_step")
-@pytest.mark.parametrize(
-    "times",
-    [
-        1,
-        pytest.param(
-            2,
-        ),
-    ],
-)
+@pytest.mark.parametrize("times", [1, 2])
 def test_every_rollback_lowers_the_loss_scale(tiny, times):
     run = tiny()
     trainer = Scaled(run, spoil_net, 5, times=times)
@@ -270,48 +252,52 @@ class Broken(DiffusionTrainer):
         return super().draw(step)
 
 
+RAY = "a cosmic ray"
+
+
+def broken(run: Run, error: BaseException, where: str) -> None:
+    with pytest.raises(type(error), match=RAY):
+        list(drive(run, Broken(run, error, 5, where)))
+
+
+def assert_goes_on(run: Run, first: int, undisturbed: Run) -> None:
+    assert train_for(run) == list(range(first, 9))
+    assert_as_undisturbed(run, undisturbed)
+
+
 @pytest.mark.parametrize(
     ("error", "state"),
     [
-        (RuntimeError("a cosmic ray"), "failed"),
-        (MemoryError("a cosmic ray"), "failed"),
-        (KeyboardInterrupt("a cosmic ray"), "interrupted"),
+        (RuntimeError(RAY), "failed"),
+        (MemoryError(RAY), "failed"),
+        (KeyboardInterrupt(RAY), "interrupted"),
     ],
 )
 def test_an_error_between_steps_saves_what_is_there(tiny, trained, error, state):
     run = tiny()
-    with pytest.raises(type(error), match="cosmic ray"):
-        list(drive(run, Broken(run, error, 5, "before")))
+    broken(run, error, "before")
     status = run.dir.status()
-    assert (status["state"], status["error"]) == (state, "a cosmic ray")
+    assert (status["state"], status["error"]) == (state, RAY)
     assert status["saved"] == run.weights_step() == 5
     assert steps(run) == [5]
-    run = tiny()
-    assert train_for(run) == [6, 7, 8]
-    assert_as_undisturbed(run, trained)
+    assert_goes_on(tiny(), 6, trained)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("a cosmic ray"), KeyboardInterrupt("a cosmic ray")])
+@pytest.mark.parametrize("error", [RuntimeError(RAY), KeyboardInterrupt(RAY)])
 def test_a_step_half_taken_is_never_saved(tiny, trained, error):
     run = tiny()
-    with pytest.raises(type(error), match="cosmic ray"):
-        list(drive(run, Broken(run, error, 5, "between")))
+    broken(run, error, "between")
     assert steps(run) == []
     assert run.dir.status()["saved"] is None
-    run = tiny()
-    assert train_for(run) == list(range(1, 9))
-    assert_as_undisturbed(run, trained)
+    assert_goes_on(tiny(), 1, trained)
 
 
 @pytest.mark.usefixtures("every_step")
 def test_after_a_step_half_taken_the_last_whole_one_goes_on(tiny, trained):
     run = tiny()
-    with pytest.raises(RuntimeError, match="cosmic ray"):
-        list(drive(run, Broken(run, RuntimeError("a cosmic ray"), 5, "between")))
+    broken(run, RuntimeError(RAY), "between")
     assert steps(run)[0] == 5
-    run = tiny()
-    assert train_for(run) == [6, 7, 8]
-    assert_as_undisturbed(run, trained)
+    assert_goes_on(tiny(), 6, trained)
 
 
 @pytest.mark.parametrize(
@@ -335,9 +321,7 @@ def test_a_log_row_that_cannot_be_written_is_not_missed(tiny, trained, monkeypat
             list(train(run))
     assert steps(run)[0] == 3
     assert run.dir.status()["state"] == "failed"
-    run = tiny()
-    assert train_for(run) == [4, 5, 6, 7, 8]
-    assert_as_undisturbed(run, trained)
+    assert_goes_on(tiny(), 4, trained)
 
 
 def test_a_status_that_cannot_be_written_is_said_with_its_remedy(tiny, monkeypatch):
@@ -360,9 +344,7 @@ def test_an_error_in_the_callers_loop_saves_and_frees_the_run(tiny, trained):
             assert 1 / (tick.step - 3)
     assert run.dir.status()["state"] == "interrupted"
     assert steps(run) == [3]
-    run = tiny()
-    list(train(run))
-    assert_as_undisturbed(run, trained)
+    assert_goes_on(tiny(), 4, trained)
 
 
 def test_an_error_in_the_live_view_saves_and_frees_the_run(tiny, trained):
@@ -379,8 +361,7 @@ def test_an_error_in_the_live_view_saves_and_frees_the_run(tiny, trained):
         watch(shown, train(shown), every=0)
     assert run.dir.status()["state"] == "interrupted"
     assert steps(run) == [3]
-    list(train(run))
-    assert_as_undisturbed(run, trained)
+    assert_goes_on(run, 4, trained)
     assert kept.traceback
 
 
@@ -556,9 +537,8 @@ def test_training_does_not_end_before_its_last_save(tiny, monkeypatch, leave):
 def home(tmp_path, data_home, monkeypatch) -> Path:
     """A mirror whose owners are watched for fractions of a second."""
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
-    monkeypatch.setitem(Owner.__init__.__kwdefaults__, "stale", 1.5)
-    monkeypatch.setitem(Owner.__init__.__kwdefaults__, "watch", 1.0)
-    monkeypatch.setitem(Owner.__init__.__kwdefaults__, "poll", 0.05)
+    for name, seconds in {"stale": 1.5, "watch": 1.0, "poll": 0.05}.items():
+        monkeypatch.setitem(Owner.__init__.__kwdefaults__, name, seconds)
     monkeypatch.setitem(Uploader.__init__.__kwdefaults__, "beat", 0.05)
     (tmp_path / "drive").mkdir()
     return tmp_path / "drive" / "dreamlib"
@@ -662,17 +642,19 @@ def test_who_lost_the_run_by_force_writes_nothing_more(tiny):
         next(ticks)
     taken = replace(tiny(), take_over=True)
     assert train_for(taken)[-1] == 8
-    before = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file() and p.name != "lock"}
+
+    def files():
+        paths = (path for path in run.folder.rglob("*.*") if path.is_file())  # not the lock
+        return {path: path.read_bytes() for path in paths}
+
+    before = files()
     with pytest.raises(RunError, match=r"took .* over: this one saves no more"):
         ticks.close()
-    after = {p: p.read_bytes() for p in run.folder.rglob("*") if p.is_file() and p.name != "lock"}
-    assert after == before
+    assert files() == before
 
 
 def test_whole_later_checkpoints_are_not_dropped(tmp_path):
     for step in (300, 400, 250):
         save_checkpoint(tmp_path, step, {"step": step}, {}, keep=1)
-    assert sorted(path.stem for path in tmp_path.glob("*.pt")) == [
-        "step-00000250",
-        "step-00000400",
-    ]
+    names = sorted(path.stem for path in tmp_path.glob("*.pt"))
+    assert names == ["step-00000250", "step-00000400"]
