@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -50,7 +50,7 @@ class _Hashed:
     def save(self, file: IO[bytes]) -> None:
         self.file, self.flush = file, file.flush
         try:
-            torch.save(self.state, self)
+            torch.save(self.state, cast("IO[bytes]", self))
         except RuntimeError as error:
             raise self.error or error from error
 

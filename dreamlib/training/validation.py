@@ -81,7 +81,7 @@ class Validation:
             self.keep(step)
             text += ", the best so far"
         run.say(text)
-        if self.over:
+        if self.over and self.best:
             run.say(
                 f"STOPPED EARLY at step {step:,}: nothing better since step {self.best['step']:,}, "
                 f"whose weights are in {self.folder}"

@@ -291,7 +291,7 @@ def test_damaged_files_are_said_and_other_images_are_not_shown(finished, tmp_pat
 def test_the_untrained_networks_images_are_never_taken_for_the_models(finished):
     assert kept.newest(finished).step == 8
     assert kept.newest(finished, untrained=True).step is None
-    sheets = len(kept.kept_folders(finished))
+    sheets = len(kept.image_stores(finished))
     assert sheets == 2
 
 
