@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -16,13 +17,49 @@ from dreamlib.config.schema import span_steps
 from dreamlib.diffusion.ema import Averaged
 from dreamlib.runs.checkpoints import Checkpoint
 from dreamlib.runs.run import Run
-from dreamlib.training.micro_batch import MicroBatch
-from dreamlib.utils.errors import CheckpointError, NotFinite
+from dreamlib.utils.errors import CheckpointError, NotFinite, RunError
 from dreamlib.utils.images import enlarge, grid, save_png
 
 BLOCK = 1 << 20  # numbers looked at together
 PREVIEWS = 16  # images of a preview
 STAGES = (0.05, 0.25, 0.5, 0.75, 1.0)  # of training, at which one is always kept
+T = TypeVar("T")
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA and MPS raise their own kinds; the CPU allocator a RuntimeError with this text."""
+    kinds = (torch.cuda.OutOfMemoryError,)
+    texts = ("out of memory", "alloc_failed", "can't allocate memory", "not enough memory")
+    return isinstance(error, kinds) or any(text in str(error).lower() for text in texts)
+
+
+class MicroBatch:
+    """Images per forward pass, a multiple of `least`; halved when memory runs out, which changes
+    slices and never the mathematics."""
+
+    def __init__(self, size: int, on_change: Callable[[int], None], least: int = 1):
+        self.size, self.on_change, self.least = size, on_change, least
+
+    def redo_smaller(self, work: Callable[[int], T]) -> T:
+        """work(size), again from its beginning with half the size after running out of memory."""
+        while True:
+            try:
+                return work(self.size)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside the except block: the traceback no longer holds the step's tensors.
+            if self.size <= self.least:
+                many = "a single image" if self.size == 1 else f"{self.size} images"
+                raise RunError(
+                    f"out of memory with {many}: take a smaller network (net.widths, "
+                    "net.patch) or a GPU with more memory"
+                )
+            self.size = max(self.least, self.size // 2 // self.least * self.least)
+            gc.collect()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+            self.on_change(self.size)
 
 
 class BaseTrainer:

@@ -25,7 +25,7 @@ from dreamlib.diffusion.losses import Batch
 from dreamlib.gan import losses as gan_losses
 from dreamlib.gan.augment import draw_maps
 from dreamlib.gan.stylegan2 import GROUP, Discriminator, Generator
-from dreamlib.training.micro_batch import is_out_of_memory
+from dreamlib.training.base import is_out_of_memory
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.platform import choose_device, choose_precision
 from dreamlib.utils.progress import duration

@@ -38,7 +38,7 @@ from tests.conftest import TINY
 from tests.data.test_sources import idx_bytes
 from tests.metrics.test_inception import stand_in as stand_in_for
 from tests.metrics.test_inception import weights as random_inception
-from tests.training.test_gan_trainer import TINY_GAN
+from tests.training.conftest import TINY_GAN
 
 inception = random_inception  # a fixture
 ROOT = Path(__file__).resolve().parents[2]

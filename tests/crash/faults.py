@@ -45,14 +45,12 @@ from dreamlib.runs.open import open_run
 from dreamlib.utils.errors import DreamlibError
 from dreamlib.utils.files import read_json, sha256_file
 from tests.conftest import train_for
-from tests.crash.harness import OURS, debris, trained, tree
+from tests.crash.harness import OURS, debris, differences, trained, tree
 from tests.crash.syscalls import FAILURES, KILL, Call, Fault, Watch, possible, watched
 
 STEPS, IMAGES = 6, 90
 SHOWN = 4  # flaws of one fault
-SLOW = (
-    "Kernel didn't respond in 60 seconds"  # Jupyter's own limit, on a machine that does much else
-)
+SLOW = "Kernel didn't respond in 60 seconds"  # Jupyter's own limit, on a busy machine
 LONGEST = 150.0  # seconds after which an attempt hangs
 EVER = 1000  # calls: from then on, all of them
 ROOTS = ("run", "data", "mirror", "images", "guests", "batch")
@@ -416,16 +414,7 @@ class Campaign:
         return flaws + [f"left behind: {name}" for name in extra if ".tmp" not in name]
 
     def _differences(self) -> list[str]:
-        try:
-            found = self.job.result(self.here)
-        except (DreamlibError, OSError, ValueError) as error:
-            return [f"no result: {error}"]
-        both = sorted(self.result.keys() | found.keys())
-        return found["flaws"] + [
-            f"{name} differs"
-            for name in both
-            if name != "flaws" and self.result.get(name) != found.get(name)
-        ]
+        return differences(self.result, self.job.result, self.here)
 
 
 def whole(generation: Any, root: Path) -> bool:

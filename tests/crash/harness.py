@@ -58,7 +58,7 @@ from dreamlib.training.gan import GanTrainer
 from dreamlib.utils.errors import DreamlibError
 from dreamlib.utils.files import PLACE, read_json
 from tests.conftest import TINY, train_for
-from tests.training.test_gan_trainer import TINY_GAN
+from tests.training.conftest import TINY_GAN
 from tests.training.test_train import TIMES, flatten
 
 BUFFER = 1 << 16  # bytes per write to the system: few enough calls to kill at every one
@@ -520,17 +520,18 @@ class Truth:
         return outcome
 
     def differences(self, folder: Path) -> list[str]:
-        """Names of what is not as it should be."""
-        try:
-            found = self.job.result(folder)
-        except (DreamlibError, OSError, ValueError) as error:
-            return [f"no result: {error}"]
-        names = sorted(self.result.keys() | found.keys())
-        return found["flaws"] + [
-            f"{name} differs"
-            for name in names
-            if name != "flaws" and self.result.get(name) != found.get(name)
-        ]
+        return differences(self.result, self.job.result, folder)
+
+
+def differences(truth: Result, result: Callable[[Path], Result], folder: Path) -> list[str]:
+    """Names of what is not as it should be."""
+    try:
+        found = result(folder)
+    except (DreamlibError, OSError, ValueError) as error:
+        return [f"no result: {error}"]
+    names = sorted((truth.keys() | found.keys()) - {"flaws"})
+    differ = [f"{name} differs" for name in names if truth.get(name) != found.get(name)]
+    return found["flaws"] + differ
 
 
 # ---------------------------------------------------------------------- reports

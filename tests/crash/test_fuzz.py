@@ -67,9 +67,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, data_home: Path) -> Iterator
 
 
 @pytest.fixture
-def place(
-    story: Story, tmp_path: Path, data_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[], Path]:
+def place(story, tmp_path, data_home, monkeypatch):
     """place() -> a fresh copy of the run."""
     monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
 
@@ -206,62 +204,58 @@ def take(folder: Path, source: Path, names: dict[str, str]) -> None:
 
 Damage = Callable[[Path, Story], Any]  # of a folder of checkpoints
 NEW, OLD = (NEWEST + ".pt", NEWEST + ".json"), (BEFORE + ".pt", BEFORE + ".json")
-PASSED_OVER: dict[str, tuple[int, Damage]] = {  # -> the step to go on from
-    "cut": (4, lambda c, s: os.truncate(c / NEW[0], 400_000)),
-    "short by a byte": (4, lambda c, s: os.truncate(c / NEW[0], (c / NEW[0]).stat().st_size - 1)),
-    "longer by a byte": (4, lambda c, s: (c / NEW[0]).open("ab").write(b"\0")),
-    "empty": (4, lambda c, s: (c / NEW[0]).write_bytes(b"")),
-    "a flipped bit": (
-        4,
-        lambda c, s: (c / NEW[0]).write_bytes(flipped((c / NEW[0]).read_bytes(), 3_000_000)),
+
+
+def with_nan(text: str) -> str:
+    return text.replace('"time"', '"x": NaN, "time"')
+
+
+def without_a_step(manifest: dict[str, Any]) -> dict[str, Any]:
+    return seal({key: manifest[key] for key in ("format", "size", "sha256")})
+
+
+BEFORE_GOES_ON: dict[str, Damage] = {
+    "cut": lambda c, s: os.truncate(c / NEW[0], 400_000),
+    "short by a byte": lambda c, s: os.truncate(c / NEW[0], (c / NEW[0]).stat().st_size - 1),
+    "longer by a byte": lambda c, s: (c / NEW[0]).open("ab").write(b"\0"),
+    "empty": lambda c, s: (c / NEW[0]).write_bytes(b""),
+    "a flipped bit": lambda c, s: (c / NEW[0]).write_bytes(
+        flipped((c / NEW[0]).read_bytes(), 3_000_000)
     ),
-    "no manifest": (4, lambda c, s: (c / NEW[1]).unlink()),
-    "an empty manifest": (4, lambda c, s: (c / NEW[1]).write_bytes(b"")),
-    "a manifest of lists": (4, lambda c, s: (c / NEW[1]).write_text("[1, 2]")),
-    "a manifest of nested lists": (4, lambda c, s: (c / NEW[1]).write_text("[" * 100_000)),
-    "a manifest with NaN": (
-        4,
-        lambda c, s: (c / NEW[1]).write_text(
-            (c / NEW[1]).read_text().replace('"time"', '"x": NaN, "time"')
-        ),
+    "no manifest": lambda c, s: (c / NEW[1]).unlink(),
+    "an empty manifest": lambda c, s: (c / NEW[1]).write_bytes(b""),
+    "a manifest of lists": lambda c, s: (c / NEW[1]).write_text("[1, 2]"),
+    "a manifest of nested lists": lambda c, s: (c / NEW[1]).write_text("[" * 100_000),
+    "a manifest with NaN": lambda c, s: (c / NEW[1]).write_text(with_nan((c / NEW[1]).read_text())),
+    "a sealed manifest without a step": lambda c, s: write_json(
+        c / NEW[1], without_a_step(read_json(c / NEW[1]))
     ),
-    "a sealed manifest without a step": (
-        4,
-        lambda c, s: write_json(
-            c / NEW[1], seal({k: read_json(c / NEW[1])[k] for k in ("format", "size", "sha256")})
-        ),
-    ),
-    "a folder for a manifest": (
-        4,
-        lambda c, s: [(c / NEW[1]).unlink(), (c / NEW[1]).mkdir()],
-    ),
-    "no data": (4, lambda c, s: (c / NEW[0]).unlink()),
-    "an older manifest": (4, lambda c, s: shutil.copy(c / OLD[1], c / NEW[1])),
-    "a newer manifest": (2, lambda c, s: shutil.move(c / NEW[1], c / OLD[1])),
-    "older data": (4, lambda c, s: shutil.copy(c / OLD[0], c / NEW[0])),
-    "another run's manifest": (4, lambda c, s: take(c, s.seed, {NEW[1]: NEW[1]})),
-    "another run's data": (4, lambda c, s: take(c, s.seed, {NEW[0]: NEW[0]})),
-    "a larger net's data": (4, lambda c, s: take(c, s.larger, {NEW[0]: NEW[0]})),
-    "swapped data": (2, lambda c, s: swap(c / NEW[0], c / OLD[0])),
-    "swapped manifests": (2, lambda c, s: swap(c / NEW[1], c / OLD[1])),
-    "swapped both": (2, lambda c, s: [swap(c / n, c / o) for n, o in zip(NEW, OLD)]),
-    "a bomb": (4, lambda c, s: (c / NEW[0]).write_bytes(bare_bomb())),
-    "a bomb of the same size": (
-        4,
-        lambda c, s: (c / NEW[0]).write_bytes(bare_bomb().ljust((c / NEW[0]).stat().st_size)),
+    "a folder for a manifest": lambda c, s: [(c / NEW[1]).unlink(), (c / NEW[1]).mkdir()],
+    "no data": lambda c, s: (c / NEW[0]).unlink(),
+    "an older manifest": lambda c, s: shutil.copy(c / OLD[1], c / NEW[1]),
+    "older data": lambda c, s: shutil.copy(c / OLD[0], c / NEW[0]),
+    "another run's manifest": lambda c, s: take(c, s.seed, {NEW[1]: NEW[1]}),
+    "another run's data": lambda c, s: take(c, s.seed, {NEW[0]: NEW[0]}),
+    "a larger net's data": lambda c, s: take(c, s.larger, {NEW[0]: NEW[0]}),
+    "a bomb": lambda c, s: (c / NEW[0]).write_bytes(bare_bomb()),
+    "a bomb of the same size": lambda c, s: (c / NEW[0]).write_bytes(
+        bare_bomb().ljust((c / NEW[0]).stat().st_size)
     ),
 }
+OLDEST_GOES_ON: dict[str, Damage] = {
+    "a newer manifest": lambda c, s: shutil.move(c / NEW[1], c / OLD[1]),
+    "swapped data": lambda c, s: swap(c / NEW[0], c / OLD[0]),
+    "swapped manifests": lambda c, s: swap(c / NEW[1], c / OLD[1]),
+    "swapped both": lambda c, s: [swap(c / n, c / o) for n, o in zip(NEW, OLD)],
+}
+PASSED_OVER = {name: (4, damage) for name, damage in BEFORE_GOES_ON.items()}
+PASSED_OVER |= {name: (2, damage) for name, damage in OLDEST_GOES_ON.items()}
 
 
 @pytest.mark.parametrize("name", PASSED_OVER)
 def test_the_generation_before_goes_on_to_the_same_end(
-    place: Callable[[], Path],
-    story: Story,
-    trained: Run,
-    loaded: list[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-) -> None:
+    place, story, trained, loaded, monkeypatch, name
+):
     step, damage = PASSED_OVER[name]
     folder, said = place(), []
     monkeypatch.chdir(folder.parent)
@@ -294,6 +288,14 @@ def forged(data: Callable[[], bytes]) -> Damage:
     return lambda c, s: forge(c / NEW[0], data())
 
 
+def claiming(**facts: Any) -> Damage:
+    return lambda c, s: forge(c / NEW[0], (c / NEW[0]).read_bytes(), **facts)
+
+
+def beginning(size: int) -> Damage:
+    return lambda c, s: forge(c / NEW[0], (c / NEW[0]).read_bytes()[:size])
+
+
 def saved(value: Any) -> bytes:
     file = io.BytesIO()
     torch.save(value, file)
@@ -319,34 +321,25 @@ REFUSED: dict[str, tuple[type[DreamlibError], str, Damage]] = {
         r"belongs to another run \(train.seed: 1 -> 0\)",
         lambda c, s: take(c, s.seed, dict(zip(NEW, NEW))),
     ),
-    "other images": (
-        CheckpointError,
-        r"another run \(images: 00000000 -> ",
-        lambda c, s: forge(c / NEW[0], (c / NEW[0]).read_bytes(), data="0" * 64),
-    ),
+    "other images": (CheckpointError, r"another run \(images: 0{8} -> ", claiming(data="0" * 64)),
     "another version": (
         CheckpointError,
         r"has format 3, .* continue with the version",
-        lambda c, s: forge(c / NEW[0], (c / NEW[0]).read_bytes(), format=3),
+        claiming(format=3),
     ),
 }
+EXECUTED = r"nothing in it was executed"
 FORGED: dict[str, tuple[str, Damage]] = {  # sealed as this run's own
     "a larger net": (r"does not fit this network", larger_forged),
     "a part missing": (r"does not fit this network", partly),
     "no state": (r"does not fit this network", forged(lambda: saved([1, 2]))),
     "a tensor": (r"does not fit this network", forged(lambda: saved(torch.zeros(3)))),
-    "a bomb": (r"nothing in it was executed", forged(bare_bomb)),
-    "a packed bomb": (r"nothing in it was executed", forged(packed_bomb)),
-    "a stack run empty": (r"nothing in it was executed", forged(lambda: b"\x80\x02s.")),
-    "a short number": (r"nothing in it was executed", forged(lambda: b"\x80\x02NM.")),
-    "half a checkpoint": (
-        r"nothing in it was executed",
-        lambda c, s: forge(c / NEW[0], (c / NEW[0]).read_bytes()[:400_000]),
-    ),
-    "a little of a checkpoint": (
-        r"nothing in it was executed",
-        lambda c, s: forge(c / NEW[0], (c / NEW[0]).read_bytes()[:40_000]),
-    ),
+    "a bomb": (EXECUTED, forged(bare_bomb)),
+    "a packed bomb": (EXECUTED, forged(packed_bomb)),
+    "a stack run empty": (EXECUTED, forged(lambda: b"\x80\x02s.")),
+    "a short number": (EXECUTED, forged(lambda: b"\x80\x02NM.")),
+    "half a checkpoint": (EXECUTED, beginning(400_000)),
+    "a little of a checkpoint": (EXECUTED, beginning(40_000)),
 }
 
 
@@ -362,9 +355,7 @@ def assert_refused(folder: Path, kind: type[DreamlibError], match: str) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_go_on_is_refused_every_time(
-    place: Callable[[], Path], story: Story, name: str
-) -> None:
+def test_what_cannot_go_on_is_refused_every_time(place, story, name):
     kind, match, damage = REFUSED[name]
     folder = place()
     damage(folder / "checkpoints", story)
@@ -373,12 +364,8 @@ def test_what_cannot_go_on_is_refused_every_time(
 
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_generation_is_refused_and_its_remedy_works(
-    place: Callable[[], Path],
-    story: Story,
-    trained: Run,
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-) -> None:
+    place, story, trained, monkeypatch, name
+):
     match, damage = FORGED[name]
     folder = place()
     monkeypatch.chdir(folder.parent)
@@ -433,9 +420,7 @@ def assert_named_or_right(folder: Path, name: str, trained: Run, mirror: str = "
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("name", [*JSON, "config.yaml"])
-def test_a_damaged_small_file_is_named_or_does_not_matter(
-    place: Callable[[], Path], trained: Run, name: str, text: str
-) -> None:
+def test_a_damaged_small_file_is_named_or_does_not_matter(place, trained, name, text):
     path = place() / name
     if name == "run.json":
         write_json(path, {"id": "0" * 32, "begun": 0.0})
@@ -447,9 +432,7 @@ def test_a_damaged_small_file_is_named_or_does_not_matter(
 
 
 @pytest.mark.parametrize("tenth", range(1, 10, 2))
-def test_a_cut_config_is_refused_or_the_same_run(
-    place: Callable[[], Path], trained: Run, tenth: int
-) -> None:
+def test_a_cut_config_is_refused_or_the_same_run(place, trained, tenth):
     """Fields cut off fall back to their defaults: the checkpoint sees that."""
     path = place() / "config.yaml"
     text = path.read_bytes()

@@ -19,7 +19,7 @@ from dreamlib.runs import time_budget as clock_module
 from dreamlib.runs.checkpoints import newest_checkpoint, save_checkpoint, whole_checkpoints
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.time_budget import NAMES, Clock, StopFlag, process_age
-from dreamlib.training.micro_batch import MicroBatch
+from dreamlib.training.base import MicroBatch
 from dreamlib.utils.errors import CheckpointError, RunError
 from dreamlib.utils.files import (
     plain_name,

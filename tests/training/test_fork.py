@@ -13,13 +13,7 @@ from dreamlib.training.fork import init_from
 from dreamlib.training.train import train, trainer_of
 from dreamlib.utils.errors import RunError
 from tests.conftest import train_for
-from tests.training.test_gan_trainer import tiny_gan  # noqa: F401  a fixture
 from tests.training.test_train import final_state
-
-
-@pytest.fixture(params=["diffusion", "gan"])
-def opened(request, tiny, tiny_gan):  # noqa: F811
-    return {"diffusion": tiny, "gan": tiny_gan}[request.param]
 
 
 def finished(run):
@@ -69,7 +63,7 @@ def test_a_source_without_checkpoints_is_refused(opened):
         init_from(opened("new"), opened("empty").folder)
 
 
-def test_other_shapes_and_other_models_are_refused_and_nothing_is_begun(tiny, tiny_gan):  # noqa: F811
+def test_other_shapes_and_other_models_are_refused_and_nothing_is_begun(tiny, tiny_gan):
     source, gan = finished(tiny("source")), tiny_gan("gan")
     wide = tiny("wide", "net.widths=[8, 24]")
     for run, field in ((wide, "net.widths"), (gan, "net")):

@@ -23,15 +23,9 @@ from dreamlib.utils.context import should_stop
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.weights import read_weights
 from tests.conftest import train_for
-from tests.training.test_gan_trainer import tiny_gan  # noqa: F401  a fixture
 from tests.training.test_train import assert_same_state, final_state
 
 EVERY = ["validation.every=2", "validation.n=20"]
-
-
-@pytest.fixture(params=["diffusion", "gan"])
-def opened(request, tiny, tiny_gan):  # noqa: F811
-    return {"diffusion": tiny, "gan": tiny_gan}[request.param]
 
 
 def found(run):
