@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dreamlib.config.factory import make_drawing, make_schedule
+from dreamlib.config.factory import make_schedule
 from dreamlib.diffusion.samplers import Step, spaced
 from dreamlib.runs.run import Run
 from dreamlib.sampling.image_store import Shards
@@ -41,7 +41,7 @@ def generate(
     if not (seeds := listed(seeds)) or min(seeds) < 0:
         raise ConfigError("seeds are whole numbers from 0 on, and at least one: range(64), say")
     store = Shards(run, untrained)
-    found: dict[int, np.ndarray] = {}
+    drawn: dict[int, np.ndarray] = {}
     with using(progress=progress, should_stop=should_stop), run.session() as keep:
         advance = current().progress(f"generating ({store.name})", len(seeds))
         for shard, wanted in store.plan(seeds):
@@ -51,12 +51,12 @@ def generate(
                 store.write(shard, images)
                 keep()
             if images is None:
-                found |= zip(wanted, store.draw(wanted))
+                drawn |= zip(wanted, store.draw(wanted))
             else:
-                found |= {i: images[i - first] for i in wanted}
+                drawn |= {seed: images[seed - first] for seed in wanted}
             advance(len(wanted))
     store.check_versions(seeds)
-    return np.stack([found[i] for i in seeds])
+    return np.stack([drawn[seed] for seed in seeds])
 
 
 def interpolate(run: Run, first: int, last: int, count: int = 10) -> np.ndarray:
@@ -75,9 +75,7 @@ def interpolate(run: Run, first: int, last: int, count: int = 10) -> np.ndarray:
             "an interpolation has at least 2 frames and two different seeds from 0 on, got "
             f"{count} frames from {first} to {last}"
         )
-    net = Shards(run).net
-    draw = make_drawing(run.config, run.data, net, run.precision, run.device, between=True)
-    return draw((first, last), count)
+    return Shards(run).draw((first, last), count, between=True)
 
 
 def process(run: Run, images: int = 8, moments: int = 8) -> Path:
@@ -130,17 +128,17 @@ def trace(
     sample, shape = run.config.sample, (run.data.channels, run.data.size, run.data.size)
     cpu, rows = torch.device("cpu"), [number % sample.batch for number in numbers]
     state = quantise(image_noise(sample.seed, numbers, shape, run.config.diffusion.steps, cpu))
-    kept: list[tuple[int, np.ndarray, np.ndarray]] = []
+    states: list[tuple[int, np.ndarray, np.ndarray]] = []
 
     def on_step(slots: list[int | None], step: Step) -> None:
         nonlocal state
         if chosen is None or step.t in chosen:
-            kept.append((step.t, state, quantise(step.x0_hat[rows])))
+            states.append((step.t, state, quantise(step.x0_hat[rows])))
         state = quantise(step.x_t[rows])
         advance(1)
 
     images = draw(on_step=on_step)
-    t, x_t, x0_hat = zip(*kept, (-1, state, state))
+    t, x_t, x0_hat = zip(*states, (-1, state, state))
     return images, t, np.stack(x_t, axis=1), np.stack(x0_hat, axis=1)
 
 
@@ -151,8 +149,7 @@ def export_png(images: np.ndarray, folder: Path) -> None:
     the folder next would take them for images of this model.
     """
     names = [f"{number:05d}.png" for number in range(1, len(images) + 1)]
-    strangers = {path.name for path in folder.glob("*.png")} - set(names)
-    if strangers:
+    if strangers := {path.name for path in folder.glob("*.png")} - set(names):
         raise ConfigError(
             f"{folder} holds {len(strangers)} other PNG files ({min(strangers)}, ...): name an "
             "empty folder"

@@ -163,7 +163,8 @@ class Shards(ImageStore):
                 ) from error
         return net.to(run.device).eval()
 
-    def draw(self, images: Sequence[int], **more: Any) -> np.ndarray:
-        run = self.run
-        drawing = make_drawing(run.config, run.data, self.net, run.precision, run.device)
-        return drawing(images, **more)
+    def draw(self, *what: Any, between: bool = False, **more: Any) -> np.ndarray:
+        """What `make_drawing` draws, with these weights."""
+        run, settings = self.run, (self.run.precision, self.run.device)
+        drawing = make_drawing(run.config, run.data, self.net, *settings, between=between)
+        return drawing(*what, **more)

@@ -35,18 +35,11 @@ def sampler(kind):
     return bound
 
 
-def draw(net, kind, images, batch=8, **kwargs):
-    return draw_images(
-        net,
-        SCHED,
-        sampler(kind),
-        images,
-        seed=5,
-        shape=SHAPE,
-        batch=batch,
-        device=torch.device("cpu"),
-        **kwargs,
-    )
+HOW = {"seed": 5, "shape": SHAPE, "batch": 8, "device": torch.device("cpu")}
+
+
+def draw(net, kind, images):
+    return draw_images(net, SCHED, sampler(kind), images, **HOW)
 
 
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.slow)])
@@ -95,27 +88,14 @@ def test_should_stop_is_heard(net):
 
 
 def test_interpolation_begins_and_ends_at_the_seeds_own_images(net):
-    def walk(kind, ends, count):
-        return interpolate(
-            net,
-            SCHED,
-            sampler(kind),
-            ends,
-            count,
-            seed=5,
-            shape=SHAPE,
-            batch=8,
-            device=torch.device("cpu"),
-        )
-
-    frames = walk(ddim, (2, 7), 11)
+    frames = interpolate(net, SCHED, sampler(ddim), (2, 7), 11, **HOW)
     ends = draw(net, ddim, [2, 7])
     # the ends sit in other rows of the batch than `draw` gives them: one level of rounding
     assert np.abs(frames[[0, -1]].astype(int) - ends).max() <= 1
     steps = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
     assert steps.max() < np.abs(ends[0].astype(int) - ends[1]).mean()
     with pytest.raises(ValueError, match="deterministic"):
-        walk(ddpm, (2, 7), 3)
+        interpolate(net, SCHED, sampler(ddpm), (2, 7), 3, **HOW)
 
 
 def test_slerp_keeps_the_norm():

@@ -28,8 +28,17 @@ def run(trained, tmp_path, data_home, monkeypatch):
     return open_run(tmp_path / "copy", say=lambda text: None)
 
 
+def one_by_one(run, count):
+    return np.concatenate([generate(run, [seed]) for seed in range(count)])
+
+
+def under(run, *overrides):
+    """The run under other settings."""
+    return open_run(run.folder, overrides=overrides, say=lambda text: None)
+
+
 def test_any_split_gives_the_same_images(run):
-    one = np.concatenate([generate(run, [k]) for k in range(10)])
+    one = one_by_one(run, 10)
     threes = np.concatenate([generate(run, range(k, min(k + 3, 10))) for k in range(0, 10, 3)])
     assert not run.dir.generated.exists()  # parts of a shard are not kept
     together = generate(run, range(10))
@@ -116,7 +125,7 @@ def test_weights_that_do_not_fit(run, fitting):
 def test_other_settings_have_other_images(run):
     whole = generate(run, range(10))
     kept = {path: path.read_bytes() for path in run.dir.generated.glob("*/*")}
-    other = open_run(run.folder, overrides=["sample.eta=0.5"], say=lambda text: None)
+    other = under(run, "sample.eta=0.5")
     assert not np.array_equal(generate(other, range(10)), whole)
     assert all(path.read_bytes() == data for path, data in kept.items())
     untrained = generate(run, range(10), untrained=True)
@@ -158,16 +167,15 @@ def test_process_ends_in_the_images_themselves(run):
     assert np.array_equal(stored["x_t"][:, -1], generate(run, range(5)))
     assert np.array_equal(stored["x0_hat"][:, -1], stored["x_t"][:, -1])
     assert np.load(process(run, images=5, moments=3))["t"].tolist() == [38, 0, -1]
-    longer = open_run(run.folder, overrides=["sample.steps=20"], say=lambda text: None)
+    longer = under(run, "sample.steps=20")
     assert np.load(process(longer))["t"].size == 8
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
 def test_process_holds_at_each_t_what_the_network_is_asked_there(run, sampler):
     """The states are those that reach the network, from the noise of the start on."""
-    settings = [f"sample.sampler={sampler}", "sample.steps=8"]
-    run = open_run(run.folder, overrides=settings, say=lambda text: None)
-    store = Shards(run, untrained=False)
+    run = under(run, f"sample.sampler={sampler}", "sample.steps=8")
+    store = Shards(run)
     asked = {}
 
     def watch(net, told):
@@ -190,7 +198,7 @@ def test_process_tells_its_own_sampler_and_replaces_older_files(run):
     assert own == run.config.sample.model_dump(mode="json")
     held = path.read_bytes()
     assert process(run, images=3).read_bytes() == held
-    other = open_run(run.folder, overrides=["sample.steps=2"], say=lambda text: None)
+    other = under(run, "sample.steps=2")
     assert json.loads(str(np.load(process(other, images=3))["sample"]))["steps"] == 2
     path.write_bytes(path.read_bytes()[:-9])  # damaged: made again
     assert process(run, images=3).read_bytes() == held
@@ -204,10 +212,9 @@ def test_process_tells_its_own_sampler_and_replaces_older_files(run):
 def test_interpolation_wants_a_deterministic_sampler(run):
     assert interpolate(run, 0, 1, 5).shape == (5, 16, 16, 3)
     for words in (["sample.sampler=ddpm"], ["sample.sampler=ddim", "sample.eta=0.5"]):
-        ancestral = open_run(run.folder, overrides=words, say=lambda text: None)
         with pytest.raises(ConfigError, match="deterministic"):
-            interpolate(ancestral, 0, 1)
-    other = open_run(run.folder, overrides=["sample.sampler=dpmpp_2m"], say=lambda text: None)
+            interpolate(under(run, *words), 0, 1)
+    other = under(run, "sample.sampler=dpmpp_2m")
     assert len(interpolate(other, 0, 1, 3)) == 3
     for ends in ((3, 3), (-1, 2)):
         with pytest.raises(ConfigError, match="two different seeds"):
@@ -215,9 +222,8 @@ def test_interpolation_wants_a_deterministic_sampler(run):
 
 
 def test_ddpm_runs_draw_the_same_images_in_any_split(run):
-    ancestral = open_run(run.folder, overrides=["sample.sampler=ddpm"], say=lambda text: None)
-    one = np.concatenate([generate(ancestral, [k]) for k in range(10)])
-    assert np.array_equal(one, generate(ancestral, range(10)))
+    ancestral = under(run, "sample.sampler=ddpm")
+    assert np.array_equal(one_by_one(ancestral, 10), generate(ancestral, range(10)))
 
 
 def test_shards_know_what_made_them(run):
@@ -233,18 +239,13 @@ def test_shards_know_what_made_them(run):
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory, data_home):
     """A conditional run, barely trained: enough for labels to matter."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("DREAMLIB_DATA", str(data_home))
-    more = ["net.conditional=true", "train.length=12"]
-    run = open_run(
-        tmp_path_factory.mktemp("runs") / "labelled",
-        "faces16",
-        overrides=[*TINY, *more],
-        say=lambda text: None,
-    )
-    train_for(run)
-    yield run
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DREAMLIB_DATA", str(data_home))
+        settings = [*TINY, "net.conditional=true", "train.length=12"]
+        folder = tmp_path_factory.mktemp("runs") / "labelled"
+        run = open_run(folder, "faces16", overrides=settings, say=lambda text: None)
+        train_for(run)
+        yield run
 
 
 def test_labels_are_drawn_as_they_come_in_the_data(labelled):
@@ -261,26 +262,22 @@ def test_labels_are_drawn_as_they_come_in_the_data(labelled):
 
 def test_a_label_can_be_asked_for(labelled):
     name, values = next(iter(labelled.data.attributes.items()))
-    asked = [f"sample.labels={{{name}: {values[1]}}}"]
-    run = open_run(labelled.folder, overrides=asked, say=lambda text: None)
+    run = under(labelled, f"sample.labels={{{name}: {values[1]}}}")
     labels_of = make_labels(run.config, run.data)
     assert {labels_of(image)[0] for image in range(50)} == {1}
     plain, told = generate(labelled, range(4)), generate(run, range(4))
     assert (plain != told).any()
-    wrong = [f"sample.labels={{{name}: purple-ish}}"]
     with pytest.raises(ConfigError, match=f"these images know {name}: {values[0]}"):
-        open_run(labelled.folder, overrides=wrong, say=lambda text: None)
+        under(labelled, f"sample.labels={{{name}: purple-ish}}")
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpmpp_2m"])
 def test_guidance_works_in_every_sampler(labelled, sampler):
     images = {}
     for scale in (1.0, 4.0):
-        more = [f"sample.guidance={scale}", f"sample.sampler={sampler}"]
-        run = open_run(labelled.folder, overrides=more, say=lambda text: None)
+        run = under(labelled, f"sample.guidance={scale}", f"sample.sampler={sampler}")
         images[scale] = generate(run, range(3))
-        singly = np.concatenate([generate(run, [image]) for image in range(3)])
-        assert (singly == images[scale]).all()  # labels are keyed by the image, too
+        assert (one_by_one(run, 3) == images[scale]).all()  # labels are keyed by the image, too
     assert (images[1.0] != images[4.0]).any()
 
 
