@@ -50,11 +50,8 @@ class TrainingLoop:
         self.validation, self.loggers = validation, loggers
         self.clock = run.clock(hours)
         # Equal ones continue bit for bit.
-        self.where = {
-            "device": run.device.type,
-            "precision": run.precision.name,
-            "threads": torch.get_num_threads(),
-        }
+        self.where: dict[str, Any] = {"device": run.device.type, "precision": run.precision.name}
+        self.where["threads"] = torch.get_num_threads()
         self.previews = trainer.preview_steps()
         self.uploader = run.uploader() if run.mirror else None
         self.intact = run.data.watch()  # DataError once the images are not what they were
@@ -153,7 +150,12 @@ class TrainingLoop:
         if broken:
             raise broken
         if newest is None:
-            self._check_fresh()
+            if step := self.dir.last_saved():  # beginning anew must be the user's will
+                raise RunError(
+                    f"{self.dir.folder} had a checkpoint of step {step:,}, and none is left: "
+                    "restore its checkpoints/ from a copy (dreamlib run pull), or delete the "
+                    "folder to begin anew"
+                )
             self.saved = None
             self.dir.cut_log(0)
             self._tell(f"FRESH START because {self.dir.checkpoints} holds no whole checkpoint")
@@ -171,15 +173,6 @@ class TrainingLoop:
             self.validation.begin()
         self._set_status("running")
         self.trainer.probe()
-
-    def _check_fresh(self) -> None:
-        """RunError when this run had saved before: beginning anew must be the user's will."""
-        if saved := self.dir.last_saved():
-            raise RunError(
-                f"{self.dir.folder} had a checkpoint of step {saved:,}, and none is left: restore "
-                "its checkpoints/ from a copy (dreamlib run pull), or delete the folder to begin "
-                "anew"
-            )
 
     def _load(self, checkpoint: Checkpoint) -> None:
         """Into the trainer, if it is this run's.  CheckpointError names what differs."""
