@@ -26,36 +26,33 @@ APART = ("step", "time")  # of a row: where and when it was written, no curves o
 
 def scalars(row: Row) -> dict[str, float]:
     """The numbers of a row by name; a list's are name/1, name/2, ..., without its gaps."""
-    found: dict[str, float] = {}
+    named: dict[str, Any] = {}
     for name, value in row.items():
-        if name in APART:
-            continue
         many = isinstance(value, list)
-        named = {f"{name}/{i}": x for i, x in enumerate(value, 1)} if many else {name: value}
-        found |= {key: float(x) for key, x in named.items() if isinstance(x, (int, float))}
-    return found
+        named |= {f"{name}/{i}": x for i, x in enumerate(value, 1)} if many else {name: value}
+    numbers = {name: x for name, x in named.items() if isinstance(x, (int, float))}
+    return {name: float(x) for name, x in numbers.items() if name not in APART}
 
 
 class Loggers:
     """log.jsonl, and copies of it elsewhere."""
 
-    def __init__(self, run: RunDir, loggers: Sequence[TensorBoard | WeightsAndBiases]):
-        self.run = run
-        self.loggers = loggers
+    def __init__(self, run: RunDir, copies: Sequence[TensorBoard | WeightsAndBiases]):
+        self.run, self.copies = run, copies
         self.step: int | None = None  # of the last row of this session
 
     def write(self, row: Row) -> None:
         """Append a row to log.jsonl, then show it."""
         self.run.append_log(row)
-        back = self.step is None or row["step"] <= self.step
+        anew = self.step is None or row["step"] <= self.step
         self.step = row["step"]
-        rows = self.run.read_log() if back and self.loggers else [row]
-        for board in self.loggers:
-            board.show(rows, anew=back)
+        rows = self.run.read_log() if anew and self.copies else [row]
+        for copy in self.copies:
+            copy.show(rows, anew)
 
     def close(self) -> None:
-        for board in self.loggers:
-            board.close()
+        for copy in self.copies:
+            copy.close()
 
 
 def open_loggers(run: RunDir, config: Config, say: Say) -> Loggers:
@@ -64,12 +61,12 @@ def open_loggers(run: RunDir, config: Config, say: Say) -> Loggers:
     Raises ConfigError, naming the remedy, when one of them cannot be had; from then on only the
     disk can fail: Weights & Biases is a courtesy, and no reason to stop.
     """
-    loggers: list[TensorBoard | WeightsAndBiases] = []
+    copies: list[TensorBoard | WeightsAndBiases] = []
     if config.train.tensorboard:
-        loggers.append(TensorBoard(run))
+        copies.append(TensorBoard(run))
     if config.train.wandb:
-        loggers.append(WeightsAndBiases(run, config, say))
-    return Loggers(run, loggers)
+        copies.append(WeightsAndBiases(run, config, say))
+    return Loggers(run, copies)
 
 
 def _need(package: str, module: str) -> Any:
@@ -132,8 +129,7 @@ class WeightsAndBiases:
     def __init__(self, run: RunDir, config: Config, say: Say):
         wandb = _need("wandb", "wandb")
         self.failures = (wandb.Error, OSError)  # OSError: its own process is gone
-        self.say = say
-        self.sent = run.folder / "wandb" / "sent.json"
+        self.say, self.id, self.sent = say, run.identity(), run.folder / "wandb" / "sent.json"
         try:
             self.board: Any = _open_wandb(wandb, run, config)
         except self.failures as error:
@@ -141,9 +137,17 @@ class WeightsAndBiases:
                 f"Weights & Biases cannot be opened ({' '.join(str(error).split())}): log in "
                 "(wandb login), set WANDB_MODE=offline, or --set train.wandb=false"
             ) from error
-        self.step = self._remembered(run)
+        self.step = self._remembered()
         if self.board is not None and self.board.resumed:
             self.step = max(self.step, self.board.step - 1)
+
+    def _remembered(self) -> int:
+        """The last step that this machine has sent, -1 for none: an offline run cannot be asked."""
+        try:
+            record = check_fields(read_json(self.sent), id=str, step=int)
+        except (OSError, ValueError):
+            return -1
+        return record["step"] if record["id"] == self.id else -1
 
     def show(self, rows: list[Row], anew: bool) -> None:
         """Rows that it has are not sent again, nor taken back: steps taken twice are the same."""
@@ -161,23 +165,13 @@ class WeightsAndBiases:
             return False
         try:
             getattr(self.board, method)(*values, **named)
-            return True
         except self.failures as error:
             self.board = None
             self.say(
                 f"Weights & Biases failed ({' '.join(str(error).split())}): training goes on "
                 "without it; log.jsonl has every row, and a later session sends what is missing"
             )
-            return False
-
-    def _remembered(self, run: RunDir) -> int:
-        """The last step that this machine has sent, -1 for none: an offline run cannot be asked."""
-        self.id = run.identity()
-        try:
-            told = check_fields(read_json(self.sent), id=str, step=int)
-        except (OSError, ValueError):
-            return -1
-        return told["step"] if told["id"] == self.id else -1
+        return self.board is not None
 
 
 def _open_wandb(wandb: Any, run: RunDir, config: Config) -> Any:
