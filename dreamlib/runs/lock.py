@@ -41,8 +41,8 @@ def alive(owner: dict[str, Any]) -> bool | None:
     """Whether an owner lives; None when it is, or may be, on another machine."""
     if not owner.get("boot") or owner["boot"] != boot_id():
         return None
-    start = owner.get("start")
-    return start is not None and process_start(owner.get("pid")) == start
+    pid, start = owner.get("pid"), owner.get("start")
+    return pid is not None and start is not None and process_start(pid) == start
 
 
 def describe(owner: dict[str, Any]) -> str:

@@ -222,8 +222,9 @@ def _unseen(run_dir: RunDir, config: Config, recorded: dict[str, str]) -> Packed
     folder = data_home(run_dir) / recorded["packed"]
     if folder.exists() or config.net.conditional or not run_dir.weights.exists():
         return None
-    channels = check_fields(read_weights(run_dir.weights)[1], net=dict)["net"]["channels"]
-    return empty_pack(folder, recorded["fingerprint"], (config.data.size,) * 2 + (channels,))
+    size, card = config.data.size, read_weights(run_dir.weights)[1]
+    channels = check_fields(card, net=dict)["net"]["channels"]
+    return empty_pack(folder, recorded["fingerprint"], (size, size, channels))
 
 
 def _recorded_data(run_dir: RunDir) -> dict[str, str] | None:
