@@ -16,7 +16,7 @@ from PIL import Image
 
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.evaluation.results import GENERATED, read_scores
-from dreamlib.report import zip_bundle as module
+from dreamlib.report import zip_bundle
 from dreamlib.report.contents import Missing, Report
 from dreamlib.report.html_report import write_page
 from dreamlib.report.tables import headline, save_tables, scores_of
@@ -32,7 +32,7 @@ def report_of(run) -> Report:
 
 
 def package(run, **more):
-    return module.package(report_of(run), **more)
+    return zip_bundle.package(report_of(run), **more)
 
 
 @pytest.fixture(scope="module")
@@ -94,20 +94,17 @@ def test_the_index_names_every_scored_image_and_where_it_lies(scored):
     assert lines[4]["png"] == "00005.png"
 
 
-def test_neighbours_are_the_nearest_training_images_by_name(scored):
+def test_neighbours_are_the_nearest_training_images_by_name_and_agree_with_the_study(scored):
     train, _ = scored.data.take("train", 120)
-    for line in lines_of(scored)[:5]:
+    lines, study = lines_of(scored), read_scores(scored.folder)
+    distances = [float(line["distance"]) for line in lines]
+    assert np.median(distances) == pytest.approx(study.memorisation["generated"], abs=1e-3)
+    for line in lines[:5]:
         image = np.load(scored.folder / line["shard"])[int(line["row"])].astype(float)
         gaps = np.sqrt(np.square(train - image).sum(axis=(1, 2, 3)))
         assert int(line["nearest_train"]) == gaps.argmin()
         assert line["distance"] == f"{gaps.min():.3f}"
         assert line["nearest_name"] == f"face/{gaps.argmin():06d}"
-
-
-def test_neighbours_agree_with_the_study(scored):
-    study = read_scores(scored.folder)
-    distances = [float(line["distance"]) for line in lines_of(scored)]
-    assert np.median(distances) == pytest.approx(study.memorisation["generated"], abs=1e-3)
 
 
 def test_neighbours_are_looked_up_once_and_only_for_those_asked(scored, monkeypatch):
@@ -117,7 +114,7 @@ def test_neighbours_are_looked_up_once_and_only_for_those_asked(scored, monkeypa
         asked.append(len(queries))
         return np.zeros(len(queries)), np.zeros(len(queries), np.int64)
 
-    monkeypatch.setattr(module, "nearest", counted)
+    monkeypatch.setattr(zip_bundle, "nearest", counted)
     package(scored, asked=7)
     text = unpacked(package(scored, asked=7))["index.csv"]
     assert asked == [7]
