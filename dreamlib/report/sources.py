@@ -48,10 +48,10 @@ def stored(path: Path, command: str, **dims: int) -> dict[str, np.ndarray]:
     if not path.exists():
         raise RunError(f"{path.parent.name}/{path.name} is missing: run `dreamlib {command}`")
     try:
-        found = files.load_arrays(path)
-        if odd := [name for name, ndim in dims.items() if found[name].ndim != ndim]:
+        arrays = files.load_arrays(path)
+        if odd := [name for name, ndim in dims.items() if arrays[name].ndim != ndim]:
             raise ValueError(f"odd {', '.join(odd)}")
-        return found
+        return arrays
     except files.DAMAGED as error:
         raise RunError(
             f"{path} is damaged ({error}): delete it and run `dreamlib {command}`"

@@ -155,12 +155,12 @@ def meaning(study: Study) -> str:
 
 def memorisation_sentence(study: Study) -> str:
     """How near the generated images are to training images, beside held-out ones."""
-    found = study.memorisation
+    memory = study.memorisation
     return (
-        f"Nearest training image, in pixels: median distance {found['generated']:.1f} for "
-        f"{found['n']:,} generated images, {found['held_out']:.1f} for held-out ones; "
-        f"{100 * found['share']:.1f} % are nearer than the nearest hundredth of the held-out ones "
-        f"({100 * found['null']:.1f} % by chance)."
+        f"Nearest training image, in pixels: median distance {memory['generated']:.1f} for "
+        f"{memory['n']:,} generated images, {memory['held_out']:.1f} for held-out ones; "
+        f"{100 * memory['share']:.1f} % are nearer than the nearest hundredth of the held-out ones "
+        f"({100 * memory['null']:.1f} % by chance)."
     )
 
 
@@ -210,15 +210,15 @@ def as_csv(rows: Iterable[Score]) -> str:
     return csv_text(list(flat[0]) if flat else ["metric"], (record.values() for record in flat))
 
 
-def comparison_markdown(found: Comparison) -> str:
+def comparison_markdown(result: Comparison) -> str:
     """The differences of two runs, and the sentence that they allow."""
     rows = [
         (row.metric, f"{row.n:,}", _number(row.value), _number(row.se), f"{row.n_real:,}")
-        for row in found.rows
+        for row in result.rows
     ]
-    head = ("metric", "N", f"{found.facts['a']} minus {found.facts['b']}", "± SE", "real")
-    absent = [f"{name}: not computed, because {why}" for name, why in found.absent.items()]
-    return "\n\n".join([as_table(head, rows), *absent, plain(found.sentence())])
+    head = ("metric", "N", f"{result.facts['a']} minus {result.facts['b']}", "± SE", "real")
+    absent = [f"{name}: not computed, because {why}" for name, why in result.absent.items()]
+    return "\n\n".join([as_table(head, rows), *absent, plain(result.sentence())])
 
 
 ABLATION_HEAD = (
@@ -227,12 +227,12 @@ ABLATION_HEAD = (
 )
 
 
-def ablation_table(found: Ablation) -> tuple[Sequence[str], list[tuple[str, ...]]]:
+def ablation_table(results: Ablation) -> tuple[Sequence[str], list[tuple[str, ...]]]:
     """Head and cells: a line per sampler, budget and loss, over the training seeds."""
     lines = []
-    arms = list(dict.fromkeys(cell.arm for cell in found.cells))
-    for sampler, budget, arm in product(found.facts["samplers"], BUDGETS, arms):
-        cells = found.of(arm, budget, sampler)
+    arms = list(dict.fromkeys(cell.arm for cell in results.cells))
+    for sampler, budget, arm in product(results.facts["samplers"], BUDGETS, arms):
+        cells = results.of(arm, budget, sampler)
         minus = [cell.minus_standard for cell in cells if cell.minus_standard is not None]
         each = [
             f"{cell.minus_standard:+.3f} ± {cell.minus_standard_se:.3f}"
@@ -252,16 +252,16 @@ def ablation_table(found: Ablation) -> tuple[Sequence[str], list[tuple[str, ...]
     return ABLATION_HEAD, lines
 
 
-def ablation_markdown(found: Ablation) -> str:
+def ablation_markdown(results: Ablation) -> str:
     """One table of every loss, budget and sampler."""
-    facts = found.facts
+    facts = results.facts
     note = (
         f"{facts['metric']} of {facts['n']:,} images against {facts['n_real']:,} held-out real "
         f"({facts['preset']}, {facts['images']}); floor {facts['floor']:.3f}. The SE of a "
         "difference is that of sampling; 'each seed' shows what training seeds add. Differences "
-        f"are of {found.minus_metric}; single distances are raw, with a bias that differs."
+        f"are of {results.minus_metric}; single distances are raw, with a bias that differs."
     )
-    return "\n\n".join([as_table(*ablation_table(found)), note])
+    return "\n\n".join([as_table(*ablation_table(results)), note])
 
 
 def save_tables(study: Study, folder: Path) -> list[Path]:
@@ -279,9 +279,9 @@ def save_tables(study: Study, folder: Path) -> list[Path]:
     return _save({name: text for name, text in texts.items() if text}, folder)
 
 
-def save_ablation_tables(found: Ablation, folder: Path) -> list[Path]:
-    latex = as_latex(*ablation_table(found))
-    return _save({"ablation.md": ablation_markdown(found), "ablation.tex": latex}, folder)
+def save_ablation_tables(results: Ablation, folder: Path) -> list[Path]:
+    latex = as_latex(*ablation_table(results))
+    return _save({"ablation.md": ablation_markdown(results), "ablation.tex": latex}, folder)
 
 
 def _save(texts: dict[str, str], folder: Path) -> list[Path]:

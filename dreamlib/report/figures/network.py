@@ -133,7 +133,8 @@ class _Diagram:
     def time(self) -> None:
         """The embedding of t, between stem and head."""
         left, right, _ = self.edges(0)
-        centre, parts = (left + WIDE + right) / 2, [self.net.time]
+        centre = (left + WIDE + right) / 2
+        parts: list[torch.nn.Module] = [self.net.time]
         first, _, last = self.net.time
         lines = ["time step t", f"sinusoids, {first.in_features}"]
         lines += [f"Linear {first.out_features}, SiLU,", f"Linear {last.out_features}"]

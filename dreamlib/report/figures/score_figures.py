@@ -165,13 +165,13 @@ def modes(run: Run) -> Figure:
     deepest = 0.31 * len(pictures["cells"])
     fig, (axes, strip) = new_figure(TWO, 2.9 + deepest, rows=2, height_ratios=(2.2, deepest))
     panels.draw_modes(axes, study)
-    found = study.modes[GENERATED]
+    of_generated = study.modes[GENERATED]
     axes.set_title(
-        f"N = {found['n']:,}: {found['ndb']:.0%} of modes differ (NDB/K; by chance "
-        f"{found['ndb_null']:.0%}, p = {found['ndb_p']:.3f})"
+        f"N = {of_generated['n']:,}: {of_generated['ndb']:.0%} of modes differ (NDB/K; by chance "
+        f"{of_generated['ndb_null']:.0%}, p = {of_generated['ndb_p']:.3f})"
     )
     axes.legend(loc="upper left", ncols=2)
-    _show_strips(strip, pictures, {mode["cell"]: mode["ratio"] for mode in found["table"]})
+    _show_strips(strip, pictures, {mode["cell"]: mode["ratio"] for mode in of_generated["table"]})
     return _finished(fig, run, study)
 
 
@@ -195,13 +195,13 @@ def _show_strips(axes: Axes, pictures: dict[str, np.ndarray], ratios: dict[int, 
 def nearest(run: Run) -> Figure:
     """The generated images that lie nearest to a training image, each above that image."""
     study = scored(run)
-    found = study.memorisation
-    panels.needs(found, "nearest neighbours")
+    memory = study.memorisation
+    panels.needs(memory, "nearest neighbours")
     pictures = stored(run.dir.evaluation / "nearest.npz", "evaluate RUN", generated=4, train=4)
     pairs = np.stack([pictures["generated"], pictures["train"]])
     title = (
-        f"The nearest to a training image of {found['n']:,} generated; median distance of all "
-        f"{found['generated']:,.0f} (held-out real: {found['held_out']:,.0f})"
+        f"The nearest to a training image of {memory['n']:,} generated; median distance of all "
+        f"{memory['generated']:,.0f} (held-out real: {memory['held_out']:,.0f})"
     )
     below = study_footer(run, study)
     return sheet_figure(pairs, ["generated", "training"], title=title, below=below)
@@ -238,15 +238,15 @@ def ablation(folder: Path | str) -> Figure:
     Above, every training seed and their mean; below, every seed's difference with two standard
     errors of the images' sampling, which seeds of training come on top of.
     """
-    found = read_ablation(folder)
-    facts, samplers = found.facts, found.facts["samplers"]
-    arms = list(dict.fromkeys(cell.arm for cell in found.cells))[::-1]
+    results = read_ablation(folder)
+    facts, samplers = results.facts, results.facts["samplers"]
+    arms = list(dict.fromkeys(cell.arm for cell in results.cells))[::-1]
     ratios = (len(arms), max(len(arms) - 0.6, 1))
     height = 0.36 * (2 * len(arms) - 1) + 1.7
     fig, axes = new_figure(TWO, height, len(samplers), 2, height_ratios=ratios)
     for place, (above, below, sampler) in enumerate(zip(axes, axes[len(samplers) :], samplers)):
-        _distances(above, found, arms, sampler)
-        _differences(below, found, [arm for arm in arms if arm != STANDARD], sampler)
+        _distances(above, results, arms, sampler)
+        _differences(below, results, [arm for arm in arms if arm != STANDARD], sampler)
         name, steps, spacing = sampler.split(":")[:3]
         above.set_title(f"{name}, {steps} steps, {spacing}")
         if place > 0:
@@ -270,32 +270,32 @@ def ablation(folder: Path | str) -> Figure:
 
 
 def _rows(
-    found: Ablation, arms: list[str], sampler: str
+    results: Ablation, arms: list[str], sampler: str
 ) -> Iterator[tuple[list[Cell], str, float]]:
     """The cells of every budget and loss, their colour, and the height of their row."""
     for budget, colour, shift in zip(BUDGETS, (BLUE, GREEN), (0.16, -0.16)):
         for height, arm in enumerate(arms):
-            yield found.of(arm, budget, sampler), colour, height + shift
+            yield results.of(arm, budget, sampler), colour, height + shift
 
 
-def _distances(axis: Axes, found: Ablation, arms: list[str], sampler: str) -> None:
-    for cells, colour, height in _rows(found, arms, sampler):
+def _distances(axis: Axes, results: Ablation, arms: list[str], sampler: str) -> None:
+    for cells, colour, height in _rows(results, arms, sampler):
         values = [cell.fd for cell in cells]
         axis.plot(values, [height] * len(values), "o", color=colour, ms=3.5)
         axis.plot(np.mean(values), height, "|", color=colour, ms=11, mew=1.5)
-    axis.axvline(found.facts["floor"], color=ORANGE, lw=1)
+    axis.axvline(results.facts["floor"], color=ORANGE, lw=1)
     axis.set_yticks(range(len(arms)), arms)
-    axis.set(xlim=(0, None), ylim=(-0.5, len(arms) - 0.5), xlabel=f"raw {found.facts['metric']}")
+    axis.set(xlim=(0, None), ylim=(-0.5, len(arms) - 0.5), xlabel=f"raw {results.facts['metric']}")
 
 
-def _differences(axis: Axes, found: Ablation, arms: list[str], sampler: str) -> None:
+def _differences(axis: Axes, results: Ablation, arms: list[str], sampler: str) -> None:
     """Below 0 the loss scored lower than the standard one, at the same seed and budget."""
-    for every, colour, height in _rows(found, arms, sampler):
-        cells = [cell for cell in every if cell.minus_standard is not None]
-        for place, cell in zip(np.linspace(0.08, -0.08, len(cells)), cells):
-            error = 2 * (cell.minus_standard_se or 0)
-            where = cell.minus_standard, height + place
-            axis.errorbar(*where, xerr=error, fmt="o", ms=3, color=colour, lw=0.9)
+    for every, colour, height in _rows(results, arms, sampler):
+        known = [(c.minus_standard, c.minus_standard_se or 0) for c in every]
+        points = [(value, error) for value, error in known if value is not None]
+        for place, (value, error) in zip(np.linspace(0.08, -0.08, len(points)), points):
+            where = value, height + place
+            axis.errorbar(*where, xerr=2 * error, fmt="o", ms=3, color=colour, lw=0.9)
     axis.axvline(0, color=GREY, lw=0.8)
     axis.set_yticks(range(len(arms)), arms)
-    axis.set(ylim=(-0.5, max(len(arms), 1) - 0.5), xlabel=f"{found.minus_metric} − standard's")
+    axis.set(ylim=(-0.5, max(len(arms), 1) - 0.5), xlabel=f"{results.minus_metric} − standard's")

@@ -76,7 +76,7 @@ def _inverse_sizes(axes: Axes, sizes: Sequence[int]) -> None:
     axes.xaxis.set_major_locator(FixedLocator([*(1 / n for n in shown), 0]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([*(f"1/{n:,}" for n in shown), "\n1/N = 0"])  # lower: the last is near
-    axes.get_xticklabels()[-1].set_ha("right")
+    axes.get_xticklabels()[-1].set_horizontalalignment("right")
 
 
 def draw_kid(axes: Axes, study: Study) -> None:
@@ -121,8 +121,8 @@ def draw_modes(axes: Axes, study: Study, brief: bool = False) -> None:
     """Each mode's share among generated images over its real share, with its interval; briefly, one
     band of all intervals."""
     needs(GENERATED in study.modes, "modes")
-    found = study.modes[GENERATED]
-    table = [mode for mode in found["table"] if mode["real"] and mode["ratio"] is not None]
+    of_generated = study.modes[GENERATED]
+    table = [mode for mode in of_generated["table"] if mode["real"] and mode["ratio"] is not None]
     table.sort(key=lambda mode: mode["ratio"])
     high = np.array([math.inf if mode["high"] is None else mode["high"] for mode in table])
     low = np.array([mode["low"] for mode in table])
@@ -136,7 +136,7 @@ def draw_modes(axes: Axes, study: Study, brief: bool = False) -> None:
         axes.errorbar(place[chosen], middle[chosen], None if brief else bars, **shape)
     if brief:
         axes.fill_between(place, *ends, color=PALE, alpha=0.35, lw=0)
-        text = f"{found['ndb']:.0%} differ\n(by chance {found['ndb_null']:.0%})"
+        text = f"{of_generated['ndb']:.0%} differ\n(by chance {of_generated['ndb_null']:.0%})"
         axes.text(0.04, 0.98, text, va="top", transform=axes.transAxes)
     axes.axhline(1, color=GREY, lw=0.8)
     axes.set(yscale="log", ylim=(LEAST, MOST), xlim=(-1, len(table)), xticks=[])
@@ -222,9 +222,9 @@ def draw_parts(axes: Axes, study: Study, metric: str) -> None:
 def draw_memorisation(axes: Axes, study: Study) -> None:
     """Median distance to the nearest training image, of generated and of held-out images, and the
     share of generated ones that lie nearer than nearly all held-out ones."""
-    found = study.memorisation
-    needs(found, "nearest neighbours")
-    values = [found["held_out"], found["generated"]]
+    memory = study.memorisation
+    needs(memory, "nearest neighbours")
+    values = [memory["held_out"], memory["generated"]]
     axes.barh([0, 1], values, color=[ORANGE, BLUE], height=0.5)
     for height, value in enumerate(values):
         axes.text(value, height, f" {value:,.0f}", va="center", fontsize=7)
@@ -232,5 +232,5 @@ def draw_memorisation(axes: Axes, study: Study) -> None:
     axes.set(ylim=(-0.5, 2.3), xlabel="median distance, grey levels")
     axes.margins(x=0.3)
     axes.grid(visible=False, axis="y")
-    near = f"very near: {found['share']:.1%}\n(by chance {found['null']:.1%})"
+    near = f"very near: {memory['share']:.1%}\n(by chance {memory['null']:.1%})"
     axes.text(0.04, 0.98, near, va="top", transform=axes.transAxes)

@@ -53,7 +53,7 @@ class Picture(Figure):
 
 @style()
 def new_figure(
-    width: float, height: float, columns: int = 1, rows: int = 1, **layout: Sequence[float]
+    width: float, height: float, columns: int = 1, rows: int = 1, **layout: Any
 ) -> tuple[Figure, list[Axes]]:
     """A figure of `width` x `height` inches and its axes, row by row.
 
