@@ -29,7 +29,8 @@ from dreamlib.diffusion.unet import UNet
 from dreamlib.gan import sampling as gan_draw
 from dreamlib.gan.stylegan2 import Discriminator, Generator
 from dreamlib.metrics.classifier import Classifier, load_or_train_classifier
-from dreamlib.metrics.features import ClassifierExtractor, Extractor, InceptionExtractor
+from dreamlib.metrics.features import ClassifierExtractor, Extractor
+from dreamlib.metrics.inception import InceptionExtractor
 from dreamlib.metrics.lpips import Lpips
 from dreamlib.metrics.pretrained_weights import ALEXNET, INCEPTION, obtain
 from dreamlib.utils.errors import ConfigError, DataError

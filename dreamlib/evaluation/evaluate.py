@@ -33,7 +33,8 @@ from dreamlib.evaluation.results import (
     write_study,
 )
 from dreamlib.metrics.estimate import Estimate
-from dreamlib.metrics.features import ClassifierExtractor, InceptionExtractor
+from dreamlib.metrics.features import ClassifierExtractor
+from dreamlib.metrics.inception import InceptionExtractor
 from dreamlib.metrics.inception_score import inception_score
 from dreamlib.metrics.lpips import pair_diversity
 from dreamlib.metrics.modes import worst

@@ -22,9 +22,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dreamlib.metrics.pairwise import blocks
 from dreamlib.utils.context import progress, should_stop
 from dreamlib.utils.errors import Interrupted
-from dreamlib.utils.files import fingerprint, read_json, sweep, write_bytes, write_json
+from dreamlib.utils.files import (
+    check_fields,
+    fingerprint,
+    read_json,
+    sweep,
+    write_bytes,
+    write_json,
+)
 from dreamlib.utils.images import dequantise
 from dreamlib.utils.rng import numpy_rng, seeded
 
@@ -88,12 +96,11 @@ class Classifier(nn.Module):
 
     def predict(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N,H,W,C] -> the likeliest value of each attribute, int16 [N,A]; in batches."""
-        found = np.empty((len(images), len(self.values)), np.int16)
-        for start in range(0, len(images), 500):
-            logits = self.logits(np.array(images[start : start + 500]))  # torch wants its own copy
-            best = torch.stack([each.argmax(dim=1) for each in logits], dim=1)
-            found[start : start + 500] = best.cpu().numpy()
-        return found
+        best = np.empty((len(images), len(self.values)), np.int16)
+        for part in blocks(len(images), 500):
+            logits = self.logits(np.array(images[part]))  # torch wants its own copy
+            best[part] = torch.stack([each.argmax(dim=1) for each in logits], dim=1).cpu().numpy()
+        return best
 
 
 def train_classifier(
@@ -108,10 +115,10 @@ def train_classifier(
     """Fit a classifier; the same seed, data and library versions give the same weights.
 
     images uint8 [N,H,W,C] (a memmap is read by batch), labels int [N,A], values K per attribute.
-    The sum over attributes of cross-entropy with label smoothing 0.1, AdamW, one-cycle rate.
-    In the file `part` its state is kept, now and then and when asked to stop; the same call goes
-    on from there, and ends in the same weights.  TypeError for float images, ValueError for labels
-    that do not fit, Interrupted when `should_stop` asks for it between two batches.
+    Cross-entropy with label smoothing 0.1, AdamW, one-cycle rate.  In the file `part` its state is
+    kept, now and then and when asked to stop; the same call goes on from there, and ends in the
+    same weights.  TypeError for float images, ValueError for labels that do not fit, Interrupted
+    when asked to stop between two batches.
     """
     _check_labels(images, labels, values)
     if epochs is None:
@@ -121,39 +128,37 @@ def train_classifier(
     batches = max(1, len(images) // BATCH)
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=epochs * batches)
-    begun = _go_on(part, epochs * batches, net, optimizer, rate)
-    advance, kept = progress("classifier", epochs * batches), time.monotonic()
+    total, parts = epochs * batches, (net, optimizer, rate)
+    begun = _go_on(part, total, *parts)
+    advance, kept = progress("classifier", total), time.monotonic()
     advance(begun)
     with _one_thread():
         order = enumerate(_batches(len(images), epochs, batches, seed))
         for done, picked in islice(order, begun, None):
-            asked = should_stop()
-            if part and (asked or time.monotonic() - kept > KEEP_EVERY):
-                _keep(part, done, epochs * batches, net, optimizer, rate)
+            stop = should_stop()
+            if part and (stop or time.monotonic() - kept > KEEP_EVERY):
+                _keep(part, total, done, *parts)
                 kept = time.monotonic()
-            if asked:
-                raise Interrupted(
-                    f"stopped after {done:,} of {epochs * batches:,} batches of the classifier"
-                )
-            logits = net(_to_network(images[picked], net.channels))
-            targets = torch.as_tensor(labels[picked].T).long()
-            loss: Any = sum(
-                F.cross_entropy(*pair, label_smoothing=0.1) for pair in zip(logits, targets)
-            )
+            if stop:
+                raise Interrupted(f"stopped after {done:,} of {total:,} batches of the classifier")
             optimizer.zero_grad()
-            loss.backward()
+            _loss(net, images[picked], labels[picked]).backward()
             optimizer.step()
             rate.step()
             advance(1)
     return net.eval()
 
 
-def _keep(part: Path, done: int, total: int, *parts: Any) -> None:
+def _loss(net: Classifier, images: np.ndarray, labels: np.ndarray) -> Tensor:
+    """Summed over the attributes."""
+    pairs = zip(net(_to_network(images, net.channels)), torch.as_tensor(labels.T).long())
+    return sum(F.cross_entropy(*pair, label_smoothing=0.1) for pair in pairs)
+
+
+def _keep(part: Path, total: int, done: int, *parts: Any) -> None:
     """The state behind `done` batches, behind a hash of itself."""
-    memory = io.BytesIO()
-    torch.save(
-        [str(torch.__version__), total, done, *(each.state_dict() for each in parts)], memory
-    )
+    memory, states = io.BytesIO(), [each.state_dict() for each in parts]
+    torch.save([str(torch.__version__), total, done, *states], memory)
     data = memory.getvalue()
     write_bytes(part, hashlib.sha256(data).digest() + data)
 
@@ -190,8 +195,7 @@ def _batches(n: int, epochs: int, batches: int, seed: int) -> Iterator[np.ndarra
     size = min(n, BATCH)
     for epoch in range(epochs):
         order = numpy_rng("classifier order", seed, epoch).permutation(n)
-        for part in order[: batches * size].reshape(batches, size):
-            yield np.sort(part)
+        yield from np.sort(order[: batches * size].reshape(batches, size), axis=1)
 
 
 def accuracy(classifier: Classifier, images: np.ndarray, labels: np.ndarray) -> list[float]:
@@ -225,14 +229,14 @@ def load_or_train_classifier(
     """
     settings = {"architecture": ARCHITECTURE, "values": [*values], "seed": seed}
     full_key = {**key, **settings, "shape": [*images.shape[1:]]}
-    with seeded("classifier weights", seed):
-        classifier = Classifier(images.shape[-1], values)
     path = Path(folder) / f"classifier-{fingerprint(full_key)[:12]}.safetensors"
-    if _load_into(classifier, path):
+    if weights := _kept_weights(path):
+        with seeded("classifier weights", seed):
+            classifier = Classifier(images.shape[-1], values)
+        classifier.eval().load_state_dict(safetensors.torch.load(weights))
         return classifier
     sweep(folder)
-    start = time.monotonic()
-    part = path.with_suffix(".part")
+    start, part = time.monotonic(), path.with_suffix(".part")
     classifier = train_classifier(images, labels, values, seed=seed, part=part)
     data = weights_bytes(classifier)
     card = {
@@ -249,23 +253,26 @@ def load_or_train_classifier(
     return classifier
 
 
-def _load_into(classifier: Classifier, path: Path) -> bool:
-    """Whether `path` and its card were there and true; a file without a card was never finished."""
+def _kept_weights(path: Path) -> bytes:
+    """What the file at `path` holds, where its card vouches for it; else nothing."""
+    card = card_of(path)
+    if card is None:
+        return b""
+    data = path.read_bytes()
+    if hashlib.sha256(data).hexdigest() == card.get("sha256"):
+        return data
+    log.warning("%s is not what its card says: the classifier is trained again", path)
+    return b""
+
+
+def card_of(path: Path) -> dict[str, Any] | None:
+    """The JSON card beside a kept file; {}, which vouches for nothing, where it is no JSON, and
+    None where file or card is missing: such a file was never finished."""
     card = path.with_suffix(".json")
     if not (path.is_file() and card.is_file()):
-        return False
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != read_card(card).get("sha256"):
-        log.warning("%s is not what its card says: the classifier is trained again", path)
-        return False
-    classifier.eval().load_state_dict(safetensors.torch.load(data))
-    return True
-
-
-def read_card(path: Path) -> dict[str, Any]:
-    """The JSON card beside a kept file; a card that is no JSON vouches for nothing: {}."""
+        return None
     try:
-        return read_json(path)
+        return check_fields(read_json(card))
     except ValueError:
         return {}
 

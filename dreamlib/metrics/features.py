@@ -7,14 +7,14 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from dreamlib.metrics.classifier import FEATURES, Classifier, read_card, weights_bytes
-from dreamlib.metrics.inception import RESIZE, Inception
+from dreamlib.metrics.classifier import FEATURES, Classifier, card_of, weights_bytes
+from dreamlib.metrics.pairwise import blocks
 from dreamlib.utils.context import progress, should_stop
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.files import (
@@ -60,26 +60,6 @@ class ClassifierExtractor:
         return self.classifier.features(images)
 
 
-class InceptionExtractor:
-    """The 2048 features of Inception-2015 after clean resizing, from a verified file of weights.
-
-    `weights_path` comes from `pretrained.obtain`; WeightsUnavailable where it does not fit.
-    """
-
-    name, dim = "inception", 2048
-
-    def __init__(self, weights_path: Path, device: torch.device | str = "cpu"):
-        self.identity = f"{self.name}-{sha256_file(weights_path)[:12]}-{RESIZE}"
-        self.inception = Inception(weights_path, device)
-
-    def __call__(self, images: np.ndarray) -> Tensor:
-        return self.inception.features(images)
-
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        """features [N,2048] -> the network's 1008 no-bias logits, float64 [N,1008]."""
-        return self.inception.logits(features)
-
-
 def metric_name(extractor: Extractor) -> str:
     """FID is the name for Inception features; with others the extractor is part of the name."""
     return "FID" if extractor.name == "inception" else f"FD[{extractor.name}]"
@@ -100,57 +80,49 @@ def extract(
     if cache is not None:
         sweep(Path(cache))
     advance = progress(f"{extractor.name} features", len(images))
-    parts = [
-        _chunk(images, start, extractor, batch, cache, advance)
-        for start in range(0, len(images), CHUNK_IMAGES)
-    ]
-    return np.concatenate([np.empty((0, extractor.dim)), *parts])
-
-
-def _chunk(
-    images: np.ndarray,
-    start: int,
-    extractor: Extractor,
-    batch: int,
-    cache: Path | None,
-    advance: Advance,
-) -> np.ndarray:
-    """Features of some batches from `start` on, float32: from the cache, or computed and kept
-    there, so that a long extraction that is interrupted goes on with the next chunk."""
-    chunk = images[start : start + CHUNK_IMAGES]
-    header: dict = {"extractor": extractor.identity, "revision": REVISION}
-    path = None
-    if cache is not None:
-        header["images"] = sha256_array(chunk)
-        path = Path(cache) / f"features-{fingerprint(header)[:12]}.npy"
-        found = _cached(path, header, (len(chunk), extractor.dim))
-        if found is not None:
+    whole = np.empty((len(images), extractor.dim))
+    for part in blocks(len(images), CHUNK_IMAGES):
+        chunk, path, card = images[part], None, {}
+        if cache is not None:
+            card = {"extractor": extractor.identity, "revision": REVISION}
+            card["images"] = sha256_array(chunk)
+            path = Path(cache) / f"features-{fingerprint(card)[:12]}.npy"
+        kept = _cached(path, card, whole[part].shape)
+        if kept is not None:
             advance(len(chunk))
-            return found
-    features = np.empty((len(chunk), extractor.dim), np.float32)
+        else:
+            kept = _computed(chunk, part.start, len(images), extractor, batch, advance)
+            if path is not None:  # the card last
+                write_json(path.with_suffix(".json"), {**card, "sha256": write_npy(path, kept)})
+        whole[part] = kept
+    return whole
+
+
+def _computed(
+    images: np.ndarray, first: int, total: int, extractor: Extractor, batch: int, advance: Advance
+) -> np.ndarray:
+    """Features of a chunk of `total` images, from number `first` on: float32 [n,dim]."""
+    features = np.empty((len(images), extractor.dim), np.float32)
     with full_precision():
-        for at in range(0, len(chunk), batch):
+        for part in blocks(len(images), batch):
             if should_stop():
-                done = f"{start + at} of {len(images)} images"
+                done = f"{first + part.start} of {total} images"
                 raise Interrupted(f"stopped after the features of {done}")
-            features[at : at + batch] = _one_batch(chunk, at, batch, extractor)
-            advance(min(batch, len(chunk) - at))
-    if path is not None:  # the header last
-        write_json(path.with_suffix(".json"), {**header, "sha256": write_npy(path, features)})
+            features[part] = _one_batch(images[part], first + part.start, batch, extractor)
+            advance(part.stop - part.start)
     return features
 
 
-def _one_batch(images: np.ndarray, start: int, batch: int, extractor: Extractor) -> np.ndarray:
+def _one_batch(images: np.ndarray, first: int, batch: int, extractor: Extractor) -> np.ndarray:
     """Always `batch` images, filled up with zeros: the bits of a float sum can depend on the
     batch size, and an image must have the same features in every set that holds it."""
-    part = images[start : start + batch]
     padded = np.zeros((batch, *images.shape[1:]), np.uint8)
-    padded[: len(part)] = part
-    features = extractor(padded)[: len(part)].float().cpu().numpy()
+    padded[: len(images)] = images
+    features = extractor(padded)[: len(images)].float().cpu().numpy()
     if not np.isfinite(features).all():
         raise FloatingPointError(
             f"{extractor.identity} gave NaN or infinite features within images "
-            f"{start} to {start + len(part) - 1}"
+            f"{first} to {first + len(images) - 1}"
         )
     return features
 
@@ -169,12 +141,12 @@ def full_precision() -> Iterator[None]:
         torch.set_float32_matmul_precision(matmul)
 
 
-def _cached(path: Path, header: dict, shape: tuple[int, int]) -> np.ndarray | None:
-    """The kept features, if the header beside them says that they are whole and these."""
-    note = path.with_suffix(".json")
-    if not (path.is_file() and note.is_file()):
+def _cached(path: Path | None, card: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray | None:
+    """The kept features, if the card beside them says that they are whole and these."""
+    found = card_of(path) if path else None
+    if path is None or found is None:
         return None
-    if read_card(note) == {**header, "sha256": sha256_file(path)}:
+    if found == {**card, "sha256": sha256_file(path)}:
         features = read_npy(path)
         if features is not None and features.shape == shape:
             return features

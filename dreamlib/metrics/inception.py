@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dreamlib.metrics.pretrained_weights import INCEPTION
 from dreamlib.utils.errors import WeightsUnavailable
+from dreamlib.utils.files import sha256_file
 from dreamlib.utils.images import to_rgb
 
 RESIZE = "clean"
@@ -38,13 +39,15 @@ def resize_clean(images: np.ndarray) -> np.ndarray:
     return to_rgb(resized.clip(0, 255))
 
 
-class Inception:
-    """The frozen network: `features` of images, and `logits` of features.
+class InceptionExtractor:
+    """The 2048 features of the frozen network after clean resizing, and logits of features.
 
     Pixels enter as (v - 128) / 128, as in the TensorFlow graph, torch-fidelity and clean-fid's
     "clean" mode; pytorch-fid's 2 v / 255 - 1 is up to 0.008 away.
     WeightsUnavailable where clean-fid is not installed or the file holds another network.
     """
+
+    name, dim = "inception", 2048
 
     def __init__(self, weights_path: Path, device: torch.device | str = "cpu"):
         self.device = torch.device(device)
@@ -59,9 +62,10 @@ class Inception:
         self.head = net.fc.weight.detach().double().numpy()  # [1008,2048]
         net.fc = nn.Identity()
         self.net = net.eval().requires_grad_(False).to(self.device)
+        self.identity = f"{self.name}-{sha256_file(weights_path)[:12]}-{RESIZE}"
 
     @torch.inference_mode()
-    def features(self, images: np.ndarray) -> Tensor:
+    def __call__(self, images: np.ndarray) -> Tensor:
         """uint8 [B,H,W,1 or 3] -> float32 [B,2048]."""
         pixels = torch.from_numpy(resize_clean(images)).permute(0, 3, 1, 2).contiguous()
         return self.net((pixels.to(self.device) - 128) / 128)

@@ -1,9 +1,8 @@
 """Perceptual diversity: how different the images of one set look from each other.
 
 LPIPS is Zhang et al. 2018, with AlexNet as its trunk.  Diversity is its mean over disjoint random
-pairs: pairs that share images are not independent, so that thousands of pairs drawn from a few
-hundred images look far more certain than they are.  A value is read beside that of held-out real
-images of the same size; more than real is as wrong as less.
+pairs: pairs that share images are not independent, and look far more certain than they are.  A
+value is read beside that of as many held-out real images; more than real is as wrong as less.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from dreamlib.metrics.estimate import Estimate, mean_estimate
 from dreamlib.metrics.features import full_precision
+from dreamlib.metrics.pairwise import blocks
 from dreamlib.metrics.pretrained_weights import ALEXNET
 from dreamlib.utils.context import progress, should_stop
 from dreamlib.utils.errors import Interrupted, NotEnoughSamples, WeightsUnavailable
@@ -35,13 +35,12 @@ Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
 # LPIPS was fitted to judgements of patches of 64 pixels.  AlexNet's last maps are a single pixel
 # from 31 to 46 pixels, and below 31 it cannot run at all.
 SMALLEST = 64
-SLICES = {0: 1, 3: 2, 6: 3, 8: 4, 10: 5}  # layer of AlexNet's features -> slice of lpips' trunk
 
 
 class Lpips:
     """LPIPS distances from a local file of torchvision's AlexNet and the installed lpips' heads.
 
-    `trunk_weights` comes from `pretrained.obtain`.  Images whose shorter side is below 64 pixels
+    `trunk_weights` comes from `obtain`.  Images whose shorter side is below 64 pixels
     are enlarged to 64 there, bilinearly and with their shape kept; others enter as they are.
     WeightsUnavailable where lpips is not installed or the file holds another network.
     """
@@ -69,8 +68,8 @@ class Lpips:
         if a.shape != b.shape:
             raise ValueError(f"a pair has one shape, got {a.shape} and {b.shape}")
         with full_precision():
-            found = self.net(self._prepared(a), self._prepared(b))
-        return found.flatten().double().cpu().numpy()
+            distances = self.net(self._prepared(a), self._prepared(b))
+        return distances.flatten().double().cpu().numpy()
 
     def _prepared(self, images: np.ndarray) -> Tensor:
         x = dequantise(to_rgb(images)).to(self.device)
@@ -100,19 +99,16 @@ def _trunk(path: Path, wanted: dict[str, Tensor]) -> dict[str, Any]:
         raise WeightsUnavailable(
             f"{path} holds no weights: put {ALEXNET.filename} there"
         ) from error
-    state = state if isinstance(state, dict) else {}
-    trunk = {
-        f"slice{part}.{layer}.{kind}": state.get(f"features.{layer}.{kind}")
-        for layer, part in SLICES.items()
-        for kind in ("weight", "bias")
-    }
-    for name, value in wanted.items():
-        own = trunk[name]
-        if not isinstance(own, Tensor) or own.shape != value.shape:
+    trunk = {}
+    for name, value in wanted.items():  # such as slice2.3.weight
+        layer = name.partition(".")[2]
+        found = state.get(f"features.{layer}") if isinstance(state, dict) else None
+        if not isinstance(found, Tensor) or found.shape != value.shape:
             raise WeightsUnavailable(
-                f"{path} does not hold torchvision's AlexNet (its {name.partition('.')[2]} does "
-                f"not fit): put {ALEXNET.filename} there"
+                f"{path} does not hold torchvision's AlexNet (its {layer} does not fit): put "
+                f"{ALEXNET.filename} there"
             )
+        trunk[name] = found
     return trunk
 
 
@@ -130,21 +126,21 @@ def pair_diversity(
         raise TypeError(f"diversity is of uint8 [N,H,W,C], got {images.dtype} {images.shape}")
     if len(images) < 4:
         raise NotEnoughSamples(f"diversity needs at least 2 pairs, got {len(images)} images")
-    rows = _matching(len(images), seed)
-    values = np.empty(len(rows))
-    advance = progress("pair distances", len(rows))
-    for start in range(0, len(rows), batch):
+    pairs = _matching(len(images), seed)
+    values = np.empty(len(pairs))
+    advance = progress("pair distances", len(pairs))
+    for part in blocks(len(pairs), batch):
         if should_stop():
-            raise Interrupted(f"stopped after the distances of {start} of {len(rows)} pairs")
-        part = rows[start : start + batch]
-        found = np.asarray(distance(images[part[:, 0]], images[part[:, 1]]), np.float64)
-        if found.shape != (len(part),):
-            raise ValueError(f"a distance gives one number per pair, got shape {found.shape}")
-        odd = part[~np.isfinite(found)]
-        if len(odd):
-            raise FloatingPointError(f"the distance of images {odd[0]} is NaN")
-        values[start : start + len(part)] = found
-        advance(len(part))
+            raise Interrupted(f"stopped after the distances of {part.start} of {len(pairs)} pairs")
+        first, second = pairs[part].T
+        distances = np.asarray(distance(images[first], images[second]), np.float64)
+        if distances.shape != first.shape:
+            raise ValueError(f"a distance gives one number per pair, got shape {distances.shape}")
+        if not np.isfinite(distances).all():
+            odd = pairs[part][~np.isfinite(distances)][0]
+            raise FloatingPointError(f"the distance of images {odd} is NaN")
+        values[part] = distances
+        advance(len(first))
     return mean_estimate(values, "disjoint pairs")
 
 

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from dreamlib.metrics.features import InceptionExtractor, extract
+from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import frechet
+from dreamlib.metrics.inception import InceptionExtractor
 from dreamlib.metrics.inception_score import inception_score
 from dreamlib.metrics.kid import kid
 from dreamlib.metrics.prdc import prdc

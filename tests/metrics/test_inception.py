@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from dreamlib.metrics import inception as inc
-from dreamlib.metrics.features import InceptionExtractor, extract
+from dreamlib.metrics.features import extract
+from dreamlib.metrics.inception import InceptionExtractor
 from dreamlib.utils.errors import WeightsUnavailable
 from dreamlib.utils.files import sha256_file
 
@@ -53,13 +54,13 @@ def test_another_network_is_refused(tmp_path):
     pytest.importorskip("cleanfid")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(WeightsUnavailable, match="does not hold Inception"):
-        inc.Inception(tmp_path / "other.pth")
+        InceptionExtractor(tmp_path / "other.pth")
 
 
 def test_without_clean_fid_the_remedy_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "cleanfid", None)
     with pytest.raises(WeightsUnavailable, match="pip install"):
-        inc.Inception(tmp_path / "any.pth")
+        InceptionExtractor(tmp_path / "any.pth")
 
 
 @pytest.mark.parametrize("size", [16, 64, 299, 320])
