@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,9 @@ class UNet(nn.Module):
     skip over at full resolution, before it.  `attention` lists the resolutions (after the patch
     stem) that attend; the middle always does.  `patch` > 1 folds patch x patch pixels into
     channels first: an inexpensive stem for small machines.  `labels` has the number of values of
-    each attribute that the network is told; empty for an unconditional one.  `recompute` trades a
-    second forward pass of each block for the memory of its activations.
+    each attribute that the network is told (row 0 of their tables stands for "not told"); empty
+    for an unconditional one.  `recompute` trades a second forward pass of each block for the
+    memory of its activations.
     """
 
     def __init__(
@@ -152,7 +154,6 @@ class UNet(nn.Module):
 
         layers = nn.Linear(widths[0], time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
         self.time = nn.Sequential(*layers)
-        # row 0 of each table stands for "not told"
         tables = [nn.Embedding(count + 1, time_dim) for count in labels]
         for table in tables:
             nn.init.normal_(table.weight, std=0.02)
@@ -161,10 +162,8 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(map(level, [widths[0], *widths], widths, sizes))
         self.shrink = nn.ModuleList(nn.Conv2d(w, w, 3, stride=2, padding=1) for w in widths)
         self.middle = Middle(widths[-1], time_dim, dropout, heads, recompute)
-        self.grow = nn.ModuleList(
-            nn.ConvTranspose2d(above, w, 4, stride=2, padding=1)
-            for above, w in zip([*widths[1:], widths[-1]], widths)
-        )
+        doubling = partial(nn.ConvTranspose2d, kernel_size=4, stride=2, padding=1)
+        self.grow = nn.ModuleList(map(doubling, [*widths[1:], widths[-1]], widths))
         self.up = nn.ModuleList(level(2 * w, w, side) for w, side in zip(widths, sizes))
         self.norm = nn.GroupNorm(GROUPS, widths[0])
         self.head = nn.Conv2d(widths[0], pixels, 3, padding=1)

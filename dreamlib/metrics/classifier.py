@@ -1,7 +1,5 @@
-"""A small classifier of a labelled set: the extractor of FD[classifier], and a reader of modes.
-
-Where Inception's weights are absent or the images too small for them, this network learns features
-from the set's own labels, in a minute on one core.  Its distances never compare with FID.
+"""A small classifier of a labelled set: features where Inception's weights are absent or the images
+too small for them, in a minute on one core.  Its distances never compare with FID.
 """
 
 from __future__ import annotations
@@ -25,14 +23,7 @@ from torch import Tensor, nn
 from dreamlib.metrics.pairwise import blocks
 from dreamlib.utils.context import progress, should_stop
 from dreamlib.utils.errors import Interrupted
-from dreamlib.utils.files import (
-    check_fields,
-    fingerprint,
-    read_json,
-    sweep,
-    write_bytes,
-    write_json,
-)
+from dreamlib.utils.files import fingerprint, read_json, sweep, write_bytes, write_json
 from dreamlib.utils.images import dequantise
 from dreamlib.utils.rng import numpy_rng, seeded
 
@@ -115,10 +106,9 @@ def train_classifier(
     """Fit a classifier; the same seed, data and library versions give the same weights.
 
     images uint8 [N,H,W,C] (a memmap is read by batch), labels int [N,A], values K per attribute.
-    Cross-entropy with label smoothing 0.1, AdamW, one-cycle rate.  In the file `part` its state is
-    kept, now and then and when asked to stop; the same call goes on from there, and ends in the
-    same weights.  TypeError for float images, ValueError for labels that do not fit, Interrupted
-    when asked to stop between two batches.
+    In the file `part` the state of training is kept, now and then and when asked to stop; the same
+    call goes on from there, and ends in the same weights.  TypeError for float images, ValueError
+    for labels that do not fit, Interrupted when asked to stop between two batches.
     """
     _check_labels(images, labels, values)
     if epochs is None:
@@ -126,33 +116,37 @@ def train_classifier(
     with seeded("classifier weights", seed):
         net = Classifier(images.shape[-1], values).train()
     batches = max(1, len(images) // BATCH)
+    total = epochs * batches
     optimizer = torch.optim.AdamW(net.parameters(), weight_decay=0.01)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=epochs * batches)
-    total, parts = epochs * batches, (net, optimizer, rate)
-    begun = _go_on(part, total, *parts)
-    advance, kept = progress("classifier", total), time.monotonic()
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=total)
+    parts = net, optimizer, rate
+    begun, kept = _go_on(part, total, *parts), time.monotonic()
+    advance = progress("classifier", total)
     advance(begun)
     with _one_thread():
-        order = enumerate(_batches(len(images), epochs, batches, seed))
-        for done, picked in islice(order, begun, None):
+        order = islice(_batches(len(images), epochs, batches, seed), begun, None)
+        for done, picked in enumerate(order, begun):
             stop = should_stop()
             if part and (stop or time.monotonic() - kept > KEEP_EVERY):
                 _keep(part, total, done, *parts)
                 kept = time.monotonic()
             if stop:
                 raise Interrupted(f"stopped after {done:,} of {total:,} batches of the classifier")
-            optimizer.zero_grad()
-            _loss(net, images[picked], labels[picked]).backward()
-            optimizer.step()
+            _learn(net, optimizer, images[picked], labels[picked])
             rate.step()
             advance(1)
     return net.eval()
 
 
-def _loss(net: Classifier, images: np.ndarray, labels: np.ndarray) -> Tensor:
-    """Summed over the attributes."""
+def _learn(
+    net: Classifier, optimizer: torch.optim.Optimizer, images: np.ndarray, labels: np.ndarray
+) -> None:
+    """One step on the cross-entropy with label smoothing 0.1, summed over attributes."""
     pairs = zip(net(_to_network(images, net.channels)), torch.as_tensor(labels.T).long())
-    return sum(F.cross_entropy(*pair, label_smoothing=0.1) for pair in pairs)
+    losses = [F.cross_entropy(*pair, label_smoothing=0.1) for pair in pairs]
+    optimizer.zero_grad()
+    torch.autograd.backward(losses)
+    optimizer.step()
 
 
 def _keep(part: Path, total: int, done: int, *parts: Any) -> None:
@@ -223,9 +217,8 @@ def load_or_train_classifier(
     """The classifier of this data, from `folder` where it was trained before, bit for bit.
 
     `key` says what the data is (a fingerprint of images and labels).  `classifier-<12 hex of all
-    that decides the weights>.safetensors` has a .json card, which holds its sha256 and the accuracy
-    per attribute on `held_out`, an (images, labels) pair.  Damaged files are trained anew, and
-    training that was interrupted goes on.
+    that decides the weights>.safetensors` has a .json card with its sha256 and the accuracy per
+    attribute on `held_out`, an (images, labels) pair.  Damaged files are trained anew.
     """
     settings = {"architecture": ARCHITECTURE, "values": [*values], "seed": seed}
     full_key = {**key, **settings, "shape": [*images.shape[1:]]}
@@ -272,9 +265,10 @@ def card_of(path: Path) -> dict[str, Any] | None:
     if not (path.is_file() and card.is_file()):
         return None
     try:
-        return check_fields(read_json(card))
+        facts = read_json(card)
     except ValueError:
         return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _to_network(images: np.ndarray | Tensor, channels: int) -> Tensor:
