@@ -145,8 +145,11 @@ class UNet(nn.Module):
         super().__init__()
         check_shape(size, widths, attention, heads, patch)
         self.size, self.channels, self.patch = size, channels, patch
-        pixels, time_dim = channels * patch**2, 4 * widths[0]
-        sizes = level_sizes(size, widths, patch)
+        pixels, time_dim, sizes = (
+            channels * patch**2,
+            4 * widths[0],
+            level_sizes(size, widths, patch),
+        )
 
         def level(first: int, width: int, side: int) -> Level:
             attends = heads if side in attention else 0

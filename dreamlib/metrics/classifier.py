@@ -107,12 +107,11 @@ def train_classifier(
 
     images uint8 [N,H,W,C] (a memmap is read by batch), labels int [N,A], values K per attribute.
     In the file `part` the state of training is kept, now and then and when asked to stop; the same
-    call goes on from there, and ends in the same weights.  TypeError for float images, ValueError
-    for labels that do not fit, Interrupted when asked to stop between two batches.
+    call goes on from there, to the same weights.  TypeError for float images, ValueError for labels
+    that do not fit, Interrupted when asked to stop.
     """
     _check_labels(images, labels, values)
-    if epochs is None:
-        epochs = min(40, max(3, round(IMAGES_SEEN / len(images))))
+    epochs = min(40, max(3, round(IMAGES_SEEN / len(images)))) if epochs is None else epochs
     with seeded("classifier weights", seed):
         net = Classifier(images.shape[-1], values).train()
     batches = max(1, len(images) // BATCH)
