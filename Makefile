@@ -47,6 +47,7 @@ $(VENV)/.installed-bench: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright --pythonpath $(PYTHON)
 
 # The API reference, from the docstrings: docs/api/index.html
 docs: $(VENV)/.installed-dev

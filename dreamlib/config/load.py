@@ -96,7 +96,8 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2's plain values, each key once, and nothing that grows: 2e-4 is a number, and no,
     010, 1:30 and 2026-01-01 are texts."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str | None, list[Any]]] = {}  # type: ignore[misc]
+    # pyright takes PyYAML's class attribute for one of its instances
+    yaml_implicit_resolvers: ClassVar[dict[str | None, list[Any]]] = {}  # pyright: ignore
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

@@ -45,7 +45,7 @@ def span_steps(span: Span, *, epoch: float, total: int | None = None) -> int:
     """Optimizer steps in a span; `epoch` is the steps of one epoch, `total` those of the run."""
     if isinstance(span, int):
         return span
-    number, unit = SPAN.match(span).groups()  # type: ignore[union-attr]
+    number, unit = SPAN.match(span).groups()  # pyright: ignore  _span saw it
     if unit.startswith("step"):
         return round(float(number))
     if unit.startswith("epoch"):

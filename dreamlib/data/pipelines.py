@@ -76,14 +76,14 @@ def _pipeline(folder: Path) -> Any:
         for name, (library, kind) in parts.items():
             made = getattr(diffusers, kind) if library == "diffusers" else None
             if isinstance(made, type) and issubclass(made, torch.nn.Module):
-                load, place = made.from_pretrained, str(folder / name)  # type: ignore[attr-defined]
+                load, place = made.from_pretrained, str(folder / name)  # pyright: ignore  a model
                 loaded[name], info = load(place, output_loading_info=True, **local)
                 if missing := info["missing_keys"]:  # they would be whatever lay in memory
                     raise DataError(
                         f"{folder} lacks {len(missing)} weights of its {name} "
                         f"({missing[0]}, ...): save the pipeline again"
                     )
-        pipeline: Any = diffusers.DiffusionPipeline  # type: ignore[attr-defined]
+        pipeline: Any = diffusers.DiffusionPipeline  # pyright: ignore  it loads lazily
         return pipeline.from_pretrained(str(folder), **local, **loaded)
     except UNFIT as error:
         raise DataError(

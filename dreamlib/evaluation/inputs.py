@@ -21,7 +21,7 @@ from dreamlib.runs.run import Run
 from dreamlib.sampling.generate import generate
 from dreamlib.utils.arguments import SIZES, listed, taken
 from dreamlib.utils.errors import ConfigError, DataError
-from dreamlib.utils.files import row_hashes
+from dreamlib.utils.files import ArrayRows, row_hashes
 from dreamlib.utils.images import dequantise, quantise
 from dreamlib.utils.rng import torch_rng
 
@@ -147,7 +147,7 @@ def prepare(run: Run, part: tuple[int, int], n: Sequence[int] | None = None) -> 
         keep()
 
 
-def check_apart(held_out: Sequence[np.ndarray], train: Rows | np.ndarray, share: float) -> int:
+def check_apart(held_out: Sequence[np.ndarray], train: ArrayRows, share: float) -> int:
     """How many of the held-out uint8 images are training images too, pixel for pixel.
 
     DataError where it is more than `share` of them.
@@ -162,7 +162,7 @@ def check_apart(held_out: Sequence[np.ndarray], train: Rows | np.ndarray, share:
     return sum(equal)
 
 
-def gaussian_images(train: Rows | np.ndarray, n: int, seed: int) -> np.ndarray:
+def gaussian_images(train: ArrayRows, n: int, seed: int) -> np.ndarray:
     """Images with the pixel mean and covariance of uint8 `train` [M,H,W,C] -> uint8 [n,H,W,C].
 
     mean + X' w / sqrt(M - 1), with w standard normal, has exactly the covariance of the centred

@@ -17,6 +17,7 @@ from dreamlib.metrics.estimate import Estimate
 from dreamlib.metrics.pairwise import blocks
 from dreamlib.utils.context import progress, should_stop
 from dreamlib.utils.errors import Interrupted
+from dreamlib.utils.files import ArrayRows
 
 PIXELS = 1 << 20  # of a block of images: 8 MB in float64
 ROWS = 1000  # of a block of a gallery or of queries, fewer of large images
@@ -99,7 +100,7 @@ def _mean_sd(counts: np.ndarray) -> tuple[float, float]:
 
 
 def nearest(
-    queries: np.ndarray, gallery: np.ndarray, *, of: str = ""
+    queries: np.ndarray, gallery: ArrayRows, *, of: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """Each query's nearest row of the gallery: (distance float64 [n], index int64 [n]).
 
@@ -140,7 +141,7 @@ def nearest(
 
 
 def _exact(
-    queries: np.ndarray, gallery: np.ndarray, best: np.ndarray
+    queries: np.ndarray, gallery: ArrayRows, best: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """(distance [n], index [n]) of the nearest candidate in float64; of equal ones the first."""
     squared = np.empty(best.shape)
@@ -152,7 +153,7 @@ def _exact(
     return distances[:, 0], np.take_along_axis(best, least, axis=1)[:, 0]
 
 
-def _check_kind(array: np.ndarray) -> None:
+def _check_kind(array: ArrayRows) -> None:
     images = array.ndim == 4 and array.dtype == np.uint8
     if not images and not (array.ndim == 2 and np.issubdtype(array.dtype, np.floating)):
         raise TypeError(
@@ -187,7 +188,7 @@ class Memorisation:
     closest: tuple[tuple[int, int], ...]  # (generated, training) indices, nearest first
 
 
-def memorisation(gen: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> Memorisation:
+def memorisation(gen: np.ndarray, train: ArrayRows, held_out: np.ndarray) -> Memorisation:
     """Are generated images nearer to the training set than other real images are?
 
     Features [n,d], [m,d], [n,d], or uint8 images; none of the held-out ones is in the training

@@ -121,7 +121,7 @@ def _nearest(run: Run, kept: ImageStore, asked: int) -> tuple[np.ndarray, np.nda
         return stored["distances"], stored["partners"]
     train = run.data.rows("train")
     found = nearest(kept.images(asked), train, of=" for the index")
-    arrays = {"what": np.array(what), "distances": found[0], "partners": found[1]}
+    arrays: dict[str, Any] = {"what": np.array(what), "distances": found[0], "partners": found[1]}
     write_atomic(path, lambda file: np.savez_compressed(file, **arrays))
     return found
 

@@ -6,13 +6,13 @@ import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamlib.config.factory import make_drawing, make_net, make_stream, rate_factor, total_steps
+from dreamlib.config.factory import make_drawing, make_stream, rate_factor, total_steps
 from dreamlib.config.schema import span_steps
 from dreamlib.diffusion.ema import Averaged
 from dreamlib.runs.checkpoints import Checkpoint
@@ -24,6 +24,7 @@ BLOCK = 1 << 20  # numbers looked at together
 PREVIEWS = 16  # images of a preview
 STAGES = (0.05, 0.25, 0.5, 0.75, 1.0)  # of training, at which one is always kept
 T = TypeVar("T")
+NetT = TypeVar("NetT", bound=nn.Module)
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
@@ -62,21 +63,20 @@ class MicroBatch:
             self.on_change(self.size)
 
 
-class BaseTrainer:
+class BaseTrainer(Generic[NetT]):
     """Images, the network that draws and its averaged weights; the log row and the saved state."""
 
     PARTS: ClassVar[dict[str, str]]  # name in a checkpoint -> the attribute whose state it holds
     rates: dict[str, float]  # name of an optimizer -> its learning rate, before `rate_factor`
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, run: Run, decay: float | Callable[[int], float], least: int = 1):
+    def __init__(self, run: Run, net: NetT, decay: float | Callable[[int], float], least: int = 1):
         """`decay` is that of `Averaged`; `least` images go through the network together."""
         self.run, self.config, self.data, self.device = run, run.config, run.data, run.device
         self.seed, self.batch = self.config.train.seed, self.config.train.batch
         self.stream = make_stream(self.config, run.data, self.device)
         self.steps_per_epoch = self.stream.epoch_steps
         self.total = total_steps(self.config, self.steps_per_epoch)
-        net = make_net(self.config, run.data.channels, run.data.label_counts)
         self.net = net.to(self.device)
         self.ema = Averaged(self.net, decay)
         micro = min(self.config.train.micro or self.batch, self.batch)

@@ -22,6 +22,7 @@ from dreamlib.config.schema import Config
 from dreamlib.data.faces import ATTRIBUTES
 from dreamlib.diffusion.ema import Averaged
 from dreamlib.diffusion.losses import Batch
+from dreamlib.diffusion.unet import UNet
 from dreamlib.gan import losses as gan_losses
 from dreamlib.gan.augment import draw_maps
 from dreamlib.gan.stylegan2 import GROUP, Discriminator, Generator
@@ -72,7 +73,7 @@ def explain(config: Config) -> Explanation:
     channels, labels = usual_images(config)
     if config.model == "gan":
         return _explain_gan(config, channels)
-    net = build.make_net(config, channels, labels)
+    net = build.make_unet(config, channels, labels)
     x = torch.zeros(1, channels, config.data.size, config.data.size)
     t = torch.zeros(1, dtype=torch.int64)
     # MATH: not every torch counts what its fused attention does
@@ -86,7 +87,7 @@ def explain(config: Config) -> Explanation:
 
 
 def _explain_gan(config: Config, channels: int) -> Explanation:
-    net = build.make_net(config, channels)
+    net = build.make_generator(config, channels)
     discriminator = build.make_discriminator(config, channels)
     parts = _gan_parts(net, discriminator)
     blocks = [(name, sum(map(count_parameters, each))) for name, each in parts]
@@ -221,7 +222,7 @@ def peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "linux":  # where getrusage's peak would begin at the parent's
         found = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
-        return int(found[1]) * 1024  # type: ignore[index]
+        return int(found[1]) * 1024  # pyright: ignore  every Linux has it
     import resource  # not on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -233,7 +234,7 @@ def training_steps(config: Config, batch: int, device: torch.device, count: int)
         yield from _gan_steps(config, batch, device, count)
         return
     channels, labels = usual_images(config)
-    net = build.make_net(config, channels, labels).to(device)
+    net = build.make_unet(config, channels, labels).to(device)
     ema = Averaged(net, config.train.ema)
     optimizer = build.make_optimizer(config, net, device)
     sched, loss = build.make_schedule(config), build.make_loss(config, epoch=1, total=1)
@@ -258,10 +259,10 @@ def _gan_steps(config: Config, batch: int, device: torch.device, count: int) -> 
     gan, size, (channels, _) = config.gan, config.data.size, usual_images(config)
     batch = max(GROUP, batch // GROUP * GROUP)
     half, one = slice(batch // 2), torch.ones((), device=device)
-    net = build.make_net(config, channels).to(device)
+    net = build.make_generator(config, channels).to(device)
     discriminator = build.make_discriminator(config, channels).to(device)
     ema = Averaged(net, config.train.ema)
-    optimizers = {
+    optimizers: dict[nn.Module, torch.optim.Optimizer] = {
         each: torch.optim.Adam(each.parameters(), fused=True) for each in (net, discriminator)
     }
     real = torch.randn(batch, channels, size, size, device=device)
@@ -292,10 +293,10 @@ def count_parameters(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
 
 
-def _parts(net: nn.Module, widths: tuple[int, ...]) -> list[tuple[str, nn.Module]]:
+def _parts(net: UNet, widths: tuple[int, ...]) -> list[tuple[str, nn.Module]]:
     """The network's blocks in the order in which an image passes them."""
-    labels = [("labels", net.labels)] if net.labels else []
-    parts = [("time", net.time), *labels, ("stem", net.stem)]
+    labels: list[tuple[str, nn.Module]] = [("labels", net.labels)] if net.labels else []
+    parts: list[tuple[str, nn.Module]] = [("time", net.time), *labels, ("stem", net.stem)]
     for i in range(len(widths)):
         parts += [(f"down {i + 1} ({widths[i]})", net.down[i]), (f"shrink {i + 1}", net.shrink[i])]
     parts.append(("middle", net.middle))

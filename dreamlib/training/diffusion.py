@@ -8,10 +8,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamlib.config.factory import make_denoiser, make_loss, make_optimizer, make_schedule
+from dreamlib.config.factory import (
+    make_denoiser,
+    make_loss,
+    make_optimizer,
+    make_schedule,
+    make_unet,
+)
 from dreamlib.diffusion.denoiser import NO_LABEL
 from dreamlib.diffusion.forward_process import loss_weight
 from dreamlib.diffusion.losses import Batch, Perturb
+from dreamlib.diffusion.unet import UNet
 from dreamlib.runs.run import Run
 from dreamlib.training.base import BaseTrainer, gradient_norm
 from dreamlib.utils.rng import seeded, torch_rng
@@ -85,7 +92,7 @@ def _root(mean_square: float | None) -> float | None:
     return None if mean_square is None else mean_square**0.5
 
 
-class DiffusionTrainer(BaseTrainer):
+class DiffusionTrainer(BaseTrainer[UNet]):
     """Net, averaged weights, optimizer, loss scaler and log means; one step at a time."""
 
     PARTS: ClassVar[dict[str, str]] = {
@@ -93,8 +100,9 @@ class DiffusionTrainer(BaseTrainer):
     }
 
     def __init__(self, run: Run):
-        super().__init__(run, run.config.train.ema)
         config, precision = run.config, run.precision
+        net = make_unet(config, run.data.channels, run.data.label_counts)
+        super().__init__(run, net, config.train.ema)
         self.sched = make_schedule(config)
         self.loss = make_loss(config, self.steps_per_epoch, self.total)
         self.optimizer = make_optimizer(config, self.net, self.device)

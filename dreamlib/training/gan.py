@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from dreamlib.config.factory import make_discriminator
+from dreamlib.config.factory import make_discriminator, make_generator
 from dreamlib.gan import losses as gan_losses
 from dreamlib.gan.augment import Adaptive, Maps, draw_maps
 from dreamlib.gan.losses import Draws, Seen
-from dreamlib.gan.stylegan2 import GROUP
+from dreamlib.gan.stylegan2 import GROUP, Generator
 from dreamlib.runs.run import Run
 from dreamlib.training.base import BaseTrainer, gradient_norm
 from dreamlib.utils.errors import Collapsed
@@ -48,7 +48,7 @@ class Means:
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 
-class GanTrainer(BaseTrainer):
+class GanTrainer(BaseTrainer[Generator]):
     """Generator, discriminator, averages, optimizers, augmentation; one step of each at a time."""
 
     PARTS: ClassVar[dict[str, str]] = {
@@ -62,7 +62,8 @@ class GanTrainer(BaseTrainer):
     }
 
     def __init__(self, run: Run):
-        super().__init__(run, self.decay, GROUP)
+        net = make_generator(run.config, run.data.channels)
+        super().__init__(run, net, self.decay, GROUP)
         gan, size = self.config.gan, self.config.data.size
         self.discriminator = make_discriminator(self.config, run.data.channels).to(self.device)
         r1 = gan_losses.r1_weight(size, self.batch) if gan.r1 is None else gan.r1

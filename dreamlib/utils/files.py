@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
@@ -201,7 +201,20 @@ def sha256_array(array: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def row_hashes(array: np.ndarray) -> list[bytes]:
+class ArrayRows(Protocol):
+    """An array, or what reads an array's rows when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def ndim(self) -> int: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: Any, /) -> np.ndarray: ...
+
+
+def row_hashes(array: ArrayRows) -> list[bytes]:
     """A short hash of every row: equal rows have equal ones."""
     return [
         hashlib.blake2b(row.tobytes(), digest_size=12).digest()

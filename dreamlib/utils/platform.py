@@ -68,7 +68,7 @@ def mount_drive() -> None:
     if platform() != "colab" or _drive_mounted():
         return
     try:
-        from google.colab import drive  # type: ignore[import-not-found]
+        from google.colab import drive  # pyright: ignore  only there
 
         drive.mount(str(DRIVE.parent))
     except Exception as error:  # noqa: BLE001  refused, or not answered: Colab has kinds of its own

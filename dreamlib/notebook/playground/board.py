@@ -9,14 +9,16 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from textwrap import fill
+from typing import Any
 
 import ipywidgets as widgets
 import numpy as np
 from IPython.display import HTML, display
+from matplotlib.artist import Artist
 from matplotlib.offsetbox import HPacker, OffsetImage, TextArea, VPacker
 from PIL import Image
 
@@ -55,7 +57,7 @@ class View:
 
 def board(
     draw: Callable[..., View],
-    controls: dict[str, widgets.Widget],
+    controls: Mapping[str, widgets.ValueWidget],
     *,
     extra: Sequence[widgets.Widget] = (),
     still: Callable[..., View] | None = None,
@@ -88,7 +90,7 @@ def board(
         control.observe(lambda change: redraw(noted(note)), names="value")
     wrap = widgets.Layout(flex_flow="row wrap", align_items="flex-start")
     head = widgets.HBox([*controls.values(), *extra], layout=wrap)
-    box = widgets.VBox([head, note, area])
+    box: Any = widgets.VBox([head, note, area])
     if headless():  # not the widget: without its program a page would hold dead sliders
         why = partial(display, HTML(note.value))
         box._ipython_display_ = why if view is None else still_figure(view)._ipython_display_
@@ -136,12 +138,14 @@ def still_figure(view: View) -> Picture:
 
     rows = [row[i : i + COLUMNS] for row in view.rows for i in range(0, len(row), COLUMNS)]
     width = max(420, *(sum(tile.width + GAP for tile in row) for row in rows))
-    lines = [HPacker(children=[*map(cell, row)], align="top", pad=0, sep=GAP) for row in rows]
+    lines: list[Artist] = [
+        HPacker(children=[*map(cell, row)], align="top", pad=0, sep=GAP) for row in rows
+    ]
     lines.append(words(view.text, width, "left"))
     sheet = VPacker(children=lines, align="left", pad=GAP, sep=GAP)
     fig = Picture()
     fig.add_artist(sheet)
     extent = sheet.get_window_extent()
-    sheet.set_offset(-extent.min)
-    fig.set_size_inches(extent.size / fig.dpi)
+    sheet.set_offset((-extent.x0, -extent.y0))
+    fig.set_size_inches(extent.width / fig.dpi, extent.height / fig.dpi)
     return fig

@@ -211,7 +211,7 @@ def _lambda_plot(lam: dict[str, torch.Tensor], t: int) -> np.ndarray:
         return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def _control(kind: Any, name: str, value: Any, room: float, **more: Any) -> widgets.Widget:
+def _control(kind: Any, name: str, value: Any, room: float, **more: Any) -> widgets.ValueWidget:
     """A control with room for a label of any length, on small screens too; `room` in letters."""
     width = f"{0.6 * len(name) + room:.0f}em"
     layout = widgets.Layout(width=width, max_width="98%", flex="0 0 auto", margin="2px 16px 2px 0")
@@ -219,25 +219,25 @@ def _control(kind: Any, name: str, value: Any, room: float, **more: Any) -> widg
     return kind(value=value, description=name, **more)
 
 
-def _number(name: str, value: int) -> widgets.Widget:
+def _number(name: str, value: int) -> widgets.ValueWidget:
     return _control(widgets.IntText, name, value, room=7)
 
 
-def _choice(name: str, options: Any, value: str) -> widgets.Widget:
+def _choice(name: str, options: Any, value: str) -> widgets.ValueWidget:
     longest = max(len(each if isinstance(each, str) else each[0]) for each in options)
     return _control(widgets.Dropdown, name, value, room=0.55 * longest + 4, options=options)
 
 
 def _slider(
     name: str, value: float, low: float, high: float, step: float = 1, live: bool = False
-) -> widgets.Widget:
+) -> widgets.ValueWidget:
     """`live` sliders answer while they move: what they show is there already."""
     kind = widgets.FloatSlider if isinstance(low, float) else widgets.IntSlider
     limits = {"min": low, "max": high, "step": step, "continuous_update": live}
     return _control(kind, name, min(max(value, low), high), room=20, **limits)
 
 
-def _play(slider: widgets.Widget) -> widgets.Play:
+def _play(slider: Any) -> widgets.Play:
     play = widgets.Play(min=slider.min, max=slider.max, value=slider.value, interval=250)
     widgets.jslink((play, "value"), (slider, "value"))
     return play

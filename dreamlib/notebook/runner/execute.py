@@ -182,12 +182,15 @@ def _manager(leash: Leash, env: Mapping[str, str], out: IO[str] | None) -> type:
 
     class Manager(AsyncKernelManager):
         # Not the kernel that is called python3 here: a hub's may be another interpreter's.
-        kernel_spec = KernelSpec(argv=words, display_name="Python 3", language="python")
+        kernel_spec = KernelSpec(  # pyright: ignore  a property there, asked for nothing else
+            argv=words, display_name="Python 3", language="python"
+        )
 
         async def start_kernel(self, **options: Any) -> None:
             more = [*options.pop("extra_arguments", []), "--log-level=ERROR"]
             await super().start_kernel(extra_arguments=more, **{**options, **ours})
-            leash.hold(self.provisioner.pid)
+            provisioner: Any = self.provisioner
+            leash.hold(provisioner.pid)
 
     return Manager
 

@@ -57,7 +57,7 @@ class Choice(BaseModel):
     notebooks: Listed = ()  # none: all of the project's, in order
     preset: Name | None = None
     set: Listed = ()
-    hours: Float | None = Field(None, gt=0, le=10**5)
+    hours: Float | None = Field(default=None, gt=0, le=10**5)
     run: Name | None = None
     parameters: dict[str, Any] = {}
 
@@ -78,7 +78,7 @@ class Spec(Choice):
 class BatchFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    jobs: Int = Field(1, ge=1)
+    jobs: Int = Field(default=1, ge=1)
     timeout: Annotated[float, BeforeValidator(seconds)] | None = None
     defaults: Choice = Choice()
     runs: tuple[Spec, ...] = Field(min_length=1)

@@ -57,8 +57,10 @@ def parameters_of(path: Path) -> dict[str, Any]:
     tagged = [c for c in _cells(path) if "parameters" in c.get("metadata", {}).get("tags", [])]
     defaults: dict[str, Any] = {}
     try:
+        node: Any  # an assignment, or else its attributes are missing
         for node in ast.parse(tagged[0]["source"] if tagged else "").body:
-            targets = [node.target] if isinstance(node, ast.AnnAssign) else node.targets
+            annotated = isinstance(node, ast.AnnAssign)
+            targets: list[Any] = [node.target] if annotated else node.targets
             defaults |= {target.id: ast.literal_eval(node.value) for target in targets}
     except (SyntaxError, ValueError, AttributeError, TypeError) as error:
         raise ConfigError(

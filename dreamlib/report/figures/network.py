@@ -7,6 +7,7 @@ asked anything.
 from __future__ import annotations
 
 import sys
+from typing import cast
 
 import torch
 from matplotlib.figure import Figure
@@ -150,8 +151,9 @@ class _Diagram:
         """A level's two boxes, the skip between them, and the ways to the level below."""
         net, width = self.net, self.widths[i]
         left, right, y = self.edges(i)
-        self.blocks(left, y, net.down[i], f"{width} channels")
-        self.blocks(right, y, net.up[i], f"2 × {width} → {width} channels")
+        down, up = cast(Level, net.down[i]), cast(Level, net.up[i])
+        self.blocks(left, y, down, f"{width} channels")
+        self.blocks(right, y, up, f"2 × {width} → {width} channels")
         self.size(left, y, i)
         self.axes.plot(
             [left + WIDE + 0.05, right - 0.1], [y, y], color=BLUE, lw=0.9, ls=(0, (3, 2))
