@@ -17,7 +17,8 @@ from types import ModuleType
 from typing import Any
 
 from dreamlib.data.dataset import SPLITS, Contents, Source
-from dreamlib.data.file_readers import Files, folder_files, open_files, open_image
+from dreamlib.data.file_readers import folder_files, open_files
+from dreamlib.data.formats import Files, open_image
 from dreamlib.data.image_folder import UNREADABLE, items_of
 from dreamlib.utils.context import say
 from dreamlib.utils.errors import DataError

@@ -25,7 +25,8 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from dreamlib.data.dataset import MANIFEST, Contents, Item, Packed, Source
-from dreamlib.data.file_readers import Files, folder_files, images_among, open_files, open_image
+from dreamlib.data.file_readers import folder_files, open_files
+from dreamlib.data.formats import Files, images_among, open_image
 from dreamlib.utils.errors import DataError
 from dreamlib.utils.files import fingerprint, parse_json, readable
 

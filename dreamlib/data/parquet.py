@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 from typing import Any
 
-from dreamlib.data.file_readers import LARGEST_RATIO, Files, ending, extensions
+from dreamlib.data.formats import LARGEST_RATIO, Files, ending, extensions
 from dreamlib.utils.errors import DataError
 from dreamlib.utils.files import parse_json
 

@@ -16,13 +16,8 @@ from PIL import ImageFile, ImageOps
 
 from dreamlib.data.classic_sets import NATIVE, with_border
 from dreamlib.data.dataset import Packed
-from dreamlib.data.file_readers import (
-    Files,
-    check_unpacked,
-    images_among,
-    open_files,
-    open_image,
-)
+from dreamlib.data.file_readers import check_unpacked, open_files
+from dreamlib.data.formats import Files, images_among, open_image
 from dreamlib.data.image_folder import FITS, UNREADABLE, in_order, load_square, to_rgb
 from dreamlib.metrics.frechet import Moments
 from dreamlib.utils.context import say

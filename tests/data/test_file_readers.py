@@ -19,7 +19,8 @@ from PIL import Image
 from dreamlib.data import file_readers as archive
 from dreamlib.data import parquet as parquet_data
 from dreamlib.data import prepare as packing
-from dreamlib.data.file_readers import images_among, open_files
+from dreamlib.data.file_readers import open_files
+from dreamlib.data.formats import images_among
 from dreamlib.data.image_folder import decoded, folder_source
 from dreamlib.data.prepare import pack
 from dreamlib.utils.errors import DataError
