@@ -20,6 +20,7 @@ from dreamlib.runs.run import Run
 from dreamlib.training import base
 from dreamlib.training.train import train
 from dreamlib.utils.context import using
+from tests.forked import Server
 
 # What nbformat imports builds a grammar of web addresses (seconds, in every process) unless this
 # package is missing; no notebook's schema asks for it.
@@ -127,14 +128,32 @@ def _no_network(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def once(tmp_path_factory, request):
-    """once(name, make) -> what `make()` returned in the first of the workers that asked for it."""
+def common(tmp_path_factory, request):
+    """A folder of all workers."""
     folder = tmp_path_factory.getbasetemp()
-    if hasattr(request.config, "workerinput"):  # each worker's folder lies in one of them all
-        folder = folder.parent
+    return folder.parent if hasattr(request.config, "workerinput") else folder
+
+
+@pytest.fixture(scope="session")
+def _server(common):
+    with FileLock(common / "forked.lock"):
+        server = Server(common)
+    yield server
+    server.leave()
+
+
+@pytest.fixture
+def quick_python(_server, monkeypatch):
+    """`sys.executable -m ...` needs no imports: see tests/forked.py."""
+    monkeypatch.setattr(sys, "executable", str(_server.interpreter))
+
+
+@pytest.fixture(scope="session")
+def once(common):
+    """once(name, make) -> what `make()` returned in the first of the workers that asked for it."""
 
     def get(name, make):
-        path = folder / f"{name}.pickle"
+        path = common / f"{name}.pickle"
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
                 path.write_bytes(pickle.dumps(make()))

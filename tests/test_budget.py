@@ -428,7 +428,7 @@ def wait_for(condition: Callable[[], Any], process: subprocess.Popen[str]) -> No
         (["evaluate", "--set", "sample.shard=1"], signal.SIGINT),
     ],
 )
-@pytest.mark.usefixtures("heard")
+@pytest.mark.usefixtures("heard", "quick_python")
 def test_a_command_ends_politely(copy, data_home, words, number):
     command, *options = words
     more = words_of(["sample.steps=40"])

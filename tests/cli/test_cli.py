@@ -235,6 +235,7 @@ def test_the_error_of_a_write_names_its_file(tmp_path):
     assert "free some space there" in what_failed(error.value)
 
 
+@pytest.mark.usefixtures("quick_python")
 def test_the_module_is_the_command(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "dreamlib", "explain", "nope"],

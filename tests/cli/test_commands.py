@@ -178,7 +178,7 @@ def furnish(world: Path) -> None:
 
 
 @pytest.fixture
-def world(tmp_path, data_home, inception, monkeypatch):
+def world(tmp_path, data_home, inception, monkeypatch, quick_python):
     """A folder with the images that pages name; Inception is random; this process works there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(build, "INCEPTION", stand_in_for(build.INCEPTION, inception))

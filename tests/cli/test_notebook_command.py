@@ -53,6 +53,7 @@ def given(monkeypatch):
     return found, ending
 
 
+@pytest.mark.usefixtures("quick_python")
 def test_a_notebook_runs_and_its_text_and_a_table_are_printed(study):
     code, out = call(study, "-p", "N=5", "--out", "out")
     assert code == 0

@@ -75,6 +75,7 @@ def test_the_command_killed_three_times_equals_the_command_undisturbed(tmp_path)
     assert ours.keys() == theirs.keys()
 
 
+@pytest.mark.usefixtures("quick_python")
 def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
     run = RunDir(tmp_path / "run")
     process = start(run.folder)

@@ -51,6 +51,7 @@ def test_a_session_out_of_time_is_its_own(tmp_path, data_home, monkeypatch):
     assert status["step"] > 0
 
 
+@pytest.mark.usefixtures("quick_python")
 def test_a_training_that_fails_says_why(tmp_path):
     with pytest.raises(RunError, match=r"failed: .*nope"):
         CrashDemo(tmp_path / "run", "nope", say=lambda text: None).start().finish()

@@ -190,7 +190,7 @@ get_ipython().events.register("post_run_cell", _quick)
 
 
 @pytest.fixture
-def reader(tmp_path, monkeypatch):
+def reader(tmp_path, monkeypatch, quick_python):
     startup = tmp_path / "ipython/profile_default/startup"
     startup.mkdir(parents=True)
     (startup / "00-quick.py").write_text(QUICK)
@@ -308,6 +308,7 @@ def test_without_a_run_they_say_what_to_run_first(reader, name):
         reader.execute(name, RUN=str(reader.home / "none"))
 
 
+@pytest.mark.usefixtures("quick_python")
 def test_a_failing_cell_says_which_and_why(tmp_path):
     parameters = {"RUN": str(tmp_path / "r"), "MIRROR": str(tmp_path)}
     with pytest.raises(DreamlibError, match=r"stopped in cell \d+: RunError: .* one in the other"):
