@@ -50,7 +50,7 @@ class Term(NamedTuple):
     error: Tensor  # with gradient
     # "error": mean square of D at x_t (perturb: at its own input); "shift": of input - x_t, as far
     # as the loss shows it; "lam"
-    seen: dict[str, Tensor]
+    stats: dict[str, Tensor]
 
 
 Net = Callable[[Tensor, Tensor], Tensor]
@@ -191,8 +191,8 @@ class Paper:
         eps_hat = ask_without_gradient(net, batch, x_t)
         x_hat, target = rectify(sched, batch, x_t, eps_hat, lam)
         error = mean_square(ask(net, batch, x_hat) - target)
-        seen = {"error": mean_square(eps_hat - batch.eps), "shift": mean_square(x_hat - x_t)}
-        yield Term(error, seen | {"lam": lam})
+        stats = {"error": mean_square(eps_hat - batch.eps), "shift": mean_square(x_hat - x_t)}
+        yield Term(error, stats | {"lam": lam})
 
 
 @dataclass(frozen=True)

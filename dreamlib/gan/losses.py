@@ -20,7 +20,7 @@ from dreamlib.gan.stylegan2 import Discriminator, Generator
 
 LN2 = math.log(2)
 PATH_DECAY = 0.99  # of the running mean length: Karras 2020 (arXiv 1912.04958), App. B
-Seen = dict[str, Tensor]  # what the log should know, a value per image
+Stats = dict[str, Tensor]  # what the log should know, a value per image
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def discriminator_gradients(
     draws: Draws,
     maps: tuple[Maps | None, Maps | None],
     micro: int,
-) -> Seen:
+) -> Stats:
     """Gradients of the discriminator's mean loss.  `maps`: of real and of generated images."""
 
     def one(part: slice) -> tuple[Tensor, ...]:
@@ -177,7 +177,7 @@ def discriminator_gradients(
 
 def r1_gradients(
     discriminator: Discriminator, real: Tensor, maps: Maps | None, weight: float, micro: int
-) -> Seen:
+) -> Stats:
     """Gradients of weight/2 times R1, at the images as the discriminator sees them."""
 
     def one(part: slice) -> tuple[Tensor, ...]:
@@ -190,7 +190,7 @@ def r1_gradients(
 
 def generator_gradients(
     net: Generator, discriminator: Discriminator, draws: Draws, maps: Maps | None, micro: int
-) -> tuple[Seen, Tensor]:
+) -> tuple[Stats, Tensor]:
     """Gradients of the generator's mean loss; and the mean style [W] of the batch.
 
     "spread" is the standard deviation of a pixel among the images of a slice, "contrast" that of
@@ -206,13 +206,13 @@ def generator_gradients(
 
     with held(discriminator):
         loss, spread, contrast, styles = in_slices(one, len(draws.z), micro)
-    seen = {"generator_loss": loss, "spread": spread, "contrast": contrast}
-    return seen, styles.mean(0)
+    stats = {"generator_loss": loss, "spread": spread, "contrast": contrast}
+    return stats, styles.mean(0)
 
 
 def path_gradients(
     net: Generator, draws: Draws, y: Tensor, mean: Tensor, weight: float, micro: int
-) -> Seen:
+) -> Stats:
     """Gradients of weight times (path length - mean)^2, for directions y [B,C,H,W]."""
 
     def one(part: slice) -> tuple[Tensor, ...]:

@@ -24,7 +24,7 @@ from dreamlib.training.base import BaseTrainer, gradient_norm
 from dreamlib.utils.rng import seeded, torch_rng
 
 QUARTILES = 4  # of the timesteps
-SEEN = ("loss", "error", "shift", "lam")  # what a step tells of each image
+STATS = ("loss", "error", "shift", "lam")  # what a step tells of each image
 
 
 def clip_gradients(net: nn.Module, most: float) -> Tensor:
@@ -46,15 +46,15 @@ class Meter:
 
     def __init__(self, device: torch.device):
         exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
-        self.sums = torch.zeros(len(SEEN), QUARTILES, dtype=exact, device=device)
+        self.sums = torch.zeros(len(STATS), QUARTILES, dtype=exact, device=device)
         self.counts = torch.zeros(QUARTILES, dtype=exact, device=device)
         self.norm = torch.zeros((), dtype=exact, device=device)
         self.skipped = torch.zeros_like(self.norm)
         self.steps = 0
 
-    def add(self, quartile: Tensor, seen: dict[str, Tensor], norm: Tensor) -> None:
-        """quartile int64 [B], every value of `seen` [B]: one per image."""
-        values = torch.stack([seen[name] for name in SEEN]).to(self.sums.dtype)
+    def add(self, quartile: Tensor, stats: dict[str, Tensor], norm: Tensor) -> None:
+        """quartile int64 [B], every value of `stats` [B]: one per image."""
+        values = torch.stack([stats[name] for name in STATS]).to(self.sums.dtype)
         self.sums.index_add_(1, quartile, values)
         self.counts.index_add_(0, quartile, torch.ones_like(values[0]))
         # Loss scaling finds its scale by overflowing now and then; such a step is not taken.
@@ -66,7 +66,7 @@ class Meter:
     def row(self) -> dict[str, Any]:
         """The means, as plain numbers; a quartile that no image fell into is None."""
         counts = self.counts.tolist()
-        sums = dict(zip(SEEN, self.sums.tolist()))
+        sums = dict(zip(STATS, self.sums.tolist()))
         means = {k: [s / n if n else None for s, n in zip(v, counts)] for k, v in sums.items()}
         return {
             "loss": sum(sums["loss"]) / sum(counts),
@@ -121,7 +121,7 @@ class DiffusionTrainer(BaseTrainer[UNet]):
     def advance(self) -> dict[str, Any] | None:
         batch = self.draw(self.step)
         self.set_lr()
-        seen = self.micro.redo_smaller(lambda micro: self.accumulate(batch, micro))
+        stats = self.micro.redo_smaller(lambda micro: self.accumulate(batch, micro))
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.net, self.config.train.clip)
         self.whole = False
@@ -129,7 +129,7 @@ class DiffusionTrainer(BaseTrainer[UNet]):
         self.scaler.update()
         self.ema.update_parameters(self.net)
         quartile = (batch.t * QUARTILES // len(self.sched)).to(self.device)
-        self.meter.add(quartile, seen, norm)
+        self.meter.add(quartile, stats, norm)
         return self.count_step()
 
     def probe(self) -> None:
@@ -182,7 +182,7 @@ class DiffusionTrainer(BaseTrainer[UNet]):
         self.optimizer.zero_grad(set_to_none=True)
         size, min_snr = len(batch.x0), self.config.loss.min_snr
         prediction = self.config.diffusion.prediction
-        seen = {name: torch.zeros(size, device=self.device) for name in SEEN}
+        stats = {name: torch.zeros(size, device=self.device) for name in STATS}
         with seeded("dropout", self.seed, self.step):
             for start in range(0, size, micro):
                 part = slice(start, start + micro)
@@ -190,10 +190,10 @@ class DiffusionTrainer(BaseTrainer[UNet]):
                 weight = loss_weight(prediction, self.sched, rows.t, min_snr)
                 for error, found in self.loss(self.denoiser, self.sched, rows, self.step):
                     self.scaler.scale((weight * error).sum() / size).backward()
-                    seen["loss"][part] += error.detach()
+                    stats["loss"][part] += error.detach()
                     for name, value in found.items():
-                        seen[name][part] = value.to(self.device, torch.float32)
-        return seen
+                        stats[name][part] = value.to(self.device, torch.float32)
+        return stats
 
     def numbers(self) -> dict[str, Any]:
         return {"the loss": self.meter.sums} | super().numbers()

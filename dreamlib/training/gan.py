@@ -12,7 +12,7 @@ from torch.optim import Adam, Optimizer
 from dreamlib.config.factory import make_discriminator, make_generator
 from dreamlib.gan import losses as gan_losses
 from dreamlib.gan.augment import Adaptive, Maps, draw_maps
-from dreamlib.gan.losses import Draws, Seen
+from dreamlib.gan.losses import Draws, Stats
 from dreamlib.gan.stylegan2 import GROUP, Generator
 from dreamlib.runs.run import Run
 from dreamlib.training.base import BaseTrainer, gradient_norm
@@ -32,8 +32,8 @@ class Means:
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
 
-    def add(self, seen: Seen) -> None:
-        for name, values in seen.items():
+    def add(self, stats: Stats) -> None:
+        for name, values in stats.items():
             total = values.double().sum() if values.device.type != "mps" else values.sum()
             self.sums[name] = self.sums[name] + total if name in self.sums else total
             self.counts[name] = self.counts.get(name, 0) + values.numel()
@@ -98,39 +98,39 @@ class GanTrainer(BaseTrainer[Generator]):
         due."""
         self.set_lr()
         real = self.stream[self.step].to(self.device)
-        seen = self.discriminator_step(real) | self.generator_step()
+        stats = self.discriminator_step(real) | self.generator_step()
         self.ema.update_parameters(self.net)
         if self.config.gan.ada is not None:
-            self.ada.update(seen["sign_real"].sum(), self.batch)
-        self.meter.add(seen)
+            self.ada.update(stats["sign_real"].sum(), self.batch)
+        self.meter.add(stats)
         return self.count_step()
 
-    def discriminator_step(self, real: Tensor) -> Seen:
+    def discriminator_step(self, real: Tensor) -> Stats:
         player, optimizer = self.discriminator, self.discriminator_optimizer
         draws, maps = self.draws("judge", self.batch), (self.maps("real"), self.maps("fake"))
         losses = gan_losses.discriminator_gradients
-        seen = self.gradients(optimizer, losses, self.net, player, real, draws, maps)
-        seen["judge_norm"] = gradient_norm(player)[None]
+        stats = self.gradients(optimizer, losses, self.net, player, real, draws, maps)
+        stats["judge_norm"] = gradient_norm(player)[None]
         self.move(optimizer)
         if self.r1 and self.step % self.config.gan.r1_every == 0:
             penalty = gan_losses.r1_gradients
-            seen |= self.gradients(optimizer, penalty, player, real, maps[0], self.r1)
+            stats |= self.gradients(optimizer, penalty, player, real, maps[0], self.r1)
             self.move(optimizer)
-        return seen
+        return stats
 
-    def generator_step(self) -> Seen:
+    def generator_step(self) -> Stats:
         draws, maps = self.draws("maker", self.batch), self.maps("made")
         losses = gan_losses.generator_gradients
         players = self.net, self.discriminator
-        seen, style = self.gradients(self.optimizer, losses, *players, draws, maps)
-        seen["grad_norm"] = gradient_norm(self.net)[None]
+        stats, style = self.gradients(self.optimizer, losses, *players, draws, maps)
+        stats["grad_norm"] = gradient_norm(self.net)[None]
         self.move(self.optimizer)
         self.net.w_mean.lerp_(style, 1 - W_DECAY)
         if self.path and self.step % self.config.gan.path_every == 0:
-            seen |= self.path_step()
-        return seen
+            stats |= self.path_step()
+        return stats
 
-    def path_step(self) -> Seen:
+    def path_step(self) -> Stats:
         """On half of the batch; the first one measures the mean length only."""
         images = max(1, self.batch // 2)
         draws, rng = self.draws("path", images), torch_rng("path", self.seed, self.step)
@@ -138,12 +138,12 @@ class GanTrainer(BaseTrainer[Generator]):
         y = torch.randn(images, self.data.channels, size, size, generator=rng).to(self.device)
         weight = self.path if self.path_mean > 0 else 0.0
         penalty = gan_losses.path_gradients
-        seen = self.gradients(self.optimizer, penalty, self.net, draws, y, self.path_mean, weight)
-        mean = seen["path"].mean()
+        stats = self.gradients(self.optimizer, penalty, self.net, draws, y, self.path_mean, weight)
+        mean = stats["path"].mean()
         self.path_mean = self.path_mean.lerp(mean, 1 - gan_losses.PATH_DECAY) if weight else mean
         if weight:
             self.move(self.optimizer)
-        return seen
+        return stats
 
     def gradients(self, optimizer: Optimizer, work: Callable[..., T], *values: Any) -> T:
         """`work(*values, micro)` from zero gradients, in slices that fit into memory."""

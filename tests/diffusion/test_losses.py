@@ -188,7 +188,7 @@ def test_every_loss_tells_the_log_what_it_did():
     for loss, names in expected.items():
         seen = {}
         for term in loss(Small(), SCHED, data, 1000):
-            seen |= term.seen
+            seen |= term.stats
         assert set(seen) == names
         assert all(value.shape == (64,) for value in seen.values())
         assert not any(value.requires_grad for value in seen.values())
