@@ -14,6 +14,8 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -75,14 +77,25 @@ def footer(fig: Figure, text: str) -> None:
 @style()  # laying out makes ticks, too
 def save_figure(fig: Figure, folder: Path, name: str) -> list[Path]:
     """NAME.png at 300 dpi and NAME.pdf, without dates, so that equal figures are equal files."""
-    fig.draw_without_rendering()
+    _lay_out(fig)
     fig.set_layout_engine("none")  # laid out once; both files are the same picture
-    facts = {"png": {"Software": None}, "pdf": {"CreationDate": None}}
-    paths = {kind: folder / f"{name}.{kind}" for kind in facts}
+    usual, fig.dpi = fig.dpi, DPI
+    # Not `savefig`, which draws a figure once more before it does
+    png = partial(FigureCanvasAgg(fig).print_png, metadata={"Software": None})
+    pdf = partial(FigureCanvasPdf(fig).print_pdf, metadata={"CreationDate": None})
+    paths = {folder / f"{name}.png": png, folder / f"{name}.pdf": pdf}
     with style(STYLE | TRUETYPE):
-        for kind, path in paths.items():
-            write_atomic(path, partial(fig.savefig, format=kind, dpi=DPI, metadata=facts[kind]))
-    return list(paths.values())
+        for path, write in paths.items():
+            write_atomic(path, write)
+    fig.dpi = usual
+    return list(paths)
+
+
+def _lay_out(fig: Figure) -> None:
+    """A figure that is laid out already stays as it is."""
+    engine = fig.get_layout_engine()
+    if engine is not None:
+        engine.execute(fig)
 
 
 # --------------------------------------------------------------------------- what is missing
@@ -176,9 +189,10 @@ def sheet_figure(
 
 def fit(fig: Figure, rows: int = 1) -> None:
     """Make a figure as high as its pictures, in `rows` rows of axes, and its words need."""
+    axes = fig.axes[0]
     for _ in range(3):  # words move as the height does
-        fig.draw_without_rendering()
-        axes = fig.axes[0]
+        _lay_out(fig)
+        axes.apply_aspect()
         space, used = axes.get_position(original=True), axes.get_position()
         wide, high = fig.get_size_inches()
         across, down = (space.width - used.width) * wide, (space.height - used.height) * high
