@@ -135,7 +135,7 @@ def common(tmp_path_factory, request):
 
 
 @pytest.fixture(scope="session")
-def _server(common):
+def server(common):
     with FileLock(common / "forked.lock"):
         server = Server(common)
     yield server
@@ -143,9 +143,9 @@ def _server(common):
 
 
 @pytest.fixture
-def quick_python(_server, monkeypatch):
+def quick_python(server, monkeypatch):
     """`sys.executable -m ...` needs no imports: see tests/forked.py."""
-    monkeypatch.setattr(sys, "executable", str(_server.interpreter))
+    monkeypatch.setattr(sys, "executable", str(server.interpreter))
 
 
 @pytest.fixture(scope="session")

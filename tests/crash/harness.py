@@ -39,12 +39,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.ma  # what np.unique imports
 import torch
 import torch._dynamo  # what a first optimizer step imports: seconds that a fork inherits
 from PIL import Image
 from torch import Tensor
 
-from dreamlib.config.factory import make_extractor
+from dreamlib.config.factory import make_extractor, make_net
+from dreamlib.config.load import load_config
 from dreamlib.data import prepare as packing
 from dreamlib.data.dataset import SPLITS, Contents, Item, Source
 from dreamlib.evaluation.evaluate import evaluate
@@ -672,7 +674,7 @@ def reports(args: argparse.Namespace, scratch: Path) -> Iterator[Report]:
     rng, few = random.Random(args.seed), max(1, args.kills // 5)
     for kind in args.kinds:
         if kind == "training":
-            truth = Truth(training(max(40, 4 * args.kills)), scratch)
+            truth = Truth(training(max(24, 4 * args.kills)), scratch)
             yield random_kills(truth, args.kills, args.kills, rng, scratch)
         elif kind in EVERY:
             what = EVERY[kind]
@@ -701,6 +703,18 @@ OTHERS = {
 KINDS = ["training", *OTHERS, *EVERY]
 
 
+def warm_up() -> None:
+    """What torch does at a first use, done here for all children; no thread begins."""
+    torch.set_num_threads(1)
+    Image.preinit()  # PNG's module, as torch._dynamo above
+    file = io.BytesIO()
+    torch.save({"x": torch.zeros(1)}, file)
+    torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    with torch.inference_mode():
+        net = make_net(load_config("faces16", DIFFUSION), 3)
+        net(torch.zeros(6, 3, 16, 16), torch.zeros(6, dtype=torch.int64))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("kinds", nargs="*", default=KINDS, help=f"of {KINDS}; all of them")
@@ -709,8 +723,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="a scratch folder that is kept")
     parser.add_argument("--report", type=Path, help="where to write everything as JSON")
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    Image.preinit()  # PNG's module, as torch._dynamo above
+    warm_up()
     logging.getLogger("dreamlib").setLevel(logging.ERROR)  # cut-short saves are no news here
     found = []
     with tempfile.TemporaryDirectory(prefix="kill-") as temporary:

@@ -91,12 +91,19 @@ def test_sigterm_saves_and_says_how_to_go_on(tmp_path):
 # ---------------------------------------------------------------------- the harness
 
 
-def harness(folder: Path, kinds: tuple[str, ...], kills: int, seed: int, timeout: float):
+def harness(
+    folder: Path,
+    kinds: tuple[str, ...],
+    kills: int,
+    seed: int,
+    timeout: float,
+    python: Path | str = sys.executable,
+):
     """Run the script -> its reports by kind, and what it printed."""
     words = ["--kills", kills, "--seed", seed, "--folder", folder, "--report", folder / "report"]
-    # A fresh interpreter: one that has trained has threads, and must not fork.
+    # Not this interpreter: one that has trained has threads, and must not fork.
     process = subprocess.run(
-        [sys.executable, "-m", "tests.crash.harness", *kinds, *map(str, words)],
+        [python, "-m", "tests.crash.harness", *kinds, *map(str, words)],
         cwd=Path(__file__).parents[2],
         env=os.environ | ONE_THREAD,
         capture_output=True,
@@ -111,9 +118,10 @@ def harness(folder: Path, kinds: tuple[str, ...], kills: int, seed: int, timeout
 
 
 @pytest.fixture(scope="module")
-def few(tmp_path_factory):
-    kinds = ("training", "fourth save", "small packing")
-    return harness(tmp_path_factory.mktemp("few"), kinds, kills=6, seed=0, timeout=400)
+def few(tmp_path_factory, server):
+    kinds, python = ("training", "fourth save", "small packing"), server.interpreter
+    folder = tmp_path_factory.mktemp("few")
+    return harness(folder, kinds, kills=6, seed=0, timeout=400, python=python)
 
 
 def assert_killed(report, kills):

@@ -21,7 +21,7 @@ from dreamlib.utils.errors import Interrupted
 from tests.conftest import within
 
 VALUES = (3, 2)
-EPOCHS = 12
+EPOCHS, FEW = 12, 2  # to learn; to tell whether weights are the same
 
 
 def squares(n, key, size=16):
@@ -45,17 +45,22 @@ def trained(toy):
     return train_classifier(*toy, VALUES, epochs=EPOCHS)
 
 
+@pytest.fixture(scope="module")
+def begun(toy):
+    return train_classifier(*toy, VALUES, epochs=FEW)
+
+
 def test_learns_every_attribute(trained):
     assert min(accuracy(trained, *squares(500, 1))) > 0.95
 
 
-def test_the_same_seed_gives_the_same_weights(toy, trained):
+def test_the_same_seed_gives_the_same_weights(toy, begun):
     with torch.random.fork_rng():
         torch.manual_seed(123)  # the global generator has no say
-        again = train_classifier(*toy, VALUES, epochs=EPOCHS)
-    assert weights_bytes(again) == weights_bytes(trained)
-    other = train_classifier(*toy, VALUES, epochs=EPOCHS, seed=1)
-    assert weights_bytes(other) != weights_bytes(trained)
+        again = train_classifier(*toy, VALUES, epochs=FEW)
+    assert weights_bytes(again) == weights_bytes(begun)
+    other = train_classifier(*toy, VALUES, epochs=FEW, seed=1)
+    assert weights_bytes(other) != weights_bytes(begun)
 
 
 def test_every_epoch_is_a_new_order_of_the_set():
@@ -68,19 +73,19 @@ def test_every_epoch_is_a_new_order_of_the_set():
     np.testing.assert_array_equal(few, np.arange(5))
 
 
-def test_training_leaves_global_state_alone(toy, trained):
+def test_training_leaves_global_state_alone(toy, begun):
     before, threads = torch.get_rng_state(), torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        again = train_classifier(*toy, VALUES, epochs=EPOCHS)
+        again = train_classifier(*toy, VALUES, epochs=FEW)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(torch.get_rng_state(), before)
-    assert weights_bytes(again) == weights_bytes(trained)  # whatever the number of cores
+    assert weights_bytes(again) == weights_bytes(begun)  # whatever the number of cores
 
 
-def test_reads_a_memmap_and_reports_progress(toy, trained, tmp_path):
+def test_reads_a_memmap_and_reports_progress(toy, begun, tmp_path):
     images, labels = toy
     np.save(tmp_path / "images.npy", images)
     mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
@@ -90,11 +95,11 @@ def test_reads_a_memmap_and_reports_progress(toy, trained, tmp_path):
         seen.append(total)
         return lambda count: seen.append(-count)
 
-    same = within(train_classifier, mapped, labels, VALUES, epochs=EPOCHS, progress=progress)
-    assert weights_bytes(same) == weights_bytes(trained)
+    same = within(train_classifier, mapped, labels, VALUES, epochs=FEW, progress=progress)
+    assert weights_bytes(same) == weights_bytes(begun)
     assert sum(seen) == 0
-    assert seen[0] == EPOCHS * (640 // 128)
-    np.testing.assert_array_equal(same.predict(mapped), trained.predict(images))
+    assert seen[0] == FEW * (640 // 128)
+    np.testing.assert_array_equal(same.predict(mapped), begun.predict(images))
 
 
 def test_shapes_and_types(toy, trained):

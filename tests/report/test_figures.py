@@ -183,7 +183,9 @@ def words_of(axes: plt.Axes) -> list[plt.Text]:
     return found
 
 
-def test_a_users_matplotlibrc_changes_no_figure(tmp_path):
+def test_a_users_matplotlibrc_changes_no_figure(tmp_path, monkeypatch):
+    monkeypatch.setattr(plotting, "DPI", 50)  # quicker
+
     def drawn(name: str) -> bytes:
         fig = network.schedule(load_config("faces16"))
         return plotting.save_figure(fig, tmp_path, name)[0].read_bytes()
