@@ -51,7 +51,7 @@ def write_notebook(path: Path, *cells: str, parameters: str = 'RUN = "runs/x"\nN
     return path
 
 
-def until(condition: Callable[[], bool], limit: float = 60.0) -> bool:
+def until(condition: Callable[[], bool], limit: float = 300.0) -> bool:
     """Whether it comes true within `limit` seconds."""
     end = time.monotonic() + limit
     while not condition() and time.monotonic() < end:
@@ -163,7 +163,7 @@ def test_a_kernel_that_will_not_end_is_killed_with_its_children(tmp_path):
     leash = Leash(lambda: (tmp_path / "pid").exists(), grace=0.5, begun=began.append)
     ending = execute(deaf, tmp_path / "out.ipynb", {}, leash)
     assert (ending.state, ending.cell) == ("stopped", 3)
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 300
     assert gone(began[0])
     assert gone(int((tmp_path / "pid").read_text()))
 
@@ -322,7 +322,7 @@ def test_a_command_that_is_killed_leaves_no_kernel_and_goes_on(tmp_path):
     assert until((tmp_path / "begun").exists)
     kernel = facts(tmp_path / "out")["run/polite"]["pid"]
     process.kill()
-    process.wait(timeout=60)
+    process.wait(timeout=300)
     assert gone(kernel)
     (tmp_path / "saved").touch()
     spec = Spec(name="run", notebooks=(str(polite),))

