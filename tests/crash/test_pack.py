@@ -66,7 +66,7 @@ def finish(images: Path, folder: Path) -> dict[str, float]:
     process = start(images, folder)
     out, _ = process.communicate(timeout=600)
     assert process.returncode == 0
-    return json.loads(out)
+    return json.loads(out.splitlines()[-1])
 
 
 def killed_pack(images: Path, folder: Path, kills: int, longest: float) -> list[int]:
