@@ -27,6 +27,7 @@ COLAB = Path("/var/colab/hostname")  # on Colab's machines; a command there has 
 NEVER = ("torch", "torchvision", "numpy")
 REQUIRED = {
     "PIL": "pillow>=10.1",
+    "jinja2": "jinja2>=3.1",
     "matplotlib": "matplotlib>=3.9",
     "pydantic": "pydantic>=2.7",
     "yaml": "pyyaml>=6",
