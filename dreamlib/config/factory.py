@@ -24,7 +24,7 @@ from dreamlib.diffusion import losses
 from dreamlib.diffusion.denoiser import Denoiser
 from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m
 from dreamlib.diffusion.sampling import BoundSampler, LabelsOf, draw_images, interpolate
-from dreamlib.diffusion.schedules import Schedule, cosine, linear
+from dreamlib.diffusion.schedules import Schedule, cosine, flow, linear
 from dreamlib.diffusion.unet import UNet
 from dreamlib.gan import sampling as gan_draw
 from dreamlib.gan.stylegan2 import Discriminator, Generator
@@ -182,7 +182,7 @@ def make_schedule(config: Config) -> Schedule:
     diffusion = config.diffusion
     if diffusion.schedule == "linear":
         return linear(diffusion.steps, diffusion.beta_start, diffusion.beta_end)
-    return cosine(diffusion.steps)
+    return flow(diffusion.steps) if diffusion.schedule == "flow" else cosine(diffusion.steps)
 
 
 def make_denoiser(
@@ -201,6 +201,10 @@ def make_loss(config: Config, epoch: float, total: int) -> Any:
         return losses.Paper(loss.p)
     if loss.name == "perturb":
         return losses.Perturb(loss.gamma, config.diffusion.prediction)
+    if loss.name == "mixflow":
+        return losses.MixFlow(loss.reach, config.diffusion.prediction)
+    if loss.name == "reflex":
+        return losses.Reflex(loss.reach)
     return losses.standard
 
 

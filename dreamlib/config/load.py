@@ -67,6 +67,7 @@ ONLY = (
     ("loss.name", "conservative", "loss.lam_max loss.start loss.ramp loss.weight loss.estimator"),
     ("loss.name", "paper", "loss.p"),
     ("loss.name", "perturb", "loss.gamma"),
+    ("loss.name", "mixflow or reflex", "loss.reach"),
     ("diffusion.schedule", "linear", "diffusion.beta_start diffusion.beta_end"),
     ("sample.sampler", "ddim", "sample.eta"),
     ("sample.sampler", "ddpm", "sample.temperature sample.variance"),
@@ -85,7 +86,7 @@ def idle(config: Config) -> dict[str, str]:
         name: f"{which} {value}"
         for which, value, names in ONLY
         for name in names.split()
-        if ours[which] != value and ours[name] != usual[name]
+        if str(ours[which]) not in str(value).split(" or ") and ours[name] != usual[name]
     }
 
 

@@ -87,14 +87,16 @@ class Net(Section):
 
 class Diffusion(Section):
     steps: Int = Field(default=1000, ge=2, le=10**6)
-    schedule: Literal["linear", "cosine"] = "cosine"
+    schedule: Literal["linear", "cosine", "flow"] = "cosine"  # flow: the straight way
     beta_start: Float = Field(default=1e-4, gt=0, lt=1)  # linear only
     beta_end: Float = Field(default=0.02, gt=0, lt=1)  # linear only
-    prediction: Literal["eps", "v", "x0"] = "eps"  # what the network's output means
+    prediction: Literal["eps", "v", "x0", "velocity"] = "eps"  # what the network's output means
 
 
 class Loss(Section):
-    name: Literal["standard", "conservative", "paper", "perturb"] = "conservative"
+    name: Literal["standard", "conservative", "paper", "perturb", "mixflow", "reflex"] = (
+        "conservative"
+    )
     lam_max: Float = Field(default=0.5, ge=0, le=1)  # conservative
     start: Span = "10 %"  # conservative: lambda is 0 before
     ramp: Span = "20 %"  # conservative: lambda's factor is min(step / ramp, 1)
@@ -102,6 +104,7 @@ class Loss(Section):
     estimator: Literal["both", "sampled"] = "sampled"  # conservative
     p: Float = Field(default=1.0, ge=0)  # paper
     gamma: Float = Field(default=0.1, ge=0)  # perturb
+    reach: Float = Field(default=0.4, ge=0, le=1)  # mixflow, reflex: share of the noisier timesteps
     min_snr: Float | None = Field(default=None, gt=0)  # weight errors by min(SNR, this); 5 is usual
 
 

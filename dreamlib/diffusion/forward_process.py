@@ -32,13 +32,15 @@ def conversion(
 
     The one table from which every use of a prediction type follows: reading the output, the
     weight of an error in eps, what a moved input does to the target.
-    v = a eps - s x0 is Salimans 2022, Sec. 4.
+    v = a eps - s x0 is Salimans 2022, Sec. 4; velocity = eps - x0 is flow matching's, along the
+    straight way from image to noise (Lipman 2023, Eq. 23, with time the other way round).
     """
     a, s = sched.signal_noise(t, dtype)
     table = {
         "eps": (torch.zeros_like(a), torch.ones_like(a)),
         "v": (s, a),
         "x0": (1 / s, -a / s),
+        "velocity": (1 / (a + s), a / (a + s)),
     }
     return table[prediction]
 

@@ -1,4 +1,4 @@
-"""The DREAM family: one shift along the model's own error, four losses.
+"""The DREAM family: shifts along the model's own error, or in its place; six losses.
 
 With D = eps - eps_hat (no gradient), the clean image that the network sees in x_t is
 x0_hat = x0 + (s/a) D.  Moving the input by s*lam*D is therefore the same as noising
@@ -7,7 +7,8 @@ x0 + lam*(x0_hat - x0).  docs/ARCHITECTURE.md has the table of their inputs, tar
 A loss is called as `loss(net, sched, batch, step)` and yields Terms, whose errors hold one value
 per image; the training step calls backward after each, so that two branches never hold their
 activations together.  `net` answers with eps, whatever it predicts (`denoiser.Denoiser`), and
-errors are weighted by `forward_process.loss_weight`; `perturb` alone asks what it predicts.
+errors are weighted by `forward_process.loss_weight`; `Perturb` and `MixFlow` alone ask what it
+predicts.
 """
 
 from __future__ import annotations
@@ -195,13 +196,29 @@ class Paper:
         yield Term(error, stats | {"lam": lam})
 
 
+def noisier(sched: Schedule, batch: Batch, reach: float) -> Tensor:
+    """Timesteps m int64 [B] between t and t + reach (T - 1 - t), by the batch's coin."""
+    way = reach * (len(sched) - 1 - batch.t)
+    return batch.t + (batch.coin * way).round().long()
+
+
+def _moved(
+    net: nn.Module, sched: Schedule, batch: Batch, move: Tensor, x_t: Tensor, prediction: str
+) -> Term:
+    """The network's own target for x_t, asked at x_t + move.
+
+    A prediction of v or x0 is read as noise with the moved input, which adds p times the move
+    (`conversion`); so does the target.
+    """
+    p, _ = conversion(prediction, sched, batch.t, x_t.dtype)
+    error = mean_square(ask(net, batch, x_t + move) - (batch.eps + p * move))
+    return Term(error, {"error": error.detach(), "shift": mean_square(move)})
+
+
 @dataclass(frozen=True)
 class Perturb:
-    """Input perturbation: an independent Gaussian in the place of D.  Ning 2023, Alg. 1.
-
-    The target is the network's own for the unmoved x_t.  A prediction of v or x0 is read as noise
-    with the moved input, which adds p times the move (`conversion`); so does the target.
-    """
+    """Input perturbation: an independent Gaussian in the place of D, the target that of the unmoved
+    x_t.  Ning 2023, Alg. 1."""
 
     gamma: float = 0.1
     prediction: str = "eps"
@@ -213,7 +230,54 @@ class Perturb:
         x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
         assert batch.xi is not None  # drawn where this is the run's loss
         _, s = sched.signal_noise(batch.t, x_t.dtype)
-        p, _ = conversion(self.prediction, sched, batch.t, x_t.dtype)
-        move = s * self.gamma * batch.xi
-        error = mean_square(ask(net, batch, x_t + move) - (batch.eps + p * move))
-        yield Term(error, {"error": error.detach(), "shift": mean_square(move)})
+        yield _moved(net, sched, batch, s * self.gamma * batch.xi, x_t, self.prediction)
+
+
+@dataclass(frozen=True)
+class MixFlow:
+    """Slowed input: asked about timestep t, the network is shown a noisier one of the same image.
+
+    What sampling makes of t lies nearest to true x_m of an m > t.  So m is uniform between t and
+    t + reach (T - 1 - t), by the batch's coin; the target is the network's own for x_t.
+    Li 2025 (arXiv 2512.19311), Sec. 3, where reach is gamma.
+    """
+
+    reach: float = 0.4
+    prediction: str = "eps"
+
+    def __call__(self, net: nn.Module, sched: Schedule, batch: Batch, step: int) -> Iterator[Term]:
+        if self.reach == 0:
+            yield from standard(net, sched, batch)
+            return
+        x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
+        m = noisier(sched, batch, self.reach)
+        move = q_sample(sched, batch.x0, m, batch.eps) - x_t
+        yield _moved(net, sched, batch, move, x_t, self.prediction)
+
+
+@dataclass(frozen=True)
+class Reflex:
+    """The input is what the model itself makes of a noisier timestep m: a DDIM step from m to t.
+
+    With D the error at m, and lam = (s/a)_m / (s/a)_t - 1, that state is x_t + s lam D, and the
+    noise that describes x0 there is eps + lam D: DREAM's pair, its lam and its D those of a step of
+    sampling.  Huang 2025 (arXiv 2512.04904, ReflexFlow), its anti-drift part, without the weights
+    by frequency.  lam is held below 1, where the last timesteps have no signal left.
+    """
+
+    reach: float = 0.1
+
+    def __call__(self, net: nn.Module, sched: Schedule, batch: Batch, step: int) -> Iterator[Term]:
+        if self.reach == 0:
+            yield from standard(net, sched, batch)
+            return
+        m = noisier(sched, batch, self.reach)
+        ratio = ((1 - sched.alpha_bar) / sched.alpha_bar).sqrt()
+        lam = (ratio[m.cpu()] / ratio[batch.t.cpu()] - 1).clamp(max=1)
+        x_m = q_sample(sched, batch.x0, m, batch.eps)
+        eps_hat = ask_without_gradient(net, batch._replace(t=m), x_m)
+        x_t = q_sample(sched, batch.x0, batch.t, batch.eps)
+        x_hat, target = rectify(sched, batch, x_t, eps_hat, lam)
+        error = mean_square(ask(net, batch, x_hat) - target)
+        stats = {"error": mean_square(eps_hat - batch.eps), "shift": mean_square(x_hat - x_t)}
+        yield Term(error, stats | {"lam": lam})

@@ -63,6 +63,16 @@ def linear(steps: int, beta_start: float = 1e-4, beta_end: float = 0.02) -> Sche
     return from_betas(torch.linspace(beta_start, beta_end, steps, dtype=torch.float64))
 
 
+def flow(steps: int) -> Schedule:
+    """Flow matching's straight way x_tau = (1 - tau) x0 + tau eps, scaled to unit variance.
+
+    Its a and s are in the ratio (1 - tau) to tau; tau = 1/(T+1) ... T/(T+1).  Lipman 2023
+    (arXiv 2210.02747), Eq. 20; Liu 2023 (arXiv 2209.03003), Eq. 1.
+    """
+    tau = torch.arange(1, steps + 1, dtype=torch.float64) / (steps + 1)
+    return Schedule((1 - tau) ** 2 / ((1 - tau) ** 2 + tau**2))
+
+
 def cosine(
     steps: int, s: float = 0.008, beta_min: float = 1e-4, beta_max: float = 0.9999
 ) -> Schedule:

@@ -42,6 +42,8 @@ ARMS = {
     "paper-p1": ("loss.name=paper", "loss.p=1.0"),
     "paper-p10": ("loss.name=paper", "loss.p=10.0"),
     "perturb-0.1": ("loss.name=perturb", "loss.gamma=0.1"),
+    "mixflow-0.4": ("loss.name=mixflow", "loss.reach=0.4"),
+    "reflex-0.1": ("loss.name=reflex", "loss.reach=0.1"),
 }
 BUDGETS = ("steps", "passes")
 SAMPLERS = ("dpmpp_2m:25:karras", "ddim:50:uniform", "ddim:10:uniform")
@@ -86,10 +88,10 @@ class Ablation(Record):
 
 
 def passes(config: Config, total: int) -> float:
-    """Forward passes per image position in `total` steps: `paper` asks the network twice, and
+    """Forward passes per image position in `total` steps: `paper` and `reflex` ask it twice, and
     `conservative` once more for the adapted share (`sampled`) or all (`both`) while lambda > 0."""
     loss = config.loss
-    if loss.name == "paper":
+    if loss.name in ("paper", "reflex"):
         return 2.0 * total
     if loss.name != "conservative":
         return float(total)

@@ -14,12 +14,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from dreamlib.diffusion import losses as dream
 from dreamlib.diffusion.denoiser import Denoiser
 from dreamlib.diffusion.forward_process import conversion, q_sample, x0_from_eps
-from dreamlib.diffusion.losses import Batch, Conservative, Paper, Perturb, standard
-from dreamlib.diffusion.schedules import cosine
+from dreamlib.diffusion.losses import (
+    Batch,
+    Conservative,
+    MixFlow,
+    Paper,
+    Perturb,
+    Reflex,
+    standard,
+)
+from dreamlib.diffusion.samplers import ddim
+from dreamlib.diffusion.schedules import cosine, flow
 from dreamlib.diffusion.unet import UNet
 
 SCHED = cosine(100)
-PREDICTIONS = ("eps", "v", "x0")
+PREDICTIONS = ("eps", "v", "x0", "velocity")
 
 
 class Small(nn.Module):
@@ -106,7 +115,7 @@ def test_the_clip_bounds_the_shift_where_x0_hat_explodes():
     "loss",
     [
         *(Conservative(start=500, length=1), Conservative(lam_max=0.0, estimator="both")),
-        *(Paper(math.inf), Perturb(0.0)),
+        *(Paper(math.inf), Perturb(0.0), MixFlow(0.0), Reflex(0.0)),
     ],
 )
 def test_lambda_zero_is_the_standard_loss_itself(loss):
@@ -176,6 +185,85 @@ def test_the_pair_that_each_loss_shows_still_describes_its_x0(prediction):
     assert_close(error, q2 * own, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_a_slowed_input_is_a_noisier_timesteps_and_the_target_stays(prediction):
+    data = batch()
+    data = Batch(*(f.double() if f is not None and f.is_floating_point() else f for f in data))
+    data = data._replace(t=data.t.clamp(1, 95))
+    x_t = q_sample(SCHED, data.x0, data.t, data.eps)
+    asked = []
+
+    class Wrong(nn.Module):
+        """Says the network's own target for x_t, and 0.1 more."""
+
+        def forward(self, x, t):
+            asked.append((x, t))
+            return output_from_eps(prediction, x_t, t, data.eps) + 0.1
+
+    (term,) = MixFlow(0.4, prediction)(Denoiser(Wrong(), SCHED, prediction), SCHED, data, 0)
+    m = dream.noisier(SCHED, data, 0.4)
+    assert (m >= data.t).all()
+    assert int(m.max()) <= 99
+    assert len(set((m - data.t).tolist())) > 10
+    ((x, t),) = asked
+    assert torch.equal(t, data.t)
+    assert_close(x, q_sample(SCHED, data.x0, m, data.eps), rtol=0, atol=1e-12)
+    q2 = conversion(prediction, SCHED, data.t, torch.float64)[1].flatten() ** 2
+    assert_close(term.error, 0.01 * q2, rtol=1e-8, atol=1e-12)
+
+
+def test_reflex_shows_what_a_ddim_step_makes_and_how_x0_is_reached_from_there():
+    data = batch(size=1)._replace(t=torch.tensor([40]), coin=torch.tensor([0.5]))
+    m = dream.noisier(SCHED, data, 0.2)
+    assert m.tolist() == [46]  # 0.5 * 0.2 * 59 = 5.9
+    shown = []
+
+    class Some(nn.Module):
+        def forward(self, x, t):
+            shown.append((x, t))
+            return 0.9 * x
+
+    (term,) = Reflex(0.2)(Some(), SCHED, data, 0)
+    (x_m, asked), (x_hat, t) = shown
+    assert (asked.item(), t.item()) == (46, 40)
+    # one step of DDIM from m to t, written out
+    (a_m, s_m), (a, s) = SCHED.roots(46), SCHED.roots(40)
+    eps_hat = 0.9 * x_m
+    step = a * (x_m - s_m * eps_hat) / a_m + s * eps_hat
+    assert_close(x_hat, step, rtol=0, atol=1e-5)
+    target = (x_hat - a * data.x0) / s  # the noise that describes x0 there
+    assert_close(term.error, (0.9 * x_hat - target).square().flatten(1).mean(1))
+
+
+def test_the_flow_schedule_with_a_velocity_is_eulers_method_on_the_straight_way():
+    """x_tau = (1 - tau) x0 + tau eps: a step of DDIM, scaled, is one along eps - x0."""
+    sched, tau = flow(99), torch.arange(1, 100, dtype=torch.float64) / 100
+    a, s = sched.alpha_bar.sqrt(), (1 - sched.alpha_bar).sqrt()
+    assert_close(s / (a + s), tau, rtol=0, atol=1e-12)
+    velocities = []
+
+    class Field(nn.Module):
+        """Some velocity at every place."""
+
+        def forward(self, x, t):
+            lin = x * ((1 - tau[t]) ** 2 + tau[t] ** 2).sqrt().view(-1, 1, 1, 1)
+            velocities.append(torch.sin(3 * lin) + tau[t].view(-1, 1, 1, 1))
+            return velocities[-1]
+
+    def length(k):
+        return float(((1 - tau[k]) ** 2 + tau[k] ** 2) ** 0.5)
+
+    x = torch.randn(4, 1, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    net = Denoiser(Field(), sched, "velocity")
+    steps = list(ddim(net, sched, x, 30, None, clamp=False))
+    lin = x * length(steps[0].t)
+    for step, after in zip(steps, [*(step.t for step in steps[1:]), None]):
+        gap = (0.0 if after is None else float(tau[after])) - float(tau[step.t])
+        lin = lin + gap * velocities[steps.index(step)]
+        scale = 1.0 if after is None else length(after)
+        assert_close(step.x_t * scale, lin, rtol=0, atol=1e-9)
+
+
 def test_every_loss_tells_the_log_what_it_did():
     data = batch(perturb=True)
     expected = {
@@ -184,6 +272,8 @@ def test_every_loss_tells_the_log_what_it_did():
         Conservative(): {"error", "shift", "lam"},
         Conservative(estimator="both"): {"error", "shift", "lam"},
         Perturb(): {"error", "shift"},
+        MixFlow(): {"error", "shift"},
+        Reflex(): {"error", "shift", "lam"},
     }
     for loss, names in expected.items():
         seen = {}
@@ -192,7 +282,7 @@ def test_every_loss_tells_the_log_what_it_did():
         assert set(seen) == names
         assert all(value.shape == (64,) for value in seen.values())
         assert not any(value.requires_grad for value in seen.values())
-        if not isinstance(loss, Perturb):  # D is measured at the unmoved input, whatever the branch
+        if not isinstance(loss, (Perturb, MixFlow, Reflex)):
             x_t = q_sample(SCHED, data.x0, data.t, data.eps)
             D = data.eps - Small()(x_t, data.t).detach()
             assert_close(seen["error"], D.square().flatten(1).mean(1))
@@ -209,7 +299,7 @@ def test_labels_go_with_every_question():
             return super().forward(x, t)
 
     both = Conservative(estimator="both")
-    for loss in (standard, Paper(), Conservative(), both, Perturb()):
+    for loss in (standard, Paper(), Conservative(), both, Perturb(), MixFlow(), Reflex()):
         asked.clear()
         total(loss, Told(), data)
         assert torch.equal(asked[-1], data.y)
@@ -235,7 +325,10 @@ CHOSEN = int(((batch().coin < 0.3) & (batch().t > 0)).sum())  # images that `sam
 
 @pytest.mark.parametrize(
     ("loss", "without_gradient"),
-    [(standard, []), (Paper(), [64]), (Conservative(estimator="sampled"), [CHOSEN])],
+    [
+        *((standard, []), (Paper(), [64]), (Conservative(estimator="sampled"), [CHOSEN])),
+        *((MixFlow(), []), (Reflex(), [64])),
+    ],
 )
 def test_its_own_error_is_measured_without_gradient_or_dropout(loss, without_gradient):
     net = Small(dropout=0.5)
