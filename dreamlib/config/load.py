@@ -74,7 +74,11 @@ ONLY = (
     ("train.optimizer", "adamw", "train.weight_decay"),
     ("net.conditional", True, "train.label_dropout"),
     ("model", "diffusion", "train.optimizer train.clip train.ema train.channels_last"),
-    ("model", "diffusion", "train.recompute sample.spacing sample.clamp"),  # it has no steps
+    (
+        "model",
+        "diffusion",
+        "train.recompute train.times sample.spacing sample.clamp",
+    ),  # it has no steps
 )
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from dreamlib.utils.errors import ConfigError
 
@@ -118,6 +126,7 @@ class Train(Section):
     warmup: Span = 0  # the rate rises linearly at first
     weight_decay: Float = Field(default=0.01, ge=0)  # adamw only
     label_dropout: Float = Field(default=0.1, ge=0, le=1)  # conditional: share told nothing
+    times: Literal["uniform", "logit_normal", "clean"] = "uniform"  # of an image's timestep
     clip: Float = Field(default=1.0, gt=0)  # largest gradient norm
     ema: Float = Field(default=0.9999, ge=0, lt=1)
     seed: Seed = 0
@@ -169,6 +178,7 @@ class Sample(Section):
     steps: Int = Field(default=50, ge=1)
     spacing: Literal["uniform", "quadratic", "karras", "trailing"] = "uniform"
     clamp: Bool = True  # hold the predicted clean image inside [-1, 1]
+    eps_scale: Float = Field(default=1.0, gt=0)  # the predicted noise is divided by it
     eta: Float = Field(default=0.0, ge=0, le=1)  # ddim
     temperature: Float = Field(default=1.0, ge=0)  # ddpm
     variance: Literal["posterior", "fixed_large"] = "posterior"  # ddpm
@@ -177,6 +187,14 @@ class Sample(Section):
     batch: Int = Field(default=64, ge=1)  # the network's one fixed batch size
     seed: Seed = 0
     shard: Int = Field(default=250, ge=1)  # images per file
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Images and scores from before eps_scale was there are those of eps_scale 1."""
+        values = dump(self)
+        if self.eps_scale == 1:
+            values.pop("eps_scale", None)
+        return values
 
 
 class Evaluate(Section):
@@ -253,8 +271,10 @@ class Config(Section):
             raise ValueError(
                 "model gan takes net.widths only of net, and nothing of diffusion and loss"
             )
-        if (self.sample.sampler, self.sample.steps) != ("gan", 1):
-            raise ValueError("model gan draws with sample.sampler gan and sample.steps 1")
+        if (self.sample.sampler, self.sample.steps, self.sample.eps_scale) != ("gan", 1, 1):
+            raise ValueError(
+                "model gan draws with sample.sampler gan, sample.steps 1 and sample.eps_scale 1"
+            )
         if self.train.precision not in ("auto", "fp32"):
             raise ValueError("model gan is trained with train.precision auto or fp32")
         if self.train.deterministic and self.gan.ada is not None:

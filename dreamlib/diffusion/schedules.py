@@ -53,6 +53,22 @@ class Schedule:
         return a[t], s[t]
 
 
+def draw_times(kind: str, steps: int, count: int, rng: torch.Generator) -> Tensor:
+    """Timesteps to train at, int64 [count] in 0 .. steps - 1.
+
+    uniform       as Ho 2020
+    logit_normal  the sigmoid of a standard normal: the middle more often.  Esser 2024, Sec. 3.1
+    clean         1 - sqrt(u), small t more often.  Li 2025 (arXiv 2512.19311), Beta(2, 1) there
+    """
+    if kind == "uniform":
+        return torch.randint(steps, (count,), generator=rng)
+    if kind == "logit_normal":
+        share = torch.randn(count, generator=rng, dtype=torch.float64).sigmoid()
+    else:
+        share = 1 - torch.rand(count, generator=rng, dtype=torch.float64).sqrt()
+    return (share * steps).long().clamp(max=steps - 1)
+
+
 def from_betas(betas: Tensor) -> Schedule:
     """Ho 2020, Sec. 2: alpha_bar_t is the product of 1 - beta up to t.  betas float64 [T]."""
     return Schedule(torch.cumprod(1 - betas, dim=0))

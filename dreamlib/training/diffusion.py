@@ -18,6 +18,7 @@ from dreamlib.config.factory import (
 from dreamlib.diffusion.denoiser import NO_LABEL
 from dreamlib.diffusion.forward_process import loss_weight
 from dreamlib.diffusion.losses import Batch, Perturb
+from dreamlib.diffusion.schedules import draw_times
 from dreamlib.diffusion.unet import UNet
 from dreamlib.runs.run import Run
 from dreamlib.training.base import BaseTrainer, gradient_norm
@@ -157,10 +158,12 @@ class DiffusionTrainer(BaseTrainer[UNet]):
     def draw(self, step: int) -> Batch:
         """The batch of a step: images, timesteps and noise for all of it, before any slicing."""
         x0, rng = self.stream[step], torch_rng("step", self.seed, step)
-        t = torch.randint(len(self.sched), (len(x0),), generator=rng)
+        t = draw_times("uniform", len(self.sched), len(x0), rng)
         eps = torch.randn(x0.shape, generator=rng)
         coin = torch.rand(len(x0), generator=rng)
         xi = torch.randn(x0.shape, generator=rng) if isinstance(self.loss, Perturb) else None
+        if (kind := self.config.train.times) != "uniform":  # all else stays as it is
+            t = draw_times(kind, len(self.sched), len(x0), torch_rng("times", self.seed, step))
         return Batch(x0, t, eps, coin, xi, self.labels(step))
 
     def labels(self, step: int) -> Tensor | None:

@@ -45,6 +45,27 @@ def test_a_schedule_is_a_float64_vector_that_falls_inside_0_and_1():
             schedule.Schedule(bad)
 
 
+@pytest.mark.parametrize(
+    ("kind", "median", "first", "last"),
+    [  # of t/T; shares of the first and last tenth, from the laws' own distribution functions
+        ("uniform", 0.5, 0.1, 0.1),
+        ("logit_normal", 0.5, 0.0140, 0.0140),
+        ("clean", 1 - 0.5**0.5, 0.19, 0.01),
+    ],
+)
+def test_timesteps_follow_their_law(kind, median, first, last):
+    n = 200_000
+    t = schedule.draw_times(kind, 1000, n, torch.Generator().manual_seed(0))
+    assert t.dtype == torch.int64
+    assert int(t.min()) >= 0
+    assert int(t.max()) < 1000
+    shares = t.double() / 1000
+    assert float(shares.median()) == pytest.approx(median, abs=0.005)
+    for share, wanted in (((t < 100), first), ((t >= 900), last)):
+        error = (wanted * (1 - wanted) / n) ** 0.5
+        assert float(share.double().mean()) == pytest.approx(wanted, abs=4 * error)
+
+
 def test_x0_and_eps_invert_each_other(sched):
     x0, eps = draw()
     t = torch.tensor([0, 10, 300, 600, 900])

@@ -362,3 +362,13 @@ def test_channels_last_is_how_the_weights_lie(tiny):
 def test_the_demo_has_twenty_thousand_faces_to_train_on():
     counts = make_source(load_config("faces16"), None).description
     assert [counts[split] for split in SPLITS] == [20_000, 5_000, 5_000]
+
+
+def test_other_timesteps_leave_images_and_noise_as_they_are(tiny):
+    plain, other = (DiffusionTrainer(tiny(n, f"train.times={n}")) for n in ("uniform", "clean"))
+    a, b = plain.draw(3), other.draw(3)
+    assert torch.equal(a.x0, b.x0)
+    assert torch.equal(a.eps, b.eps)
+    assert torch.equal(a.coin, b.coin)
+    assert not torch.equal(a.t, b.t)
+    assert torch.equal(b.t, other.draw(3).t)
