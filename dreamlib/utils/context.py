@@ -40,7 +40,7 @@ def using(
     """
     given = {"progress": progress, "say": say, "should_stop": should_stop}
     changes = {name: value for name, value in given.items() if value is not None}
-    token = _around.set(replace(_around.get(), **changes))
+    token = _around.set(replace(current(), **changes))
     try:
         yield
     finally:
@@ -54,14 +54,14 @@ def current() -> Context:
 
 def progress(label: str, total: int) -> Advance:
     """Open a progress bar of `total` steps; call what it returns with the steps just done."""
-    return _around.get().progress(label, total)
+    return current().progress(label, total)
 
 
 def say(text: str) -> None:
     """One line for whoever watches."""
-    _around.get().say(text)
+    current().say(text)
 
 
 def should_stop() -> bool:
     """Whether long work should end now, politely: raise Interrupted."""
-    return _around.get().should_stop()
+    return current().should_stop()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dreamlib.config.load import differences, dump_config, identity, load_config, save_config
+from dreamlib.config.load import differences, dump_config, identity, idle, load_config, save_config
 from dreamlib.config.schema import span_steps
 from dreamlib.utils.errors import ConfigError
 
@@ -124,3 +124,10 @@ def test_only_what_may_change_is_left_out_of_the_identity():
         "train.lr: 0.002 -> 0.0005",
         "train.seed: 0 -> 3",
     ]
+
+
+def test_a_reach_decides_something_for_two_losses():
+    for name in ("mixflow", "reflex"):
+        assert idle(load_config("smoke", [f"loss.name={name}", "loss.reach=0.2"])) == {}
+    found = idle(load_config("smoke", ["loss.name=standard", "loss.reach=0.2"]))
+    assert found["loss.reach"] == "loss.name mixflow or reflex"

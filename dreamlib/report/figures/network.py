@@ -28,8 +28,12 @@ FIRST = -1.42  # height of the first level's centre
 EDGE, INSET = 0.62, 0.3  # left of the first level; deeper levels are further in, if there is room
 MIDDLE = TWO / 2 + 0.16
 # What the network's output means.
-ANSWERS = {"eps": "noise eps", "v": "v = a eps − s x0", "x0": "clean image x0"}
-ANSWERS["velocity"] = "velocity eps − x0"
+ANSWERS = {
+    "eps": "noise eps",
+    "v": "v = a eps − s x0",
+    "x0": "clean image x0",
+    "velocity": "velocity eps − x0",
+}
 RESIDUAL, ATTENTION, CHANGE = "#CFE3F1", "#FAD9C6", "#CDEBDF"  # pale: words stand on them
 
 
