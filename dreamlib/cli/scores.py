@@ -35,9 +35,10 @@ Name = Annotated[str | None, typer.Option(help="what the rows call the images")]
 Out = Annotated[Place, typer.Option(help="where scores go without a run")]
 Part = Annotated[
     str | None,
-    typer.Option(help="1/2: make half of the images and features only, for two processes"),
+    typer.Option(help="1/2: half of what comes before the scores only, for two processes"),
 ]
 Weights = Annotated[str | None, typer.Option(help="the Inception file")]
+PART_DONE = "part {} is ready: run the other parts, then the command without --part"
 NO_IMAGES = (
     "name a run folder alone, or images: --images FOLDER or --diffusers FOLDER (--reference, "
     "--size, --steps, --name, --out and --weights are for those; a run has its settings: --set)"
@@ -89,11 +90,16 @@ def _prepare(run: Run | None, part: str, n: list[int] | None) -> None:
 
     if run is None:
         raise ConfigError("--part needs a run folder")
-    number, slash, of = part.partition("/")
+    prepare(run, _numbers(part), n)
+    say(PART_DONE.format(part))
+
+
+def _numbers(part: str | None) -> tuple[int, int]:
+    """1/2 -> (0, 2); all of it without."""
+    number, slash, of = (part or "1/1").partition("/")
     if not (slash and number.isdigit() and of.isdigit()):
         raise ConfigError(f"--part reads 1/2, not {part}")
-    prepare(run, (int(number) - 1, int(of)), n)
-    say(f"part {part} is ready: run the other parts, then the command without --part")
+    return int(number) - 1, int(of)
 
 
 def _say_scores(study: Study, folder: Path) -> None:
@@ -128,11 +134,13 @@ def ablate(
     n: Annotated[int, typer.Option(min=100, max=10**7, help="images per score")] = 2000,
     out: Annotated[Place, typer.Option(help="a folder for runs and results")] = None,
     data: Data = None,
+    part: Part = None,
     settings: Set = None,
 ) -> None:
     """Train and score every loss at equal steps and at equal network passes.
 
-    The same command goes on where it was.
+    The same command goes on where it was.  On two cores, parts 1/2 and 2/2 side by side with
+    OMP_NUM_THREADS=1 do 1.4 times the work; then the command without --part scores.
     """
     from dreamlib.evaluation.ablation import ARMS
     from dreamlib.evaluation.ablation import ablate as run_ablation
@@ -144,7 +152,10 @@ def ablate(
     folder = out or Path("runs") / f"ablation-{Path(preset).stem}"
     sizes = {"folder": folder, "steps": steps, "n": n}
     overrides, arms = overrides_of(settings, data), losses or tuple(ARMS)
-    result = run_ablation(preset, arms, range(seeds), **sizes, overrides=overrides, watch=watch)
+    drive = {"overrides": overrides, "part": _numbers(part), "watch": watch}
+    result = run_ablation(preset, arms, range(seeds), **sizes, **drive)
+    if not result.cells:
+        return say(PART_DONE.format(part))
     say(ablation_markdown(result))
     tables = save_ablation_tables(result, folder)
     for path in [*tables, *save_figure(ablation(folder), folder, "ablation")]:

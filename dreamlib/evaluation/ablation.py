@@ -1,8 +1,10 @@
-"""Which loss is worth its cost?  Arms at equal steps and at equal network passes, several seeds.
+"""Does showing a model its own errors help?  Arms at equal steps and at equal network passes.
 
 One pass more per image is time that a plain loss could have trained on, so every arm is trained
-twice: for the same number of optimizer steps, and for the same number of forward passes.  What is
-done is kept; the same call goes on where it was.
+twice: for the same number of optimizer steps, and for the same number of forward passes.  Seeds of
+training are paired: an arm's seed k has the initial weights, images, timesteps and noise of the
+standard one's, wherever the arm leaves them.  What is done is kept; the same call goes on where it
+was.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -20,22 +22,24 @@ import numpy as np
 
 from dreamlib.config.load import load_config
 from dreamlib.config.schema import Config, span_steps
+from dreamlib.evaluation.ablation_results import BUDGETS, STANDARD, Ablation, Cell
+from dreamlib.evaluation.ablation_results import read_ablation as read_ablation  # for notebooks
 from dreamlib.evaluation.compare import differences_of
-from dreamlib.evaluation.inputs import StudyInputs
-from dreamlib.evaluation.results import Record, read_record
+from dreamlib.evaluation.denoising import denoising_errors
+from dreamlib.evaluation.inputs import StudyInputs, check_part
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.kid import kid
+from dreamlib.metrics.prdc import prdc
 from dreamlib.runs.open import open_run
 from dreamlib.runs.run import Run
 from dreamlib.training.train import train
 from dreamlib.utils.arguments import listed
 from dreamlib.utils.context import Say, using
 from dreamlib.utils.context import progress as open_bar
-from dreamlib.utils.errors import ConfigError, Interrupted, NotThere, OutOfTime
+from dreamlib.utils.errors import ConfigError, Interrupted, OutOfTime
 from dreamlib.utils.files import write_json
 from dreamlib.utils.progress import Progress
 
-STANDARD = "standard"
 ARMS = {
     STANDARD: ("loss.name=standard",),
     "conservative": ("loss.name=conservative",),
@@ -44,47 +48,11 @@ ARMS = {
     "perturb-0.1": ("loss.name=perturb", "loss.gamma=0.1"),
     "mixflow-0.4": ("loss.name=mixflow", "loss.reach=0.4"),
     "reflex-0.1": ("loss.name=reflex", "loss.reach=0.1"),
+    "logit-normal": ("loss.name=standard", "train.times=logit_normal"),
+    "flow": ("loss.name=standard", "diffusion.schedule=flow", "diffusion.prediction=velocity"),
 }
-BUDGETS = ("steps", "passes")
+MANIFOLD = 1000  # images of precision, recall, coverage and denoising, or fewer
 SAMPLERS = ("dpmpp_2m:25:karras", "ddim:50:uniform", "ddim:10:uniform")
-
-
-@dataclass(frozen=True)
-class Cell(Record):
-    """One trained model, sampled one way."""
-
-    arm: str
-    budget: str  # what is equal among the arms: "steps" or "passes"
-    seed: int  # of training
-    steps: int
-    passes: int  # network evaluations per image position, gradient or not
-    sampler: str  # name:steps:spacing
-    fd: float
-    kid: float
-    kid_se: float | None
-    # Against the standard loss at the same budget, training seed and sampler, image by image.
-    minus_standard: float | None
-    minus_standard_se: float | None
-    weights: str  # SHA-256
-    minus_metric: str = ""  # what that is a difference of; "" in older files: the raw distance
-
-
-@dataclass(frozen=True)
-class Ablation(Record):
-    """What ablation.json holds."""
-
-    facts: dict[str, Any]
-    cells: list[Cell]
-
-    @property
-    def minus_metric(self) -> str:
-        """What the differences are of."""
-        return self.cells[-1].minus_metric or f"raw {self.facts['metric']}"
-
-    def of(self, arm: str, budget: str, sampler: str) -> list[Cell]:
-        """One cell per seed."""
-        wanted = arm, budget, sampler
-        return [cell for cell in self.cells if (cell.arm, cell.budget, cell.sampler) == wanted]
 
 
 def passes(config: Config, total: int) -> float:
@@ -115,6 +83,7 @@ def ablate(
     n: int = 2000,
     samplers: Sequence[str] = SAMPLERS,
     overrides: Sequence[str] = (),
+    part: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
     say: Say | None = None,
     watch: Callable[[Run, Iterator[Any]], Any] = lambda run, ticks: deque(ticks, maxlen=0),
@@ -123,39 +92,33 @@ def ablate(
     score `n` images of each by every sampler.  Writes ablation.json into `folder`.
 
     Runs lie in `folder` and continue like any other; its name begins theirs, because a mirror knows
-    runs by the names of their folders alone.  `watch` drives a training and shows it.
+    runs by the names of their folders alone.  `watch` drives a training and shows it.  Part (k, of)
+    makes trainings k, k + of ... and looks at their images, without cells: for several processes,
+    after which the call for all of it scores.
     ConfigError for an unknown loss or sampler; Interrupted when a training was stopped.
     """
     losses, samplers, seeds = listed(losses), listed(samplers), listed(seeds)
     _check(losses, samplers, seeds, steps)
     arms = [STANDARD, *(arm for arm in losses if arm != STANDARD)]  # it is what others differ from
     begin = partial(_training, preset, Path(folder), listed(overrides), steps)
-    trainings = {key: begin(*key) for key in product(BUDGETS, seeds, arms)}
+    planned = {key: begin(*key) for key in product(BUDGETS, seeds, arms)}
+    each = list({training.name: training for training in planned.values()}.values())
+    ours = each[slice(check_part(part)[0], None, part[1])]
     with using(progress=progress, say=say):
         # What is missing for scores is said before any training.
-        facts = _facts(trainings[BUDGETS[0], seeds[0], STANDARD], n)
-        for training in trainings.values():
+        facts = _facts(planned[BUDGETS[0], seeds[0], STANDARD], n)
+        facts |= {"steps": steps, "seeds": list(seeds), "samplers": list(samplers)}
+        for training in ours:
             _train(training, watch)
-        cells, advance = [], open_bar("scored", len(trainings) * len(samplers))
-        for (budget, seed, _), training in trainings.items():
-            for sampler in samplers:
-                cells.append(_score(training, trainings[budget, seed, STANDARD], sampler, n))
-                advance(1)
-    facts |= {"steps": steps, "seeds": list(seeds), "samplers": list(samplers)}
-    ablation = Ablation(facts, cells)
+        advance = open_bar("drawn", len(ours) * len(samplers))
+        for training, sampler in product(ours, samplers):
+            training.draw(sampler, n)
+            advance(1)
+        if len(ours) < len(each):
+            return Ablation(facts, [])
+        ablation = Ablation(facts, list(_cells(planned, samplers, n)))
     write_json(Path(folder) / "ablation.json", asdict(ablation))
     return ablation
-
-
-def read_ablation(folder: Path | str) -> Ablation:
-    """What `ablate` wrote.  RunError when there is nothing, or it does not hold."""
-    path = Path(folder) / "ablation.json"
-    if not path.exists():
-        raise NotThere(
-            f"{folder} holds no ablation: run notebook 07_dream_ablation, or "
-            f"`dreamlib ablate PRESET --steps N --out {folder}`"
-        )
-    return read_record(Ablation, path, "run `dreamlib ablate` again")
 
 
 @dataclass(frozen=True)
@@ -171,10 +134,15 @@ class _Training:
     folder: Path
     settings: tuple[str, ...]
 
+    @property
+    def name(self) -> str:
+        """One training serves both budgets where an arm asks the network no more than once."""
+        return f"{self.arm}-seed{self.seed}-{self.steps}"
+
     def open(self, sampler: str = "") -> Run:
         parts = zip(("sampler", "steps", "spacing"), sampler.split(":") if sampler else ())
         settings = [*self.settings, *(f"sample.{name}={value}" for name, value in parts)]
-        name, mirror = f"{self.arm}-seed{self.seed}-{self.steps}", "none"
+        name, mirror = self.name, "none"
         if not (self.folder / name).exists():  # all had such names once: a mirror would mix them
             name, mirror = f"{self.folder.absolute().name}-{name}", None
         return open_run(self.folder / name, self.preset, overrides=settings, mirror=mirror)
@@ -214,6 +182,19 @@ def _train(training: _Training, watch: Callable[[Run, Iterator[Any]], Any]) -> N
         raise kind(f"{run.folder} was paused: the same command goes on")
 
 
+def _cells(planned: dict[Any, _Training], samplers: Sequence[str], n: int) -> Iterator[Cell]:
+    """Of every training and sampler; what serves both budgets is scored once."""
+    scored: dict[tuple[str, ...], Cell] = {}
+    advance = open_bar("scored", len(planned) * len(samplers))
+    for ((budget, seed, _), training), sampler in product(planned.items(), samplers):
+        standard = planned[budget, seed, STANDARD]
+        key = training.name, standard.name, sampler
+        if key not in scored:
+            scored[key] = _score(training, standard, sampler, n)
+        yield replace(scored[key], budget=budget, passes=training.passes)
+        advance(1)
+
+
 def _score(training: _Training, standard: _Training, sampler: str, n: int) -> Cell:
     inputs, features = training.draw(sampler, n)
     reference = inputs.features(inputs.reference)
@@ -221,6 +202,8 @@ def _score(training: _Training, standard: _Training, sampler: str, n: int) -> Ce
     if training.arm != STANDARD:
         pair = features, standard.draw(sampler, n)[1]
         less = differences_of(inputs.plan.metric, pair, reference, True, {})[1]
+    few = min(n, len(reference), MANIFOLD)
+    manifold = prdc(features[:few], reference[:few])
     return Cell(
         *(training.arm, training.budget, training.seed, training.steps, training.passes, sampler),
         fd=frechet(features, reference),
@@ -230,6 +213,10 @@ def _score(training: _Training, standard: _Training, sampler: str, n: int) -> Ce
         minus_standard_se=less.se if less else None,
         weights=inputs.run.weights()[1]["sha256"],
         minus_metric=less.metric if less else "",
+        precision=manifold.precision.value,
+        recall=manifold.recall.value,
+        coverage=manifold.coverage.value,
+        errors=denoising_errors(inputs.run, inputs.held_out[:MANIFOLD]),
     )
 
 

@@ -129,9 +129,7 @@ class StudyInputs:
 def prepare(run: Run, part: tuple[int, int], n: Sequence[int] | None = None) -> None:
     """One process's share of a later `evaluate`: part (k, of) makes and looks at chunk k, k + of,
     and so on of every set, by image number.  Processes share nothing but the run folder."""
-    k, of = part
-    if not 0 <= k < of:
-        raise ConfigError(f"part {k + 1} of {of} does not exist")
+    k, of = check_part(part)
 
     def chunks(total: int) -> list[range]:
         starts = range(k * CHUNK_IMAGES, total, of * CHUNK_IMAGES)
@@ -145,6 +143,14 @@ def prepare(run: Run, part: tuple[int, int], n: Sequence[int] | None = None) -> 
             for chunk in chunks(len(images)):
                 inputs.features(images[chunk.start : chunk.stop])
         keep()
+
+
+def check_part(part: tuple[int, int]) -> tuple[int, int]:
+    """(k, of) with 0 <= k < of, else ConfigError."""
+    k, of = part
+    if not 0 <= k < of:
+        raise ConfigError(f"part {k + 1} of {of} does not exist")
+    return part
 
 
 def check_apart(held_out: Sequence[np.ndarray], train: ArrayRows, share: float) -> int:

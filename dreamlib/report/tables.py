@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 
-from dreamlib.evaluation.ablation import BUDGETS, Ablation
+from dreamlib.evaluation.ablation_results import BUDGETS, RESOLVED, STANDARD, Ablation, critical
 from dreamlib.evaluation.compare import Comparison
 from dreamlib.evaluation.results import GENERATED, REAL, Score, Study, read_scores
 from dreamlib.report.sources import way_of
@@ -222,8 +222,8 @@ def comparison_markdown(result: Comparison) -> str:
 
 
 ABLATION_HEAD = (
-    *("loss", "equal", "steps", "passes", "sampler", "mean", "each seed"),
-    *("minus standard: mean", "each seed ± SE", "KID: mean"),
+    *("loss", "equal", "steps", "passes", "sampler", "mean", "each seed", "minus standard"),
+    *("seeds for 5 %", "KID", "precision", "recall", "coverage", "error by quartile of t"),
 )
 
 
@@ -233,34 +233,54 @@ def ablation_table(results: Ablation) -> tuple[Sequence[str], list[tuple[str, ..
     arms = list(dict.fromkeys(cell.arm for cell in results.cells))
     for sampler, budget, arm in product(results.facts["samplers"], BUDGETS, arms):
         cells = results.of(arm, budget, sampler)
-        minus = [cell.minus_standard for cell in cells if cell.minus_standard is not None]
-        each = [
-            f"{cell.minus_standard:+.3f} ± {cell.minus_standard_se:.3f}"
-            for cell in cells
-            if cell.minus_standard is not None and cell.minus_standard_se is not None
-        ]
         line = (
             *(arm, budget, f"{cells[0].steps:,}", f"{cells[0].passes:,}"),
             " ".join(sampler.split(":")),
             _number(fmean(cell.fd for cell in cells)),
             ", ".join(_number(cell.fd) for cell in cells),
-            f"{fmean(minus):+.3f}" if minus else NONE,
-            ", ".join(each) or NONE,
+            *_difference(results, arm, budget, sampler),
             _number(fmean(cell.kid for cell in cells)),
+            *(_mean([getattr(c, name) for c in cells]) for name in ABLATION_HEAD[-4:-1]),
+            " ".join(map(_mean, zip(*(cell.errors for cell in cells)))) or NONE,
         )
         lines.append(line)
     return ABLATION_HEAD, lines
 
 
+def _mean(values: Iterable[float | None]) -> str:
+    """Of all seeds; NONE where an older file lacks one."""
+    known = [value for value in values if value is not None]
+    return f"{fmean(known):.3f}" if known else NONE
+
+
+def _difference(results: Ablation, arm: str, budget: str, sampler: str) -> tuple[str, str]:
+    """To the standard loss, `*` where it is clear; and the seeds that would resolve RESOLVED."""
+    if arm == STANDARD:
+        return NONE, NONE
+    value, error = results.difference(arm, budget, sampler)
+    found = results.contrast(arm, budget, sampler)
+    mark = " *" if found and found.clear else ""
+    return f"{value:+.3f} ± {error:.3f}{mark}", f"{found.needed:,}" if found else NONE
+
+
 def ablation_markdown(results: Ablation) -> str:
-    """One table of every loss, budget and sampler."""
-    facts = results.facts
+    """One table of every loss, budget and sampler, and what its numbers are."""
+    facts, seeds = results.facts, len(results.facts["seeds"])
+    arms = len({cell.arm for cell in results.cells}) - 1
     note = (
         f"{facts['metric']} of {facts['n']:,} images against {facts['n_real']:,} held-out real "
-        f"({facts['preset']}, {facts['images']}); floor {facts['floor']:.3f}. The SE of a "
-        "difference is that of sampling; 'each seed' shows what training seeds add. Differences "
-        f"are of {results.minus_metric}; single distances are raw, with a bias that differs."
+        f"({facts['preset']}, {facts['images']}); floor {facts['floor']:.3f}. Differences are of "
+        f"{results.minus_metric}; single distances are raw, with a bias that differs. "
     )
+    if seeds > 1 and arms:
+        note += (
+            f"± is the standard error over {seeds} training seeds, paired; * marks a difference "
+            f"beyond {critical(seeds, arms):.1f} of its own errors, which chance alone does in 5 % "
+            f"of studies with {arms} arms. 'seeds for 5 %': how many would know {RESOLVED:.0%} of "
+            "the standard loss's distance by two errors."
+        )
+    else:
+        note += "± is the error of sampling images; another training seed adds to it."
     return "\n\n".join([as_table(*ablation_table(results)), note])
 
 

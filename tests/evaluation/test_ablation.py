@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 
 from dreamlib.config.load import load_config
 from dreamlib.diffusion.unet import UNet
 from dreamlib.evaluation.ablation import ARMS, ablate, passes, read_ablation
+from dreamlib.evaluation.ablation_results import contrast, critical
 from dreamlib.report import tables
 from dreamlib.report.figures.score_figures import ablation as figure
+from dreamlib.report.texts import NONE
 from dreamlib.runs.open import open_run
 from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, Interrupted, RunError
@@ -180,3 +183,71 @@ def test_passes_by_formula():
     assert of("loss.name=paper") == 2000
     assert of("loss.start=10 %") == pytest.approx(1000 + 0.3 * 900)
     assert of("loss.start=10 %", "loss.estimator=both") == pytest.approx(1900)
+
+
+def test_two_processes_make_what_one_does(small, whole, tmp_path):
+    """Parts leave nothing to train or draw, and the scores are those of a single process."""
+    for k in (0, 1):
+        assert small(seeds=(0, 1), part=(k, 2)).cells == []
+    assert not (tmp_path / "ablation/ablation.json").exists()
+    weights = {p: p.stat().st_mtime_ns for p in tmp_path.glob("*/*/weights/ema.safetensors")}
+    assert len(weights) == 10
+    assert small(seeds=(0, 1)).cells == read_ablation(whole).cells
+    assert {p: p.stat().st_mtime_ns for p in weights} == weights
+    with pytest.raises(ConfigError, match="part 3 of 2 does not exist"):
+        small(part=(2, 2))
+
+
+# ------------------------------------------------------------------ over training seeds
+
+
+@pytest.mark.parametrize(("seeds", "arms", "table"), [(5, 1, 2.776), (3, 1, 4.303), (10, 1, 2.262)])
+def test_one_arm_is_students_t(seeds, arms, table):
+    assert critical(seeds, arms) == pytest.approx(table, rel=0.02)
+
+
+@pytest.mark.parametrize(("seeds", "arms"), [(5, 8), (3, 4)])
+def test_five_studies_in_a_hundred_are_wrong_where_no_arm_differs(seeds, arms):
+    rng, wrong, studies = np.random.default_rng(1), 0, 3000
+    for _ in range(studies):
+        standard = rng.normal(7, 0.4, seeds)
+        each = [contrast(rng.normal(7, 0.4, seeds) - standard, arms, 0.35) for _ in range(arms)]
+        wrong += any(found.clear for found in each)
+    assert wrong / studies == pytest.approx(0.05, abs=0.015)  # uncorrected: 0.3
+
+
+def test_the_needed_seeds_resolve_what_is_wanted():
+    found = contrast([0.1, -0.1, 0.3, -0.3], 3, 0.05)
+    assert found.value == pytest.approx(0)
+    assert found.se == pytest.approx(0.1291, abs=1e-4)
+    assert not found.clear
+    assert found.needed == 107  # sd 0.2582: 2 x 0.2582 / sqrt(107) is just below 0.05
+    assert contrast([0.1, 0.1001, 0.0999], 3, 0.05).clear
+
+
+def test_results_say_how_sure_they_are(whole):
+    found = read_ablation(whole)
+    text, sampler = tables.ablation_markdown(found), SAMPLERS[0]
+    assert "± is the standard error over 2 training seeds, paired" in text
+    minus = [cell.minus_standard for cell in found.of("paper-p1", "steps", sampler)]
+    value, error = found.difference("paper-p1", "steps", sampler)
+    assert value == pytest.approx(sum(minus) / 2)
+    assert error == pytest.approx(abs(minus[0] - minus[1]) / 2)
+    assert f"{value:+.3f} ± {error:.3f}" in text
+    assert found.contrast("standard", "steps", sampler) is None
+    for cell in found.cells:
+        assert 0 <= cell.coverage <= 1
+        assert len(cell.errors) == 4
+        assert cell.errors[0] > cell.errors[-1]  # little noise is the hardest to tell
+
+
+def test_results_of_an_older_version_are_read(whole, tmp_path):
+    path = tmp_path / "ablation.json"
+    old = json.loads((whole / "ablation.json").read_text())
+    for cell in old["cells"]:
+        for name in ("precision", "recall", "coverage", "errors"):
+            del cell[name]
+    path.write_text(json.dumps(old))
+    _, lines = tables.ablation_table(read_ablation(tmp_path))
+    assert all(line[-4:] == (NONE,) * 4 for line in lines)
+    figure(tmp_path)

@@ -12,7 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from dreamlib.evaluation.ablation import BUDGETS, STANDARD, Ablation, Cell, read_ablation
+from dreamlib.evaluation.ablation_results import (
+    BUDGETS,
+    STANDARD,
+    Ablation,
+    Cell,
+    read_ablation,
+)
 from dreamlib.evaluation.results import GENERATED, Study, read_scores
 from dreamlib.report.contents import Missing
 from dreamlib.report.figures import score_panels as panels
@@ -235,8 +241,8 @@ def sensitivity(folder: Path | None) -> Figure:
 def ablation(folder: Path | str) -> Figure:
     """Every loss's distance, and its difference to the standard loss; a column per sampler.
 
-    Above, every training seed and their mean; below, every seed's difference with two standard
-    errors of the images' sampling, which seeds of training come on top of.
+    Above, every training seed and their mean; below, every seed's difference and the mean of them
+    with two standard errors: over training seeds, or of the images' sampling where there is one.
     """
     results = read_ablation(folder)
     facts, samplers = results.facts, results.facts["samplers"]
@@ -291,11 +297,12 @@ def _distances(axis: Axes, results: Ablation, arms: list[str], sampler: str) -> 
 def _differences(axis: Axes, results: Ablation, arms: list[str], sampler: str) -> None:
     """Below 0 the loss scored lower than the standard one, at the same seed and budget."""
     for every, colour, height in _rows(results, arms, sampler):
-        known = [(c.minus_standard, c.minus_standard_se or 0) for c in every]
-        points = [(value, error) for value, error in known if value is not None]
-        for place, (value, error) in zip(np.linspace(0.08, -0.08, len(points)), points):
-            where = value, height + place
-            axis.errorbar(*where, xerr=2 * error, fmt="o", ms=3, color=colour, lw=0.9)
+        values = [cell.minus_standard for cell in every if cell.minus_standard is not None]
+        if not values:
+            continue
+        mean, error = results.difference(every[0].arm, every[0].budget, sampler)
+        axis.plot(values, [height] * len(values), "o", ms=2.5, color=colour, alpha=0.5)
+        axis.errorbar(mean, height, xerr=2 * error, fmt="|", ms=9, color=colour, lw=1.2)
     axis.axvline(0, color=GREY, lw=0.8)
     axis.set_yticks(range(len(arms)), arms)
     axis.set(ylim=(-0.5, max(len(arms), 1) - 0.5), xlabel=f"{results.minus_metric} − standard's")
