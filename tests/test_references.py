@@ -119,19 +119,26 @@ def test_ddim_trajectories(seed, steps, eta, clamp):
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("steps", [1, 2, 20, 150])
 @pytest.mark.parametrize("spacing", ["uniform", "quadratic", "karras", "trailing"])
-def test_dpm_solver_trajectories(seed, steps, spacing):
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_dpm_solver_trajectories(seed, steps, spacing, eta):
     sched = schedule.cosine(200)
     settings = {"solver_order": 2, "solver_type": "midpoint", "final_sigmas_type": "zero"}
+    settings["algorithm_type"] = "sde-dpmsolver++" if eta else "dpmsolver++"
     theirs = theirs_for(diffusers.DPMSolverMultistepScheduler, sched, **settings)
     x = draw(4, 1, 3, 3, seed=seed)
-    ours = list(dpmpp_2m(net, sched, x, steps, None, clamp=False, spacing=spacing))
+
+    def noise(t):
+        return draw(4, 1, 3, 3, seed=1000 * seed + t)
+
+    ours = list(dpmpp_2m(net, sched, x, steps, noise, clamp=False, spacing=spacing, eta=eta))
     theirs.set_timesteps(timesteps=[step.t for step in ours])
     bar = sched.alpha_bar[theirs.timesteps]  # their sigmas pass through float32: give them ours
     zero = torch.zeros(1, dtype=torch.float64)
     theirs.sigmas = torch.cat([((1 - bar) / bar).sqrt(), zero])
     for step in ours:
-        x = theirs.step(net(x, torch.full((4,), step.t)), step.t, x).prev_sample
-        assert_close(step.x_t, x, rtol=1e-8, atol=1e-8)
+        extra = {"variance_noise": noise(step.t)} if eta else {}
+        x = theirs.step(net(x, torch.full((4,), step.t)), step.t, x, **extra).prev_sample
+        assert_close(step.x_t, x, rtol=1e-6 if eta else 1e-8, atol=1e-6 if eta else 1e-8)
 
 
 def noised(seed, most):

@@ -148,7 +148,8 @@ def make_drawing(
     """image numbers (and `batch`, `should_stop`, `on_step` where it takes steps) -> uint8 images.
 
     With `between`: two image numbers and a count (and `batch`, `on_step`) -> so many images on the
-    way from one to the other.  `net` is what `make_net` makes, with the weights to draw with.
+    way from one to the other, without fresh noise.  `net` is what `make_net` makes, with the
+    weights to draw with.
     """
     common = {"seed": config.sample.seed, "batch": config.sample.batch, "device": device}
     if config.model == "gan":
@@ -161,7 +162,7 @@ def make_drawing(
             interpolate if between else draw_images,
             denoiser if scale == 1 else scaled(denoiser, scale),
             sched,
-            make_sampler(config),
+            make_sampler(config, deterministic=between),
             shape=(data.channels, config.data.size, config.data.size),
             labels_of=make_labels(config, data),
             guidance=config.sample.guidance,
@@ -218,13 +219,14 @@ def make_optimizer(config: Config, net: nn.Module, device: torch.device) -> torc
     return torch.optim.AdamW(net.parameters(), lr=train.lr, weight_decay=decay, fused=fused)
 
 
-def make_sampler(config: Config) -> BoundSampler:
+def make_sampler(config: Config, *, deterministic: bool = False) -> BoundSampler:
+    """`deterministic` leaves out the noise that ddim and dpmpp_2m add where eta is above 0."""
     sample = config.sample
-    common = {"steps": sample.steps, "spacing": sample.spacing, "clamp": sample.clamp}
-    if sample.sampler == "dpmpp_2m":
-        return partial(dpmpp_2m, **common)
-    if sample.sampler == "ddim":
-        return partial(ddim, **common, eta=sample.eta)
+    common: dict[str, Any] = {"steps": sample.steps, "spacing": sample.spacing}
+    common |= {"sigma_min": sample.sigma_min, "clamp": sample.clamp}
+    if sample.sampler in ("dpmpp_2m", "ddim"):
+        sampler = dpmpp_2m if sample.sampler == "dpmpp_2m" else ddim
+        return partial(sampler, **common, eta=0.0 if deterministic else sample.eta)
     return partial(ddpm, **common, variance=sample.variance, temperature=sample.temperature)
 
 

@@ -70,7 +70,8 @@ ONLY = (
     ("loss.name", ("perturb",), "loss.gamma"),
     ("loss.name", ("mixflow", "reflex"), "loss.reach"),
     ("diffusion.schedule", ("linear",), "diffusion.beta_start diffusion.beta_end"),
-    ("sample.sampler", ("ddim",), "sample.eta"),
+    ("sample.sampler", ("ddim", "dpmpp_2m"), "sample.eta"),
+    ("sample.spacing", ("karras",), "sample.sigma_min"),
     ("sample.sampler", ("ddpm",), "sample.temperature sample.variance"),
     ("train.optimizer", ("adamw",), "train.weight_decay"),
     ("net.conditional", (True,), "train.label_dropout"),
@@ -88,7 +89,7 @@ def idle(config: Config) -> dict[str, str]:
         name: f"{which} {' or '.join(map(str, values))}"
         for which, values, names in ONLY
         for name in names.split()
-        if ours[which] not in values and ours[name] != usual[name]
+        if ours[which] not in values and ours.get(name) != usual.get(name)  # some hide a default
     }
 
 

@@ -179,7 +179,8 @@ class Sample(Section):
     spacing: Literal["uniform", "quadratic", "karras", "trailing"] = "uniform"
     clamp: Bool = True  # hold the predicted clean image inside [-1, 1]
     eps_scale: Float = Field(default=1.0, gt=0)  # the predicted noise is divided by it
-    eta: Float = Field(default=0.0, ge=0, le=1)  # ddim
+    sigma_min: Float = Field(default=0.02, gt=0, lt=10)  # karras: s/a of the last step
+    eta: Float = Field(default=0.0, ge=0, le=1)  # ddim, dpmpp_2m: fresh noise in every step
     temperature: Float = Field(default=1.0, ge=0)  # ddpm
     variance: Literal["posterior", "fixed_large"] = "posterior"  # ddpm
     guidance: Float = Field(default=1.0, ge=0)  # conditional: above 1 follows labels more closely
@@ -190,10 +191,11 @@ class Sample(Section):
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Images and scores from before eps_scale was there are those of eps_scale 1."""
+        """Images and scores from before these settings were there are those of their defaults."""
         values = dump(self)
-        if self.eps_scale == 1:
-            values.pop("eps_scale", None)
+        for name, usual in (("eps_scale", 1), ("sigma_min", 0.02)):
+            if values.get(name) == usual:
+                del values[name]
         return values
 
 

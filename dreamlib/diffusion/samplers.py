@@ -1,6 +1,6 @@
 """Samplers: generators with one signature, yielding every step.
 
-    sampler(net, sched, x_T, steps, noise, *, spacing, clamp, **own) -> Iterator[Step]
+    sampler(net, sched, x_T, steps, noise, *, spacing, sigma_min, clamp, **own) -> Iterator[Step]
 
 x_T float [B,C,H,W] is standard normal.  `noise(t)` returns the standard normal [B,C,H,W] to be
 used at timestep t; who draws it decides how it is keyed.  `clamp` holds the network's clean image
@@ -26,7 +26,7 @@ Noise = Callable[[int], Tensor]
 
 CLEAN = -1  # the timestep of clean data, where the last step goes
 LEAST_SIGNAL = 0.01  # the a from which few-step samplers start
-LEAST_NOISE = 0.02  # the s/a, under 3 of 256 grey levels, that the last step takes away in one go
+LEAST_NOISE = 0.02  # s/a of the last step with karras spacing: under 3 of 256 grey levels
 RHO = 3  # 7 in Karras 2022, App. D.1; with 25 steps 3 scored a tenth better on both demo models
 
 
@@ -38,12 +38,15 @@ class Step(NamedTuple):
     x0_hat: Tensor  # the clean image that the network saw, clamped to [-1, 1] if asked
 
 
-def spaced(sched: Schedule, steps: int, spacing: str = "uniform") -> list[int]:
+def spaced(
+    sched: Schedule, steps: int, spacing: str = "uniform", sigma_min: float = LEAST_NOISE
+) -> list[int]:
     """`steps` falling timesteps of 0..T-1.
 
     uniform     evenly from the last one that still holds some signal to 0
     quadratic   the same ends, denser near 0.  Song 2021, App. D.2
-    karras      evenly in (s/a)^(1/rho), denser at both ends.  Karras 2022, Eq. 5
+    karras      evenly in (s/a)^(1/rho), denser at both ends, the last at s/a = sigma_min, which
+                that step takes away in one go.  Karras 2022, Eq. 5
     trailing    evenly from T-1, ending one stride above 0.  Lin 2024, Table 2
 
     Starting from pure noise assumes a = 0.  Where a < LEAST_SIGNAL a prediction of x0 is the
@@ -64,7 +67,7 @@ def spaced(sched: Schedule, steps: int, spacing: str = "uniform") -> list[int]:
         return [top]
     shares = torch.linspace(0, 1, steps, dtype=torch.float64)
     if spacing == "karras":
-        rising = _karras(sched, top, shares)
+        rising = _karras(sched, top, shares, sigma_min)
     else:
         rising = [round(top * float(u) ** (2 if spacing == "quadratic" else 1)) for u in shares]
     for i in range(1, steps):  # where two coincide, the later one goes up,
@@ -74,10 +77,10 @@ def spaced(sched: Schedule, steps: int, spacing: str = "uniform") -> list[int]:
     return rising[::-1]
 
 
-def _karras(sched: Schedule, top: int, shares: Tensor) -> list[int]:
-    """The timesteps nearest to sigma = s/a at `shares` of the way from LEAST_NOISE to the top."""
+def _karras(sched: Schedule, top: int, shares: Tensor, sigma_min: float) -> list[int]:
+    """The timesteps nearest to sigma = s/a at `shares` of the way from sigma_min to the top."""
     sigma = ((1 - sched.alpha_bar) / sched.alpha_bar).sqrt()
-    low, high = max(LEAST_NOISE, float(sigma[0])) ** (1 / RHO), float(sigma[top]) ** (1 / RHO)
+    low, high = max(sigma_min, float(sigma[0])) ** (1 / RHO), float(sigma[top]) ** (1 / RHO)
     wanted = (low + shares * (high - low)) ** RHO
     return [int((sigma.log() - w.log()).abs().argmin()) for w in wanted]
 
@@ -101,6 +104,7 @@ def ddpm(
     noise: Noise,
     *,
     spacing: str = "uniform",
+    sigma_min: float = LEAST_NOISE,
     clamp: bool = True,
     variance: str = "posterior",
     temperature: float = 1.0,
@@ -110,7 +114,7 @@ def ddpm(
     `variance` is the posterior's (right for an image known exactly) or fixed_large, beta_t (right
     for images that are pure noise).  `temperature` scales the added noise.
     """
-    for t, previous in pairwise([*spaced(sched, steps, spacing), CLEAN]):
+    for t, previous in pairwise([*spaced(sched, steps, spacing, sigma_min), CLEAN]):
         x0_hat = _predict_x0(net, sched, x, t, clamp)
         x, var = posterior(sched, x0_hat, x, t, previous)
         if variance == "fixed_large" and previous >= 0:
@@ -128,11 +132,12 @@ def ddim(
     noise: Noise,
     *,
     spacing: str = "uniform",
+    sigma_min: float = LEAST_NOISE,
     clamp: bool = True,
     eta: float = 0.0,
 ) -> Iterator[Step]:
     """Song 2021 (DDIM), Eq. 12: deterministic at eta = 0, `ddpm` at eta = 1."""
-    for t, previous in pairwise([*spaced(sched, steps, spacing), CLEAN]):
+    for t, previous in pairwise([*spaced(sched, steps, spacing, sigma_min), CLEAN]):
         x0_hat = _predict_x0(net, sched, x, t, clamp)
         bar_t, bar_prev = sched.bar(t), sched.bar(previous)
         sigma = eta * ((1 - bar_prev) / (1 - bar_t) * (1 - bar_t / bar_prev)) ** 0.5
@@ -153,19 +158,24 @@ def dpmpp_2m(
     noise: Noise,
     *,
     spacing: str = "uniform",
+    sigma_min: float = LEAST_NOISE,
     clamp: bool = True,
+    eta: float = 0.0,
 ) -> Iterator[Step]:
-    """DPM-Solver++(2M), deterministic: the last two clean images, extrapolated to the middle of
-    the step in lam = log(a/s).  First and final step are of first order, which is DDIM.
+    """DPM-Solver++(2M): the last two clean images, extrapolated to the middle of the step in
+    lam = log(a/s).  First and final step are of first order.
 
-    Lu 2022 (DPM-Solver++), Alg. 2.
+    Deterministic at eta = 0.  At eta = 1 it solves the reverse SDE: every step takes away more than
+    it has to and adds fresh noise, in which errors of earlier steps are drowned; between them,
+    eta of the SDE's noise.  Lu 2022 (DPM-Solver++), Alg. 2 and Eq. 18; eta in h as Karras' library
+    k-diffusion has it.
     """
 
     def half_log_snr(t: int) -> float:
         return 0.5 * math.log(sched.bar(t) / (1 - sched.bar(t)))
 
     before: tuple[Tensor, float] | None = None  # the last step's x0_hat and its h
-    for t, previous in pairwise([*spaced(sched, steps, spacing), CLEAN]):
+    for t, previous in pairwise([*spaced(sched, steps, spacing, sigma_min), CLEAN]):
         x0_hat = _predict_x0(net, sched, x, t, clamp)
         if previous < 0:
             x = x0_hat
@@ -173,9 +183,12 @@ def dpmpp_2m(
             h = half_log_snr(previous) - half_log_snr(t)
             beyond = h / (2 * before[1]) if before else 0.0
             (_, s), (a_prev, s_prev) = sched.roots(t), sched.roots(previous)
-            weight = -a_prev * math.expm1(-h)  # of x0_hat + beyond (x0_hat - x0_hat before)
-            x = blend(s_prev / s, x, weight * (1 + beyond), x0_hat)
+            # of x0_hat + beyond (x0_hat - x0_hat before); what is left of x, and the noise in it
+            weight = -a_prev * math.expm1(-(1 + eta) * h)
+            x = blend(s_prev / s * math.exp(-eta * h), x, weight * (1 + beyond), x0_hat)
             if before:
                 x = x.add_(before[0], alpha=-weight * beyond)
+            if eta > 0:
+                x = x.add_(noise(t), alpha=s_prev * math.sqrt(-math.expm1(-2 * eta * h)))
             before = x0_hat, h
         yield Step(t, x, x0_hat)

@@ -63,13 +63,13 @@ def generate(
 def interpolate(run: Run, first: int, last: int, count: int = 10) -> np.ndarray:
     """`count` images from seed `first` to seed `last` -> uint8 [count,H,W,C].
 
-    Raises ConfigError for an ancestral sampler: it shows noise, not the way between two images.
+    Noise added on the way would leave neighbours nothing in common: eta counts as 0, so where it
+    is above 0 the ends are what these seeds give without fresh noise.  ConfigError for ddpm.
     """
-    sample = run.config.sample
-    if sample.sampler == "ddpm" or (sample.sampler == "ddim" and sample.eta > 0):
+    if run.config.sample.sampler == "ddpm":
         raise ConfigError(
-            "interpolation needs a deterministic sampler, as noise added on the way would leave "
-            "neighbours nothing in common: --set sample.sampler=ddim --set sample.eta=0"
+            "interpolation needs a sampler that can do without fresh noise, which leaves "
+            "neighbours nothing in common: --set sample.sampler=ddim"
         )
     if count < 2 or min(first, last) < 0 or first == last:
         raise ConfigError(
@@ -95,7 +95,9 @@ def process(run: Run, images: int = 8, moments: int = 8) -> Path:
     what = f"entering {store.fingerprint} {images} {moments}"
     if str(read_npz(path).get("what")) == what:
         return path
-    taken = torch.tensor(spaced(make_schedule(run.config), sample.steps, sample.spacing))
+    taken = torch.tensor(
+        spaced(make_schedule(run.config), sample.steps, sample.spacing, sample.sigma_min)
+    )
     wanted = torch.linspace(float(taken[0]), float(taken[-1]), moments - 1)
     chosen = {int(taken[(taken - t).abs().argmin()]) for t in wanted}
     with run.session():

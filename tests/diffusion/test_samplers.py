@@ -79,6 +79,45 @@ def test_the_exact_gaussian_comes_back(sampler, own, eta, mean, std):
     assert float(x.std()) == pytest.approx(expected_std, rel=tolerance)
 
 
+@pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
+def test_fresh_noise_leaves_the_exact_law(eta):
+    """Linear in its noises, which are independent: each has a column of its own, and is 1 there.
+    Second order: 200 steps keep the spread to a thousandth whatever is added on the way."""
+    std, columns = 0.6, iter(torch.eye(202, dtype=torch.float64))
+
+    def noise(t):
+        return next(columns).view(1, 1, 1, -1)
+
+    net = gaussian_denoiser(0.0, std)
+    *_, last = dpmpp_2m(net, SCHED, noise(0), 200, noise, eta=eta, clamp=False)
+    assert float(last.x_t.norm()) == pytest.approx(std, rel=2e-3)
+    drawn = 202 - len(list(columns))
+    assert drawn == (200 if eta else 1)  # the last step arrives at a clean image
+
+
+def test_fresh_noise_drowns_the_errors_of_earlier_steps():
+    """Half of the start's error is left by the flow of wide data, next to nothing by the SDE."""
+    wrong = {}
+    for eta in (0.0, 1.0):
+        net, x = gaussian_denoiser(0.0, 1.0), torch.zeros(1, 1, 1, 2, dtype=torch.float64)
+        x[..., 1] = 0.1
+        nothing = torch.zeros_like(x)
+        *_, last = dpmpp_2m(net, SCHED, x, 50, lambda t, nothing=nothing: nothing, eta=eta)
+        wrong[eta] = float((last.x_t[..., 1] - last.x_t[..., 0]).abs().max())
+    assert wrong[0.0] == pytest.approx(0.1, rel=0.05)
+    assert wrong[1.0] < 0.002
+
+
+def test_where_sampling_ends():
+    thousand = cosine(1000)
+    sigma = ((1 - thousand.alpha_bar) / thousand.alpha_bar).sqrt()
+    for wanted in (0.02, 0.2, 0.4):
+        taken = spaced(thousand, 25, "karras", wanted)
+        assert float(sigma[taken[-1]]) == pytest.approx(wanted, rel=0.03)
+        assert taken[0] == 992
+    assert spaced(thousand, 25, "karras") == spaced(thousand, 25, "karras", 0.02)
+
+
 def test_ddim_at_eta_1_is_ddpm():
     net, x = gaussian_denoiser(0.1, 0.3), start(20)
     for steps in (200, 25):

@@ -108,8 +108,8 @@ class Studio:
     @cached_property
     def deterministic(self) -> Sample:
         """The run's own settings if they add no noise on the way, else DDIM in at most 50 steps."""
-        if self.own.sampler == "dpmpp_2m" or (self.own.sampler == "ddim" and self.own.eta == 0):
-            return self.own
+        if self.own.sampler in ("dpmpp_2m", "ddim"):
+            return self.own if self.own.eta == 0 else self.settings(eta=0.0)
         return self.settings(sampler="ddim", eta=0.0, steps=min(50, self.own.steps))
 
     def images(self, seeds: Sequence[int], sample: Sample | None = None) -> np.ndarray:

@@ -64,7 +64,8 @@ def seeds(run: Run) -> widgets.VBox:
 def denoising(run: Run) -> widgets.VBox:
     """How one image comes about: x_t, and the clean image that the network sees in it."""
     studio = studio_of(run)
-    times = (*spaced(studio.sched, studio.own.steps, studio.own.spacing), -1)
+    own = studio.own
+    times = (*spaced(studio.sched, own.steps, own.spacing, own.sigma_min), -1)
     last = len(times) - 1
     where = _slider("step", _nearest(times, times[0] / 2), 0, last, live=True)
 

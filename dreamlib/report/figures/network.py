@@ -74,7 +74,7 @@ def schedule(config: Config, run: str = "") -> Figure:
         left.plot(t, loss.lam(sched, t, sys.maxsize), color=GREEN, label="λ (DREAM)")
     left.set(xlabel="t", ylim=(0, 1.2), title="What x_t is made of")
     left.legend(ncols=3, loc="upper center")
-    taken = spaced(sched, sample.steps, sample.spacing)
+    taken = spaced(sched, sample.steps, sample.spacing, sample.sigma_min)
     right.plot(t, s / a, color=GREY, lw=1)
     right.plot(taken, (s / a)[taken], "|", color=BLUE, ms=9)
     right.set(xlabel="t", ylabel="noise / signal", title="Where the sampler stops")
