@@ -22,6 +22,7 @@ from dreamlib.data.image_folder import folder_source
 from dreamlib.data.loader import Stream
 from dreamlib.diffusion import losses
 from dreamlib.diffusion.denoiser import Denoiser, scaled
+from dreamlib.diffusion.muon import Muon
 from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m
 from dreamlib.diffusion.sampling import BoundSampler, LabelsOf, draw_images, interpolate
 from dreamlib.diffusion.schedules import Schedule, cosine, flow, linear
@@ -216,6 +217,8 @@ def make_optimizer(config: Config, net: nn.Module, device: torch.device) -> torc
     if train.optimizer == "adam":
         return torch.optim.Adam(net.parameters(), lr=train.lr, fused=fused)
     decay = train.weight_decay
+    if train.optimizer == "muon":
+        return Muon(net, train.lr, decay, fused)
     return torch.optim.AdamW(net.parameters(), lr=train.lr, weight_decay=decay, fused=fused)
 
 

@@ -73,7 +73,7 @@ ONLY = (
     ("sample.sampler", ("ddim", "dpmpp_2m"), "sample.eta"),
     ("sample.spacing", ("karras",), "sample.sigma_min"),
     ("sample.sampler", ("ddpm",), "sample.temperature sample.variance"),
-    ("train.optimizer", ("adamw",), "train.weight_decay"),
+    ("train.optimizer", ("adamw", "muon"), "train.weight_decay"),
     ("net.conditional", (True,), "train.label_dropout"),
     ("model", ("diffusion",), "train.optimizer train.clip train.ema train.channels_last"),
     ("model", ("diffusion",), "train.times train.recompute"),

@@ -120,11 +120,11 @@ class Train(Section):
     length: Span = "100 epochs"
     batch: Int = Field(default=128, ge=1, le=10**6)  # images per optimizer step, on any machine
     micro: Int | None = Field(default=None, ge=1)  # images per pass; None = chosen, halved if OOM
-    optimizer: Literal["adam", "adamw"] = "adamw"
+    optimizer: Literal["adam", "adamw", "muon"] = "adamw"
     lr: Float = Field(default=2e-4, gt=0)
     lr_schedule: Literal["constant", "cosine"] = "constant"
     warmup: Span = 0  # the rate rises linearly at first
-    weight_decay: Float = Field(default=0.01, ge=0)  # adamw only
+    weight_decay: Float = Field(default=0.01, ge=0)  # adamw, muon
     label_dropout: Float = Field(default=0.1, ge=0, le=1)  # conditional: share told nothing
     times: Literal["uniform", "logit_normal", "clean"] = "uniform"  # of an image's timestep
     clip: Float = Field(default=1.0, gt=0)  # largest gradient norm
