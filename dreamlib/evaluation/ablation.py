@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from dreamlib.config.load import load_config
-from dreamlib.config.schema import Config, span_steps
+from dreamlib.config.schema import Config, Sample, span_steps
 from dreamlib.evaluation.ablation_results import BUDGETS, STANDARD, Ablation, Cell
 from dreamlib.evaluation.ablation_results import read_ablation as read_ablation  # for notebooks
 from dreamlib.evaluation.compare import differences_of
@@ -52,7 +52,8 @@ ARMS = {
     "flow": ("loss.name=standard", "diffusion.schedule=flow", "diffusion.prediction=velocity"),
 }
 MANIFOLD = 1000  # images of precision, recall, coverage and denoising, or fewer
-SAMPLERS = ("dpmpp_2m:25:karras", "ddim:50:uniform", "ddim:10:uniform")
+SAMPLER = "sampler:steps:spacing:eta:sigma_min"  # how one is named
+SAMPLERS = ("dpmpp_2m:25:karras", "dpmpp_2m:25:karras:1:0.1", "ddim:50:uniform")
 
 
 def passes(config: Config, total: int) -> float:
@@ -140,8 +141,11 @@ class _Training:
         return f"{self.arm}-seed{self.seed}-{self.steps}"
 
     def open(self, sampler: str = "") -> Run:
-        parts = zip(("sampler", "steps", "spacing"), sampler.split(":") if sampler else ())
-        settings = [*self.settings, *(f"sample.{name}={value}" for name, value in parts)]
+        parts: dict[str, Any] = {}
+        if sampler:  # what it leaves out is the usual, whatever the preset or the last one had
+            parts = {"eta": Sample().eta, "sigma_min": Sample().sigma_min}
+            parts |= zip(SAMPLER.split(":"), sampler.split(":"))
+        settings = [*self.settings, *(f"sample.{name}={value}" for name, value in parts.items())]
         name, mirror = self.name, "none"
         if not (self.folder / name).exists():  # all had such names once: a mirror would mix them
             name, mirror = f"{self.folder.absolute().name}-{name}", None
@@ -243,7 +247,9 @@ def _check(
 ) -> None:
     if unknown := [name for name in losses if name not in ARMS]:
         raise ConfigError(f"unknown losses {', '.join(unknown)}: choose from {', '.join(ARMS)}")
-    if odd := [name for name in samplers if name.count(":") != 2]:
-        raise ConfigError(f"a sampler reads name:steps:spacing (ddim:50:uniform), not {odd[0]}")
+    if odd := [name for name in samplers if not 2 <= name.count(":") <= 4]:
+        raise ConfigError(
+            f"a sampler reads {SAMPLER}, the last two as wanted (ddim:50:uniform), not {odd[0]}"
+        )
     if not seeds or steps < 1:
         raise ConfigError("an ablation needs at least one seed and one step")

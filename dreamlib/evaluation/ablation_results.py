@@ -68,7 +68,7 @@ class Cell(Record):
     seed: int  # of training
     steps: int
     passes: int  # network evaluations per image position, gradient or not
-    sampler: str  # name:steps:spacing
+    sampler: str  # name:steps:spacing, and eta and sigma_min where they are not the usual ones
     fd: float
     kid: float
     kid_se: float | None

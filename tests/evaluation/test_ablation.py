@@ -22,7 +22,7 @@ from dreamlib.utils.errors import ConfigError, Interrupted, RunError
 from tests.conftest import TINY
 
 OURS = [*(item for item in TINY if not item.startswith("train.length")), "evaluate.n=[40]"]
-SAMPLERS = ("ddim:2:uniform", "dpmpp_2m:3:karras")
+SAMPLERS = ("ddim:2:uniform", "dpmpp_2m:3:karras:1:0.1")
 
 
 def little(losses=("standard", "conservative", "paper-p1"), seeds=(0,), **more):
@@ -154,7 +154,7 @@ def test_table_and_figure_hold_the_files_numbers(whole):
     ("more", "message"),
     [
         ({"losses": ("standard", "magic")}, "unknown losses magic: choose from standard"),
-        ({"samplers": ("ddim",)}, "name:steps:spacing"),
+        ({"samplers": ("ddim",)}, "sampler:steps:spacing:eta:sigma_min"),
         ({"seeds": ()}, "at least one seed"),
         ({"steps": 0}, "one step"),
         ({"steps": 1}, "1 passes are less than a step of paper-p1: --steps 2"),

@@ -253,8 +253,8 @@ def ablation(folder: Path | str) -> Figure:
     for place, (above, below, sampler) in enumerate(zip(axes, axes[len(samplers) :], samplers)):
         _distances(above, results, arms, sampler)
         _differences(below, results, [arm for arm in arms if arm != STANDARD], sampler)
-        name, steps, spacing = sampler.split(":")[:3]
-        above.set_title(f"{name}, {steps} steps, {spacing}")
+        name, steps, spacing, *eta = sampler.split(":")
+        above.set_title(f"{name}, {steps} steps, {spacing}" + (f", eta {eta[0]}" if eta else ""))
         if place > 0:
             above.set_yticklabels([])
             below.set_yticklabels([])
