@@ -53,7 +53,7 @@ ARMS = {
 }
 MANIFOLD = 1000  # images of precision, recall, coverage and denoising, or fewer
 SAMPLER = "sampler:steps:spacing:eta:sigma_min"  # how one is named
-SAMPLERS = ("dpmpp_2m:25:karras", "dpmpp_2m:25:karras:1:0.1", "ddim:50:uniform")
+SAMPLERS = ("dpmpp_2m:25:karras", "dpmpp_2m:25:karras:1:0.1")
 
 
 def passes(config: Config, total: int) -> float:
