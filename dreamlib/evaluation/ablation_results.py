@@ -38,7 +38,8 @@ def contrast(minus: Sequence[float], arms: int, wanted: float) -> Contrast:
     mean = mean_estimate(np.asarray(minus), "training seeds")
     se = mean.se or 0.0
     needed = math.ceil((2 * se / wanted) ** 2 * len(minus)) if wanted > 0 else 0
-    return Contrast(mean.value, se, abs(mean.value) > critical(len(minus), arms) * se, needed)
+    clear = abs(mean.value) > critical(len(minus), arms) * se
+    return Contrast(mean.value, se, clear, max(2, needed))
 
 
 @lru_cache

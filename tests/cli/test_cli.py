@@ -168,7 +168,7 @@ BAD = [
     (["sample", "trained", "--frames", "5"], ["--frames", "--interpolate"]),
     (
         ["sample", "trained", "--interpolate", "--set", "sample.sampler=ddpm"],
-        ["deterministic", "sample.sampler=ddim"],
+        ["without fresh noise", "sample.sampler=ddim"],
     ),
 ]
 

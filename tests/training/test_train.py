@@ -53,7 +53,11 @@ def assert_same_state(a, b):
 
 
 @pytest.mark.parametrize(
-    "more", [["net.dropout=0.2"], pytest.param(["loss.estimator=both"], marks=pytest.mark.slow)]
+    "more",
+    [
+        ["net.dropout=0.2", "train.optimizer=muon"],
+        pytest.param(["loss.estimator=both"], marks=pytest.mark.slow),
+    ],
 )
 def test_left_after_every_step_and_resumed_equals_undisturbed(tiny, more):
     whole = tiny("whole", *more)
