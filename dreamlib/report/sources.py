@@ -72,10 +72,12 @@ def folder_name(run: Run) -> str:
 
 
 def way_of(facts: dict[str, Any]) -> str:
-    """'dpmpp_2m, 25 steps', of a study's facts or a sampler's settings."""
+    """'dpmpp_2m, 25 steps, eta 1', of a study's facts or a sampler's settings; eta where it adds
+    noise."""
     if facts["sampler"] == "gan":
         return "one pass of the generator"
-    return f"{facts['sampler']}, {facts['steps']} steps"
+    eta = facts.get("sample", facts).get("eta", 0)
+    return f"{facts['sampler']}, {facts['steps']} steps" + (f", eta {eta:g}" if eta else "")
 
 
 def sampler_of(sample: dict[str, Any]) -> str:

@@ -73,7 +73,7 @@ def markdown(study: Study) -> str:
     if study.rows:
         way = way_of(facts)
         if facts["sampler"] != "gan":
-            way = f"{facts['sampler']} ({facts['spacing']} spacing), {facts['steps']} steps"
+            way = way.replace(", ", f" ({facts['spacing']} spacing), ", 1)
         texts += [meaning(study), memorisation_sentence(study), how_to_read(study)]
         texts += [
             f"Made by {way}, sampler seed {facts['seed']}, weights {facts['weights'][:12]} (step "
