@@ -35,7 +35,8 @@ def checkup(home: Path | None = None) -> dict[str, str]:
 
     `home` holds packed images: as named, as DREAMLIB_DATA says, or runs/data.
     """
-    home = home or Path(os.environ.get("DREAMLIB_DATA", host.working_folder() / "runs" / "data"))
+    data = os.environ.get("DREAMLIB_DATA") or host.working_folder() / "runs" / "data"
+    home = home or Path(data)
     memory = host.memory_bytes()
     packed = sorted(p.parent.name for p in home.glob("*/manifest.json"))
     mirror = host.mirror_home()

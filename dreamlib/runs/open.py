@@ -145,7 +145,7 @@ def _settle_config(
 
 def data_home(run_dir: RunDir) -> Path:
     """Packed images are shared by the runs beside each other; DREAMLIB_DATA names another place."""
-    return Path(os.environ.get("DREAMLIB_DATA", run_dir.folder.parent / "data"))
+    return Path(os.environ.get("DREAMLIB_DATA") or run_dir.folder.parent / "data")
 
 
 def pack_data(config: Config, home: Path, mirror: Path | None = None) -> Packed:

@@ -15,7 +15,8 @@ from dreamlib.data.image_folder import folder_source
 from dreamlib.data.prepare import pack
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.evaluation.external_images import read_images
-from dreamlib.runs.open import open_run
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.open import data_home, open_run
 from dreamlib.training.train import train
 from dreamlib.utils.errors import ConfigError, DataError, RunError
 from dreamlib.utils.files import read_json, write_json
@@ -149,3 +150,10 @@ def test_images_that_were_altered_in_place_are_not_compared_with(cats, monkeypat
     with pytest.raises(DataError, match=r"images.npy has changed"):
         evaluate(cats.run)
     assert not cats.run.dir.evaluation.exists()
+
+
+@pytest.mark.parametrize(("told", "place"), [("", "runs/data"), ("elsewhere", "elsewhere")])
+def test_a_place_for_images_that_is_named_empty_is_none(tmp_path, monkeypatch, told, place):
+    """Else packed images would lie in whatever folder the command was given in."""
+    monkeypatch.setenv("DREAMLIB_DATA", str(tmp_path / told) if told else "")
+    assert data_home(RunDir(tmp_path / "runs/one")) == tmp_path / place
