@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamlib.evaluation.results import Record, read_record
-from dreamlib.metrics.estimate import mean_estimate
+from dreamlib.metrics.estimate import error_of_means
 from dreamlib.utils.errors import NotThere
 from dreamlib.utils.rng import numpy_rng
 
@@ -35,11 +35,9 @@ class Contrast(NamedTuple):
 
 def contrast(minus: Sequence[float], arms: int, wanted: float) -> Contrast:
     """Of one difference per seed, at least two of them; `arms` are compared with one standard."""
-    mean = mean_estimate(np.asarray(minus), "training seeds")
-    se = mean.se or 0.0
-    needed = math.ceil((2 * se / wanted) ** 2 * len(minus)) if wanted > 0 else 0
-    clear = abs(mean.value) > critical(len(minus), arms) * se
-    return Contrast(mean.value, se, clear, max(2, needed))
+    mean, se = fmean(minus), error_of_means(np.asarray(minus))
+    needed = math.ceil((2 * se / wanted) ** 2 * len(minus))
+    return Contrast(mean, se, abs(mean) > critical(len(minus), arms) * se, max(2, needed))
 
 
 @lru_cache
@@ -102,13 +100,13 @@ class Ablation(Record):
         wanted = arm, budget, sampler
         return [cell for cell in self.cells if (cell.arm, cell.budget, cell.sampler) == wanted]
 
-    def difference(self, arm: str, budget: str, sampler: str) -> tuple[float, float]:
+    def difference(self, arm: str, budget: str, sampler: str) -> tuple[float | None, float | None]:
         """Mean difference to the standard loss and its error: over training seeds, or that of
-        sampling where there is one seed."""
+        sampling where there is one seed; None where there is none."""
         if found := self.contrast(arm, budget, sampler):
             return found.value, found.se
         cell = self.of(arm, budget, sampler)[0]
-        return cell.minus_standard or 0.0, cell.minus_standard_se or 0.0
+        return cell.minus_standard, cell.minus_standard_se
 
     def contrast(self, arm: str, budget: str, sampler: str) -> Contrast | None:
         """The arm minus the standard loss, over training seeds; None for that itself."""

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from statistics import fmean
 
-from dreamlib.evaluation.ablation_results import BUDGETS, RESOLVED, STANDARD, Ablation, critical
+from dreamlib.evaluation.ablation_results import BUDGETS, RESOLVED, Ablation, critical
 from dreamlib.evaluation.compare import Comparison
 from dreamlib.evaluation.results import GENERATED, REAL, Score, Study, read_scores
 from dreamlib.report.sources import way_of
@@ -255,12 +255,12 @@ def _mean(values: Iterable[float | None]) -> str:
 
 def _difference(results: Ablation, arm: str, budget: str, sampler: str) -> tuple[str, str]:
     """To the standard loss, `*` where it is clear; and the seeds that would resolve RESOLVED."""
-    if arm == STANDARD:
-        return NONE, NONE
     value, error = results.difference(arm, budget, sampler)
+    if value is None:
+        return NONE, NONE
     found = results.contrast(arm, budget, sampler)
-    mark = " *" if found and found.clear else ""
-    return f"{value:+.3f} ± {error:.3f}{mark}", f"{found.needed:,}" if found else NONE
+    text = f"{value:+.3f}" + (f" ± {error:.3f}" if error is not None else "")
+    return text + (" *" if found and found.clear else ""), f"{found.needed:,}" if found else NONE
 
 
 def ablation_markdown(results: Ablation) -> str:

@@ -298,11 +298,12 @@ def _differences(axis: Axes, results: Ablation, arms: list[str], sampler: str) -
     """Below 0 the loss scored lower than the standard one, at the same seed and budget."""
     for every, colour, height in _rows(results, arms, sampler):
         values = [cell.minus_standard for cell in every if cell.minus_standard is not None]
-        if not values:
-            continue
         mean, error = results.difference(every[0].arm, every[0].budget, sampler)
+        if mean is None:
+            continue
+        bar = None if error is None else 2 * error
         axis.plot(values, [height] * len(values), "o", ms=2.5, color=colour, alpha=0.5)
-        axis.errorbar(mean, height, xerr=2 * error, fmt="|", ms=9, color=colour, lw=1.2)
+        axis.errorbar(mean, height, xerr=bar, fmt="|", ms=9, color=colour, lw=1.2)
     axis.axvline(0, color=GREY, lw=0.8)
     axis.set_yticks(range(len(arms)), arms)
     axis.set(ylim=(-0.5, max(len(arms), 1) - 0.5), xlabel=f"{results.minus_metric} − standard's")
