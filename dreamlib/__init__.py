@@ -6,6 +6,7 @@ Verbs, and no hidden state:
     for tick in train(run, hours=2): ...
     images = generate(run, seeds=range(64))
     study = evaluate(run, n=(500, 5000))
+    page = share(run)  # draws in any browser
 
 Each is imported when it is first used.
 """
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from dreamlib.evaluation.equal_time import equal_time
     from dreamlib.evaluation.evaluate import evaluate
     from dreamlib.evaluation.results import read_scores
+    from dreamlib.export.folder import export
+    from dreamlib.export.page import share
     from dreamlib.runs.open import open_run
     from dreamlib.sampling.generate import generate, interpolate, process
     from dreamlib.training.cost import explain
@@ -33,12 +36,14 @@ __all__ = [
     "equal_time",
     "evaluate",
     "explain",
+    "export",
     "generate",
     "interpolate",
     "load_config",
     "open_run",
     "process",
     "read_scores",
+    "share",
     "train",
 ]
 __getattr__ = lazily(
@@ -54,7 +59,9 @@ __getattr__ = lazily(
         "open_run": "runs.open",
         "process": "sampling.generate",
         "read_scores": "evaluation.results",
+        "share": "export.page",
         "explain": "training.cost",
+        "export": "export.folder",
         "train": "training.train",
     },
 )

@@ -1,4 +1,4 @@
-"""Thirteen rooms, imports only downwards: read from the source and enforced."""
+"""Fourteen rooms, imports only downwards: read from the source and enforced."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ RANKS = [
     ["training", "sampling"],
     ["evaluation"],
     ["report"],
+    ["export"],
     ["notebook"],
     ["cli", "__init__"],
     ["__main__"],
 ]
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
-MOST_ARROWS = 70
+MOST_ARROWS = 76
 HEAVY = ["IPython", "matplotlib", "lpips", "cleanfid", "gdown", "papermill", "nbconvert", "scipy"]
 OPTIONAL = ["scipy", "cleanfid", "lpips", "torchvision", "torchmetrics", "torch_fidelity"]
 OPTIONAL += ["matplotlib"]
@@ -63,7 +64,7 @@ def arrows() -> dict[tuple[str, str], list[str]]:
 def test_every_file_has_a_room_and_the_house_is_seen_at_a_glance():
     assert {room_of(path) for path in files()} == set(RANK)
     entries = {path.name for path in ROOT.iterdir()} - {"__pycache__"}
-    assert len(entries) <= 17, sorted(entries)
+    assert len(entries) <= 18, sorted(entries)
 
 
 def test_imports_point_down():

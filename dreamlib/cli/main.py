@@ -13,6 +13,7 @@ import typer
 
 from dreamlib.cli import options
 from dreamlib.cli.data import data_app
+from dreamlib.cli.export import export, push, share
 from dreamlib.cli.notebooks import notebooks
 from dreamlib.cli.runs import run_app
 from dreamlib.cli.scores import ablate, compare, evaluate, figures
@@ -31,7 +32,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 
 app.add_typer(data_app, name="data")
 app.add_typer(run_app, name="run")
-for command in (evaluate, compare, ablate, figures, notebooks):
+for command in (evaluate, compare, ablate, figures, export, share, push, notebooks):
     app.command()(command)
 
 

@@ -188,12 +188,13 @@ class Sample(Section):
     batch: Int = Field(default=64, ge=1)  # the network's one fixed batch size
     seed: Seed = 0
     shard: Int = Field(default=250, ge=1)  # images per file
+    precision: Literal["as trained", "fp32"] = "as trained"  # fp32: as exported models compute
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Images and scores from before these settings were there are those of their defaults."""
         values = dump(self)
-        for name, usual in (("eps_scale", 1), ("sigma_min", 0.02)):
+        for name, usual in (("eps_scale", 1), ("sigma_min", 0.02), ("precision", "as trained")):
             if values.get(name) == usual:
                 del values[name]
         return values

@@ -1,4 +1,7 @@
-"""The U-Net: residual blocks with time scale and shift, attention, full-resolution skips."""
+"""The U-Net: residual blocks with time scale and shift, attention, full-resolution skips.
+
+It needs PyTorch alone: an exported model carries this file.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +10,11 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-
-from dreamlib.utils.context import say
-from dreamlib.utils.errors import CheckpointError
-from dreamlib.utils.files import read_json, sha256_file
-from dreamlib.utils.weights import averaged_of, read_weights
 
 GROUPS = 8
 
@@ -191,34 +187,6 @@ class UNet(nn.Module):
             h = level(torch.cat([grow(h), skip], dim=1), emb)
         h = self.head(F.silu(self.norm(h)))
         return F.pixel_shuffle(h, self.patch) if self.patch > 1 else h
-
-    @classmethod
-    def from_run(cls, folder: str | Path) -> UNet:
-        """A run's network with its averaged weights, in eval mode.  Raises RunError without."""
-        weights, card = read_weights(Path(folder) / "weights")
-        say(f"loaded the averaged weights of step {card['step']:,} from {folder}")
-        return cls._with(card["net"], weights)
-
-    @classmethod
-    def from_checkpoint(cls, path: str | Path, *, averaged: bool = True) -> UNet:
-        """The network in a checkpoint file: its averaged weights, or those being trained."""
-        path = Path(path)
-        manifest_path = path.with_suffix(".json")
-        if not manifest_path.exists():
-            raise CheckpointError(f"{path} has no manifest beside it: name a whole checkpoint")
-        manifest = read_json(manifest_path)
-        if sha256_file(path) != manifest["sha256"]:
-            raise CheckpointError(f"{path} is damaged: take another checkpoint")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        kind = "averaged weights" if averaged else "weights in training, not averaged,"
-        say(f"loaded the {kind} of step {manifest['step']:,} from {path}")
-        return cls._with(manifest["net"], averaged_of(state) if averaged else state["net"])
-
-    @classmethod
-    def _with(cls, shape: dict[str, Any], weights: dict[str, Tensor]) -> UNet:
-        net = cls(**shape)
-        net.load_state_dict(weights)
-        return net.eval()
 
 
 def level_sizes(size: int, widths: Sequence[int], patch: int) -> list[int]:

@@ -211,7 +211,7 @@ class Synthesis(nn.Module):
         """ws [B,count,W], a noise per entry of `noise_sizes` -> images [B,C,size,size], about
         [-1, 1] once trained."""
         w = ws.unbind(1)
-        x = self.first(self.start.repeat(len(ws), 1, 1, 1), w[0], noise[0])
+        x = self.first(self.start.repeat(ws.shape[0], 1, 1, 1), w[0], noise[0])
         image = self.images[0](x, w[1])
         for level, (up, conv) in enumerate(zip(self.ups, self.convs)):
             k = 2 * level + 1

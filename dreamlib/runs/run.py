@@ -56,6 +56,12 @@ class Run:
         return choose_precision(name, self.device)
 
     @property
+    def drawing_precision(self) -> Precision:
+        """Of images; `precision` unless sample.precision says fp32."""
+        exact = self.config.sample.precision == "fp32"
+        return choose_precision("fp32", self.device) if exact else self.precision
+
+    @property
     def facts(self) -> dict[str, str]:
         """What a checkpoint must agree with: settings and images."""
         # Defaults are left out, so that a setting added later leaves older runs what they are.

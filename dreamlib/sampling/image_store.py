@@ -108,7 +108,7 @@ class Shards(ImageStore):
         identity |= {
             "weights": "initial" if self.untrained else self.weights[1]["sha256"],
             "sample": run.config.sample.model_dump(mode="json"),
-            "precision": run.precision.name,
+            "precision": run.drawing_precision.name,
             "device": run.device.type,
         }
         made_by = {"identity": identity, "fingerprint": files.fingerprint(identity)}
@@ -165,6 +165,6 @@ class Shards(ImageStore):
 
     def draw(self, *what: Any, between: bool = False, **more: Any) -> np.ndarray:
         """What `make_drawing` draws, with these weights."""
-        run, settings = self.run, (self.run.precision, self.run.device)
+        run, settings = self.run, (self.run.drawing_precision, self.run.device)
         drawing = make_drawing(run.config, run.data, self.net, *settings, between=between)
         return drawing(*what, **more)

@@ -9,6 +9,7 @@ from benchmarks.timing import meta
 from dreamlib.config.factory import make_net
 from dreamlib.config.load import load_config, preset_names
 from dreamlib.diffusion.ema import Averaged, warm_decay
+from dreamlib.diffusion.load_unet import load_checkpoint, load_unet
 from dreamlib.diffusion.unet import Attention, UNet, time_embedding
 from dreamlib.runs.checkpoints import newest_checkpoint
 from dreamlib.utils.errors import CheckpointError, RunError
@@ -223,28 +224,28 @@ def test_group_norm_keeps_float32_statistics_under_autocast():
 
 def test_a_run_gives_its_averaged_weights_back(trained):
     heard = []
-    model = within(UNet.from_run, trained.folder, say=heard.append)
+    model = within(load_unet, trained.folder, say=heard.append)
     weights = trained.weights()[0]
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
     assert not model.training
     assert "averaged weights of step 8" in heard[0]
     with pytest.raises(RunError, match="no weights yet"):
-        UNet.from_run(trained.folder / "checkpoints")
+        load_unet(trained.folder / "checkpoints")
 
 
 def test_a_checkpoint_gives_averaged_or_raw_weights(trained, tmp_path):
     path, heard = newest_checkpoint(trained.dir.checkpoints).path, []
-    smooth = within(UNet.from_checkpoint, path, say=heard.append).state_dict()
-    raw = within(UNet.from_checkpoint, path, averaged=False, say=heard.append).state_dict()
+    smooth = within(load_checkpoint, path, say=heard.append).state_dict()
+    raw = within(load_checkpoint, path, averaged=False, say=heard.append).state_dict()
     weights = trained.weights()[0]
     assert all(torch.equal(value, weights[name]) for name, value in smooth.items())
     assert any(not torch.equal(value, weights[name]) for name, value in raw.items())
     assert "averaged weights of step 8" in heard[0]
     assert "not averaged" in heard[1]
     with pytest.raises(CheckpointError, match="no manifest"):
-        UNet.from_checkpoint(tmp_path / "step-00000001.pt")
+        load_checkpoint(tmp_path / "step-00000001.pt")
     broken = tmp_path / path.name
     broken.write_bytes(path.read_bytes()[:-1] + b"?")
     broken.with_suffix(".json").write_text(path.with_suffix(".json").read_text())
     with pytest.raises(CheckpointError, match="damaged"):
-        UNet.from_checkpoint(broken)
+        load_checkpoint(broken)

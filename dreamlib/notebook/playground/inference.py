@@ -167,7 +167,8 @@ class Studio:
     def _drawing(self, sample: Sample, **kind: bool) -> tuple[Run, Callable[..., np.ndarray]]:
         """The run under some settings, and what draws its images."""
         run = replace(self.run, config=self.run.config.model_copy(update={"sample": sample}))
-        return run, make_drawing(run.config, run.data, self.net, run.precision, run.device, **kind)
+        how = run.drawing_precision, run.device
+        return run, make_drawing(run.config, run.data, self.net, *how, **kind)
 
     # ------------------------------------------------------------------ real images
 
