@@ -47,6 +47,14 @@ def test_turns_alternate_and_every_other_round_goes_backwards(turns):
     assert {name: len(each) for name, each in seconds.items()} == {"a": 3, "b": 3, "c": 3}
 
 
+def test_the_page_on_sharing_has_the_measured_tables():
+    exported = import_module("benchmarks.exported")
+    found = json.loads((ROOT / "benchmarks/exported.json").read_text("utf-8"))
+    page = (ROOT / "docs/SHARING.md").read_text("utf-8")
+    for table in exported.table(found).split("\n\n"):
+        assert table in page
+
+
 def test_a_disturbed_turn_is_taken_again(turns, monkeypatch):
     others = iter([0.0, 60.0, 60.0, 60.0])  # before and after: the first turn was not alone
     monkeypatch.setattr(timing, "_others", lambda: next(others))

@@ -10,7 +10,7 @@ import typer
 from dreamlib.cli.options import MirrorFolder, RunFolder, Set, existing
 from dreamlib.utils.progress import tell as say
 
-Out = Annotated[Path | None, typer.Option(help="where it goes, if not into the run's export/")]
+Out = Annotated[Path | None, typer.Option(help="where it goes, if not into the run's folder")]
 
 
 def export(

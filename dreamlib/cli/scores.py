@@ -165,12 +165,17 @@ def ablate(
 def figures(
     run: RunFolder,
     ablation: Annotated[Place, typer.Option(help="a folder of `dreamlib ablate`")] = None,
+    with_page: Annotated[
+        bool, typer.Option("--with-page", help="pack the page of `dreamlib share` as well")
+    ] = False,
     mirror: MirrorFolder = None,
 ) -> None:
     """Every figure and table of a run, one page and one zip, from its files alone."""
+    from dreamlib.export.page import share
     from dreamlib.report.build import build_report
 
     opened = existing(run, mirror)
-    for path in build_report(opened, ablation, TextProgress()):
+    page = share(opened) if with_page else None
+    for path in build_report(opened, ablation, TextProgress(), page=page):
         say(str(path))
     opened.keep()

@@ -32,14 +32,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 def export(
     run: Run, folder: Path | None = None, *, onnx: bool = True, diffusers: bool = True
 ) -> Path:
-    """Write the averaged weights of a run for others, with their card; the folder (export/model).
+    """Write the averaged weights of a run for others, with their card; the folder (export/).
 
     A diffusion model becomes a diffusers pipeline, a GAN safetensors; both get model.onnx, and
     README.md, a model card, with scores.json and pictures.  NotThere before there are weights;
     ConfigError for what a format does not hold, or without the packages of a format.
     """
     facts, gan = Facts(run), run.config.model == "gan"
-    folder = folder or run.folder / "export" / "model"
+    folder = folder or run.folder / "export"
     files = {"README.md": card(facts).encode(), "samples.png": _samples(run)}
     if gan:
         files["generator.safetensors"] = save(run.weights()[0], metadata={"format": "pt"})

@@ -35,6 +35,8 @@ def push(folder: Path, name: str, *, private: bool = False, dry_run: bool = Fals
     if hub.get_token() is None:
         raise ConfigError(f"the Hub needs a token with the right to write: {LOGIN}")
     api: Any = hub.HfApi()
+    # Of its HTTP library, which changes: requests once, httpx later.
+    unreachable: Any = (OSError, HfHubHTTPError.__bases__[0])
     try:
         api.create_repo(name, private=private, exist_ok=True)
         names = [path.relative_to(folder).as_posix() for path in files]
@@ -48,7 +50,7 @@ def push(folder: Path, name: str, *, private: bool = False, dry_run: bool = Fals
         raise ConfigError(f"{name} is no name for a model: {error}") from error
     except HfHubHTTPError as error:
         raise DreamlibError(f"the Hub refused {name} ({_reason(error)}): {LOGIN}") from error
-    except (OSError, HfHubHTTPError.__bases__[0]) as error:  # its HTTP library changes: its base
+    except unreachable as error:
         raise DreamlibError(f"the Hub could not be reached ({error}): try again later") from error
     return f"{api.endpoint}/{name}"
 

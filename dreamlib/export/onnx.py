@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from dreamlib.diffusion.unet import UNet
 from dreamlib.gan.sampling import draws
 from dreamlib.gan.stylegan2 import Generator
 from dreamlib.utils.errors import ConfigError, DreamlibError
-from dreamlib.utils.files import write_atomic
+from dreamlib.utils.files import write_bytes
 
 OPSET = 20
 MOST = 65_536  # images of a batch, so that the exporter keeps the batch open
@@ -51,11 +50,10 @@ def export_onnx(net: UNet | Generator, path: Path) -> float:
             verbose=False,
         )
     assert program is not None
-    data = io.BytesIO()
-    program.save(data)
-    session = onnxruntime.InferenceSession(data.getvalue(), providers=["CPUExecutionProvider"])
+    data = program.model_proto.SerializeToString()
+    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     worst = max(_difference(net, session, names, batch) for batch in (1, 3))
-    write_atomic(path, lambda file: file.write(data.getvalue()))
+    write_bytes(path, data)
     return worst
 
 

@@ -30,7 +30,7 @@ HEAVY = 40 << 20  # bytes of a page that browsers and mail programs still take
 
 
 def share(run: Run, path: Path | None = None, *, large: bool = False) -> Path:
-    """Write the page of a run's averaged weights; its path (export/NAME.html in the run's folder).
+    """Write the page of a run's averaged weights; its path (figures/NAME.html of the run).
 
     Scores and settings are on it, as far as the run holds them.  ConfigError for a GAN, and for a
     page above 40 MB unless `large`; NotThere before there are weights.
@@ -49,7 +49,7 @@ def share(run: Run, path: Path | None = None, *, large: bool = False) -> Path:
             "many browsers: share a smaller model, publish it by `dreamlib export`, or make the "
             "page all the same with --large"
         )
-    path = path or run.folder / "export" / f"{facts.name}.html"
+    path = path or run.dir.figures / f"{facts.name}.html"
     write_text(path, _page(facts, _model(run) | {"arrays": table}, packed))
     return path
 

@@ -26,7 +26,14 @@ from dreamlib.runs.history import story
 from dreamlib.runs.run import Run
 from dreamlib.training import cost
 from dreamlib.utils.arguments import listed
-from dreamlib.utils.errors import Interrupted, NotEnoughSamples, NotThere, OutOfTime, RunError
+from dreamlib.utils.errors import (
+    ConfigError,
+    Interrupted,
+    NotEnoughSamples,
+    NotThere,
+    OutOfTime,
+    RunError,
+)
 from dreamlib.utils.images import enlarge, grid
 from dreamlib.utils.platform import mount_drive, working_folder
 from dreamlib.utils.progress import Advance, Progress, TextProgress, duration, tell
@@ -242,6 +249,17 @@ def source(run: Run) -> Markdown:
     loss = make_loss(run.config, epoch=1, total=1)
     text = inspect.getsource(loss if inspect.isfunction(loss) else type(loss))
     return show(f"```python\n{text}```")
+
+
+def share_page(run: Run) -> None:
+    """Make the page that draws this model's images in a browser, and say where it lies."""
+    from dreamlib.export.page import share
+
+    try:
+        page = share(run)
+    except (ConfigError, NotThere) as error:  # a GAN, a large network, no weights yet
+        return tell(error)
+    tell(f"{page} ({page.stat().st_size / 1e6:.1f} MB): download it and open it, or send it")
 
 
 def history(run: Run) -> None:

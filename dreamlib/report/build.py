@@ -15,15 +15,20 @@ from dreamlib.utils.progress import Progress
 
 
 def build_report(
-    run: Run, ablation: Path | None = None, progress: Progress | None = None
+    run: Run,
+    ablation: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    page: Path | None = None,
 ) -> list[Path]:
     """Into the run's figures/: every figure (PNG and PDF), the tables, report.html, results.zip.
 
     Nothing is trained or sampled.  `ablation` is a folder of `dreamlib ablate`.  What is not there
-    yet is a figure that says so, with the command that makes it.
+    yet is a figure that says so, with the command that makes it.  `page` is what `dreamlib share`
+    made, to be packed as well.
     """
     report = Report(run, scores_of(run), build(run, ablation))
     drawn = save_all(run, report.figures)
     tables = save_tables(report.study, run.dir.figures) if report.study else []
     with using(progress=progress):
-        return [*drawn, *tables, write_page(report), package(report)]
+        return [*drawn, *tables, write_page(report), package(report, page=page)]

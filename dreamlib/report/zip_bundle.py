@@ -29,6 +29,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)  # the date of every file in the zip
 COLUMN_NAMES = ("seed", "shard", "row", "png", "nearest_train", "nearest_name", "distance")
 PARTS = {  # what lies in the zip, by how its name begins or ends
     "report.html": "the report: scores, figures, settings, story, provenance, on one page",
+    "page.html": "the model itself, on a page that draws in a browser (`dreamlib share`)",
     "figures/*.png": "figures for screens and documents",
     "figures/*.pdf": "the same figures, without pixels where they can be",
     "tables/*.md": "tables for people",
@@ -44,15 +45,17 @@ PARTS = {  # what lies in the zip, by how its name begins or ends
 }
 
 
-def package(report: Report, *, asked: int = ASKED) -> Path:
+def package(report: Report, *, asked: int = ASKED, page: Path | None = None) -> Path:
     """figures/results.zip: figures, tables, report, settings, scores, log, index, LaTeX snippets.
 
     It unpacks into one folder, NAME-results/.  What the run does not have yet is left out and
     named in README.txt.  For the first `asked` scored images the nearest training image is looked
-    up, and kept under evaluation/; weights and images are not packed.
+    up, and kept under evaluation/; weights and images are not packed, but for those in `page`.
     """
     run, study = report.run, report.scored
     files = _files(run)
+    if page:
+        files["page.html"] = page.read_bytes()
     files["snippets.tex"] = snippets(report).encode()
     kept = scored_images(run, study) if study else None
     if study and kept:
