@@ -16,6 +16,7 @@ from PIL import Image
 
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.evaluation.results import GENERATED, read_scores
+from dreamlib.export.page import share
 from dreamlib.report import zip_bundle
 from dreamlib.report.contents import Missing, Report
 from dreamlib.report.html_report import write_page
@@ -84,6 +85,14 @@ def test_two_packagings_are_the_same_bytes_and_hold_everything(scored):
     wanted += ["tables/scores.csv", "tables/scores.md", "figures/samples.png"]
     assert {*wanted, "figures/own_idea.pdf"} <= set(names)
     assert not any("safetensors" in name or "zip" in name or "npy" in name for name in names)
+
+
+def test_a_page_that_draws_is_packed_when_it_is_asked_for(scored):
+    page = share(scored)
+    with zipfile.ZipFile(package(scored)) as archive:
+        assert not any(name.endswith("page.html") for name in archive.namelist())
+    with zipfile.ZipFile(package(scored, page=page)) as archive:
+        assert archive.read(f"{ODD}-results/page.html") == page.read_bytes()
 
 
 def test_the_index_names_every_scored_image_and_where_it_lies(scored):
