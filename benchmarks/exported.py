@@ -23,7 +23,7 @@ from dreamlib.config.factory import make_drawing, make_net
 from dreamlib.config.load import load_config
 from dreamlib.diffusion.denoiser import Denoiser
 from dreamlib.evaluation.inputs import StudyInputs
-from dreamlib.export.onnx import export_onnx
+from dreamlib.export.onnx import onnx_bytes
 from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.frechet_stats import frechet_difference
 from dreamlib.report.texts import as_table
@@ -65,7 +65,7 @@ def speed(folder: Path, rounds: int) -> Iterator[dict[str, Any]]:
         config = load_config(preset)
         channels = 1 if preset.startswith("fashion") else 3
         net, path = make_net(config, channels).eval(), folder / f"{preset}.onnx"
-        export_onnx(net, path)
+        path.write_bytes(onnx_bytes(net)[0])
         exported = Exported(path)
         for batch in BATCHES:
             x, t = torch.randn(batch, channels, size, size), torch.full((batch,), 500)
@@ -97,7 +97,7 @@ def variants(run_folder: Path, folder: Path, n: int) -> Iterator[dict[str, Any]]
     """Size, speed at batch 1, and distance of n images beside float32's, of the same seeds."""
     run = open_run(run_folder, mirror="none")
     inputs, path = StudyInputs(run, (n,)), folder / "run.onnx"
-    export_onnx(Shards(run).net.cpu(), path)
+    path.write_bytes(onnx_bytes(Shards(run).net.cpu())[0])
     real, first = inputs.features(inputs.reference), None
     paths, one = smaller(path, folder), (torch.randn(1, 3, 16, 16), torch.tensor([500]))
     nets = {name: Exported(each) for name, each in paths.items()}

@@ -10,10 +10,10 @@ from typing import Any
 from safetensors.torch import save
 
 from dreamlib import __version__
-from dreamlib.config.factory import make_labels, make_schedule
+from dreamlib.config.factory import make_schedule
 from dreamlib.diffusion import unet
 from dreamlib.diffusion.samplers import spaced
-from dreamlib.export.facts import TOLD, Facts
+from dreamlib.export.facts import Facts
 from dreamlib.utils.errors import ConfigError
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -39,7 +39,7 @@ def _files(facts: Facts) -> Iterator[tuple[str, bytes]]:
     yield "scheduler/scheduler_config.json", _json(scheduler)
     yield "unet/config.json", _json(made | shape)
     yield "unet/dream_unet.py", _network().encode()
-    weights = save(facts.run.weights()[0], metadata={"format": "pt"})
+    weights = save(facts.weights, metadata={"format": "pt"})
     yield "unet/diffusion_pytorch_model.safetensors", weights
 
 
@@ -52,7 +52,7 @@ def _network() -> str:
 
 
 def _index(facts: Facts) -> dict[str, Any]:
-    config, labels_of = facts.run.config, make_labels(facts.run.config, facts.run.data)
+    config = facts.run.config
     sample, sched = config.sample, make_schedule(config)
     return {
         "_class_name": ["pipeline", "DreamPipeline"],
@@ -62,8 +62,9 @@ def _index(facts: Facts) -> dict[str, Any]:
         "timesteps": spaced(sched, sample.steps, sample.spacing, sample.sigma_min),
         "fresh": _adds_noise(sample),
         "sampler_seed": sample.seed,
-        "told": [list(labels_of(image)) for image in range(TOLD)] if labels_of else None,
+        "told": facts.told() or None,
         "guidance": sample.guidance,
+        "label_names": facts.labels or None,
     }
 
 
@@ -82,7 +83,7 @@ def _scheduler(facts: Facts) -> dict[str, Any]:
     odd = {
         f"diffusion.prediction={config.diffusion.prediction}": config.diffusion.prediction
         not in PREDICTIONS,
-        f"sample.eta={sample.eta:g}": sample.eta not in (0, 1),
+        f"sample.eta={sample.eta:g}": sample.sampler != "ddpm" and sample.eta not in (0, 1),
         f"sample.eps_scale={sample.eps_scale:g}": sample.eps_scale != 1,
         "sample.variance=fixed_large": sample.sampler == "ddpm" and sample.variance != "posterior",
         f"sample.temperature={sample.temperature:g}": sample.sampler == "ddpm"
@@ -90,8 +91,8 @@ def _scheduler(facts: Facts) -> dict[str, Any]:
     }
     if wrong := ", ".join(name for name, is_odd in odd.items() if is_odd):
         raise ConfigError(
-            f"diffusers has no scheduler for {wrong}: --set sample.eta=0 or other sampler "
-            "settings, or leave its folder out (--no-diffusers)"
+            f"diffusers has no scheduler for {wrong}: change sample.* by --set, or leave its part "
+            "out (--no-diffusers)"
         )
     bar = sched.alpha_bar
     betas = [1 - float(bar[0]), *(1 - bar[1:] / bar[:-1]).tolist()]

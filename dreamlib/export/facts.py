@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
+
 import dreamlib
+from dreamlib.config.factory import make_labels
 from dreamlib.evaluation.results import GENERATED, Score, Study
 from dreamlib.report.sources import folder_name, sampler_of
 from dreamlib.report.tables import (
@@ -18,6 +21,7 @@ from dreamlib.report.tables import (
     scores_of,
 )
 from dreamlib.runs.run import Run
+from dreamlib.sampling.image_store import Shards
 
 # Hub identifier of the images, and under which terms they are given
 DATASETS = {
@@ -44,16 +48,28 @@ class Facts:
     run: Run
 
     @cached_property
+    def store(self) -> Shards:
+        """Weights and network, read once: a training may write newer ones meanwhile."""
+        return Shards(self.run)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The averaged weights.  NotThere before there are any."""
+        return self.store.weights[0]
+
+    @property
     def card(self) -> dict[str, Any]:
-        """step, sha256 of the averaged weights.  NotThere before there are any."""
-        return self.run.weights()[1]
+        """step and sha256 of the averaged weights."""
+        return self.store.weights[1]
 
     @cached_property
     def study(self) -> Study | None:
-        """Scores of exactly these weights; None when there are none."""
+        """Scores of exactly these weights, drawn by this sampler; None when there are none."""
         study = scores_of(self.run)
-        ours = study and study.rows and study.facts["weights"] == self.card["sha256"]
-        return study if ours else None
+        if not (study and study.rows and study.facts["weights"] == self.card["sha256"]):
+            return None
+        ours = self.run.config.sample.model_dump(mode="json")
+        return study if _drawn_alike(study.facts["sample"], ours) else None
 
     @property
     def name(self) -> str:
@@ -89,7 +105,7 @@ class Facts:
     def rows(self) -> list[tuple[str, str]]:
         """Settings that decide the images."""
         run, config = self.run, self.run.config
-        counts = run.data.manifest["splits"]
+        counts = run.data.manifest.get("splits", {})
         loss = "StyleGAN2's" if config.model == "gan" else config.loss.name
         return [
             ("preset", config.preset),
@@ -98,8 +114,22 @@ class Facts:
             ("loss", loss),
             ("weights", f"averaged (EMA), SHA-256 {self.card['sha256']}"),
             ("sampler", sampler_of(config.sample.model_dump(mode="json"))),
+            *(
+                (f"label {name}", ", ".join(f"{i} {value}" for i, value in enumerate(values)))
+                for name, values in self.labels.items()
+            ),
             ("made with", f"dreamlib {dreamlib.__version__}"),
         ]
+
+    @property
+    def labels(self) -> dict[str, tuple[str, ...]]:
+        """Names of the values of each label that the network is told, in their order."""
+        return self.run.data.attributes if self.run.config.net.conditional else {}
+
+    def told(self) -> list[list[int]]:
+        """The labels that dreamlib tells the first images; none for a network that knows none."""
+        labels_of = make_labels(self.run.config, self.run.data)
+        return [list(labels_of(image)) for image in range(TOLD)] if labels_of else []
 
     def scores(self) -> tuple[list[str], list[list[str]]] | None:
         """Head and cells of the distances at every N beside the floor; None without scores."""
@@ -122,3 +152,9 @@ class Facts:
         seen = f"Features by {facts['extractor']}; {self.study.rows[0].n_real:,} real images."
         said = meaning(self.study), memorisation_sentence(self.study), how_to_read(self.study)
         return [*said, seen]
+
+
+def _drawn_alike(theirs: dict[str, Any], ours: dict[str, Any]) -> bool:
+    """Whether two samplers' settings differ in nothing but precision and how work is split."""
+    names = (theirs.keys() | ours.keys()) - {"precision", "batch", "shard"}
+    return all(theirs.get(name) == ours.get(name) for name in names)

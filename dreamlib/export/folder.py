@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,32 @@ from safetensors.torch import save
 
 from dreamlib.diffusion.unet import UNet
 from dreamlib.export.diffusers_folder import folder_files
-from dreamlib.export.facts import Facts
-from dreamlib.export.onnx import export_onnx
+from dreamlib.export.facts import TOLD, Facts
+from dreamlib.export.onnx import onnx_bytes
 from dreamlib.gan.stylegan2 import Generator
 from dreamlib.report.html import templates_of
 from dreamlib.report.texts import as_table
 from dreamlib.runs.run import Run
 from dreamlib.sampling.generate import generate
-from dreamlib.sampling.image_store import Shards
 from dreamlib.utils.context import say
-from dreamlib.utils.files import write_bytes, write_json
+from dreamlib.utils.errors import RunError
+from dreamlib.utils.files import write_bytes, write_text
 from dreamlib.utils.images import enlarge, grid
 
 SHOWN = 64  # images on the card
+NAMES = (  # everything that an export may write
+    "README.md",
+    "samples.png",
+    "scores.json",
+    "model.onnx",
+    "model.safetensors",
+    "model_index.json",
+    "pipeline.py",
+    "scheduler/scheduler_config.json",
+    "unet/config.json",
+    "unet/dream_unet.py",
+    "unet/diffusion_pytorch_model.safetensors",
+)
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -34,48 +48,58 @@ def export(
 ) -> Path:
     """Write the averaged weights of a run for others, with their card; the folder (export/).
 
-    A diffusion model becomes a diffusers pipeline, a GAN safetensors; both get model.onnx, and
-    README.md, a model card, with scores.json and pictures.  NotThere before there are weights;
-    ConfigError for what a format does not hold, or without the packages of a format.
+    A diffusion model becomes a diffusers pipeline, without `diffusers` and for a GAN safetensors;
+    model.onnx; README.md, a model card, with scores.json and pictures.  Files of these names that
+    an earlier export left and this one does not write are removed.  NotThere before there are
+    weights; ConfigError for what a format does not hold, or without its packages; RunError when a
+    training writes other weights meanwhile.
     """
-    facts, gan = Facts(run), run.config.model == "gan"
-    folder = folder or run.folder / "export"
-    files = {"README.md": card(facts).encode(), "samples.png": _samples(run)}
-    if gan:
-        files["generator.safetensors"] = save(run.weights()[0], metadata={"format": "pt"})
-    elif diffusers:
+    facts, folder = Facts(run), folder or run.folder / "export"
+    diffusers = diffusers and run.config.model != "gan"
+    files = {"samples.png": _samples(facts)}
+    if facts.study:
+        files["scores.json"] = json.dumps(asdict(facts.study), indent=1).encode()
+    if diffusers:
         files |= folder_files(facts)
+    else:
+        files["model.safetensors"] = save(facts.weights, metadata={"format": "pt"})
+    if onnx:
+        net = facts.store.net.cpu()
+        assert isinstance(net, (UNet, Generator))
+        files["model.onnx"], apart = onnx_bytes(net)
+        say(f"model.onnx computes what torch computes, to {apart:.1g}")
+    if run.weights()[1]["sha256"] != facts.card["sha256"]:
+        raise RunError(f"the weights of {run.folder} have changed meanwhile: export once more")
+    for name in set(NAMES) - set(files):
+        (folder / name).unlink(missing_ok=True)
     for name, data in files.items():
         write_bytes(folder / name, data)
-    if facts.study:
-        write_json(folder / "scores.json", asdict(facts.study))
-    if onnx:
-        net = Shards(run).net.cpu()
-        assert isinstance(net, (UNet, Generator))
-        apart = export_onnx(net, folder / "model.onnx")
-        say(f"model.onnx computes what torch computes, to {apart:.1g}")
+    write_text(folder / "README.md", card(facts, onnx=onnx, diffusers=diffusers))
     return folder
 
 
-def _samples(run: Run) -> bytes:
+def _samples(facts: Facts) -> bytes:
     """The sheet of seeds 0 to 63 as a PNG file."""
-    sheet, file = grid(enlarge(generate(run, range(SHOWN)), 64), gap=4), io.BytesIO()
-    Image.fromarray(sheet).save(file, format="PNG")
+    images, file = generate(facts.run, range(SHOWN)), io.BytesIO()
+    Image.fromarray(grid(enlarge(images, 64), gap=4)).save(file, format="PNG")
     return file.getvalue()
 
 
-def card(facts: Facts) -> str:
+def card(facts: Facts, *, onnx: bool = True, diffusers: bool = True) -> str:
     """README.md as the Hub reads it: YAML front matter, then text.  Its numbers are those of
-    scores.json."""
+    scores.json; it speaks of the formats that were written."""
     run = facts.run
     return (
         templates_of(TEMPLATES)
         .get_template("card.md")
         .render(
             facts=facts,
-            header=yaml.safe_dump(_front(facts), sort_keys=False, allow_unicode=True),
+            header=yaml.safe_dump(_front(facts, diffusers), sort_keys=False, allow_unicode=True),
             headline=as_table(*scores) if (scores := facts.scores()) else "",
             notes=facts.notes(),
+            onnx=onnx,
+            diffusers=diffusers,
+            known=TOLD,
             gan=run.config.model == "gan",
             labels=run.config.net.conditional,
             prediction=run.config.diffusion.prediction,
@@ -84,7 +108,7 @@ def card(facts: Facts) -> str:
     )
 
 
-def _front(facts: Facts) -> dict[str, Any]:
+def _front(facts: Facts, diffusers: bool) -> dict[str, Any]:
     """The front matter of a model card."""
     identifier, _ = facts.dataset
     gan = facts.run.config.model == "gan"
@@ -92,7 +116,7 @@ def _front(facts: Facts) -> dict[str, Any]:
         "license": "other",
         "license_name": "terms-of-the-training-images",
         "license_link": "README.md",
-        "library_name": "onnx" if gan else "diffusers",
+        "library_name": "diffusers" if diffusers else "dreamlib",
         "pipeline_tag": "unconditional-image-generation",
         "tags": ["dream", "gan" if gan else "diffusion", "dreamlib"],
     }
@@ -109,7 +133,7 @@ def _results(facts: Facts, identifier: str | None) -> list[dict[str, Any]]:
     data = facts.run.config.data.name
     metrics = [
         {
-            "type": "fid" if row.metric.startswith("F") else "kid",
+            "type": row.metric.lower(),  # "fid" for Inception features alone
             "name": f"{row.metric}, N = {row.n:,}",
             "value": row.value,
             "args": {"n": row.n, "standard_error": row.se, "floor": row.floor},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,20 +12,21 @@ from dreamlib.diffusion.unet import UNet
 from dreamlib.gan.sampling import draws
 from dreamlib.gan.stylegan2 import Generator
 from dreamlib.utils.errors import ConfigError, DreamlibError
-from dreamlib.utils.files import write_bytes
 
 OPSET = 20
+OLDEST = (2, 6)  # torch whose exporter takes dynamic shapes
 MOST = 65_536  # images of a batch, so that the exporter keeps the batch open
 TOLERANCE = 1e-4  # of the largest output: float32, summed in another order
 
 
-def export_onnx(net: UNet | Generator, path: Path) -> float:
-    """Write a network that draws, on the CPU in eval mode; the largest difference to torch.
+def onnx_bytes(net: UNet | Generator) -> tuple[bytes, float]:
+    """A network that draws, on the CPU in eval mode, as an ONNX file; and the largest difference
+    to torch.
 
     A U-Net takes x_t float [B,C,S,S], t int64 [B] and, where it knows labels, y int64 [B,A] (-1:
     not told), and gives what it predicts, [B,C,S,S].  A generator takes z [B,Z] and every layer's
-    noise [B,1,n,n].  ConfigError without the packages; DreamlibError, and no file, when onnxruntime
-    does not compute what torch computes.
+    noise [B,1,n,n].  ConfigError without the packages; DreamlibError when onnxruntime does not
+    compute what torch computes.
     """
     try:
         import onnxruntime
@@ -35,6 +35,8 @@ def export_onnx(net: UNet | Generator, path: Path) -> float:
         raise ConfigError(
             'ONNX needs onnx, onnxscript and onnxruntime: pip install "dreamlib[export]"'
         ) from error
+    if tuple(map(int, torch.__version__.split(".")[:2])) < OLDEST:
+        raise ConfigError(f"torch {torch.__version__} writes no such ONNX: --no-onnx, or torch 2.6")
     names, inputs, axes = _inputs(net, 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns of its own future
@@ -52,9 +54,7 @@ def export_onnx(net: UNet | Generator, path: Path) -> float:
     assert program is not None
     data = program.model_proto.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    worst = max(_difference(net, session, names, batch) for batch in (1, 3))
-    write_bytes(path, data)
-    return worst
+    return data, max(_difference(net, session, names, batch) for batch in (1, 3))
 
 
 def _inputs(net: UNet | Generator, batch: int) -> tuple[list[str], tuple[Any, ...], Any]:
@@ -84,6 +84,6 @@ def _difference(net: UNet | Generator, session: Any, names: list[str], batch: in
     if not apart <= TOLERANCE * max(1.0, float(ours.abs().max())):
         raise DreamlibError(
             f"onnxruntime's output is {apart:.3g} away from torch's for a batch of {batch}: the "
-            "ONNX file was not written; try another version of onnxruntime or torch"
+            "model was not exported; --no-onnx, or another version of onnxruntime or torch"
         )
     return apart

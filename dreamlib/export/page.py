@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 
-from dreamlib.config.factory import make_labels, make_schedule
+from dreamlib.config.factory import make_schedule
 from dreamlib.export.facts import TOLD, Facts
 from dreamlib.export.page_weights import pack_weights
 from dreamlib.report.html import templates_of
@@ -30,7 +30,7 @@ HEAVY = 40 << 20  # bytes of a page that browsers and mail programs still take
 
 
 def share(run: Run, path: Path | None = None, *, large: bool = False) -> Path:
-    """Write the page of a run's averaged weights; its path (figures/NAME.html of the run).
+    """Write the page of a run's averaged weights; its path (figures/NAME-page.html of the run).
 
     Scores and settings are on it, as far as the run holds them.  ConfigError for a GAN, and for a
     page above 40 MB unless `large`; NotThere before there are weights.
@@ -42,25 +42,26 @@ def share(run: Run, path: Path | None = None, *, large: bool = False) -> Path:
         )
     if config.sample.seed >= WHOLE:
         raise ConfigError(f"the page takes sampler seeds below {WHOLE:,}: --set sample.seed=0")
-    table, packed = pack_weights(run.weights()[0])
+    table, packed = pack_weights(facts.weights)
     if 4 * len(packed) / 3 > HEAVY and not large:
         raise ConfigError(
             f"the page of this network would weigh {4 * len(packed) / 3e6:,.0f} MB, too much for "
             "many browsers: share a smaller model, publish it by `dreamlib export`, or make the "
             "page all the same with --large"
         )
-    path = path or run.dir.figures / f"{facts.name}.html"
-    write_text(path, _page(facts, _model(run) | {"arrays": table}, packed))
+    name = f"{facts.name}-page.html"
+    path = path / name if path and path.is_dir() else path or run.dir.figures / name
+    write_text(path, _page(facts, _model(facts) | {"arrays": table}, packed))
     return path
 
 
-def _model(run: Run) -> dict[str, Any]:
+def _model(facts: Facts) -> dict[str, Any]:
     """What the page's script knows of the network beside its weights."""
-    labels_of, sample = make_labels(run.config, run.data), run.config.sample
+    run, sample = facts.run, facts.run.config.sample
     return run.network | {
         "alpha_bar": make_schedule(run.config).alpha_bar.tolist(),
         "sample": {name: getattr(sample, name) for name in type(sample).model_fields},
-        "told": [list(labels_of(image)) for image in range(TOLD)] if labels_of else [],
+        "told": facts.told(),
     }
 
 
@@ -68,9 +69,7 @@ def _page(facts: Facts, model: dict[str, Any], packed: bytes) -> str:
     templates = templates_of(HERE / "templates")
     style = _text("page.css", templates) + _text("share.css", templates)
     script = _text("share.js", templates)
-    sample, attributes = facts.run.config.sample, {}
-    if model["told"]:
-        attributes = facts.run.data.attributes
+    sample = facts.run.config.sample
     return templates.get_template("share.html").render(
         policy=_policy(style, script),
         style=Markup(style),
@@ -82,7 +81,8 @@ def _page(facts: Facts, model: dict[str, Any], packed: bytes) -> str:
         total=len(model["alpha_bar"]),
         sample=sample,
         samplers=_samplers(sample),
-        attributes=attributes,
+        attributes=facts.labels,
+        known=TOLD,
         scores=facts.scores(),
         notes=facts.notes(),
         about=facts.about().items(),
@@ -95,7 +95,9 @@ def _page(facts: Facts, model: dict[str, Any], packed: bytes) -> str:
 
 def _samplers(sample: Any) -> dict[str, dict[str, Any]]:
     """Name -> changes of the run's own settings."""
-    own = f"as trained: {sample.sampler}" + (f", eta {sample.eta:g}" if sample.eta else "")
+    own = f"as trained: {sample.sampler}" + (
+        f", eta {sample.eta:g}" if sample.eta and sample.sampler != "ddpm" else ""
+    )
     return {
         own: {},
         "DPM-Solver++(2M)": {"sampler": "dpmpp_2m", "eta": 0},

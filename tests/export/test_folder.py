@@ -18,12 +18,13 @@ from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.export import onnx as onnx_module
 from dreamlib.export.facts import Facts
 from dreamlib.export.folder import card, export
-from dreamlib.export.onnx import export_onnx
+from dreamlib.export.onnx import onnx_bytes
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import generate
 from dreamlib.sampling.image_store import Shards
-from dreamlib.utils.errors import ConfigError, DreamlibError, NotThere
-from tests.conftest import train_for
+from dreamlib.utils.errors import ConfigError, DreamlibError, NotThere, RunError
+from tests.conftest import copy_of, train_for
+from tests.export.test_page import lively
 
 WITHOUT_US = """
 import json, sys
@@ -58,6 +59,11 @@ def drawn_by_diffusers(*folders, home):
     return [np.load(folder / "drawn.npy") for folder in folders], done.stderr
 
 
+@pytest.fixture
+def alive(trained, tmp_path):
+    return lively(copy_of(trained, tmp_path / "alive"))
+
+
 def under(run, *overrides):
     return open_run(run.folder, overrides=overrides, say=lambda text: None)
 
@@ -74,10 +80,10 @@ WAYS = {
 }
 
 
-def test_diffusers_draws_the_same_images(trained, tiny, tmp_path):
-    runs = {name: under(trained, *settings) for name, settings in WAYS.items()}
+def test_diffusers_draws_the_same_images(alive, tiny, tmp_path):
+    runs = {name: under(alive, *settings) for name, settings in WAYS.items()}
     told = tiny("told", "train.length=2", "net.conditional=true", "diffusion.prediction=v")
-    train_for(told)
+    lively(train_for(told) and told)
     runs["labels"] = under(told, "sample.guidance=1.5")
     folders = [export(run, tmp_path / name, onnx=False) for name, run in runs.items()]
     images, said = drawn_by_diffusers(*folders, home=tmp_path)
@@ -110,6 +116,12 @@ def _onnx():
     pytest.importorskip("onnxruntime")
 
 
+def onnx_written(net, path):
+    data, apart = onnx_bytes(net)
+    path.write_bytes(data)
+    return apart
+
+
 @pytest.mark.usefixtures("_onnx")
 def test_onnx_at_every_batch_size(trained, tiny, tmp_path):
     import onnxruntime
@@ -118,7 +130,7 @@ def test_onnx_at_every_batch_size(trained, tiny, tmp_path):
     train_for(told)
     for run in (trained, told):
         net, path = Shards(run).net, tmp_path / "model.onnx"
-        assert export_onnx(net, path) < 1e-4
+        assert onnx_written(net, path) < 1e-4
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         x_t, t = torch.randn(5, 3, 16, 16), torch.arange(5)
         y = torch.full((5, len(net.labels)), -1)
@@ -131,9 +143,9 @@ def test_onnx_at_every_batch_size(trained, tiny, tmp_path):
 @pytest.mark.usefixtures("_onnx")
 def test_onnx_that_computes_something_else_is_not_written(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_module, "TOLERANCE", 0.0)
-    with pytest.raises(DreamlibError, match="not written"):
-        export_onnx(Shards(trained).net, tmp_path / "model.onnx")
-    assert not list(tmp_path.iterdir())
+    with pytest.raises(DreamlibError, match="not exported"):
+        export(trained, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.usefixtures("_onnx")
@@ -147,7 +159,7 @@ def test_a_gan(tmp_path, data_home, monkeypatch):
     train_for(run)
     folder = export(run, tmp_path / "model")
     names = {path.name for path in folder.iterdir()}
-    assert names == {"README.md", "samples.png", "generator.safetensors", "model.onnx"}
+    assert names == {"README.md", "samples.png", "model.safetensors", "model.onnx"}
     assert "StyleGAN2" in (folder / "README.md").read_text()
     session = onnxruntime.InferenceSession(
         folder / "model.onnx", providers=["CPUExecutionProvider"]
@@ -217,3 +229,36 @@ def test_front_matter(trained, tiny):
     text = card(Facts(replace(trained, config=config)))
     assert "non-commercial research only" in text
     assert Path("samples.png").name in text
+
+
+def test_a_second_export_leaves_nothing_of_the_first(scored, tmp_path):
+    folder = export(scored, tmp_path / "model", onnx=False)
+    (folder / "notes.txt").write_text("mine")
+    assert (folder / "scores.json").exists()
+    export(under(scored, "sample.steps=3"), folder, onnx=False, diffusers=False)
+    names = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert names == {"README.md", "samples.png", "model.safetensors", "notes.txt"}
+    text = (folder / "README.md").read_text()
+    assert "has not been scored" in text  # those scores are of images in four steps
+    assert "DiffusionPipeline" not in text
+    assert "model.onnx" not in text
+
+
+def test_labels_have_names(tiny, tmp_path):
+    run = tiny("told", "train.length=2", "net.conditional=true")
+    train_for(run)
+    folder = export(run, tmp_path / "model", onnx=False)
+    name, values = next(iter(run.data.attributes.items()))
+    assert f"0 {values[0]}, 1 {values[1]}" in (folder / "README.md").read_text()
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["label_names"][name] == list(values)
+
+
+def test_weights_that_change_meanwhile(alive, tmp_path, monkeypatch):
+    facts = Facts(alive)
+    monkeypatch.setattr("dreamlib.export.folder.Facts", lambda run: facts)
+    assert facts.card
+    lively(alive)
+    with pytest.raises(RunError, match="export once more"):
+        export(alive, tmp_path / "model", onnx=False)
+    assert not (tmp_path / "model").exists()

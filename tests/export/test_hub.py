@@ -38,7 +38,11 @@ class Stand(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append(("GET", self.path, b""))
-        self.answer({"sha": "0" * 40, "siblings": [], "id": "owner/name"})
+        if "/tree/" in self.path:
+            return self.answer([{"type": "file", "path": "model.onnx", "size": 1, "oid": "0"}])
+        self.answer(
+            {"sha": "0" * 40, "siblings": [], "id": "owner/name", "private": self.server.private}
+        )
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -64,13 +68,12 @@ class Stand(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def standing(monkeypatch, refuse=0):
+def standing(monkeypatch, refuse=0, private=True):
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Now", (Stand,), {"refuse": refuse}))
-    server.asked, server.tokens = [], []
+    server.asked, server.tokens, server.private = [], [], private
     server.address = f"http://127.0.0.1:{server.server_port}"
     Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(hub.constants, "ENDPOINT", server.address)
-    monkeypatch.setattr(hub.hf_api.constants, "ENDPOINT", server.address)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.address)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     try:
         yield server
@@ -96,8 +99,11 @@ def test_files_go_where_they_belong(model, monkeypatch):
     made = next(json.loads(b) for _, path, b in server.asked if path == "/api/repos/create")
     assert made.get("private") is True or made.get("visibility") == "private"  # older, newer
     lines = next(body for _, path, body in server.asked if "/commit/main" in path).splitlines()
+    kinds = {json.loads(line)["value"]["path"]: json.loads(line)["key"] for line in lines[1:]}
+    assert kinds.pop("model.onnx") == "deletedFile"  # of an export before, and not of this one
+    assert set(kinds.values()) == {"file"}
     sent = {line["value"]["path"]: line["value"] for line in map(json.loads, lines[1:])}
-    assert sent.keys() == {"README.md", "unet/config.json"}
+    assert kinds.keys() == {"README.md", "unet/config.json"}
     assert base64.b64decode(sent["unet/config.json"]["content"]) == b"{}"
     assert set(server.tokens) == {f"Bearer {TOKEN}"}
     assert not any(TOKEN in text for text in said)
@@ -111,6 +117,21 @@ def test_a_dry_run_sends_nothing(model, monkeypatch):
     assert not server.asked
     assert "2 files" in told
     assert any("unet/config.json" in text for text in said)
+
+
+def test_a_public_model_does_not_become_private_by_itself(model, monkeypatch):
+    with standing(monkeypatch, private=False) as server:
+        with pytest.raises(ConfigError, match="is public"):
+            push(model, "owner/name", private=True)
+        assert not any("/commit/" in path for _, path, _ in server.asked)
+        push(model, "owner/name")
+
+
+def test_strangers_stay_here(model, monkeypatch):
+    (model / "diary.txt").write_text("mine")
+    with standing(monkeypatch) as server:
+        push(model, "owner/name")
+    assert not any(b"diary" in body for _, _, body in server.asked)
 
 
 def test_refusals(model, tmp_path, monkeypatch):

@@ -19,13 +19,14 @@ import torch
 from dreamlib.config.factory import make_schedule
 from dreamlib.diffusion.samplers import spaced
 from dreamlib.export import page as page_module
+from dreamlib.export.facts import Facts
 from dreamlib.export.page import HERE, _model, share
 from dreamlib.export.page_weights import pack_weights
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import generate, interpolate
 from dreamlib.utils.errors import ConfigError, NotThere
 from dreamlib.utils.rng import image_noise
-from tests.conftest import train_for
+from tests.conftest import copy_of, train_for
 
 KERNELS = HERE / "kernels"
 node = pytest.mark.skipif(not shutil.which("node"), reason="there is no Node.js here")
@@ -36,7 +37,7 @@ exact = "AVX" in torch.backends.cpu.get_cpu_capability()
 def by_script(run, tmp_path, jobs):
     """What the page's script makes of these jobs: images [N,H,W,C], bits of noise, timesteps."""
     table, packed = pack_weights(run.weights()[0])
-    model = _model(run) | {"arrays": table}
+    model = _model(Facts(run)) | {"arrays": table}
     draw = [{"sample": model["sample"], "labels": None} | job for job in jobs]
     path = tmp_path / "jobs.json"
     weights = base64.b64encode(packed).decode()
@@ -47,13 +48,32 @@ def by_script(run, tmp_path, jobs):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    channels, size = run.data.channels, run.data.size
+    channels, size = run.data.channels, run.config.data.size
     images = np.array(found["images"], np.uint8).reshape(-1, channels, size, size)
     return images.transpose(0, 2, 3, 1), np.array(found["noise"], np.uint32), found["times"]
 
 
 def apart(a, b):
     return np.abs(a.astype(int) - b).max()
+
+
+def lively(run):
+    """The run with weights that answer to everything: labels, time, attention, every layer."""
+    rng, (weights, card) = torch.Generator().manual_seed(1), run.weights()
+    moved = {
+        name: value + 0.1 * torch.randn(value.shape, generator=rng)
+        for name, value in weights.items()
+    }
+    for name in moved:
+        if name.startswith("labels."):
+            moved[name] = 3 * torch.randn(moved[name].shape, generator=rng)
+    run.export_weights(card["step"], moved)
+    return run
+
+
+@pytest.fixture
+def alive(trained, tmp_path):
+    return lively(copy_of(trained, tmp_path / "alive"))
 
 
 @node
@@ -69,8 +89,8 @@ def apart(a, b):
     ],
     ids=lambda settings: " ".join(settings) or "ddim",
 )
-def test_images_are_those_of_sample(trained, tmp_path, settings):
-    run = open_run(trained.folder, overrides=settings, say=lambda text: None)
+def test_images_are_those_of_sample(alive, tmp_path, settings):
+    run = open_run(alive.folder, overrides=settings, say=lambda text: None)
     images, noise, times = by_script(run, tmp_path, [{"seed": seed} for seed in range(6)])
     sample, sched = run.config.sample, make_schedule(run.config)
     assert times[0] == spaced(sched, sample.steps, sample.spacing, sample.sigma_min)
@@ -87,12 +107,14 @@ def test_images_are_those_of_sample(trained, tmp_path, settings):
         ["net.patch=2", "net.attention=[]", "net.blocks=2", "diffusion.prediction=v"],
         ["net.conditional=true", "sample.guidance=1.5", "diffusion.prediction=x0"],
         ["diffusion.prediction=velocity", "diffusion.schedule=flow"],
+        ["data.size=20", "net.attention=[10]", "diffusion.prediction=v"],
     ],
-    ids=["patches", "labels", "flow"],
+    ids=["patches", "labels", "flow", "odd"],
 )
 def test_other_networks(tiny, tmp_path, shape):
     run = tiny("run", "train.length=2", *shape)
     train_for(run)
+    lively(run)
     images, *_ = by_script(run, tmp_path, [{"seed": seed} for seed in range(4)])
     assert apart(images, generate(run, range(4))) <= 1
 
@@ -101,6 +123,7 @@ def test_other_networks(tiny, tmp_path, shape):
 def test_between_two_seeds_and_chosen_labels(tiny, tmp_path):
     run = tiny("run", "train.length=2", "net.conditional=true")
     train_for(run)
+    lively(run)
     images, *_ = by_script(run, tmp_path, [{"between": [2, 5], "share": i / 4} for i in range(5)])
     assert apart(images, interpolate(run, 2, 5, 5)) <= 1
     attributes = run.data.attributes
@@ -111,6 +134,17 @@ def test_between_two_seeds_and_chosen_labels(tiny, tmp_path):
     )
     images, *_ = by_script(run, tmp_path, [{"seed": seed, "labels": chosen} for seed in range(4)])
     assert apart(images, generate(told, range(4))) <= 1
+    assert apart(images, generate(run, range(4))) > 20  # labels are heard
+
+
+@node
+def test_a_walk_by_ddpm_is_one_by_ddim(alive, tmp_path):
+    slow = ["sample.sampler=ddpm", "sample.steps=9"]
+    run = open_run(alive.folder, overrides=slow, say=lambda text: None)
+    images, *_ = by_script(run, tmp_path, [{"between": [2, 5], "share": i / 4} for i in range(5)])
+    ddim = ["sample.steps=9"]
+    plain = open_run(alive.folder, overrides=ddim, say=lambda text: None)
+    assert apart(images, interpolate(plain, 2, 5, 5)) <= 1
 
 
 def test_weights_are_held_to_a_32767th_of_their_column():
@@ -168,9 +202,8 @@ def test_only_the_pages_own_script_runs_and_nothing_is_fetched(trained, tmp_path
 
 def test_texts_stay_texts(trained, tmp_path, monkeypatch):
     odd = "</script><b>bold</b> & 'quoted'"
-    facts = page_module.Facts
-    monkeypatch.setattr(facts, "name", property(lambda self: odd))
-    monkeypatch.setattr(page_module, "_model", lambda run: _model(run) | {"note": odd})
+    monkeypatch.setattr(Facts, "name", property(lambda self: odd))
+    monkeypatch.setattr(page_module, "_model", lambda facts: _model(facts) | {"note": odd})
     parts = Parts(share(trained, tmp_path / "page.html").read_text())
     assert json.loads(parts.scripts["model"])["note"] == odd
     assert "<b>bold" not in (tmp_path / "page.html").read_text()
@@ -182,6 +215,7 @@ def test_refusals(trained, tiny, tmp_path, monkeypatch):
         share(trained, tmp_path / "page.html")
     assert not (tmp_path / "page.html").exists()
     assert share(trained, tmp_path / "page.html", large=True).exists()
+    assert share(trained, tmp_path, large=True).name == "trained-page.html"
     gan = replace(trained, config=trained.config.model_copy(update={"model": "gan"}))
     with pytest.raises(ConfigError, match="dreamlib export"):
         share(gan)

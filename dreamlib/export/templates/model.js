@@ -128,7 +128,7 @@ class Network {
   }
 
   room(count) {
-    const pointer = (this.used + 15) & ~15;
+    const pointer = 16 * Math.ceil(this.used / 16);
     this.used = pointer + 4 * count;
     const lacking = this.used + 64 - this.kernels.memory.buffer.byteLength;
     if (lacking > 0) this.kernels.memory.grow(Math.ceil(lacking / 65536) + 64);
@@ -146,17 +146,19 @@ class Network {
   }
 
   // x [rows,k] times a layer's matrix, plus its bias -> [rows,n]; n is a multiple of 8
-  linear(name, x, rows) {
+  linear(name, x, rows, out = this.room(rows * this.at.get(`${name}.bias`).count)) {
     const bias = this.at.get(`${name}.bias`), weight = this.at.get(`${name}.weight`), n = bias.count;
-    const out = this.room(rows * n);
     this.kernels.product(rows, n, weight.count / n, x, weight.pointer, bias.pointer, out);
     return { x: out, c: n };
   }
 
   convolve(name, x, side, c, stride = 1) {
-    const rows = (side / stride) ** 2, around = this.room(rows * 9 * c);
+    const rows = (side / stride) ** 2, out = this.room(rows * this.at.get(`${name}.bias`).count);
+    const before = this.used, around = this.room(rows * 9 * c);
     this.kernels.neighbourhoods(side, c, stride, x, around);
-    return this.linear(name, around, rows);
+    this.linear(name, around, rows, out);
+    this.used = before; // the largest array by far: its room is free again
+    return { x: out, c: this.at.get(`${name}.bias`).count };
   }
 
   normalised(name, x, side, c, active) {
@@ -268,7 +270,10 @@ const LEAST_SIGNAL = 0.01, RHO = 3; // as in dreamlib/diffusion/samplers.py, whi
 const sum = (p, x, q, y) => x.map((value, i) => fma(y[i], f32(q), f32(f32(p) * value)));
 const added = (x, scale, y) => x.map((value, i) => fma(y[i], f32(scale), value));
 const held = (x) => x.map((value) => Math.min(1, Math.max(-1, value)));
-const bytes = (x) => Uint8Array.from(x, (v) => Math.floor(Math.min(255, Math.max(0, f32(f32(127.5 * v) + 128)))));
+function bytes(x) {
+  if (!x.every(Number.isFinite)) throw new Error("the network gave numbers that are not finite");
+  return Uint8Array.from(x, (v) => Math.floor(Math.min(255, Math.max(0, f32(f32(127.5 * v) + 128)))));
+}
 
 class Diffusion {
   constructor(kernels, model, numbers) {
@@ -391,7 +396,7 @@ class Diffusion {
     const first = between ? between[0] : seed;
     let start = this.noise(first, this.total);
     if (between) start = arc(start, this.noise(between[1], this.total), share);
-    const settings = between ? { ...sample, eta: 0 } : sample;
+    const settings = between ? withoutFresh(sample) : sample;
     const states = this.steps(start, (t) => this.noise(first, t), this.labelsOf(first, labels), settings);
     let x = start;
     for (const step of states) {
@@ -400,6 +405,11 @@ class Diffusion {
     }
     return bytes(x);
   }
+}
+
+// a walk leaves out noise that would be added on the way: neighbours would have nothing in common
+function withoutFresh(sample) {
+  return { ...sample, eta: 0, sampler: sample.sampler === "ddpm" ? "ddim" : sample.sampler };
 }
 
 // from a to b along the great circle, so that norms stay those of noise
