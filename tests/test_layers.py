@@ -24,7 +24,7 @@ RANKS = [
     ["__main__"],
 ]
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
-MOST_ARROWS = 76
+MOST_ARROWS = 78
 HEAVY = ["IPython", "matplotlib", "lpips", "cleanfid", "gdown", "papermill", "nbconvert", "scipy"]
 OPTIONAL = ["scipy", "cleanfid", "lpips", "torchvision", "torchmetrics", "torch_fidelity"]
 OPTIONAL += ["matplotlib"]

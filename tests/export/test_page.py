@@ -185,8 +185,9 @@ class Parts(HTMLParser):
             self.scripts[self.inside] = self.scripts.get(self.inside, "") + data
 
 
-def test_only_the_pages_own_script_runs_and_nothing_is_fetched(trained, tmp_path):
-    text = share(trained, tmp_path / "page.html").read_text()
+def test_only_the_pages_own_script_runs_and_nothing_is_fetched(alive, tmp_path):
+    shutil.rmtree(alive.dir.evaluation, ignore_errors=True)
+    text = share(alive, tmp_path / "page.html").read_text()
     parts = Parts(text)
     assert not parts.fetched
     assert parts.policy.startswith("default-src 'none'")
