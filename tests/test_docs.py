@@ -17,7 +17,7 @@ from benchmarks import coverage, frechet_speed, gaussian_truth, known_generators
 from benchmarks.sampler_table import key, table
 from dreamlib.config.load import load_config
 from dreamlib.diffusion.unet import UNet
-from dreamlib.evaluation.ablation import read_ablation
+from dreamlib.evaluation.ablation import ARMS, read_ablation
 from dreamlib.evaluation.results import study_from
 from dreamlib.report.tables import ablation_markdown, markdown
 from dreamlib.training.cost import explain
@@ -175,12 +175,23 @@ def test_the_first_page_tells_the_demos_own_distances():
 
 
 def test_committed_tables_are_drawn_from_the_committed_files():
-    ablation = read_ablation(ROOT / "figures" / "ablation")
-    assert len(ablation.cells) == 5 * 2 * 2 * 3  # losses, seeds, budgets, samplers
-    tables = {"ablation/ablation": ablation_markdown(ablation)}
+    ablation = read_ablation(ROOT / "figures" / "ablation" / "fashion")
+    assert len(ablation.cells) == len(ARMS) * 5 * 2 * 2  # seeds, budgets, samplers
+    tables = {"ablation/fashion/ablation": ablation_markdown(ablation)}
     tables["fashion/scores"] = markdown(STUDIES["figures/fashion"])
     for name, text in tables.items():
         assert (ROOT / f"figures/{name}.md").read_text("utf-8").strip() == text.strip()
+
+
+@pytest.mark.parametrize(
+    "page", ["docs/EVALUATION.md", "README.md", "notebooks/07_dream_ablation.ipynb"]
+)
+def test_what_the_study_found_is_what_its_file_says(page):
+    text = " ".join((ROOT / page).read_text("utf-8").split())
+    ablation = read_ablation(ROOT / "figures" / "ablation" / "fashion")
+    for budget in ("steps", "passes"):
+        value, se = ablation.difference("conservative", budget, ablation.facts["samplers"][0])
+        assert f"{value:.2f} ± {se:.2f}" in text, budget
 
 
 def test_every_name_in_the_table_of_letters_exists():
