@@ -120,6 +120,7 @@ class Train(Section):
     length: Span = "100 epochs"
     batch: Int = Field(default=128, ge=1, le=10**6)  # images per optimizer step, on any machine
     micro: Int | None = Field(default=None, ge=1)  # images per pass; None = chosen, halved if OOM
+    slices: Int = Field(default=1, ge=1, le=64)  # of a batch on a CPU, each by a thread of its own
     optimizer: Literal["adam", "adamw", "muon"] = "adamw"
     lr: Float = Field(default=2e-4, gt=0)
     lr_schedule: Literal["constant", "cosine"] = "constant"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ from dreamlib.diffusion.schedules import draw_times
 from dreamlib.diffusion.unet import UNet
 from dreamlib.runs.run import Run
 from dreamlib.training.base import BaseTrainer, gradient_norm
+from dreamlib.training.slices import Pool, one_thread, parts_of, summed
 from dreamlib.utils.rng import seeded, torch_rng
 
 QUARTILES = 4  # of the timesteps
@@ -113,6 +115,8 @@ class DiffusionTrainer(BaseTrainer[UNet]):
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scale)
         self.denoiser = make_denoiser(config, self.net, self.sched, precision)
         self.calmed = 0  # times, in this session
+        self.slices = config.train.slices if self.device.type == "cpu" else 1
+        self.pool = Pool()
 
     def new_meter(self) -> Meter:
         return Meter(self.device)
@@ -120,9 +124,15 @@ class DiffusionTrainer(BaseTrainer[UNet]):
     # ------------------------------------------------------------------ one step
 
     def advance(self) -> dict[str, Any] | None:
+        if self.slices == 1:
+            return self.take_step(1)
+        with one_thread() as threads:
+            return self.take_step(threads)
+
+    def take_step(self, threads: int) -> dict[str, Any] | None:
         batch = self.draw(self.step)
         self.set_lr()
-        stats = self.micro.redo_smaller(lambda micro: self.accumulate(batch, micro))
+        stats = self.micro.redo_smaller(lambda micro: self.accumulate(batch, micro, threads))
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.net, self.config.train.clip)
         self.whole = False
@@ -149,7 +159,7 @@ class DiffusionTrainer(BaseTrainer[UNet]):
 
         def work(micro: int) -> None:
             ballast = torch.empty(still_to_come, device=self.device)
-            self.accumulate(batch, micro)
+            self.accumulate(batch, micro, threads=1)
             del ballast
 
         self.micro.redo_smaller(work)
@@ -176,27 +186,49 @@ class DiffusionTrainer(BaseTrainer[UNet]):
         y[coins < self.config.train.label_dropout] = NO_LABEL
         return y
 
-    def accumulate(self, batch: Batch, micro: int) -> dict[str, Tensor]:
-        """Gradients of the batch's mean weighted loss, `micro` images at a time.
+    def accumulate(self, batch: Batch, micro: int, threads: int) -> dict[str, Tensor]:
+        """Gradients of the batch's mean weighted loss, `micro` images at a time in every slice.
 
         Returns what the log should know of each image, [B] by name.  "loss" is unweighted: the
         error in eps, comparable between settings.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        size, min_snr = len(batch.x0), self.config.loss.min_snr
-        prediction = self.config.diffusion.prediction
+        size = len(batch.x0)
         stats = {name: torch.zeros(size, device=self.device) for name in STATS}
         with seeded("dropout", self.seed, self.step):
-            for start in range(0, size, micro):
-                part = slice(start, start + micro)
-                rows = batch.rows(part).to(self.device)
-                weight = loss_weight(prediction, self.sched, rows.t, min_snr)
-                for error, found in self.loss(self.denoiser, self.sched, rows, self.step):
-                    self.scaler.scale((weight * error).sum() / size).backward()
-                    stats["loss"][part] += error.detach()
-                    for name, value in found.items():
-                        stats[name][part] = value.to(self.device, torch.float32)
+            if self.slices == 1:
+                for loss in self.losses(batch, slice(0, size), micro, stats):
+                    loss.backward()
+                return stats
+            # Dropout draws from one generator: its slices follow each other.
+            threads = 1 if self.config.net.dropout else threads
+            parameters = [p for p in self.net.parameters() if p.requires_grad]
+
+            def work(part: slice) -> list[Tensor | None]:
+                each = self.losses(batch, part, micro, stats)
+                return summed(
+                    [torch.autograd.grad(loss, parameters, allow_unused=True) for loss in each]
+                )
+
+            gradients = self.pool.map(work, parts_of(size, self.slices), threads)
+        for parameter, gradient in zip(parameters, summed(gradients)):
+            parameter.grad = gradient
         return stats
+
+    def losses(
+        self, batch: Batch, part: slice, micro: int, stats: dict[str, Tensor]
+    ) -> Iterator[Tensor]:
+        """Of a part of the batch, whose sum over all parts is the mean of the whole."""
+        prediction, min_snr = self.config.diffusion.prediction, self.config.loss.min_snr
+        for start in range(part.start, part.stop, micro):
+            some = slice(start, min(start + micro, part.stop))
+            rows = batch.rows(some).to(self.device)
+            weight = loss_weight(prediction, self.sched, rows.t, min_snr)
+            for error, found in self.loss(self.denoiser, self.sched, rows, self.step):
+                stats["loss"][some] += error.detach()
+                for name, value in found.items():
+                    stats[name][some] = value.to(self.device, torch.float32)
+                yield self.scaler.scale((weight * error).sum() / len(batch.x0))
 
     def numbers(self) -> dict[str, Any]:
         return {"the loss": self.meter.sums} | super().numbers()
