@@ -116,7 +116,7 @@ class DiffusionTrainer(BaseTrainer[UNet]):
         self.denoiser = make_denoiser(config, self.net, self.sched, precision)
         self.calmed = 0  # times, in this session
         self.slices = config.train.slices if self.device.type == "cpu" else 1
-        self.pool = Pool()
+        self.pool, self.threads = Pool(), 1
 
     def new_meter(self) -> Meter:
         return Meter(self.device)
@@ -125,14 +125,14 @@ class DiffusionTrainer(BaseTrainer[UNet]):
 
     def advance(self) -> dict[str, Any] | None:
         if self.slices == 1:
-            return self.take_step(1)
-        with one_thread() as threads:
-            return self.take_step(threads)
+            return self.take_step()
+        with one_thread() as self.threads:
+            return self.take_step()
 
-    def take_step(self, threads: int) -> dict[str, Any] | None:
+    def take_step(self) -> dict[str, Any] | None:
         batch = self.draw(self.step)
         self.set_lr()
-        stats = self.micro.redo_smaller(lambda micro: self.accumulate(batch, micro, threads))
+        stats = self.micro.redo_smaller(lambda micro: self.accumulate(batch, micro))
         self.scaler.unscale_(self.optimizer)
         norm = clip_gradients(self.net, self.config.train.clip)
         self.whole = False
@@ -159,7 +159,7 @@ class DiffusionTrainer(BaseTrainer[UNet]):
 
         def work(micro: int) -> None:
             ballast = torch.empty(still_to_come, device=self.device)
-            self.accumulate(batch, micro, threads=1)
+            self.accumulate(batch, micro)
             del ballast
 
         self.micro.redo_smaller(work)
@@ -186,7 +186,7 @@ class DiffusionTrainer(BaseTrainer[UNet]):
         y[coins < self.config.train.label_dropout] = NO_LABEL
         return y
 
-    def accumulate(self, batch: Batch, micro: int, threads: int) -> dict[str, Tensor]:
+    def accumulate(self, batch: Batch, micro: int) -> dict[str, Tensor]:
         """Gradients of the batch's mean weighted loss, `micro` images at a time in every slice.
 
         Returns what the log should know of each image, [B] by name.  "loss" is unweighted: the
@@ -201,7 +201,7 @@ class DiffusionTrainer(BaseTrainer[UNet]):
                     loss.backward()
                 return stats
             # Dropout draws from one generator: its slices follow each other.
-            threads = 1 if self.config.net.dropout else threads
+            threads = 1 if self.config.net.dropout else self.threads
             parameters = [p for p in self.net.parameters() if p.requires_grad]
 
             def work(part: slice) -> list[Tensor | None]:

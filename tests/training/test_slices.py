@@ -69,8 +69,8 @@ def test_the_gradient_is_that_of_the_whole_batch(tiny, loss):
         torch.manual_seed(0)
         for parameter in trainer.net.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
-        trainer.step = 5
-        stats = trainer.accumulate(trainer.draw(5), 7, threads=2)
+        trainer.step, trainer.threads = 5, 2
+        stats = trainer.accumulate(trainer.draw(5), 7)
         gradients = [p.grad.flatten() for p in trainer.net.parameters() if p.grad is not None]
         found[count] = torch.cat(gradients), stats["loss"]
     for count in (3, 7):
