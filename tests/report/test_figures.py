@@ -36,7 +36,7 @@ from dreamlib.sampling.generate import Shards, generate, process
 from dreamlib.training.cost import count_parameters, explain, usual_images
 from dreamlib.utils.errors import NotEnoughSamples, RunError
 
-ABLATION = Path(__file__).resolve().parents[2] / "figures" / "ablation"
+ABLATION = Path(__file__).resolve().parents[2] / "figures" / "ablation" / "fashion"
 NAMES = {
     *("curves", "training", "stages", "samples", "process", "process_x0", "quality"),
     *("evaluation", "fd_against_n", "parts", "replay", "modes", "nearest", "shares"),
