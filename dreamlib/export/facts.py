@@ -105,11 +105,12 @@ class Facts:
     def rows(self) -> list[tuple[str, str]]:
         """Settings that decide the images."""
         run, config = self.run, self.run.config
-        counts = run.data.manifest.get("splits", {})
+        count = run.data.manifest.get("splits", {}).get("train")  # not told without the images
+        images = run.data.fingerprint[:12] + (f", {count:,} of them" if count else "")
         loss = "StyleGAN2's" if config.model == "gan" else config.loss.name
         return [
             ("preset", config.preset),
-            ("training images", f"{counts.get('train', 0):,} ({run.data.fingerprint[:12]})"),
+            ("training images", images),
             ("steps", f"{self.card['step']:,} of {config.train.batch} images"),
             ("loss", loss),
             ("weights", f"averaged (EMA), SHA-256 {self.card['sha256']}"),
