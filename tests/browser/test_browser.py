@@ -211,7 +211,8 @@ def watch_training(page, run: Path, total: int) -> set[int]:
             quarters.add(4 * max(shown) // total)
             panel = page.locator(".jp-OutputArea-output:has(.widget-hprogress)")
             if panel.count():
-                panel.last.scroll_into_view_if_needed()
+                # at once: while it were waited for, the page would draw it anew
+                panel.last.evaluate("panel => panel.scrollIntoView()")
                 shoot(page, "dashboard")
         return total in shown or RunDir(run).status()["state"] == "finished"
 
