@@ -112,6 +112,12 @@ def train(
     init_from: Annotated[
         Path | None, typer.Option(help="begin with the weights of this run, of the same shape")
     ] = None,
+    devices: Annotated[
+        int | None, typer.Option(min=1, max=64, help="GPUs, or processes on a CPU, by torchrun")
+    ] = None,
+    restarts: Annotated[
+        int, typer.Option(min=0, max=100, help="of all of them, when one dies")
+    ] = 0,
     settings: options.Set = None,
 ) -> None:
     """Begin a run, or continue it: the same command does both.
@@ -120,24 +126,36 @@ def train(
     """
     from dreamlib.notebook.dashboard import watch
     from dreamlib.training.fork import init_from as begin_with
+    from dreamlib.training.launch import joined, launch
     from dreamlib.training.train import train as train_run
 
     if (run is None) == (name is None):
         raise ConfigError("name a run folder (runs/faces), or --name for a fresh one; not both")
     folder = run if run is not None else _fresh(Path("runs"), str(name))
-    opened = open_run(
-        folder,
-        preset,
-        overrides=options.overrides_of(settings, data),
-        mirror=mirror,
-        take_over=take_over,
-        hours=hours,
-    )
-    if init_from is not None:
-        begin_with(opened, init_from)
-    with suppress(OutOfTime):  # the last line says it, and the exit code
-        watch(opened, train_run(opened))
-    _end(opened.dir)
+    overrides = options.overrides_of(settings, data)
+    if devices is not None:
+        more = {"preset": preset, "mirror": mirror, "hours": hours, "init-from": init_from}
+        launch(folder, devices, restarts, more, overrides, take_over=take_over)
+        _end(RunDir(folder))
+        return
+    with joined() as ranks:
+        if ranks and ranks.rank:
+            ranks.follow()
+            return
+        opened = open_run(
+            folder,
+            preset,
+            overrides=overrides,
+            mirror=mirror,
+            take_over=take_over,
+            hours=hours,
+        )
+        if init_from is not None:
+            begin_with(opened, init_from)
+        with suppress(OutOfTime):  # the last line says it, and the exit code
+            watch(opened, train_run(opened, ranks=ranks))
+    if not ranks:  # a code of its own would have torchrun start all anew
+        _end(opened.dir)
 
 
 def _end(run: RunDir) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from dreamlib.diffusion.forward_process import conversion, q_sample, x0_from_eps
 from dreamlib.diffusion.schedules import Schedule
+from dreamlib.utils.nest import each_tensor
 
 
 class Batch(NamedTuple):
@@ -35,14 +36,10 @@ class Batch(NamedTuple):
     y: Tensor | None = None  # int64 [B,A], a label per attribute; NO_LABEL where dropped
 
     def rows(self, which: Tensor | slice) -> Batch:
-        return self._each(lambda field: field[which])
+        return each_tensor(self, lambda field: field[which])
 
     def to(self, device: torch.device) -> Batch:
-        return self._each(lambda field: field.to(device))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        more = [None if field is None else change(field) for field in (self.xi, self.y)]
-        return Batch(change(self.x0), change(self.t), change(self.eps), change(self.coin), *more)
+        return each_tensor(self, lambda field: field.to(device))
 
 
 class Term(NamedTuple):

@@ -12,10 +12,11 @@ from dreamlib.diffusion.denoiser import NO_LABEL, Denoiser, Guided
 from dreamlib.diffusion.losses import Net
 from dreamlib.diffusion.samplers import Step
 from dreamlib.diffusion.schedules import Schedule
+from dreamlib.utils.batches import drawn_by
 from dreamlib.utils.context import should_stop
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.images import quantise
-from dreamlib.utils.rng import batches, image_noise
+from dreamlib.utils.rng import image_noise
 
 LabelsOf = Callable[[int], Sequence[int]]  # image number -> a label per attribute
 # A sampler with its steps and options filled in: (net, sched, x, noise=) -> its steps
@@ -40,7 +41,6 @@ def guide(
     return Guided(net, torch.tensor(rows, device=device), scale)
 
 
-@torch.inference_mode()
 def draw_images(
     net: Net | Denoiser,
     sched: Schedule,
@@ -60,11 +60,12 @@ def draw_images(
     shape is (C, H, W).  `labels_of` tells a conditional network what to draw, `guidance` is the
     scale of classifier-free guidance, 1 for none.  `on_step` sees every step of every batch (for
     figures); `should_stop` is asked after every step, and ends the drawing by raising Interrupted.
+    On a CPU several batches are drawn side by side, each by one thread.
     """
-    drawn: dict[int, np.ndarray] = {}
-    for slots in batches(list(dict.fromkeys(images)), batch):
 
-        def noise(t: int, slots: list[int | None] = slots) -> Tensor:
+    @torch.inference_mode()
+    def draw(slots: list[int | None]) -> np.ndarray:
+        def noise(t: int) -> Tensor:
             return image_noise(seed, slots, shape, t, device)
 
         # The start is the noise of timestep T, one beyond the last that a sampler asks for.
@@ -76,10 +77,9 @@ def draw_images(
                 on_step(slots, step)
             if should_stop():
                 raise Interrupted("asked to stop while drawing images")
-        for row, image in zip(quantise(x), slots):
-            if image is not None:
-                drawn[image] = row
-    return np.stack([drawn[image] for image in images])
+        return quantise(x)
+
+    return drawn_by(draw, images, batch, device, ordered=on_step is not None)
 
 
 def slerp(a: Tensor, b: Tensor, share: float) -> Tensor:

@@ -119,9 +119,6 @@ class Maps(NamedTuple):
     moves: Tensor  # float64 [B,3,3], of the plane
     paints: Tensor  # float64 [B,C,C+1], of the colours
 
-    def rows(self, which: slice) -> Maps:
-        return Maps(self.moves[which], self.paints[which])
-
     def __call__(self, x: Tensor) -> Tensor:
         """Images [B,C,H,W] in [-1, 1] as the discriminator sees them."""
         return paint(move(x, self.moves), self.paints)

@@ -1,22 +1,20 @@
-"""One training step of a GAN: what is drawn for it, its losses, and the gradients of both players.
+"""One training step of a GAN: what is drawn for it, and the losses of both players.
 
-Everything random is drawn for the whole batch first; gradients are then added up slice by slice, so
-that slices change nothing but memory.  A slice is whole groups (`stylegan2.minibatch_std`).
+Everything random is drawn for the whole batch first, so that its rows can be computed apart.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from dreamlib.gan.augment import Maps
 from dreamlib.gan.stylegan2 import Discriminator, Generator
+from dreamlib.utils.nest import each_tensor
 
 LN2 = math.log(2)
 PATH_DECAY = 0.99  # of the running mean length: Karras 2020 (arXiv 1912.04958), App. B
@@ -92,14 +90,10 @@ class Draws(NamedTuple):
     noise: list[Tensor]  # of every layer, [B,1,H,W]
 
     def rows(self, which: slice) -> Draws:
-        return self._each(lambda drawn: drawn[which])
+        return each_tensor(self, lambda drawn: drawn[which])
 
     def to(self, device: torch.device) -> Draws:
-        return self._each(lambda drawn: drawn.to(device))
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Draws:
-        noise = [change(layer) for layer in self.noise]
-        return Draws(change(self.z), change(self.other), change(self.cut), noise)
+        return each_tensor(self, lambda drawn: drawn.to(device))
 
 
 def draw(net: Generator, images: int, mixing: float, rng: torch.Generator) -> Draws:
@@ -125,100 +119,59 @@ def make(net: Generator, draws: Draws) -> tuple[Tensor, Tensor]:
     return net.synthesis(ws, draws.noise), w
 
 
-def in_slices(one: Callable[[slice], tuple[Tensor, ...]], images: int, micro: int) -> list[Tensor]:
-    """Add up the gradients of a batch's mean loss; -> what was seen, for the whole batch.
-
-    `one` answers with the losses [b] of a slice, and whatever else is to be seen of it, [b] each.
-    """
-    parts = []
-    for start in range(0, images, micro):
-        values = one(slice(start, start + micro))
-        (values[0].sum() / images).backward()
-        parts.append([value.detach() for value in values])
-    return [torch.cat(slices) for slices in zip(*parts)]
+def augmented(x: Tensor, maps: Maps | None) -> Tensor:
+    """Images by their maps."""
+    return x if maps is None else maps(x)
 
 
-def augmented(x: Tensor, maps: Maps | None, part: slice) -> Tensor:
-    """A slice's images by its part of the batch's maps."""
-    return x if maps is None else maps.rows(part)(x)
-
-
-@contextmanager
-def held(player: nn.Module) -> Iterator[None]:
-    """The other player's weights get no gradient meanwhile."""
-    player.requires_grad_(False)
-    try:
-        yield
-    finally:
-        player.requires_grad_(True)
-
-
-def discriminator_gradients(
+def discriminator_losses(
     net: Generator,
     discriminator: Discriminator,
     real: Tensor,
     draws: Draws,
-    maps: tuple[Maps | None, Maps | None],
-    micro: int,
-) -> Stats:
-    """Gradients of the discriminator's mean loss.  `maps`: of real and of generated images."""
-
-    def one(part: slice) -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            fake, _ = make(net, draws.rows(part))
-        logits = discriminator(augmented(real[part], maps[0], part))
-        false = discriminator(augmented(fake, maps[1], part))
-        return discriminator_loss(logits, false), logits, false
-
-    loss, logits, false = in_slices(one, len(real), micro)
+    real_maps: Maps | None = None,
+    fake_maps: Maps | None = None,
+) -> tuple[Tensor, Stats]:
+    """The discriminator's loss [B], and what was seen."""
+    with torch.no_grad():
+        fake, _ = make(net, draws)
+    logits = discriminator(augmented(real, real_maps))
+    false = discriminator(augmented(fake, fake_maps))
+    loss = discriminator_loss(logits, false)
     signs = {"sign_real": logits.sign(), "sign_fake": false.sign()}
-    return {"loss": loss, "logit_real": logits, "logit_fake": false, **signs}
+    return loss, {"loss": loss, "logit_real": logits, "logit_fake": false, **signs}
 
 
-def r1_gradients(
-    discriminator: Discriminator, real: Tensor, maps: Maps | None, weight: float, micro: int
-) -> Stats:
-    """Gradients of weight/2 times R1, at the images as the discriminator sees them."""
-
-    def one(part: slice) -> tuple[Tensor, ...]:
-        x = augmented(real[part], maps, part).detach().requires_grad_()
-        penalty = r1(discriminator(x), x)
-        return weight / 2 * penalty, penalty
-
-    return {"r1": in_slices(one, len(real), micro)[1]}
+def r1_losses(
+    discriminator: Discriminator, real: Tensor, maps: Maps | None, weight: float
+) -> tuple[Tensor, Stats]:
+    """weight/2 times R1 [B], at the images as the discriminator sees them."""
+    x = augmented(real, maps).detach().requires_grad_()
+    penalty = r1(discriminator(x), x)
+    return weight / 2 * penalty, {"r1": penalty}
 
 
-def generator_gradients(
-    net: Generator, discriminator: Discriminator, draws: Draws, maps: Maps | None, micro: int
-) -> tuple[Stats, Tensor]:
-    """Gradients of the generator's mean loss; and the mean style [W] of the batch.
+def generator_losses(
+    net: Generator, discriminator: Discriminator, draws: Draws, maps: Maps | None = None
+) -> tuple[Tensor, Stats]:
+    """The generator's loss [B]; "style" is every image's, [B,W].
 
-    "spread" is the standard deviation of a pixel among the images of a slice, "contrast" that of
-    an image among its pixels: 0 where all images, or all pixels, are the same.
+    "spread" is the standard deviation of a pixel among these images, "contrast" that of an image
+    among its pixels: 0 where all images, or all pixels, are the same.
     """
-
-    def one(part: slice) -> tuple[Tensor, ...]:
-        fake, w = make(net, draws.rows(part))
-        pixels = fake.detach()
-        spread = pixels.std(0).mean().expand(len(pixels))
-        loss = generator_loss(discriminator(augmented(fake, maps, part)))
-        return loss, spread, pixels.flatten(1).std(1), w
-
-    with held(discriminator):
-        loss, spread, contrast, styles = in_slices(one, len(draws.z), micro)
-    stats = {"generator_loss": loss, "spread": spread, "contrast": contrast}
-    return stats, styles.mean(0)
+    fake, w = make(net, draws)
+    pixels = fake.detach()
+    loss = generator_loss(discriminator(augmented(fake, maps)))
+    spread = pixels.std(0).mean().expand(len(pixels))
+    contrast = pixels.flatten(1).std(1)
+    return loss, {"generator_loss": loss, "spread": spread, "contrast": contrast, "style": w}
 
 
-def path_gradients(
-    net: Generator, draws: Draws, y: Tensor, mean: Tensor, weight: float, micro: int
-) -> Stats:
-    """Gradients of weight times (path length - mean)^2, for directions y [B,C,H,W]."""
-
-    def one(part: slice) -> tuple[Tensor, ...]:
-        w = net.mapping(draws.z[part])
-        images = net.synthesis(net.spread(w), draws.rows(part).noise)
-        length = path_length(images, w, y[part])
-        return weight * (length - mean).square(), length
-
-    return {"path": in_slices(one, len(draws.z), micro)[1]}
+def path_losses(
+    net: Generator, draws: Draws, y: Tensor, mean: float | Tensor, weight: float
+) -> tuple[Tensor, Stats]:
+    """weight times (path length - mean)^2 [B], for directions y [B,C,H,W]."""
+    w = net.mapping(draws.z)
+    images = net.synthesis(net.spread(w), draws.noise)
+    length = path_length(images, w, y)
+    return weight * (length - mean).square(), {"path": length}

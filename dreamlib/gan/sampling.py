@@ -8,10 +8,11 @@ import numpy as np
 import torch
 
 from dreamlib.gan.stylegan2 import Generator
+from dreamlib.utils.batches import drawn_by
 from dreamlib.utils.context import should_stop
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.images import quantise
-from dreamlib.utils.rng import batches, image_noise
+from dreamlib.utils.rng import image_noise
 
 
 def draws(net: Generator, seed: int, slots: Sequence[int | None], device: torch.device):
@@ -21,7 +22,6 @@ def draws(net: Generator, seed: int, slots: Sequence[int | None], device: torch.
     return z, own
 
 
-@torch.inference_mode()
 def draw_images(
     net: Generator,
     images: Sequence[int],
@@ -35,15 +35,16 @@ def draw_images(
 
     `should_stop` is asked after every batch, and ends the drawing by raising Interrupted.
     """
-    drawn: dict[int, np.ndarray] = {}
-    for slots in batches(list(dict.fromkeys(images)), batch):
+
+    @torch.inference_mode()
+    def draw(slots: list[int | None]) -> np.ndarray:
         z, own = draws(net, seed, slots, device)
-        for row, image in zip(quantise(net(z, own, truncation)), slots):
-            if image is not None:
-                drawn[image] = row
+        pixels = quantise(net(z, own, truncation))
         if should_stop():
             raise Interrupted("asked to stop while drawing images")
-    return np.stack([drawn[image] for image in images])
+        return pixels
+
+    return drawn_by(draw, images, batch, device)
 
 
 @torch.inference_mode()

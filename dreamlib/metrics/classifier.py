@@ -9,7 +9,6 @@ import io
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.files import fingerprint, read_json, sweep, write_bytes, write_json
 from dreamlib.utils.images import dequantise
 from dreamlib.utils.rng import numpy_rng, seeded
+from dreamlib.utils.threads import one_thread
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,9 @@ def train_classifier(
     begun, kept = _go_on(part, total, *parts), time.monotonic()
     advance = progress("classifier", total)
     advance(begun)
-    with _one_thread():
+    # Layers this small gain little from a second thread and lose six-fold where cores are shared;
+    # and one thread makes the weights independent of the number of cores.
+    with one_thread():
         order = islice(_batches(len(images), epochs, batches, seed), begun, None)
         for done, picked in enumerate(order, begun):
             stop = should_stop()
@@ -168,18 +170,6 @@ def _go_on(part: Path | None, total: int, *parts: Any) -> int:
     for each, state in zip(parts, states):
         each.load_state_dict(state)
     return done
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Layers this small gain little from a second thread and lose six-fold where cores are shared;
-    and one thread makes the weights independent of the number of cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _batches(n: int, epochs: int, batches: int, seed: int) -> Iterator[np.ndarray]:

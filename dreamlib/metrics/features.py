@@ -27,6 +27,7 @@ from dreamlib.utils.files import (
     write_npy,
 )
 from dreamlib.utils.progress import Advance
+from dreamlib.utils.threads import one_thread, side_by_side
 
 log = logging.getLogger(__name__)
 
@@ -101,16 +102,24 @@ def extract(
 def _computed(
     images: np.ndarray, first: int, total: int, extractor: Extractor, batch: int, advance: Advance
 ) -> np.ndarray:
-    """Features of a chunk of `total` images, from number `first` on: float32 [n,dim]."""
-    features = np.empty((len(images), extractor.dim), np.float32)
-    with full_precision():
-        for part in blocks(len(images), batch):
-            if should_stop():
-                done = f"{first + part.start} of {total} images"
-                raise Interrupted(f"stopped after the features of {done}")
-            features[part] = _one_batch(images[part], first + part.start, batch, extractor)
-            advance(part.stop - part.start)
-    return features
+    """Features of a chunk of `total` images, from number `first` on: float32 [n,dim].
+
+    On a CPU several batches are computed side by side, by one thread each.
+    """
+
+    def one(part: slice) -> np.ndarray:
+        if should_stop():
+            done = f"{first + part.start} of {total} images"
+            raise Interrupted(f"stopped after the features of {done}")
+        return _one_batch(images[part], first + part.start, batch, extractor)
+
+    def done(part: slice) -> None:
+        advance(part.stop - part.start)
+
+    parts = list(blocks(len(images), batch))
+    with full_precision(), one_thread() as threads:
+        threads = 1 if torch.cuda.is_initialized() else threads
+        return np.concatenate(side_by_side(one, parts, threads, done))
 
 
 def _one_batch(images: np.ndarray, first: int, batch: int, extractor: Extractor) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -17,8 +18,11 @@ from dreamlib.config.schema import span_steps
 from dreamlib.diffusion.ema import Averaged
 from dreamlib.runs.checkpoints import Checkpoint
 from dreamlib.runs.run import Run
+from dreamlib.training.ranks import Ranks
+from dreamlib.training.sharing import Sharing
 from dreamlib.utils.errors import CheckpointError, NotFinite, RunError
 from dreamlib.utils.images import enlarge, grid, save_png
+from dreamlib.utils.threads import one_thread
 
 BLOCK = 1 << 20  # numbers looked at together
 PREVIEWS = 16  # images of a preview
@@ -70,17 +74,30 @@ class BaseTrainer(Generic[NetT]):
     rates: dict[str, float]  # name of an optimizer -> its learning rate, before `rate_factor`
     optimizer: torch.optim.Optimizer
 
-    def __init__(self, run: Run, net: NetT, decay: float | Callable[[int], float], least: int = 1):
-        """`decay` is that of `Averaged`; `least` images go through the network together."""
+    def __init__(
+        self,
+        run: Run,
+        task: Callable[..., Any],
+        decay: float | Callable[[int], float],
+        ranks: Ranks | None = None,
+    ):
+        """`task` builds what computes gradients (`tasks`), with `ranks` if there are any; `decay`
+        is that of `Averaged`."""
         self.run, self.config, self.data, self.device = run, run.config, run.data, run.device
         self.seed, self.batch = self.config.train.seed, self.config.train.batch
         self.stream = make_stream(self.config, run.data, self.device)
         self.steps_per_epoch = self.stream.epoch_steps
         self.total = total_steps(self.config, self.steps_per_epoch)
-        self.net = net.to(self.device)
+        images = run.data.channels, list(run.data.label_counts)
+        steps = self.steps_per_epoch, self.total
+        self.task = task(self.config, images, steps, self.device, run.precision)
+        self.net: NetT = self.task.net
+        self.sharing = Sharing(self.task, self.config.train.slices, ranks)
+        if ranks:
+            ranks.begin(self.config, images, steps, self.task, run.precision.name)
         self.ema = Averaged(self.net, decay)
         micro = min(self.config.train.micro or self.batch, self.batch)
-        self.micro = MicroBatch(micro, self.smaller, least)
+        self.micro = MicroBatch(micro, self.smaller, self.task.least)
         self.meter = self.new_meter()
         self.step = 0
         self.whole = True  # False while a step has moved some of the state, and not yet all
@@ -96,6 +113,11 @@ class BaseTrainer(Generic[NetT]):
     def advance(self) -> dict[str, Any] | None:
         """One step; everything random in it is keyed by (seed, step).  A log row where one is
         due."""
+        with one_thread() if self.sharing.sliced and self.device.type == "cpu" else nullcontext():
+            return self.take_step()
+
+    def take_step(self) -> dict[str, Any] | None:
+        """What `advance` does, on as many of torch's threads as there are."""
         raise NotImplementedError
 
     def set_lr(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 import sys
@@ -11,9 +12,10 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -27,6 +29,8 @@ from dreamlib.gan import losses as gan_losses
 from dreamlib.gan.augment import draw_maps
 from dreamlib.gan.stylegan2 import GROUP, Discriminator, Generator
 from dreamlib.training.base import is_out_of_memory
+from dreamlib.training.slices import accumulate
+from dreamlib.training.tasks import DiffusionTask, GanTask
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.platform import choose_device, choose_precision
 from dreamlib.utils.progress import duration
@@ -118,18 +122,19 @@ def _gan_work(config: Config, net: Generator, discriminator: Discriminator, chan
     """FLOPs of a step per image: both players, and their regularisers as often as they come."""
     gan, real = config.gan, torch.zeros(GROUP, channels, config.data.size, config.data.size)
     draws = _blank(net, GROUP)
-    half, one = draws.rows(slice(GROUP // 2)), torch.ones(())
+    half = draws.rows(slice(GROUP // 2))
 
     def both() -> None:
-        gan_losses.discriminator_gradients(net, discriminator, real, draws, (None, None), GROUP)
-        gan_losses.generator_gradients(net, discriminator, draws, None, GROUP)
+        gan_losses.discriminator_losses(net, discriminator, real, draws)[0].sum().backward()
+        made, _ = gan_losses.generator_losses(net, discriminator, draws)
+        made.sum().backward(inputs=list(net.parameters()))
 
     def penalty() -> None:  # the counter does not like gradients of a leaf
         x = real.clone().requires_grad_()
         gan_losses.r1(discriminator(1 * x), x).sum().backward()
 
     def path() -> None:
-        gan_losses.path_gradients(net, half, real[: GROUP // 2], one, 1.0, GROUP)
+        gan_losses.path_losses(net, half, real[: GROUP // 2], 1.0, 1.0)[0].sum().backward()
 
     total: float = _flops(both)
     if gan.r1 != 0:
@@ -230,62 +235,59 @@ def peak_bytes(device: torch.device) -> int:
 
 def training_steps(config: Config, batch: int, device: torch.device, count: int) -> Iterator[None]:
     """Optimizer steps on noise, with DREAM fully ramped up: the dearest steps of a training."""
-    if config.model == "gan":
-        yield from _gan_steps(config, batch, device, count)
-        return
     channels, labels = usual_images(config)
-    net = build.make_unet(config, channels, labels).to(device)
-    ema = Averaged(net, config.train.ema)
-    optimizer = build.make_optimizer(config, net, device)
-    sched, loss = build.make_schedule(config), build.make_loss(config, epoch=1, total=1)
-    precision = choose_precision(config.train.precision, device)
-    denoiser = build.make_denoiser(config, net, sched, precision)
-    x = torch.randn(batch, channels, config.data.size, config.data.size, device=device)
-    t = torch.linspace(0, len(sched) - 1, batch, device=device).long()
-    y = torch.zeros(batch, len(labels), dtype=torch.int64, device=device)
-    coin = torch.linspace(0, 1, batch, device=device)
-    data = Batch(x, t, x, coin, x, y if config.net.conditional else None)
+    size, gan = config.data.size, config.model == "gan"
+    precision = choose_precision("fp32" if gan else config.train.precision, device)
+    build_task = GanTask if gan else DiffusionTask
+    task = build_task(config, (channels, list(labels)), (1, 1), device, precision)
+    ema = Averaged(task.net, config.train.ema)
+    batch = max(task.least, batch // task.least * task.least)
+    x = torch.randn(batch, channels, size, size, device=device)
+    steps = _gan_step(config, task, x) if isinstance(task, GanTask) else _step(config, task, x)
     for _ in range(count):
-        for error, _ in loss(denoiser, sched, data, sys.maxsize):
-            error.mean().backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        ema.update_parameters(net)
+        next(steps)
+        ema.update_parameters(task.net)
         yield
 
 
-def _gan_steps(config: Config, batch: int, device: torch.device, count: int) -> Iterator[None]:
+def _step(config: Config, task: DiffusionTask, x: Tensor) -> Iterator[None]:
+    batch, optimizer = len(x), build.make_optimizer(config, task.net, x.device)
+    t = torch.linspace(0, len(task.sched) - 1, batch).long()
+    labels = usual_images(config)[1] if config.net.conditional else None
+    y = None if labels is None else torch.zeros(batch, len(labels), dtype=torch.int64)
+    data = Batch(x, t, x, torch.linspace(0, 1, batch), x, y)
+    facts = {"size": batch, "seed": 0, "step": sys.maxsize, "scale": 1.0}
+    while True:
+        accumulate(task, "step", data, facts, batch)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        yield
+
+
+def _gan_step(config: Config, task: GanTask, real: Tensor) -> Iterator[None]:
     """Augmented; each regulariser that the preset has once in as many steps as it comes."""
-    gan, size, (channels, _) = config.gan, config.data.size, usual_images(config)
-    batch = max(GROUP, batch // GROUP * GROUP)
-    half, one = slice(batch // 2), torch.ones((), device=device)
-    net = build.make_generator(config, channels).to(device)
-    discriminator = build.make_discriminator(config, channels).to(device)
-    ema = Averaged(net, config.train.ema)
-    optimizers: dict[nn.Module, torch.optim.Optimizer] = {
-        each: torch.optim.Adam(each.parameters(), fused=True) for each in (net, discriminator)
-    }
-    real = torch.randn(batch, channels, size, size, device=device)
+    gan, batch, channels, size = config.gan, *real.shape[:3]
+    facts = {"size": batch, "weight": 1.0, "mean": 1.0}
+    judge, maker = (
+        torch.optim.Adam(each.parameters(), fused=True) for each in (task.discriminator, task.net)
+    )
+    optimizers = {"judge": judge, "r1": judge, "maker": maker, "path": maker}
 
-    def take(player: nn.Module) -> None:
-        optimizers[player].step()
-        optimizers[player].zero_grad(set_to_none=True)
+    def take(what: str, *rows: Any) -> None:
+        accumulate(task, what, rows, facts, batch)
+        optimizers[what].step()
+        optimizers[what].zero_grad(set_to_none=True)
 
-    for number in range(count):
+    for number in itertools.count():
         rng = torch_rng("explain", number)
-        draws = gan_losses.draw(net, batch, gan.mixing, rng).to(device)
+        draws = gan_losses.draw(task.net, batch, gan.mixing, rng)
         maps = draw_maps(batch, channels, size, P, rng) if gan.ada else None
-        gan_losses.discriminator_gradients(net, discriminator, real, draws, (maps, maps), batch)
-        take(discriminator)
+        take("judge", real, draws, maps, maps)
         if gan.r1 != 0 and number % gan.r1_every == 0:
-            gan_losses.r1_gradients(discriminator, real, maps, 1.0, batch)
-            take(discriminator)
-        gan_losses.generator_gradients(net, discriminator, draws, maps, batch)
-        take(net)
+            take("r1", real, maps)
+        take("maker", draws, maps)
         if gan.path != 0 and number % gan.path_every == 0:
-            gan_losses.path_gradients(net, draws.rows(half), real[half], one, 1.0, batch)
-            take(net)
-        ema.update_parameters(net)
+            take("path", draws.rows(slice(batch // 2)), real[: batch // 2])
         yield
 
 

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dreamlib.config.factory import (
-    make_denoiser,
-    make_loss,
-    make_optimizer,
-    make_schedule,
-    make_unet,
-)
+from dreamlib.config.factory import make_optimizer
 from dreamlib.diffusion.denoiser import NO_LABEL
-from dreamlib.diffusion.forward_process import loss_weight
 from dreamlib.diffusion.losses import Batch, Perturb
 from dreamlib.diffusion.schedules import draw_times
 from dreamlib.diffusion.unet import UNet
 from dreamlib.runs.run import Run
 from dreamlib.training.base import BaseTrainer, gradient_norm
-from dreamlib.training.slices import Pool, one_thread, parts_of, summed
-from dreamlib.utils.rng import seeded, torch_rng
+from dreamlib.training.ranks import Ranks
+from dreamlib.training.tasks import STATS, DiffusionTask
+from dreamlib.utils.rng import torch_rng
 
 QUARTILES = 4  # of the timesteps
-STATS = ("loss", "error", "shift", "lam")  # what a step tells of each image
 
 
 def clip_gradients(net: nn.Module, most: float) -> Tensor:
@@ -102,32 +94,20 @@ class DiffusionTrainer(BaseTrainer[UNet]):
         name: name for name in ("net", "ema", "optimizer", "scaler", "meter")
     }
 
-    def __init__(self, run: Run):
-        config, precision = run.config, run.precision
-        net = make_unet(config, run.data.channels, run.data.label_counts)
-        super().__init__(run, net, config.train.ema)
-        self.sched = make_schedule(config)
-        self.loss = make_loss(config, self.steps_per_epoch, self.total)
+    def __init__(self, run: Run, ranks: Ranks | None = None):
+        config = run.config
+        super().__init__(run, DiffusionTask, config.train.ema, ranks)
         self.optimizer = make_optimizer(config, self.net, self.device)
         self.rates = {"optimizer": config.train.lr}
         group = self.optimizer.param_groups[0]
         self.own = {name: group[name] for name in ("fused", "weight_decay")}
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision.scale)
-        self.denoiser = make_denoiser(config, self.net, self.sched, precision)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=run.precision.scale)
         self.calmed = 0  # times, in this session
-        self.slices = config.train.slices if self.device.type == "cpu" else 1
-        self.pool, self.threads = Pool(), 1
 
     def new_meter(self) -> Meter:
         return Meter(self.device)
 
     # ------------------------------------------------------------------ one step
-
-    def advance(self) -> dict[str, Any] | None:
-        if self.slices == 1:
-            return self.take_step()
-        with one_thread() as self.threads:
-            return self.take_step()
 
     def take_step(self) -> dict[str, Any] | None:
         batch = self.draw(self.step)
@@ -139,7 +119,7 @@ class DiffusionTrainer(BaseTrainer[UNet]):
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.ema.update_parameters(self.net)
-        quartile = (batch.t * QUARTILES // len(self.sched)).to(self.device)
+        quartile = (batch.t * QUARTILES // len(self.task.sched)).to(self.device)
         self.meter.add(quartile, stats, norm)
         return self.count_step()
 
@@ -168,12 +148,13 @@ class DiffusionTrainer(BaseTrainer[UNet]):
     def draw(self, step: int) -> Batch:
         """The batch of a step: images, timesteps and noise for all of it, before any slicing."""
         x0, rng = self.stream[step], torch_rng("step", self.seed, step)
-        t = draw_times("uniform", len(self.sched), len(x0), rng)
+        t = draw_times("uniform", len(self.task.sched), len(x0), rng)
         eps = torch.randn(x0.shape, generator=rng)
         coin = torch.rand(len(x0), generator=rng)
-        xi = torch.randn(x0.shape, generator=rng) if isinstance(self.loss, Perturb) else None
+        xi = torch.randn(x0.shape, generator=rng) if isinstance(self.task.loss, Perturb) else None
         if (kind := self.config.train.times) != "uniform":  # all else stays as it is
-            t = draw_times(kind, len(self.sched), len(x0), torch_rng("times", self.seed, step))
+            again = torch_rng("times", self.seed, step)
+            t = draw_times(kind, len(self.task.sched), len(x0), again)
         return Batch(x0, t, eps, coin, xi, self.labels(step))
 
     def labels(self, step: int) -> Tensor | None:
@@ -187,48 +168,10 @@ class DiffusionTrainer(BaseTrainer[UNet]):
         return y
 
     def accumulate(self, batch: Batch, micro: int) -> dict[str, Tensor]:
-        """Gradients of the batch's mean weighted loss, `micro` images at a time in every slice.
-
-        Returns what the log should know of each image, [B] by name.  "loss" is unweighted: the
-        error in eps, comparable between settings.
-        """
-        self.optimizer.zero_grad(set_to_none=True)
-        size = len(batch.x0)
-        stats = {name: torch.zeros(size, device=self.device) for name in STATS}
-        with seeded("dropout", self.seed, self.step):
-            if self.slices == 1:
-                for loss in self.losses(batch, slice(0, size), micro, stats):
-                    loss.backward()
-                return stats
-            # Dropout draws from one generator: its slices follow each other.
-            threads = 1 if self.config.net.dropout else self.threads
-            parameters = [p for p in self.net.parameters() if p.requires_grad]
-
-            def work(part: slice) -> list[Tensor | None]:
-                each = self.losses(batch, part, micro, stats)
-                return summed(
-                    [torch.autograd.grad(loss, parameters, allow_unused=True) for loss in each]
-                )
-
-            gradients = self.pool.map(work, parts_of(size, self.slices), threads)
-        for parameter, gradient in zip(parameters, summed(gradients)):
-            parameter.grad = gradient
-        return stats
-
-    def losses(
-        self, batch: Batch, part: slice, micro: int, stats: dict[str, Tensor]
-    ) -> Iterator[Tensor]:
-        """Of a part of the batch, whose sum over all parts is the mean of the whole."""
-        prediction, min_snr = self.config.diffusion.prediction, self.config.loss.min_snr
-        for start in range(part.start, part.stop, micro):
-            some = slice(start, min(start + micro, part.stop))
-            rows = batch.rows(some).to(self.device)
-            weight = loss_weight(prediction, self.sched, rows.t, min_snr)
-            for error, found in self.loss(self.denoiser, self.sched, rows, self.step):
-                stats["loss"][some] += error.detach()
-                for name, value in found.items():
-                    stats[name][some] = value.to(self.device, torch.float32)
-                yield self.scaler.scale((weight * error).sum() / len(batch.x0))
+        """Gradients of the batch's mean weighted loss; what the log should know of each image."""
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+        facts = {"seed": self.seed, "step": self.step, "scale": scale}
+        return self.sharing.gradients("step", batch, micro, facts)
 
     def numbers(self) -> dict[str, Any]:
         return {"the loss": self.meter.sums} | super().numbers()

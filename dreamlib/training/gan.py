@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from dreamlib.config.factory import make_discriminator, make_generator
 from dreamlib.gan import losses as gan_losses
 from dreamlib.gan.augment import Adaptive, Maps, draw_maps
 from dreamlib.gan.losses import Draws, Stats
-from dreamlib.gan.stylegan2 import GROUP, Generator
+from dreamlib.gan.stylegan2 import Generator
 from dreamlib.runs.run import Run
 from dreamlib.training.base import BaseTrainer, gradient_norm
+from dreamlib.training.ranks import Ranks
+from dreamlib.training.tasks import GanTask
 from dreamlib.utils.errors import Collapsed
 from dreamlib.utils.rng import torch_rng
 
-T = TypeVar("T")
 BETAS = (0.0, 0.99)  # Karras 2019, App. C
 W_DECAY = 0.995  # of the mean style
 FLAT = 1e-3  # standard deviation, in [-1, 1], below which images are one image, or one colour
@@ -61,11 +60,10 @@ class GanTrainer(BaseTrainer[Generator]):
         "meter": "meter",
     }
 
-    def __init__(self, run: Run):
-        net = make_generator(run.config, run.data.channels)
-        super().__init__(run, net, self.decay, GROUP)
+    def __init__(self, run: Run, ranks: Ranks | None = None):
+        super().__init__(run, GanTask, self.decay, ranks)
         gan, size = self.config.gan, self.config.data.size
-        self.discriminator = make_discriminator(self.config, run.data.channels).to(self.device)
+        self.discriminator = self.task.discriminator
         r1 = gan_losses.r1_weight(size, self.batch) if gan.r1 is None else gan.r1
         path = gan_losses.path_weight(size) if gan.path is None else gan.path
         self.r1, self.path = gan.r1_every * r1, gan.path_every * path
@@ -93,12 +91,11 @@ class GanTrainer(BaseTrainer[Generator]):
 
     # ------------------------------------------------------------------ one step
 
-    def advance(self) -> dict[str, Any] | None:
+    def take_step(self) -> dict[str, Any] | None:
         """One step of the discriminator, one of the generator, each with its regulariser when it is
         due."""
         self.set_lr()
-        real = self.stream[self.step].to(self.device)
-        stats = self.discriminator_step(real) | self.generator_step()
+        stats = self.discriminator_step(self.stream[self.step]) | self.generator_step()
         self.ema.update_parameters(self.net)
         if self.config.gan.ada is not None:
             self.ada.update(stats["sign_real"].sum(), self.batch)
@@ -107,25 +104,22 @@ class GanTrainer(BaseTrainer[Generator]):
 
     def discriminator_step(self, real: Tensor) -> Stats:
         player, optimizer = self.discriminator, self.discriminator_optimizer
-        draws, maps = self.draws("judge", self.batch), (self.maps("real"), self.maps("fake"))
-        losses = gan_losses.discriminator_gradients
-        stats = self.gradients(optimizer, losses, self.net, player, real, draws, maps)
+        maps = self.maps("real")
+        stats = self.gradients(
+            "judge", real, self.draws("judge", self.batch), maps, self.maps("fake")
+        )
         stats["judge_norm"] = gradient_norm(player)[None]
         self.move(optimizer)
         if self.r1 and self.step % self.config.gan.r1_every == 0:
-            penalty = gan_losses.r1_gradients
-            stats |= self.gradients(optimizer, penalty, player, real, maps[0], self.r1)
+            stats |= self.gradients("r1", real, maps, weight=self.r1)
             self.move(optimizer)
         return stats
 
     def generator_step(self) -> Stats:
-        draws, maps = self.draws("maker", self.batch), self.maps("made")
-        losses = gan_losses.generator_gradients
-        players = self.net, self.discriminator
-        stats, style = self.gradients(self.optimizer, losses, *players, draws, maps)
+        stats = self.gradients("maker", self.draws("maker", self.batch), self.maps("made"))
         stats["grad_norm"] = gradient_norm(self.net)[None]
         self.move(self.optimizer)
-        self.net.w_mean.lerp_(style, 1 - W_DECAY)
+        self.net.w_mean.lerp_(stats.pop("style").mean(0), 1 - W_DECAY)
         if self.path and self.step % self.config.gan.path_every == 0:
             stats |= self.path_step()
         return stats
@@ -135,24 +129,20 @@ class GanTrainer(BaseTrainer[Generator]):
         images = max(1, self.batch // 2)
         draws, rng = self.draws("path", images), torch_rng("path", self.seed, self.step)
         size = self.config.data.size
-        y = torch.randn(images, self.data.channels, size, size, generator=rng).to(self.device)
+        y = torch.randn(images, self.data.channels, size, size, generator=rng)
         weight = self.path if self.path_mean > 0 else 0.0
-        penalty = gan_losses.path_gradients
-        stats = self.gradients(self.optimizer, penalty, self.net, draws, y, self.path_mean, weight)
+        stats = self.gradients("path", draws, y, weight=weight, mean=float(self.path_mean))
         mean = stats["path"].mean()
         self.path_mean = self.path_mean.lerp(mean, 1 - gan_losses.PATH_DECAY) if weight else mean
         if weight:
             self.move(self.optimizer)
         return stats
 
-    def gradients(self, optimizer: Optimizer, work: Callable[..., T], *values: Any) -> T:
-        """`work(*values, micro)` from zero gradients, in slices that fit into memory."""
-
-        def anew(micro: int) -> T:
-            optimizer.zero_grad(set_to_none=True)
-            return work(*values, micro)
-
-        return self.micro.redo_smaller(anew)
+    def gradients(self, what: str, *rows: Any, **facts: float) -> Stats:
+        """Of the whole batch, `micro` images at a time."""
+        return self.micro.redo_smaller(
+            lambda micro: self.sharing.gradients(what, rows, micro, facts)
+        )
 
     def move(self, optimizer: Optimizer) -> None:
         self.whole = False
@@ -160,7 +150,7 @@ class GanTrainer(BaseTrainer[Generator]):
 
     def draws(self, purpose: str, images: int) -> Draws:
         rng = torch_rng(purpose, self.seed, self.step)
-        return gan_losses.draw(self.net, images, self.config.gan.mixing, rng).to(self.device)
+        return gan_losses.draw(self.net, images, self.config.gan.mixing, rng)
 
     def maps(self, purpose: str) -> Maps | None:
         if self.ada.p <= 0:

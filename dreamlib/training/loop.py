@@ -51,7 +51,8 @@ class TrainingLoop:
         self.clock = run.clock(hours)
         # Equal ones continue bit for bit.
         self.where: dict[str, Any] = {"device": run.device.type, "precision": run.precision.name}
-        self.where["threads"] = torch.get_num_threads()
+        if not trainer.sharing.sliced:
+            self.where["threads"] = torch.get_num_threads()
         self.previews = trainer.preview_steps()
         self.uploader = run.uploader() if run.mirror else None
         self.intact = run.data.watch()  # DataError once the images are not what they were

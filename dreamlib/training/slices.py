@@ -1,68 +1,114 @@
-"""A step shared out on a CPU: fixed slices of the batch, each computed by one thread.
+"""A batch in fixed slices: their gradients, and what the log should know of their rows.
 
-PyTorch's own threads wait for each other after every small operator, and the bits depend on how
-many there are.  A slice is computed by one Python thread with one of PyTorch's, which works without
-Python's lock; slices are summed in their order.  So the bits depend on their number alone.
+A slice is computed by one Python thread with one of PyTorch's (utils/threads.py), and slices are
+summed in their order.  So the bits depend on their number alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import reduce
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-Part = TypeVar("Part")
-Made = TypeVar("Made")
+from dreamlib.training.tasks import Facts, Stats, Task
+from dreamlib.utils.nest import each_tensor
+from dreamlib.utils.rng import seeded
+from dreamlib.utils.threads import side_by_side
 
 
-def parts_of(size: int, count: int) -> list[slice]:
-    """`count` slices of a batch, or fewer where it is small; their sizes differ by one at most."""
-    count = min(count, size)
-    ends = [size * (i + 1) // count for i in range(count)]
+def parts_of(size: int, count: int, least: int = 1) -> list[slice]:
+    """`count` slices of a batch, or fewer where it is small; of whole groups of `least` rows, but
+    for the last row's; their sizes differ by one group at most."""
+    groups = -(-size // least)
+    count = min(count, groups)
+    ends = [min(size, groups * (i + 1) // count * least) for i in range(count)]
     return [slice(begin, end) for begin, end in zip([0, *ends], ends)]
 
 
-@contextmanager
-def one_thread() -> Iterator[int]:
-    """PyTorch computes on one thread; how many it had, which slices may use."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield before
-    finally:
-        torch.set_num_threads(before)
+Gradients = Sequence[Tensor | None]  # of every parameter
 
 
-class Pool:
-    """Threads with one of PyTorch's each, as many as there were; made when they are first used."""
+class Job(NamedTuple):
+    """A slice of a batch."""
 
-    def __init__(self) -> None:
-        self.threads: ThreadPoolExecutor | None = None
-        self.count = 0
-
-    def map(self, work: Callable[[Part], Made], parts: Sequence[Part], threads: int) -> list[Made]:
-        """[work(part) for part in parts], side by side; an error is raised once all have ended."""
-        threads = min(threads, len(parts))
-        if threads < 2:
-            return [work(part) for part in parts]
-        if self.threads is None or self.count != threads:
-            self.threads = ThreadPoolExecutor(threads, "slice", torch.set_num_threads, (1,))
-            self.count = threads
-        futures = [self.threads.submit(work, part) for part in parts]
-        for future in futures:
-            future.exception()
-        return [future.result() for future in futures]
+    number: int
+    rows: Any
 
 
-def summed(gradients: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
-    """The slices' gradients of every parameter, added in the order of the slices."""
-    total = list(gradients[0])
-    for others in gradients[1:]:
-        for i, other in enumerate(others):
-            ours = total[i]
-            total[i] = other if ours is None else ours if other is None else ours.add_(other)
-    return total
+class Slice(NamedTuple):
+    """What came of a slice: its gradients, and what the log should know of its rows."""
+
+    gradients: Gradients
+    stats: Stats
+
+
+def compute_all(
+    task: Task, what: str, jobs: Sequence[Job], facts: Facts, micro: int, threads: int
+) -> list[Slice]:
+    """Slices side by side, in their order."""
+    if task.dropout or task.device.type != "cpu":
+        threads = 1
+    return side_by_side(lambda job: compute(task, what, job, facts, micro), jobs, threads)
+
+
+def compute(task: Task, what: str, job: Job, facts: Facts, micro: int) -> Slice:
+    """Gradients of a slice's rows, `micro` at a time."""
+    parameters = task.parameters(what)
+
+    def one(losses: Iterator[Tensor]) -> Gradients:
+        each = (torch.autograd.grad(loss, parameters, allow_unused=True) for loss in losses)
+        return reduce(added, each)
+
+    with _dropout(task, facts, job.number):
+        parts = _micro_batches(task, what, job.rows, facts, micro)
+        done = [(one(losses), stats) for losses, stats in parts]
+    return Slice(reduce(added, (each for each, _ in done)), joined([stats for _, stats in done]))
+
+
+def accumulate(task: Task, what: str, rows: Any, facts: Facts, micro: int) -> Stats:
+    """The whole batch as one slice, whose gradients torch adds up where they belong."""
+    parameters, seen = task.parameters(what), []
+    with _dropout(task, facts):
+        for losses, stats in _micro_batches(task, what, rows, facts, micro):
+            for loss in losses:
+                loss.backward(inputs=parameters)
+            seen.append(stats)
+    return joined(seen)
+
+
+def _micro_batches(
+    task: Task, what: str, rows: Any, facts: Facts, micro: int
+) -> Iterator[tuple[Iterator[Tensor], Stats]]:
+    """Losses of some rows, and the stats that they fill as they are taken."""
+    for start in range(0, size_of(rows), micro):
+        some = slice(start, start + micro)
+        stats: Stats = {}
+        part = each_tensor(rows, lambda rows: rows[some])  # noqa: B023  used at once
+        yield task.losses(what, part, facts, stats), stats
+
+
+def _dropout(task: Task, facts: Facts, *number: int) -> AbstractContextManager[None]:
+    """Its draws keyed by the step, and by the slice where there are several."""
+    if not task.dropout:
+        return nullcontext()
+    return seeded("dropout", facts["seed"], facts["step"], *number)
+
+
+def size_of(rows: Any) -> int:
+    """Rows of a nest of tensors."""
+    sizes: list[int] = []
+    each_tensor(rows, lambda tensor: (sizes.append(len(tensor)), tensor)[1])
+    return sizes[0]
+
+
+def added(total: Gradients, others: Gradients) -> Gradients:
+    """Two slices' gradients of every parameter, the first ones' memory used again."""
+    return [b if a is None else a if b is None else a.add_(b) for a, b in zip(total, others)]
+
+
+def joined(stats: Sequence[Stats]) -> Stats:
+    return {name: torch.cat([each[name] for each in stats]) for name in stats[0]}

@@ -14,11 +14,13 @@ from dreamlib.training.diffusion import DiffusionTrainer
 from dreamlib.training.gan import GanTrainer
 from dreamlib.training.loggers import open_loggers
 from dreamlib.training.loop import Tick, TrainingLoop
+from dreamlib.training.ranks import Ranks
 from dreamlib.training.validation import Validation
 
 
-def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
-    """Train a run from where it stands: yields a Tick per optimizer step.
+def train(run: Run, hours: float | None = None, ranks: Ranks | None = None) -> Iterator[Tick]:
+    """Train a run from where it stands, with other processes if `ranks`: yields a Tick per
+    optimizer step.
 
     Stops at the end, at the deadline (`hours`, counted from the start of this process), or on
     a signal that asks to (runs/time_budget.py); each time, and when the caller leaves the loop,
@@ -37,12 +39,12 @@ def train(run: Run, hours: float | None = None) -> Iterator[Tick]:
     if run.config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it
     torch.use_deterministic_algorithms(run.config.train.deterministic)
-    yield from drive(run, trainer_of(run), hours)
+    yield from drive(run, trainer_of(run, ranks), hours)
 
 
-def trainer_of(run: Run) -> DiffusionTrainer | GanTrainer:
+def trainer_of(run: Run, ranks: Ranks | None = None) -> DiffusionTrainer | GanTrainer:
     """What takes the steps of the run's kind of model."""
-    return GanTrainer(run) if run.config.model == "gan" else DiffusionTrainer(run)
+    return (GanTrainer if run.config.model == "gan" else DiffusionTrainer)(run, ranks)
 
 
 def drive(run: Run, trainer: BaseTrainer, hours: float | None = None) -> Iterator[Tick]:

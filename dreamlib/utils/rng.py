@@ -8,7 +8,6 @@ resuming needs no generator state, and any split of the work gives the same numb
 from __future__ import annotations
 
 import zlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import permutations
@@ -81,21 +80,3 @@ def image_noise(
     for row, key in zip(filled, mix_each("image", seed, list(filled.values()), t)):
         noise[row].normal_(generator=rng.manual_seed(key))
     return noise.to(device)
-
-
-def batches(images: Sequence[int], batch: int) -> list[list[int | None]]:
-    """Deal images out to batches of one fixed size; image i always sits in row i % batch.
-
-    A network's floats may depend on the batch size and on the row, never on the other rows'
-    values; so with both fixed an image's bytes do not depend on its company.  An image goes into
-    the first batch whose row is free.
-    """
-    dealt: list[list[int | None]] = []
-    full: Counter[int] = Counter()  # row -> how many batches have it taken
-    for image in images:
-        row = image % batch
-        if full[row] == len(dealt):
-            dealt.append([None for _ in range(batch)])
-        dealt[full[row]][row] = image
-        full[row] += 1
-    return dealt

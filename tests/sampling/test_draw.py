@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from dreamlib.diffusion.samplers import ddim, ddpm
-from dreamlib.diffusion.sampling import batches, draw_images, image_noise, interpolate, slerp
+from dreamlib.diffusion.sampling import draw_images, image_noise, interpolate, slerp
 from dreamlib.diffusion.schedules import cosine
 from dreamlib.diffusion.unet import UNet
+from dreamlib.utils.batches import batches
 from dreamlib.utils.errors import Interrupted
 from dreamlib.utils.rng import mix, mix_each
 from tests.conftest import within

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import pytest
 import torch
 
 from dreamlib.training.diffusion import DiffusionTrainer
-from dreamlib.training.slices import Pool, one_thread, parts_of, summed
+from dreamlib.training.slices import added, parts_of
+from dreamlib.utils.threads import one_thread, side_by_side
 from tests.conftest import train_for
 
 SLICED = ["train.slices=3", "train.batch=7", "train.length=6"]
@@ -69,7 +72,7 @@ def test_the_gradient_is_that_of_the_whole_batch(tiny, loss):
         torch.manual_seed(0)
         for parameter in trainer.net.parameters():
             torch.nn.init.normal_(parameter, std=0.1)
-        trainer.step, trainer.threads = 5, 2
+        trainer.step, trainer.sharing.threads = 5, 2
         stats = trainer.accumulate(trainer.draw(5), 7)
         gradients = [p.grad.flatten() for p in trainer.net.parameters() if p.grad is not None]
         found[count] = torch.cat(gradients), stats["loss"]
@@ -105,7 +108,7 @@ def test_an_error_in_a_slice_is_raised_when_all_have_ended():
         ended.append(part)
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        Pool().map(work, range(4), threads=2)
+        side_by_side(work, range(4), 2)
     assert sorted(ended) == [1, 2, 3]
 
 
@@ -117,5 +120,6 @@ def test_torch_has_one_thread_meanwhile():
 
 
 def test_a_gradient_that_one_slice_lacks():
-    total = summed([[None, torch.ones(2)], [torch.ones(1), None], [torch.ones(1), torch.ones(2)]])
+    parts = [[None, torch.ones(2)], [torch.ones(1), None], [torch.ones(1), torch.ones(2)]]
+    total = reduce(added, parts)
     assert [t.tolist() for t in total] == [[2.0], [2.0, 2.0]]
