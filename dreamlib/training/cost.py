@@ -244,8 +244,7 @@ def training_steps(config: Config, batch: int, device: torch.device, count: int)
     batch = max(task.least, batch // task.least * task.least)
     x = torch.randn(batch, channels, size, size, device=device)
     steps = _gan_step(config, task, x) if isinstance(task, GanTask) else _step(config, task, x)
-    for _ in range(count):
-        next(steps)
+    for _ in itertools.islice(steps, count):
         ema.update_parameters(task.net)
         yield
 
@@ -253,8 +252,7 @@ def training_steps(config: Config, batch: int, device: torch.device, count: int)
 def _step(config: Config, task: DiffusionTask, x: Tensor) -> Iterator[None]:
     batch, optimizer = len(x), build.make_optimizer(config, task.net, x.device)
     t = torch.linspace(0, len(task.sched) - 1, batch).long()
-    labels = usual_images(config)[1] if config.net.conditional else None
-    y = None if labels is None else torch.zeros(batch, len(labels), dtype=torch.int64)
+    y = torch.zeros(batch, len(usual_images(config)[1])).long() if config.net.conditional else None
     data = Batch(x, t, x, torch.linspace(0, 1, batch), x, y)
     facts = {"size": batch, "seed": 0, "step": sys.maxsize, "scale": 1.0}
     while True:
