@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -109,52 +109,46 @@ def train(
     hours: options.Hours = None,
     mirror: options.MirrorFolder = None,
     take_over: options.TakeOver = False,
-    init_from: Annotated[
-        Path | None, typer.Option(help="begin with the weights of this run, of the same shape")
-    ] = None,
-    devices: Annotated[
-        int | None, typer.Option(min=1, max=64, help="GPUs, or processes on a CPU, by torchrun")
-    ] = None,
-    restarts: Annotated[
-        int, typer.Option(min=0, max=100, help="of all of them, when one dies")
-    ] = 0,
+    init_from: options.InitFrom = None,
+    devices: options.Devices = None,
+    restarts: options.Restarts = 0,
     settings: options.Set = None,
 ) -> None:
     """Begin a run, or continue it: the same command does both.
 
     Exit code 0 when it is finished, 75 when it was paused and the same command goes on.
     """
-    from dreamlib.notebook.dashboard import watch
-    from dreamlib.training.fork import init_from as begin_with
-    from dreamlib.training.launch import joined, launch
-    from dreamlib.training.train import train as train_run
+    from dreamlib.training.launch import launch
 
     if (run is None) == (name is None):
         raise ConfigError("name a run folder (runs/faces), or --name for a fresh one; not both")
     folder = run if run is not None else _fresh(Path("runs"), str(name))
+    asked = {"preset": preset, "mirror": mirror, "hours": hours, "take_over": take_over}
     overrides = options.overrides_of(settings, data)
-    if devices is not None:
-        more = {"preset": preset, "mirror": mirror, "hours": hours, "init-from": init_from}
-        launch(folder, devices, restarts, more, overrides, take_over=take_over)
+    if devices is None:
+        _train(folder, init_from, overrides=overrides, **asked)
+    else:
+        launch(folder, devices, restarts, asked | {"init_from": init_from}, overrides)
         _end(RunDir(folder))
-        return
+
+
+def _train(folder: Path, init_from: Path | None, **asked: Any) -> None:
+    """In this process; under torchrun, its part of it."""
+    from dreamlib.notebook.dashboard import watch
+    from dreamlib.training.fork import init_from as begin_with
+    from dreamlib.training.launch import joined
+    from dreamlib.training.train import train as train_run
+
     with joined() as ranks:
         if ranks and ranks.rank:
             ranks.follow()
             return
-        opened = open_run(
-            folder,
-            preset,
-            overrides=overrides,
-            mirror=mirror,
-            take_over=take_over,
-            hours=hours,
-        )
+        opened = open_run(folder, **asked)
         if init_from is not None:
             begin_with(opened, init_from)
         with suppress(OutOfTime):  # the last line says it, and the exit code
             watch(opened, train_run(opened, ranks=ranks))
-    if not ranks:  # a code of its own would have torchrun start all anew
+    if not ranks:  # with a code of its own torchrun would begin all anew
         _end(opened.dir)
 
 

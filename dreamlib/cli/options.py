@@ -32,6 +32,15 @@ Hours = Annotated[
 TakeOver = Annotated[
     bool, typer.Option("--take-over", help="take the run from whoever seems to train it")
 ]
+InitFrom = Annotated[
+    Path | None, typer.Option(help="begin with the weights of this run, of the same shape")
+]
+Devices = Annotated[
+    int | None, typer.Option(min=1, max=64, help="GPUs, or processes on a CPU, by torchrun")
+]
+Restarts = Annotated[
+    int, typer.Option(min=0, max=100, help="by torchrun, of all processes when one dies")
+]
 RunFolder = Annotated[Path, typer.Argument(help="a run folder")]
 
 

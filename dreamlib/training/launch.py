@@ -43,7 +43,6 @@ def launch(
     restarts: int,
     options: dict[str, Any],
     overrides: Sequence[str],
-    take_over: bool = False,
 ) -> None:
     """`dreamlib train FOLDER` by torchrun with so many processes, to its end.
 
@@ -56,9 +55,11 @@ def launch(
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={devices}", f"--max-restarts={restarts}"]
     command += ["-m", "dreamlib", "train", str(folder)]
-    command += [f"--{name}={value}" for name, value in options.items() if value is not None]
+    for name, value in options.items():
+        if value is not None and value is not False:
+            word = f"--{name.replace('_', '-')}"
+            command.append(word if value is True else f"{word}={value}")
     command += [f"--set={setting}" for setting in overrides]
-    command += ["--take-over"] if take_over else []
     code = _run(command, _environment(devices))
     if code and RunDir(folder).status()["state"] not in ("paused_deadline", "interrupted"):
         raise RunError(
