@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         source,
         status,
         stop_cleanly,
+        train,
     )
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "source",
     "status",
     "stop_cleanly",
+    "train",
     "watch",
 ]
 __getattr__ = lazily(

@@ -106,6 +106,8 @@ def facts(run: Run, tick: Tick, entry: dict[str, Any], rate: float) -> list[str]
         own = f"λ {entry['lam']:.3f}" if "lam" in entry else f"p {entry['p']:.3f}"
         text.append(f"loss {entry['loss']:.4f} · {own}")
     text.append(f"{rate * run.config.train.batch:,.0f} images/s · ETA {duration(left)}")
+    if rates := entry.get("images_per_s_by_rank"):  # while each computes
+        text.append("each " + ", ".join(f"{each:,.0f}/s" for each in rates))
     status = run.dir.status()
     text.append(safety(run, status))
     if (budget := status.get("left_seconds")) is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from dreamlib.config.factory import make_loss, make_stream
@@ -25,6 +26,8 @@ from dreamlib.runs import open as runs
 from dreamlib.runs.history import story
 from dreamlib.runs.run import Run
 from dreamlib.training import cost
+from dreamlib.training.loop import Tick
+from dreamlib.training.train import train as train_run
 from dreamlib.utils.arguments import listed
 from dreamlib.utils.errors import (
     ConfigError,
@@ -97,6 +100,12 @@ def stop_cleanly() -> Iterator[None]:
         if not _paused:
             raise
         tell(f"{PAUSED}{error}")
+
+
+def train(run: Run, devices: int | None = None) -> Iterator[Tick]:
+    """`dreamlib.train` by every GPU that the run may use, or by so many."""
+    wanted = run.config.train.device in ("auto", "cuda")
+    return train_run(run, devices=devices or (max(1, torch.cuda.device_count()) if wanted else 1))
 
 
 def headless() -> bool:

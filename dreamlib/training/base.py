@@ -150,6 +150,8 @@ class BaseTrainer(Generic[NetT]):
         (then, before), now = self.clock, time.monotonic()
         row["lr"] = self.optimizer.param_groups[0]["lr"]
         row["images_per_s"] = (self.step - before) * self.batch / (now - then)
+        if self.sharing.ranks:
+            row["images_per_s_by_rank"] = self.sharing.ranks.rates()
         row["time"] = time.time()
         self.clock = (now, self.step)
         self.meter = self.new_meter()

@@ -6,14 +6,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from dreamlib.runs.folder import RunDir
+from dreamlib.runs.run import Run
 from dreamlib.runs.time_budget import BEGUN, StopFlag, process_start
+from dreamlib.training.loop import Tick
 from dreamlib.training.ranks import Ranks, is_rank
 from dreamlib.utils.errors import ConfigError, RunError
 
@@ -40,18 +42,54 @@ def joined() -> Iterator[Ranks | None]:
 def launch(
     folder: Path,
     devices: int,
-    restarts: int,
-    options: dict[str, Any],
-    overrides: Sequence[str],
+    restarts: int = 0,
+    options: dict[str, Any] | None = None,
+    overrides: Sequence[str] = (),
 ) -> None:
     """`dreamlib train FOLDER` by torchrun with so many processes, to its end.
 
     This process touches no GPU.  ConfigError for more than there are; RunError when the training
     failed; where it was paused, the run's state says so.
     """
+    command = _command(folder, devices, restarts, options or {}, overrides)
+    with StopFlag().listening() as stop, _started(command, devices) as child:
+        while child.poll() is None and not stop:
+            _wait(child, 0.5)
+    _check(folder, devices, child.returncode)
+
+
+def train_by(run: Run, devices: int, hours: float | None = None) -> Iterator[Tick]:
+    """As `train`, by so many GPUs or processes: their words are in train.log of the run's folder.
+
+    A Tick whenever another step is known of.  Errors as `launch`.
+    """
+    options = {"mirror": str(run.mirror.root) if run.mirror else "none", "hours": run.budget(hours)}
+    options["take_over"] = run.take_over
+    command = _command(run.folder, devices, 0, options, ())
+    with open(run.folder / "train.log", "a", encoding="utf-8") as log:
+        run.say(f"trained by {devices} processes; what they say is in {log.name}")
+        with StopFlag().listening() as stop, _started(command, devices, log) as child:
+            seen = None
+            while child.poll() is None and not stop:
+                _wait(child, 1.0)
+                status, row = run.dir.status(), next(iter(run.dir.read_log()[-1:]), None)
+                step = max(status.get("step") or 0, row["step"] if row else 0)
+                if step != seen and status.get("total"):
+                    seen = step
+                    yield Tick(step, status["total"], row)
+    _check(run.folder, devices, child.returncode)
+
+
+def _command(
+    folder: Path,
+    devices: int,
+    restarts: int,
+    options: dict[str, Any],
+    overrides: Sequence[str],
+) -> list[str]:
     gpus = torch.cuda.device_count()
     if gpus and devices > gpus and "train.device=cpu" not in overrides:
-        raise ConfigError(f"--devices {devices}: torch sees {gpus} GPU{'s' if gpus > 1 else ''}")
+        raise ConfigError(f"{devices} devices asked for: torch sees {gpus} GPU")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += [f"--nproc-per-node={devices}", f"--max-restarts={restarts}"]
     command += ["-m", "dreamlib", "train", str(folder)]
@@ -59,12 +97,15 @@ def launch(
         if value is not None and value is not False:
             word = f"--{name.replace('_', '-')}"
             command.append(word if value is True else f"{word}={value}")
-    command += [f"--set={setting}" for setting in overrides]
-    code = _run(command, _environment(devices))
+    return command + [f"--set={setting}" for setting in overrides]
+
+
+def _check(folder: Path, devices: int, code: int) -> None:
+    """RunError unless the training is over or paused; torchrun's code alone does not tell."""
     if code and RunDir(folder).status()["state"] not in ("paused_deadline", "interrupted"):
         raise RunError(
-            f"the training by {devices} processes failed (exit code {code}; its own words stand "
-            "above): the same command goes on from the last checkpoint"
+            f"the training by {devices} processes failed (exit code {code}; their own words stand "
+            "above it): the same command or cell goes on from the last checkpoint"
         )
 
 
@@ -77,23 +118,23 @@ def _environment(devices: int) -> dict[str, str]:
     return ours | os.environ
 
 
-def _run(command: Sequence[str], environment: dict[str, str]) -> int:
-    """Its exit code; whatever asks this process to stop asks it, and is waited for."""
-    with StopFlag().listening() as stop, subprocess.Popen(command, env=environment) as child:
-        try:
-            while child.poll() is None and not stop:
-                _wait(child, 0.5)
-            if child.poll() is None:
-                child.terminate()
-                _wait(child, LAST_SAVE)
-        finally:
-            if child.poll() is None:
-                child.kill()
-        return child.wait()
+@contextmanager
+def _started(
+    command: Sequence[str], devices: int, log: IO[str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """torchrun, which is asked to stop, and waited for, when the block is left."""
+    child = subprocess.Popen(command, env=_environment(devices), stdout=log, stderr=log)
+    try:
+        yield child
+    finally:
+        if child.poll() is None:
+            child.terminate()  # it hands that on; killed, it would leave orphans
+            _wait(child, LAST_SAVE)
+        if child.poll() is None:
+            child.kill()
+        child.wait()
 
 
 def _wait(child: subprocess.Popen[bytes], seconds: float) -> None:
-    try:
+    with suppress(subprocess.TimeoutExpired):
         child.wait(seconds)
-    except subprocess.TimeoutExpired:
-        return

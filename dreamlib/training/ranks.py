@@ -28,7 +28,7 @@ from dreamlib.config.schema import Config
 from dreamlib.diffusion.losses import Batch
 from dreamlib.gan.augment import Maps
 from dreamlib.gan.losses import Draws
-from dreamlib.training.slices import Job, Slice, compute_all, parts_of
+from dreamlib.training.slices import Job, Slice, compute_all, parts_of, size_of
 from dreamlib.training.tasks import DiffusionTask, Facts, GanTask, Task
 from dreamlib.utils.errors import ConfigError, DreamlibError, RunError
 from dreamlib.utils.nest import each_tensor
@@ -66,6 +66,8 @@ class Ranks:
             timeout=ANSWER,
         )
         self.orders = 0
+        self.rows: list[int] = []  # of the batch at hand, by rank
+        self.done, self.seconds = [0] * self.count, [0.0] * self.count
         self.ended = threading.Event()
 
     # ------------------------------------------------------------------ rank 0
@@ -134,8 +136,10 @@ class Ranks:
             own = each_tensor(list(share), Tensor.clone)  # a view is saved with all it looks into
             self.send(rank, {"what": what, "jobs": own, "facts": facts, "micro": micro})
         self.spread(task.reads(what))
+        self.rows = [sum(size_of(job.rows) for job in share) for share in shares]
         try:
-            done = compute_all(task, what, shares[0], facts, micro, threads)
+            done, seconds = _timed(task, what, shares[0], facts, micro, threads)
+            self._count(0, seconds)
         finally:
             parameters = task.parameters(what)
             answers = [
@@ -156,6 +160,7 @@ class Ranks:
         answer = self.receive(rank)
         if answer["error"]:
             return RuntimeError(f"rank {rank}: {answer['error']}")
+        self._count(rank, answer["seconds"])
         slices = []
         for present, stats in zip(answer["present"], answer["stats"]):
             held = [p for p, is_there in zip(parameters, present) if is_there]
@@ -171,6 +176,16 @@ class Ranks:
             slices.append(Slice(gradients, {k: v.to(device) for k, v in stats.items()}))
         assert len(slices) == count
         return slices
+
+    def _count(self, rank: int, seconds: float) -> None:
+        self.done[rank] += self.rows[rank]
+        self.seconds[rank] += seconds
+
+    def rates(self) -> list[float]:
+        """Images per second of each rank while it computed, since the last call."""
+        rates = [n / s if s else 0.0 for n, s in zip(self.done, self.seconds)]
+        self.done, self.seconds = [0] * self.count, [0.0] * self.count
+        return rates
 
     # ------------------------------------------------------------------ the others
 
@@ -212,13 +227,13 @@ class Ranks:
         if not jobs:
             return
         try:
-            done = compute_all(task, what, jobs, facts, message["micro"], threads)
+            done, seconds = _timed(task, what, jobs, facts, message["micro"], threads)
         except (RuntimeError, ValueError) as error:  # memory that ran out, mostly: rank 0 decides
             self.send(0, {"error": str(error) or type(error).__name__})
             return
         present = [[gradient is not None for gradient in each.gradients] for each in done]
         stats = [{k: v.cpu() for k, v in each.stats.items()} for each in done]
-        self.send(0, {"error": "", "present": present, "stats": stats})
+        self.send(0, {"error": "", "present": present, "stats": stats, "seconds": seconds})
         for each in done:
             dist.send(torch.cat([g.flatten() for g in each.gradients if g is not None]), 0)
 
@@ -255,6 +270,15 @@ class Ranks:
             dist.recv(data, rank)
         file = io.BytesIO(data.numpy().tobytes())
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _timed(task: Task, *work: Any) -> tuple[list[Slice], float]:
+    """What `compute_all` answers, and its seconds."""
+    begun = time.perf_counter()
+    done = compute_all(task, *work)
+    if task.device.type == "cuda":
+        torch.cuda.synchronize()
+    return done, time.perf_counter() - begun
 
 
 @contextmanager

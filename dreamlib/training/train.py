@@ -12,15 +12,20 @@ from dreamlib.runs.run import Run
 from dreamlib.training.base import BaseTrainer
 from dreamlib.training.diffusion import DiffusionTrainer
 from dreamlib.training.gan import GanTrainer
+from dreamlib.training.launch import train_by
 from dreamlib.training.loggers import open_loggers
 from dreamlib.training.loop import Tick, TrainingLoop
 from dreamlib.training.ranks import Ranks
 from dreamlib.training.validation import Validation
 
 
-def train(run: Run, hours: float | None = None, ranks: Ranks | None = None) -> Iterator[Tick]:
-    """Train a run from where it stands, with other processes if `ranks`: yields a Tick per
-    optimizer step.
+def train(
+    run: Run, hours: float | None = None, devices: int = 1, *, ranks: Ranks | None = None
+) -> Iterator[Tick]:
+    """Train a run from where it stands: yields a Tick per optimizer step.
+
+    `devices` above 1: by so many GPUs, or processes on a CPU, which torchrun starts (`launch`); a
+    Tick whenever another step is known of.  `ranks`: this process is the first of those.
 
     Stops at the end, at the deadline (`hours`, counted from the start of this process), or on
     a signal that asks to (runs/time_budget.py); each time, and when the caller leaves the loop,
@@ -35,6 +40,9 @@ def train(run: Run, hours: float | None = None, ranks: Ranks | None = None) -> I
         )
         if run.mirror and status.get("mirrored") != status["step"]:
             run.keep()  # the copy may have failed then
+        return
+    if devices > 1:
+        yield from train_by(run, devices, hours)
         return
     if run.config.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # torch asks for it

@@ -19,8 +19,9 @@ from dreamlib.runs.checkpoints import newest_checkpoint
 from dreamlib.runs.folder import RunDir
 from dreamlib.training import launch as launching
 from dreamlib.training.ranks import _task_of
-from dreamlib.utils.errors import ConfigError
-from tests.conftest import TINY
+from dreamlib.training.train import train
+from dreamlib.utils.errors import ConfigError, RunError
+from tests.conftest import TINY, train_for
 from tests.training.ranked import CASES
 
 ROOT = Path(__file__).parents[2]
@@ -151,6 +152,28 @@ def test_without_torchrun_nobody_goes_on(begun):
     assert newest_checkpoint(run.checkpoints).step == run.status()["step"]
 
 
+def test_a_notebook_watches_a_training_by_two(tiny, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    whole, run = tiny("whole", "train.slices=2"), tiny("run", "train.slices=2")
+    train_for(whole)
+    ticks = list(train(run, devices=2))
+    assert ticks[-1].step == ticks[-1].total == 8
+    ours, theirs = run.weights()[0], whole.weights()[0]
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    rates = run.dir.read_log()[-1]["images_per_s_by_rank"]
+    assert len(rates) == 2
+    assert min(rates) > 0
+    assert "FRESH START" in (run.folder / "train.log").read_text()
+
+
+def test_a_training_by_two_that_fails_says_where_to_look(tiny):
+    run = tiny("run", "train.slices=2")
+    (run.folder / "config.yaml").write_text("preset: nothing\nmodel: none\n")
+    with pytest.raises(RunError, match=r"by 2 processes failed \(exit code"):
+        list(train(run, devices=2))
+    assert "config.yaml" in (run.folder / "train.log").read_text()
+
+
 def test_another_kind_of_device_is_refused():
     config = load_config("faces16", ["train.device=cpu"]).model_dump(mode="json")
     message = {"config": config, "images": (3, []), "steps": (1.0, 1)}
@@ -161,5 +184,5 @@ def test_another_kind_of_device_is_refused():
 
 def test_more_gpus_than_there_are(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(ConfigError, match=r"--devices 2: torch sees 1 GPU$"):
+    with pytest.raises(ConfigError, match="2 devices asked for: torch sees 1 GPU"):
         launching.launch(tmp_path, 2, 0, {}, [])
