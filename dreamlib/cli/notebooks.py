@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +13,7 @@ from dreamlib.cli.options import Hours, Preset, Set
 from dreamlib.config.load import parse_value
 from dreamlib.notebook.runner.index_page import table
 from dreamlib.notebook.runner.job_spec import Spec, plan_batch, plan_run, read_batch, seconds
-from dreamlib.notebook.runner.jobs import UNFINISHED, Batch
+from dreamlib.notebook.runner.jobs import UNFINISHED, Batch, gathered
 from dreamlib.notebook.runner.notebooks import find_notebook, numbered, parameters_of, title
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.progress import tell as say
@@ -38,6 +40,11 @@ Timeout = Annotated[
     str | None, typer.Option(help="for each notebook: 45s, 90min, 3h; what is done by then is kept")
 ]
 Again = Annotated[bool, typer.Option("--again", help="also what is done already")]
+Slurm = Annotated[
+    str | None,
+    typer.Option(help="a batch's runs as jobs of a cluster: partition=gpu,time=120 (minutes), ..."),
+]
+Only = Annotated[str | None, typer.Option(help="one run of a batch", hidden=True)]
 Shown = Annotated[
     bool, typer.Option("--list", help="print titles, parameters and defaults; run nothing")
 ]
@@ -55,6 +62,8 @@ def notebooks(
     jobs: Jobs = None,
     timeout: Timeout = None,
     again: Again = False,
+    slurm: Slurm = None,
+    only: Only = None,
     shown: Shown = False,
 ) -> None:
     """Run notebooks headless with papermill, and keep an HTML page of each.
@@ -67,19 +76,25 @@ def notebooks(
     if shown:
         return say("\n".join(_described(find_notebook(name)) for name in names or numbered()))
     limit, home = _limit(timeout), out or Path("runs/notebooks") / (batch.stem if batch else "")
+    if batch and (names or preset or settings or hours is not None or run or parameter):
+        raise ConfigError("--batch names its runs itself: put what differs into the file")
+    if slurm:
+        return _on_cluster(batch, home, slurm, timeout, again)
     if batch:
-        if names or preset or settings or hours is not None or run or parameter:
-            raise ConfigError("--batch names its runs itself: put what differs into the file")
         asked = read_batch(batch)
         jobs, limit = jobs or asked.jobs, limit or asked.timeout
         items = plan_batch(asked, home, jobs)
+        home = home / only if only else home
+        items = [item for item in items if only in (None, item.run)]
     else:
-        names = names or numbered()
-        own: dict[str, Any] = {"name": "notebooks", "notebooks": names, "preset": preset}
-        own |= {"set": settings, "hours": hours, "run": str(run) if run else None}
-        own["parameters"] = _parameters(parameter or [], names)
-        items = plan_run(Spec(**own), home)
-    return _finish(Batch(items, home, jobs or 1, limit, again, say), home)
+        own = {"preset": preset, "set": settings, "hours": hours, "run": str(run) if run else None}
+        items = plan_run(_spec(names or numbered(), parameter or [], own), home)
+    _finish(Batch(items, home, jobs or 1, limit, again, say), home)
+
+
+def _spec(names: list[str], parameters: list[str], own: dict[str, Any]) -> Spec:
+    own |= {"parameters": _parameters(parameters, names)}
+    return Spec(name="notebooks", notebooks=tuple(names), **own)
 
 
 def _finish(batch: Batch, home: Path) -> None:
@@ -87,6 +102,31 @@ def _finish(batch: Batch, home: Path) -> None:
     say(f"\n{table(batch.status)}\n\nall of it in {home / 'index.html'}")
     if code == UNFINISHED:
         say("not all is done: the same command goes on")
+    if code:
+        raise typer.Exit(code)
+
+
+def _on_cluster(
+    batch: Path | None, home: Path, slurm: str, timeout: str | None, again: bool
+) -> None:
+    """A job for every run of a batch, and the page of all of them."""
+    from dreamlib.notebook.runner.slurm import Cluster, Work, options_of
+
+    if not batch:
+        raise ConfigError("--slurm is for the runs of a --batch: name its file")
+    asked, home = read_batch(batch), home.absolute()
+    items = plan_batch(asked, home, len(asked.runs))
+    words = [sys.executable, "-m", "dreamlib", "notebooks", "--batch", str(batch.absolute())]
+    words += ["--out", str(home), *(["--timeout", timeout] if timeout else [])]
+    words += ["--again"] if again else []
+    os.environ.setdefault("DREAMLIB_DATA", str(home / "data"))
+    works = [
+        Work(run, (*words, "--only", run), home / run / "job.json")
+        for run in dict.fromkeys(item.run for item in items)
+    ]
+    code = Cluster(works, options_of(slurm), home / "slurm", say).run()
+    status = gathered(items, home)
+    say(f"\n{table(status)}\n\nall of it in {home / 'index.html'}")
     if code:
         raise typer.Exit(code)
 

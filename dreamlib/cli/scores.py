@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,6 +37,10 @@ Out = Annotated[Place, typer.Option(help="where scores go without a run")]
 Part = Annotated[
     str | None,
     typer.Option(help="1/2: half of what comes before the scores only, for two processes"),
+]
+Slurm = Annotated[
+    str | None,
+    typer.Option(help="parts as jobs of a cluster: partition=gpu,time=120 (minutes),jobs=8, ..."),
 ]
 Weights = Annotated[str | None, typer.Option(help="the Inception file")]
 PART_DONE = "part {} is ready: run the other parts, then the command without --part"
@@ -135,6 +140,7 @@ def ablate(
     out: Annotated[Place, typer.Option(help="a folder for runs and results")] = None,
     data: Data = None,
     part: Part = None,
+    slurm: Slurm = None,
     settings: Set = None,
 ) -> None:
     """Train and score every loss at equal steps and at equal network passes.
@@ -150,6 +156,11 @@ def ablate(
     from dreamlib.report.tables import ablation_markdown, save_ablation_tables
 
     folder = out or Path("runs") / f"ablation-{Path(preset).stem}"
+    if slurm:
+        words = [preset, *(f"--losses={loss}" for loss in losses or ())]
+        words += [f"--set={each}" for each in overrides_of(settings, data)]
+        words += [f"--{k}={v}" for k, v in {"steps": steps, "seeds": seeds, "n": n}.items()]
+        _parts_on_cluster([*words, f"--out={folder.absolute()}"], folder.absolute(), slurm)
     sizes = {"folder": folder, "steps": steps, "n": n}
     overrides, arms = overrides_of(settings, data), losses or tuple(ARMS)
     drive = {"overrides": overrides, "part": _numbers(part), "watch": watch}
@@ -160,6 +171,19 @@ def ablate(
     tables = save_ablation_tables(result, folder)
     for path in [*tables, *save_figure(ablation(folder), folder, "ablation")]:
         say(str(path))
+
+
+def _parts_on_cluster(words: list[str], folder: Path, slurm: str) -> None:
+    """What comes before the scores, in so many jobs of a cluster; Exit unless all is done."""
+    from dreamlib.notebook.runner.slurm import Cluster, Work, options_of
+
+    options = options_of(slurm)
+    count, works = options.pop("jobs", 4), []
+    for part in range(1, count + 1):
+        command = (sys.executable, "-m", "dreamlib", "ablate", *words, f"--part={part}/{count}")
+        works.append(Work(f"part-{part}-of-{count}", command, folder / "slurm" / f"{part}.json"))
+    if code := Cluster(works, options, folder / "slurm", say).run():
+        raise typer.Exit(code)
 
 
 def figures(

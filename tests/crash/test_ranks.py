@@ -44,9 +44,13 @@ def saved(run):
     return max((int(p.stem[5:]) for p in run.checkpoints.glob("step-*.json")), default=-1)
 
 
-def until_it_saves(run, process, known):
+def resumptions(run):
+    return sum(event["event"] == "resumed" for event in run.read_events())
+
+
+def until_it_saves(run, process, known, resumed=0):
     begun = time.monotonic()
-    while process.poll() is None and saved(run) <= known:
+    while process.poll() is None and (saved(run) <= known or resumptions(run) < resumed):
         assert time.monotonic() - begun < 120, "it does not train"
         time.sleep(0.02)
 
@@ -97,7 +101,7 @@ def test_twenty_restarts_by_torchrun(tmp_path):
     process = command(run.folder, STEPS, "--devices=2", "--restarts=20")
     rng, came_through = random.Random(0), 0
     for _ in range(20):
-        until_it_saves(run, process, saved(run))
+        until_it_saves(run, process, saved(run), resumed=came_through)
         ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if is_rank(p)]
         if process.poll() is not None or not ranks:
             break

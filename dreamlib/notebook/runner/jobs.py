@@ -198,6 +198,20 @@ class Batch:
             files.write_text(self.out / "index.html", index(self.status, self.out))
 
 
+def gathered(items: list[Job], out: Path) -> dict[str, Any]:
+    """The status of runs that each have one of their own, as one, in `out` with its page."""
+    runs: dict[str, Any] = {}
+    for run, folder in {item.run: item.folder for item in items}.items():
+        known = folder / "status.json"
+        runs |= files.read_json(known)["runs"] if known.is_file() else {}
+        waiting = {item.stem: {"state": "waiting"} for item in items if item.run == run}
+        runs.setdefault(run, {"folder": str(folder), "notebooks": waiting})
+    status = {"state": "gathered", "pid": os.getpid(), "time": time.time(), "runs": runs}
+    files.write_json(out / "status.json", status)
+    files.write_text(out / "index.html", index(status, out))
+    return status
+
+
 def _finished(item: Job, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """The manifest of a notebook that was done with these inputs and whose output is whole."""
     output = item.result(".ipynb")
