@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
 
 from dreamlib.notebook.runner import slurm
 from dreamlib.notebook.runner.jobs import FAILED, UNFINISHED
 from dreamlib.notebook.runner.slurm import Cluster, Work, options_of
 from dreamlib.utils.errors import ConfigError
+from tests.conftest import TINY
+
+ROOT = Path(__file__).parents[2]
+START = ROOT / "tests" / "slurm" / "start.sh"
+STEPS = 7000  # longer than a job's two minutes
 
 
 def test_options():
@@ -118,3 +132,161 @@ def test_a_cancelled_job_waits_for_the_command(cluster, monkeypatch):
     queues += [dict, ended(made, 0)]
     assert made.run() == 0
     assert executor.submitted == ["a", "a"]
+
+
+# ---------------------------------------------------------------------- a real one
+
+
+def start(folder, **knobs):
+    done = subprocess.run(
+        ["bash", str(START), str(folder)], env=os.environ | knobs, capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"no Slurm here (root, and Debian's packages): {done.stderr[-300:]}")
+
+
+@pytest.fixture
+def real(tmp_path_factory, monkeypatch):
+    """Slurm's daemons on this machine, and the environment of whoever calls them."""
+    folder = tmp_path_factory.mktemp("slurm")
+    start(folder, SLURMD_TIMEOUT="10", MAX_TIME="5")
+    words = ["bash", "-c", f". {folder}/env; env -0"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    for line in said.split("\0"):
+        name, equals, value = line.partition("=")
+        if equals and name in ("PATH", "LD_LIBRARY_PATH", "SLURM_CONF"):
+            monkeypatch.setenv(name, value)
+    yield folder
+    subprocess.run([str(folder / "stop")], capture_output=True, timeout=120)
+
+
+def watching(batch, home, *words):
+    command = [sys.executable, "-m", "dreamlib", "notebooks", "--batch", str(batch)]
+    command += ["--out", str(home), "--slurm", ",".join(["partition=short", *words])]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "DREAMLIB_DATA": str(home / "data")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def write_batch(path, seeds, steps):
+    own = [setting for setting in TINY if "length" not in setting]
+    defaults = {"notebooks": ["03_training"], "preset": "faces16"}
+    defaults["set"] = [*own, f"train.length={steps}", "train.save_minutes=0.05", "train.slices=2"]
+    runs = [{"name": f"r{seed}", "set": [f"train.seed={seed}"]} for seed in range(seeds)]
+    path.write_text(yaml.safe_dump({"defaults": defaults, "runs": runs}))
+
+
+def job_of(home, run):
+    book = home / "slurm" / "jobs.json"
+    return json.loads(book.read_text())[run]["id"] if book.exists() else 0
+
+
+def running(number):
+    """How often the job has been begun, while it runs; None while it does not."""
+    said = subprocess.run(["scontrol", "show", "job", str(number)], capture_output=True, text=True)
+    again = re.search(r"Restarts=(\d+)", said.stdout)
+    return int(again[1]) if again and "JobState=RUNNING" in said.stdout else None
+
+
+def until(true, what, seconds=400):
+    begun = time.monotonic()
+    while not true():
+        assert time.monotonic() - begun < seconds, what
+        time.sleep(0.5)
+
+
+def trains(home, run):
+    """Whether a run's own status is fresh: a process is at work."""
+    status = home / run / f"{home.name}-{run}" / "status.json"
+    return status.exists() and json.loads(status.read_text())["state"] == "running"
+
+
+def slurmd(folder):
+    return int((folder / "slurmd.pid").read_text())
+
+
+def back(folder):
+    """slurmd again, as start.sh has it."""
+    script = f'. {folder}/env; slurmd-wlm -N "$(hostname -s)" -d "$(command -v slurmstepd-wlm)"'
+    subprocess.run(["bash", "-c", script], check=True)
+
+
+def weights(home, run):
+    return load_file(home / run / f"{home.name}-{run}" / "weights" / "ema.safetensors")
+
+
+@pytest.mark.slow
+def test_runs_longer_than_their_limit_through_failures_end_with_the_local_bits(real, tmp_path):
+    batch, home, local = tmp_path / "b.yaml", tmp_path / "cluster", tmp_path / "local"
+    write_batch(batch, 4, STEPS)
+    watched = watching(batch, home, "time=2", "cpus_per_task=1", "signal_delay_s=45")
+    try:
+        for failure in (gone_briefly, gone_for_long, killed_with_its_step, preempted):
+            until(lambda: any(trains(home, f"r{i}") and running(job_of(home, f"r{i}")) is not None
+                              for i in range(4)), "no run trains")  # fmt: skip
+            failure(real, home)
+        out, _ = watched.communicate(timeout=2400)
+        while held := re.findall(r"scontrol release (\d+)", out):  # as it says
+            assert watched.returncode == UNFINISHED, out
+            subprocess.run(["scontrol", "release", *held], check=True)
+            watched = watching(batch, home, "time=2", "cpus_per_task=1", "signal_delay_s=45")
+            out, _ = watched.communicate(timeout=2400)
+    finally:
+        watched.kill()
+    assert watched.returncode == 0, out
+    for run in ("r0", "r1", "r2", "r3"):
+        events = home / run / f"{home.name}-{run}" / "events.jsonl"
+        steps = [json.loads(line) for line in events.read_text().splitlines()]
+        saved = [event["step"] for event in steps if event["event"] == "saved"]
+        assert saved == sorted(set(saved)), "a step was trained twice"
+    write_batch(batch, 1, STEPS)
+    words = ["-m", "dreamlib", "notebooks", "--batch", str(batch), "--out", str(local)]
+    subprocess.run([sys.executable, *words], cwd=ROOT, check=True, capture_output=True)
+    ours, theirs = weights(home, "r0"), weights(local, "r0")
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def gone_briefly(folder, home):
+    os.kill(slurmd(folder), signal.SIGKILL)
+    time.sleep(1)
+    back(folder)
+
+
+def gone_for_long(folder, home):
+    """Longer than its timeout, while the old process lives on."""
+    os.kill(slurmd(folder), signal.SIGKILL)
+    time.sleep(25)
+    back(folder)
+
+
+def killed_with_its_step(folder, home):
+    os.kill(slurmd(folder), signal.SIGKILL)
+    subprocess.run(["pkill", "-KILL", "-f", "slurmstepd"], check=False)
+    time.sleep(25)
+    back(folder)
+
+
+def preempted(folder, home):
+    number = next(n for i in range(4) if running(n := job_of(home, f"r{i}")) is not None)
+    subprocess.run(["scontrol", "requeue", str(number)], check=True)
+
+
+@pytest.mark.slow
+def test_a_cancelled_job_and_one_that_is_too_large_are_named(real, tmp_path):
+    batch, home = tmp_path / "b.yaml", tmp_path / "cluster"
+    write_batch(batch, 1, 10**5)
+    watched = watching(batch, home, "time=2", "cpus_per_task=1")
+    until(lambda: running(job_of(home, "r0")) is not None, "it does not run")
+    subprocess.run(["scancel", str(job_of(home, "r0"))], check=True)
+    out, _ = watched.communicate(timeout=200)
+    assert watched.returncode == UNFINISHED, out
+    assert "r0: cancelled; the same command begins it again" in out
+    watched = watching(batch, home, "time=2", "cpus_per_task=4096")
+    out, _ = watched.communicate(timeout=200)
+    assert watched.returncode == 2, out
+    assert "Slurm refuses r0" in out
