@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from tests.conftest import TINY
 
 ROOT = Path(__file__).parents[2]
 START = ROOT / "tests" / "slurm" / "start.sh"
-STEPS = 7000  # longer than a job's two minutes
+STEPS = 2000  # longer than a job may take
 
 
 def test_options():
@@ -138,17 +140,21 @@ def test_a_cancelled_job_waits_for_the_command(cluster, monkeypatch):
 
 
 def start(folder, **knobs):
+    network = {"http_proxy": "", "https_proxy": ""}  # Debian's packages are fetched
     done = subprocess.run(
-        ["bash", str(START), str(folder)], env=os.environ | knobs, capture_output=True, text=True
+        ["bash", str(START), str(folder)],
+        env=os.environ | network | knobs,
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         pytest.skip(f"no Slurm here (root, and Debian's packages): {done.stderr[-300:]}")
 
 
 @pytest.fixture
-def real(tmp_path_factory, monkeypatch):
+def real(monkeypatch):
     """Slurm's daemons on this machine, and the environment of whoever calls them."""
-    folder = tmp_path_factory.mktemp("slurm")
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # munge wants all folders above it open
     start(folder, SLURMD_TIMEOUT="10", MAX_TIME="5")
     words = ["bash", "-c", f". {folder}/env; env -0"]
     said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
@@ -158,6 +164,7 @@ def real(tmp_path_factory, monkeypatch):
             monkeypatch.setenv(name, value)
     yield folder
     subprocess.run([str(folder / "stop")], capture_output=True, timeout=120)
+    shutil.rmtree(folder)
 
 
 def watching(batch, home, *words):
@@ -201,9 +208,16 @@ def until(true, what, seconds=400):
 
 
 def trains(home, run):
-    """Whether a run's own status is fresh: a process is at work."""
-    status = home / run / f"{home.name}-{run}" / "status.json"
-    return status.exists() and json.loads(status.read_text())["state"] == "running"
+    """Whether a process is at work on a run, in a job that runs."""
+    path = home / run / f"{home.name}-{run}" / "status.json"
+    status = json.loads(path.read_text()) if path.exists() else {"state": ""}
+    fresh = status["state"] == "running" and time.time() - status["time"] < 20
+    return fresh and running(job_of(home, run)) is not None
+
+
+def node():
+    said = subprocess.run(["sinfo", "-h", "-o", "%T"], capture_output=True, text=True)
+    return said.stdout.strip()
 
 
 def slurmd(folder):
@@ -214,6 +228,8 @@ def back(folder):
     """slurmd again, as start.sh has it."""
     script = f'. {folder}/env; slurmd-wlm -N "$(hostname -s)" -d "$(command -v slurmstepd-wlm)"'
     subprocess.run(["bash", "-c", script], check=True)
+    until(lambda: Path(f"/proc/{slurmd(folder)}").exists(), "slurmd does not begin")
+    until(lambda: node() in ("idle", "mixed", "allocated"), "the node does not come back")
 
 
 def weights(home, run):
@@ -224,17 +240,16 @@ def weights(home, run):
 def test_runs_longer_than_their_limit_through_failures_end_with_the_local_bits(real, tmp_path):
     batch, home, local = tmp_path / "b.yaml", tmp_path / "cluster", tmp_path / "local"
     write_batch(batch, 4, STEPS)
-    watched = watching(batch, home, "time=2", "cpus_per_task=1", "signal_delay_s=45")
+    watched = watching(batch, home, "time=2", "cpus_per_task=1", "signal_delay_s=30")
     try:
         for failure in (gone_briefly, gone_for_long, killed_with_its_step, preempted):
-            until(lambda: any(trains(home, f"r{i}") and running(job_of(home, f"r{i}")) is not None
-                              for i in range(4)), "no run trains")  # fmt: skip
+            until(lambda: any(trains(home, f"r{i}") for i in range(4)), "no run trains")
             failure(real, home)
         out, _ = watched.communicate(timeout=2400)
         while held := re.findall(r"scontrol release (\d+)", out):  # as it says
             assert watched.returncode == UNFINISHED, out
             subprocess.run(["scontrol", "release", *held], check=True)
-            watched = watching(batch, home, "time=2", "cpus_per_task=1", "signal_delay_s=45")
+            watched = watching(batch, home, "time=2", "cpus_per_task=1", "signal_delay_s=30")
             out, _ = watched.communicate(timeout=2400)
     finally:
         watched.kill()
@@ -260,14 +275,14 @@ def gone_briefly(folder, home):
 def gone_for_long(folder, home):
     """Longer than its timeout, while the old process lives on."""
     os.kill(slurmd(folder), signal.SIGKILL)
-    time.sleep(25)
+    until(lambda: "down" in node(), "Slurm does not miss it")
     back(folder)
 
 
 def killed_with_its_step(folder, home):
     os.kill(slurmd(folder), signal.SIGKILL)
     subprocess.run(["pkill", "-KILL", "-f", "slurmstepd"], check=False)
-    time.sleep(25)
+    until(lambda: "down" in node(), "Slurm does not miss it")
     back(folder)
 
 
