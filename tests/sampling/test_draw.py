@@ -58,6 +58,18 @@ def test_one_by_one_in_threes_and_all_at_once(net, kind, threads):
     assert np.array_equal(mixed[[0, 1, 2, 4]], together[[9, 2, 2, 7]])
 
 
+def test_images_are_the_same_by_any_number_of_threads_and_in_larger_batches(net):
+    """The parts of a batch are fixed; a network's rows do not know how many there are."""
+    found = []
+    for threads in (1, 2, 4):
+        torch.set_num_threads(threads)
+        found.append(draw_images(net, SCHED, sampler(ddpm), range(70), **HOW | {"batch": 100}))
+        assert torch.get_num_threads() == threads
+    assert all(np.array_equal(found[0], other) for other in found[1:])
+    few = draw_images(net, SCHED, sampler(ddpm), [65, 3], **HOW | {"batch": 100})
+    assert np.array_equal(few, found[0][[65, 3]])
+
+
 def test_images_differ_from_each_other_and_between_seeds(net):
     images = draw(net, ddim, range(4))
     assert len({image.tobytes() for image in images}) == 4
