@@ -15,8 +15,9 @@ import torch
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.run import Run
 from dreamlib.runs.time_budget import BEGUN, StopFlag, process_start
+from dreamlib.training.channel import is_rank
 from dreamlib.training.loop import Tick
-from dreamlib.training.ranks import Ranks, is_rank
+from dreamlib.training.ranks import Ranks
 from dreamlib.utils.errors import ConfigError, RunError
 
 LAST_SAVE = 60.0  # seconds; torchrun itself gives its processes 30

@@ -35,6 +35,7 @@ class Task(Protocol):
     """Networks, and what is asked of them by a word: "step" of diffusion, a GAN's four parts."""
 
     device: torch.device
+    nets: list[nn.Module]
     least: int  # rows that go through the networks together
     dropout: bool  # draws from torch's one generator, so that slices follow each other
 
@@ -67,12 +68,13 @@ class DiffusionTask:
         """`images`: channels, and the values of each label; `steps`: of an epoch, and in all."""
         self.config, self.device = config, device
         self.net = make_unet(config, *images).to(device)
+        self.nets: list[nn.Module] = [self.net]
         self.sched, self.loss = make_schedule(config), make_loss(config, *steps)
         self.denoiser = make_denoiser(config, self.net, self.sched, precision)
         self.dropout = config.net.dropout > 0
 
     def reads(self, what: str) -> list[nn.Module]:
-        return [self.net]
+        return self.nets
 
     def parameters(self, what: str) -> list[nn.Parameter]:
         return [p for p in self.net.parameters() if p.requires_grad]
@@ -105,10 +107,10 @@ class GanTask:
         self.device = device
         self.net = make_generator(config, images[0]).to(device)
         self.discriminator = make_discriminator(config, images[0]).to(device)
+        self.nets: list[nn.Module] = [self.net, self.discriminator]
 
     def reads(self, what: str) -> list[nn.Module]:
-        both: list[nn.Module] = [self.net, self.discriminator]
-        return {"r1": both[1:], "path": both[:1]}.get(what, both)
+        return {"r1": self.nets[1:], "path": self.nets[:1]}.get(what, self.nets)
 
     def parameters(self, what: str) -> list[nn.Parameter]:
         judges = what in ("judge", "r1")
