@@ -169,7 +169,8 @@ class DiffusionTrainer(BaseTrainer[UNet]):
 
     def accumulate(self, batch: Batch, micro: int) -> dict[str, Tensor]:
         """Gradients of the batch's mean weighted loss; what the log should know of each image."""
-        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+        one = torch.ones((), device=self.device)  # asked so, the scaler makes nobody wait for a GPU
+        scale = self.scaler.scale(one) if self.scaler.is_enabled() else 1.0
         facts = {"seed": self.seed, "step": self.step, "scale": scale}
         return self.sharing.gradients("step", batch, micro, facts)
 
