@@ -27,6 +27,7 @@ CASES = {
     "mixflow": ["loss.name=mixflow", "net.dropout=0.2"],
     "reflex": ["loss.name=reflex", "net.conditional=true"],
     "few": ["train.batch=3"],
+    "fp16": ["train.precision=fp16"],  # with loss scaling
     "two": ["train.slices=2", "train.micro=2"],
     "scarce": ["train.slices=2"],  # where the last process has memory for two images at once
 }
