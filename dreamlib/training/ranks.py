@@ -176,7 +176,8 @@ class Ranks(Channel):
             flats.append(torch.cat(held, out=flat))
         self.send(0, {"error": "", "present": present, "stats": stats, "seconds": seconds})
         for flat in flats if self.memory is None else ():
-            dist.send(flat, 0)
+            with reached():
+                dist.send(flat, 0)
 
 
 def _timed(task: Task, *work: Any) -> tuple[list[Slice], float]:
