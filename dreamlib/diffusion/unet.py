@@ -27,6 +27,20 @@ def time_embedding(t: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
+class Dropout(nn.Dropout):
+    """PyTorch's, bit for bit on a CPU, that may draw from a generator of its own: threads that
+    draw from PyTorch's one would have to follow each other."""
+
+    generator: torch.Generator | None = None
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape -> the same shape."""
+        if self.generator is None or not self.training:
+            return super().forward(input)
+        kept = torch.empty_like(input).bernoulli_(1 - self.p, generator=self.generator)
+        return input * kept.div_(1 - self.p)
+
+
 class ResBlock(nn.Module):
     """GN, SiLU, conv, time scale and shift, GN, SiLU, dropout, conv; plus a shortcut."""
 
@@ -36,7 +50,7 @@ class ResBlock(nn.Module):
         self.conv1 = nn.Conv2d(inp, out, 3, padding=1)
         self.time = nn.Linear(time_dim, 2 * out)
         self.norm2 = nn.GroupNorm(GROUPS, out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1)
         self.shortcut = nn.Conv2d(inp, out, 1) if inp != out else nn.Identity()
 

@@ -55,7 +55,7 @@ class Channel:
         )
         self.orders = 0
         self.memory: Tensor | None = None  # of one host's processes: weights, then gradients
-        self.room = 0  # numbers of all weights
+        self.room = 0  # numbers of the weights in it
         self.ended = threading.Event()
 
     # ------------------------------------------------------------------ orders
@@ -110,16 +110,20 @@ class Channel:
     def share_memory(self, nets: Sequence[nn.Module], slices: int) -> tuple[str, int] | None:
         """On one host's CPU: room for all weights, and for every slice's gradients."""
         one_host = os.environ.get("LOCAL_WORLD_SIZE") == str(self.count)
-        weights = [p for net in nets for p in net.parameters()]
-        if not (weights[0].is_cpu and one_host and hasattr(os, "memfd_create")):
+        on_cpu = next(nets[0].parameters()).is_cpu
+        if not (on_cpu and one_host and hasattr(os, "memfd_create")):
             return None
-        self.room = sum(p.numel() for p in weights)
-        size = self.room * (1 + slices)
+        size = count(nets) * (1 + slices)
         self.file = os.memfd_create("dreamlib")  # not in /dev/shm, which containers keep small
         os.ftruncate(self.file, 4 * size)
         where = f"/proc/{os.getpid()}/fd/{self.file}", size
-        self.memory = torch.from_file(where[0], shared=True, size=size)
+        self.see(where, nets)
         return where
+
+    def see(self, where: tuple[str, int], nets: Sequence[nn.Module]) -> None:
+        """Use rank 0's memory, a file and its numbers, for these networks."""
+        self.memory = torch.from_file(where[0], shared=True, size=where[1])
+        self.room = count(nets)
 
     def leave(self) -> None:
         with suppress(RuntimeError):  # others may be gone already
@@ -128,7 +132,7 @@ class Channel:
     def spread(self, nets: Sequence[nn.Module]) -> None:
         """The others take over rank 0's weights."""
         weights = [p for net in nets for p in net.parameters()]
-        size, device = sum(p.numel() for p in weights), weights[0].device
+        size, device = count(nets), weights[0].device
         flat = torch.empty(size, device=device) if self.memory is None else self.memory[:size]
         if self.rank == 0:
             torch.cat([p.detach().flatten() for p in weights], out=flat)
@@ -163,6 +167,11 @@ class Channel:
             dist.recv(data, rank)
         file = io.BytesIO(data.numpy().tobytes())
         return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def count(nets: Sequence[nn.Module]) -> int:
+    """Numbers of all weights."""
+    return sum(p.numel() for net in nets for p in net.parameters())
 
 
 @contextmanager

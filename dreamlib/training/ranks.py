@@ -149,9 +149,7 @@ class Ranks(Channel):
                 if "config" in message:
                     task, error = _task_of(message, self.rank)
                     if task and message["memory"]:
-                        path, size = message["memory"]
-                        self.memory = torch.from_file(path, shared=True, size=size)
-                        self.room = sum(p.numel() for net in task.nets for p in net.parameters())
+                        self.see(message["memory"], task.nets)
                     self.send(0, {"error": error})
                 elif task:
                     self._answer(task, message, threads)

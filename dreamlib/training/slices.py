@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dreamlib.training.tasks import Facts, Stats, Task
 from dreamlib.utils.nest import each_tensor
-from dreamlib.utils.rng import seeded
+from dreamlib.utils.rng import seeded, torch_rng
 from dreamlib.utils.threads import side_by_side
 
 
@@ -50,9 +50,18 @@ def compute_all(
     task: Task, what: str, jobs: Sequence[Job], facts: Facts, micro: int, threads: int
 ) -> list[Slice]:
     """Slices side by side, in their order."""
-    if task.dropout or task.device.type != "cpu":
+    recomputes = task.dropout and task.config.train.recompute  # torch draws again, from its own
+    if recomputes or task.device.type != "cpu":
         threads = 1
-    return side_by_side(lambda job: compute(task, what, job, facts, micro), jobs, threads)
+
+    def one(job: Job) -> Slice:
+        if not task.dropout or threads == 1:
+            with _dropout(task, facts, job.number):
+                return compute(task, what, job, facts, micro)
+        rng = torch_rng("dropout", facts["seed"], facts["step"], job.number)
+        return compute(task.drawing(rng), what, job, facts, micro)
+
+    return side_by_side(one, jobs, threads)
 
 
 def compute(task: Task, what: str, job: Job, facts: Facts, micro: int) -> Slice:
@@ -63,9 +72,8 @@ def compute(task: Task, what: str, job: Job, facts: Facts, micro: int) -> Slice:
         each = (torch.autograd.grad(loss, parameters, allow_unused=True) for loss in losses)
         return reduce(added, each)
 
-    with _dropout(task, facts, job.number):
-        parts = _micro_batches(task, what, job.rows, facts, micro)
-        done = [(one(losses), stats) for losses, stats in parts]
+    parts = _micro_batches(task, what, job.rows, facts, micro)
+    done = [(one(losses), stats) for losses, stats in parts]
     return Slice(reduce(added, (each for each, _ in done)), joined([stats for _, stats in done]))
 
 

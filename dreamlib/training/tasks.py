@@ -6,8 +6,11 @@ part in a step (`ranks`).
 
 from __future__ import annotations
 
+import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +25,7 @@ from dreamlib.config.factory import (
 )
 from dreamlib.config.schema import Config
 from dreamlib.diffusion.forward_process import loss_weight
+from dreamlib.diffusion.unet import Dropout
 from dreamlib.gan import losses as gan_losses
 from dreamlib.gan.stylegan2 import GROUP
 from dreamlib.utils.platform import Precision
@@ -31,47 +35,61 @@ Stats = dict[str, Tensor]  # what the log should know, a value per row
 STATS = ("loss", "error", "shift", "lam")  # of a diffusion model
 
 
-class Task(Protocol):
-    """Networks, and what is asked of them by a word: "step" of diffusion, a GAN's four parts."""
+@dataclass
+class Task(ABC):
+    """Networks, and what is asked of them by a word: "step" of diffusion, a GAN's four parts.
 
+    `images`: channels, and the values of each label; `steps`: of an epoch, and in all.
+    """
+
+    config: Config
+    images: tuple[int, list[int]]
+    steps: tuple[float, int]
     device: torch.device
-    nets: list[nn.Module]
-    least: int  # rows that go through the networks together
-    dropout: bool  # draws from torch's one generator, so that slices follow each other
+    precision: Precision
+    nets: list[nn.Module] = field(init=False)
+    dropout: bool = field(default=False, init=False)  # whether a step draws any
+    least: ClassVar[int] = 1  # rows that go through the networks together
 
+    @abstractmethod
+    def __post_init__(self) -> None:
+        """Make the networks."""
+
+    @abstractmethod
     def reads(self, what: str) -> list[nn.Module]:
         """The networks whose weights are needed."""
-        ...
 
+    @abstractmethod
     def parameters(self, what: str) -> list[nn.Parameter]:
         """Those that get a gradient; others of the task get none meanwhile."""
-        ...
 
+    @abstractmethod
     def losses(self, what: str, rows: Any, facts: Facts, stats: Stats) -> Iterator[Tensor]:
         """Of some rows of a batch, whose sum over all rows is the batch's; fills `stats`."""
-        ...
+
+    def drawing(self, rng: torch.Generator) -> Task:
+        """The same weights, for a thread beside others: its dropout draws from `rng`."""
+        return self
 
 
-class DiffusionTask:
+class DiffusionTask(Task):
     """A U-Net and a DREAM loss, unweighted in the log: the error in eps, comparable everywhere."""
 
-    least = 1
-
-    def __init__(
-        self,
-        config: Config,
-        images: tuple[int, list[int]],
-        steps: tuple[float, int],
-        device: torch.device,
-        precision: Precision,
-    ):
-        """`images`: channels, and the values of each label; `steps`: of an epoch, and in all."""
-        self.config, self.device = config, device
-        self.net = make_unet(config, *images).to(device)
-        self.nets: list[nn.Module] = [self.net]
-        self.sched, self.loss = make_schedule(config), make_loss(config, *steps)
-        self.denoiser = make_denoiser(config, self.net, self.sched, precision)
+    def __post_init__(self) -> None:
+        config = self.config
+        self.net = make_unet(config, *self.images).to(self.device)
+        self.nets = [self.net]
+        self.sched, self.loss = make_schedule(config), make_loss(config, *self.steps)
+        self.denoiser = make_denoiser(config, self.net, self.sched, self.precision)
         self.dropout = config.net.dropout > 0
+
+    def drawing(self, rng: torch.Generator) -> DiffusionTask:
+        task, weights = copy.copy(self), {id(p): p for p in self.net.parameters()}
+        task.denoiser = copy.deepcopy(self.denoiser, weights)  # modules, which know their mode
+        for module in task.denoiser.modules():
+            if isinstance(module, Dropout):
+                module.generator = rng
+        return task
 
     def reads(self, what: str) -> list[nn.Module]:
         return self.nets
@@ -90,24 +108,16 @@ class DiffusionTask:
             yield facts["scale"] * ((weight * error).sum() / facts["size"])
 
 
-class GanTask:
+class GanTask(Task):
     """Both players of a StyleGAN2; a slice is whole groups (`stylegan2.minibatch_std`)."""
 
-    least, dropout = GROUP, False
+    least = GROUP
 
-    def __init__(
-        self,
-        config: Config,
-        images: tuple[int, list[int]],
-        steps: tuple[float, int],
-        device: torch.device,
-        precision: Precision,
-    ):
-        """As `DiffusionTask`."""
-        self.device = device
-        self.net = make_generator(config, images[0]).to(device)
-        self.discriminator = make_discriminator(config, images[0]).to(device)
-        self.nets: list[nn.Module] = [self.net, self.discriminator]
+    def __post_init__(self) -> None:
+        channels = self.images[0]
+        self.net = make_generator(self.config, channels).to(self.device)
+        self.discriminator = make_discriminator(self.config, channels).to(self.device)
+        self.nets = [self.net, self.discriminator]
 
     def reads(self, what: str) -> list[nn.Module]:
         return {"r1": self.nets[1:], "path": self.nets[:1]}.get(what, self.nets)

@@ -41,6 +41,8 @@ def ended(tiny, name, threads, *settings):
         ["loss.name=conservative", "loss.start=1", "loss.ramp=1", "train.clip=0.1"],
         ["loss.name=paper", "train.micro=2"],
         ["net.dropout=0.2"],
+        ["net.dropout=0.2", "loss.name=conservative", "loss.start=1", "loss.ramp=1"],
+        ["net.dropout=0.2", "train.recompute=true"],
         ["train.optimizer=muon", "net.conditional=true"],
     ],
     ids=lambda settings: " ".join(settings) or "standard",

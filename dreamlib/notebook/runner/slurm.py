@@ -148,15 +148,13 @@ class Cluster:
         return "queued"
 
     def _submitted(self, executor: Any, work: Work) -> str:
+        from submitit.core.utils import FailedSubmissionError
+
         try:
             return executor.submit(work).job_id
-        except subprocess.CalledProcessError as error:
-            said = " ".join((error.stderr or error.output or str(error)).split())
-            raise ConfigError(f"Slurm refuses {work.name}: {said}") from error
-        except Exception as error:  # submitit's own, for what sbatch said
-            if type(error).__module__.startswith("submitit"):
-                raise ConfigError(f"Slurm refuses {work.name}: {error}") from error
-            raise
+        except (subprocess.CalledProcessError, FailedSubmissionError) as error:
+            said = getattr(error, "stderr", None) or getattr(error, "output", None) or str(error)
+            raise ConfigError(f"Slurm refuses {work.name}: {' '.join(said.split())}") from error
 
     def _waiting(self, work: Work, number: int, state: str, reason: str) -> str:
         if "held" in reason.lower():
