@@ -41,6 +41,14 @@ def few_previews(trainer):
 base.BaseTrainer.preview_steps = few_previews
 
 TINY = [
+    "loss.name=conservative",
+    "loss.min_snr=null",
+    "diffusion.prediction=eps",
+    "train.optimizer=adamw",
+    "train.slices=1",
+    "train.lr=2e-3",
+    "sample.eta=0",
+    "sample.sigma_min=0.02",
     "data.train=120",
     "data.reference=60",
     "data.floor=60",

@@ -260,7 +260,7 @@ def test_every_committed_picture_has_its_source():
     assert pictures <= set(named)
     for name in {name for name in named if name.endswith(".json")}:
         assert (home / name).is_file(), name
-    for folder, short in (("", "b172c5ff"), ("fashion", "8dfcf78c")):
+    for folder, short in (("", "7f13a36a"), ("fashion", "8dfcf78c")):
         facts = measured(f"figures/{folder}/scores.json")["facts"]
         assert facts["weights"].startswith(short)
         assert short in text

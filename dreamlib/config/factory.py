@@ -21,7 +21,7 @@ from dreamlib.data.faces import faces_source
 from dreamlib.data.image_folder import folder_source
 from dreamlib.data.loader import Stream
 from dreamlib.diffusion import losses
-from dreamlib.diffusion.denoiser import Denoiser, scaled
+from dreamlib.diffusion.denoiser import Denoiser
 from dreamlib.diffusion.muon import Muon
 from dreamlib.diffusion.samplers import ddim, ddpm, dpmpp_2m
 from dreamlib.diffusion.sampling import BoundSampler, LabelsOf, draw_images, interpolate
@@ -157,11 +157,10 @@ def make_drawing(
         images = gan_draw.interpolate if between else gan_draw.draw_images
         draw = partial(images, net, truncation=config.gan.truncation, **common)
     else:
-        sched, scale = make_schedule(config), config.sample.eps_scale
-        denoiser = make_denoiser(config, net, sched, precision)
+        sched = make_schedule(config)
         draw = partial(
             interpolate if between else draw_images,
-            denoiser if scale == 1 else scaled(denoiser, scale),
+            make_denoiser(config, net, sched, precision),
             sched,
             make_sampler(config, deterministic=between),
             shape=(data.channels, config.data.size, config.data.size),

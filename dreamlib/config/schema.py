@@ -127,7 +127,7 @@ class Train(Section):
     warmup: Span = 0  # the rate rises linearly at first
     weight_decay: Float = Field(default=0.01, ge=0)  # adamw, muon
     label_dropout: Float = Field(default=0.1, ge=0, le=1)  # conditional: share told nothing
-    times: Literal["uniform", "logit_normal", "clean"] = "uniform"  # of an image's timestep
+    times: Literal["uniform", "logit_normal"] = "uniform"  # of an image's timestep
     clip: Float = Field(default=1.0, gt=0)  # largest gradient norm
     ema: Float = Field(default=0.9999, ge=0, lt=1)
     seed: Seed = 0
@@ -179,7 +179,6 @@ class Sample(Section):
     steps: Int = Field(default=50, ge=1)
     spacing: Literal["uniform", "quadratic", "karras", "trailing"] = "uniform"
     clamp: Bool = True  # hold the predicted clean image inside [-1, 1]
-    eps_scale: Float = Field(default=1.0, gt=0)  # the predicted noise is divided by it
     sigma_min: Float = Field(default=0.02, gt=0, lt=10)  # karras: s/a of the last step
     eta: Float = Field(default=0.0, ge=0, le=1)  # ddim, dpmpp_2m: fresh noise in every step
     temperature: Float = Field(default=1.0, ge=0)  # ddpm
@@ -195,7 +194,7 @@ class Sample(Section):
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Images and scores from before these settings were there are those of their defaults."""
         values = dump(self)
-        for name, usual in (("eps_scale", 1), ("sigma_min", 0.02), ("precision", "as trained")):
+        for name, usual in (("sigma_min", 0.02), ("precision", "as trained")):
             if values.get(name) == usual:
                 del values[name]
         return values
@@ -275,10 +274,8 @@ class Config(Section):
             raise ValueError(
                 "model gan takes net.widths only of net, and nothing of diffusion and loss"
             )
-        if (self.sample.sampler, self.sample.steps, self.sample.eps_scale) != ("gan", 1, 1):
-            raise ValueError(
-                "model gan draws with sample.sampler gan, sample.steps 1 and sample.eps_scale 1"
-            )
+        if (self.sample.sampler, self.sample.steps) != ("gan", 1):
+            raise ValueError("model gan draws with sample.sampler gan and sample.steps 1")
         if self.train.precision not in ("auto", "fp32"):
             raise ValueError("model gan is trained with train.precision auto or fp32")
         if self.train.deterministic and self.gan.ada is not None:

@@ -35,12 +35,6 @@ class Denoiser(nn.Module):
         return eps_from_output(self.prediction, self.sched, x_t, t, output.to(x_t.dtype))
 
 
-def scaled(net: Callable[..., Tensor], scale: float) -> Callable[..., Tensor]:
-    """The network's eps_hat divided by `scale`: above 1 for a model whose own errors add noise on
-    the way.  Ning 2024 (arXiv 2308.15321), Sec. 4, with one scale for all timesteps."""
-    return lambda *asked: net(*asked) / scale
-
-
 class Guided(nn.Module):
     """Classifier-free guidance: away from the unconditional answer, towards the labelled one.
 

@@ -58,14 +58,10 @@ def draw_times(kind: str, steps: int, count: int, rng: torch.Generator) -> Tenso
 
     uniform       as Ho 2020
     logit_normal  the sigmoid of a standard normal: the middle more often.  Esser 2024, Sec. 3.1
-    clean         1 - sqrt(u), small t more often.  Li 2025 (arXiv 2512.19311), Beta(2, 1) there
     """
     if kind == "uniform":
         return torch.randint(steps, (count,), generator=rng)
-    if kind == "logit_normal":
-        share = torch.randn(count, generator=rng, dtype=torch.float64).sigmoid()
-    else:
-        share = 1 - torch.rand(count, generator=rng, dtype=torch.float64).sqrt()
+    share = torch.randn(count, generator=rng, dtype=torch.float64).sigmoid()
     return (share * steps).long().clamp(max=steps - 1)
 
 

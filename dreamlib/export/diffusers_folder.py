@@ -84,7 +84,6 @@ def _scheduler(facts: Facts) -> dict[str, Any]:
         f"diffusion.prediction={config.diffusion.prediction}": config.diffusion.prediction
         not in PREDICTIONS,
         f"sample.eta={sample.eta:g}": sample.sampler != "ddpm" and sample.eta not in (0, 1),
-        f"sample.eps_scale={sample.eps_scale:g}": sample.eps_scale != 1,
         "sample.variance=fixed_large": sample.sampler == "ddpm" and sample.variance != "posterior",
         f"sample.temperature={sample.temperature:g}": sample.sampler == "ddpm"
         and sample.temperature != 1,

@@ -121,7 +121,7 @@ def test_only_what_may_change_is_left_out_of_the_identity():
     assert identity(load_config("faces16", free)) == identity(base)
     fixed = load_config("faces16", ["train.lr=5e-4", "train.seed=3"])
     assert differences(identity(base), identity(fixed)) == [
-        "train.lr: 0.003 -> 0.0005",
+        "train.lr: 0.005 -> 0.0005",
         "train.seed: 0 -> 3",
     ]
 

@@ -50,7 +50,6 @@ def test_a_schedule_is_a_float64_vector_that_falls_inside_0_and_1():
     [  # of t/T; shares of the first and last tenth, from the laws' own distribution functions
         ("uniform", 0.5, 0.1, 0.1),
         ("logit_normal", 0.5, 0.0140, 0.0140),
-        ("clean", 1 - 0.5**0.5, 0.19, 0.01),
     ],
 )
 def test_timesteps_follow_their_law(kind, median, first, last):

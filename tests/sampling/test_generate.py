@@ -132,22 +132,6 @@ def test_other_settings_have_other_images(run):
     assert not np.array_equal(untrained, whole)
 
 
-def test_predicted_noise_is_divided_by_its_scale(run):
-    """In every step; and without one, images and their folder are what they were before."""
-    whole = generate(run, range(10))
-    assert "eps_scale" not in Shards(run).identity["sample"]
-    other = under(run, "sample.eps_scale=1.25", "sample.clamp=false")
-    assert Shards(other).identity["sample"]["eps_scale"] == 1.25
-    scaled = generate(other, range(10))
-    assert not np.array_equal(scaled, whole)
-    net = Shards(other).net
-    by_hand = type(net).forward
-    with pytest.MonkeyPatch.context() as patch:  # this network predicts eps
-        patch.setattr(type(net), "forward", lambda own, *asked: by_hand(own, *asked) / 1.25)
-        plain = Shards(under(run, "sample.clamp=false"))
-        np.testing.assert_array_equal(plain.draw(range(10)), scaled)
-
-
 def test_seeds_are_checked(run):
     for seeds in ([], [-1]):
         with pytest.raises(ConfigError, match="from 0 on"):

@@ -369,7 +369,8 @@ def test_the_demo_has_twenty_thousand_faces_to_train_on():
 
 
 def test_other_timesteps_leave_images_and_noise_as_they_are(tiny):
-    plain, other = (DiffusionTrainer(tiny(n, f"train.times={n}")) for n in ("uniform", "clean"))
+    laws = "uniform", "logit_normal"
+    plain, other = (DiffusionTrainer(tiny(n, f"train.times={n}")) for n in laws)
     a, b = plain.draw(3), other.draw(3)
     assert torch.equal(a.x0, b.x0)
     assert torch.equal(a.eps, b.eps)

@@ -326,7 +326,7 @@ class Diffusion {
   }
 
   // the network's noise in x, guided if it is asked to be
-  eps(x, t, labels, { guidance, eps_scale }) {
+  eps(x, t, labels, { guidance }) {
     const [a, s] = this.roots(t).map(f32);
     const [p, q] = {
       eps: [0, 1], v: [s, a], x0: [f32(1 / s), f32(-a / s)], velocity: [f32(1 / f32(a + s)), f32(a / f32(a + s))],
@@ -340,7 +340,7 @@ class Diffusion {
       const none = read(labels.map(() => -1));
       eps = none.map((value, i) => f32(value + f32(f32(guidance) * f32(eps[i] - value))));
     }
-    return eps_scale === 1 ? eps : eps.map((value) => f32(value / f32(eps_scale)));
+    return eps;
   }
 
   // every step of one image: {t, x, x0} with x the state it arrives at and x0 what the network saw
