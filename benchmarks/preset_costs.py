@@ -29,6 +29,7 @@ QUICK = ("smoke", "faces16")
 SHARE = 0.4  # of the peak: assumed
 PASSES = {"standard": 0.0, "sampled": 0.1, "both": 1.0}  # standard steps more while lambda > 0
 BYTES = 16  # of a checkpoint per parameter: weights, averages and two moments, each float32
+MUON_BYTES = 12  # nearly: it keeps one moment of most weights
 FEW = 25  # steps of DPM-Solver++
 TURN = 250e9  # FLOPs of a step that is timed: a second or so on two cores
 
@@ -54,7 +55,8 @@ def cost(preset: str) -> Cost:
     work = images * found.step * _more(config, per_epoch, steps)
     sampling = 5000 * found.forward * config.sample.steps
     few = 5000 * found.forward * FEW
-    return Cost(preset, images, found.step, work, sampling, few, BYTES * found.total)
+    kept = MUON_BYTES if config.train.optimizer == "muon" else BYTES
+    return Cost(preset, images, found.step, work, sampling, few, kept * found.total)
 
 
 def _more(config: Config, per_epoch: float, steps: int) -> float:

@@ -76,7 +76,7 @@ ONLY = (
     ("train.optimizer", ("adamw", "muon"), "train.weight_decay"),
     ("net.conditional", (True,), "train.label_dropout"),
     ("model", ("diffusion",), "train.optimizer train.clip train.ema train.channels_last"),
-    ("model", ("diffusion",), "train.times train.recompute train.slices"),
+    ("model", ("diffusion",), "train.times train.recompute"),
     ("model", ("diffusion",), "sample.spacing sample.clamp"),  # a GAN has no steps
 )
 

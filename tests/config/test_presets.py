@@ -78,7 +78,7 @@ def test_celeba64_differs_from_the_original_only_where_we_say_so():
     ours, original = (load_config(p).model_dump() for p in ("celeba64", "celeba64-original"))
     assert [line.split(":")[0] for line in differences(ours, original)] == [
         *("data.first", "loss.estimator", "loss.ramp", "loss.start", "preset"),
-        *("sample.sampler", "sample.steps", "train.length", "train.recompute"),
+        *("sample.sampler", "sample.spacing", "sample.steps", "train.length", "train.recompute"),
     ]
     run = {"epoch": 390.625, "total": 39_062}
     assert [span_steps(c["train"]["length"], **run) for c in (ours, original)] == [39_062] * 2

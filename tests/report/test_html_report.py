@@ -152,7 +152,7 @@ def test_settings_that_differ_and_all_of_them(scored):
     page, found = page_of(scored)
     settings = page.decode().partition('id="settings"')[2].partition("<details>")[0]
     assert "train.batch 6 128" in " ".join(re.sub(r"<[^>]+>", " ", settings).split())
-    assert "train.batch: 32 -> 6" in found.text  # from the preset
+    assert "train.batch: 64 -> 6" in found.text  # from the preset
     assert "mirror_minutes: 30.0" in found.text  # a default, in the whole configuration
 
 

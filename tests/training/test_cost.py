@@ -54,7 +54,7 @@ def test_a_system_that_cannot_tell_says_so(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("preset", "curves"), [("fashion-cpu", ["a", "s", "λ"]), ("cats64", ["a", "s"])]
+    ("preset", "curves"), [("celeba64", ["a", "s", "λ"]), ("cats64", ["a", "s"])]
 )
 def test_schedule_figure_shows_the_samplers_own_steps(preset, curves):
     config = load_config(preset)
