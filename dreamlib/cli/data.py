@@ -16,10 +16,11 @@ from dreamlib.data.dataset import SPLITS, Packed
 from dreamlib.evaluation.external_images import write_statistics
 from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import Moments
+from dreamlib.runs.mirror.stores import open_store
 from dreamlib.runs.open import pack_data
 from dreamlib.sampling.generate import export_png
 from dreamlib.utils.images import enlarge, grid, save_png
-from dreamlib.utils.platform import choose_device, mirror_home
+from dreamlib.utils.platform import choose_device, mirror_homes
 from dreamlib.utils.progress import tell as say
 
 data_app = typer.Typer(no_args_is_help=True, help="Pack images once; look at them; check them.")
@@ -39,7 +40,7 @@ def _packed(
 ) -> tuple[Config, Packed]:
     ours = [f"data.size={size}"] if size else []
     config = load_config(preset, [*overrides_of(settings, data), *ours])
-    return config, pack_data(config, home, mirror_home())
+    return config, pack_data(config, home, [open_store(place) for place in mirror_homes()])
 
 
 def _command(action: Callable[[Packed], None]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dreamlib.cli.options import MirrorFolder, RunFolder, Set, existing
+from dreamlib.cli.options import Mirrors, RunFolder, Set, existing
 from dreamlib.utils.progress import tell as say
 
 OutFolder = Annotated[Path | None, typer.Option("--out", help="a folder [RUN/export]")]
@@ -23,7 +23,7 @@ def export(
     out: OutFolder = None,
     onnx: Onnx = True,
     diffusers: Diffusers = True,
-    mirror: MirrorFolder = None,
+    mirror: Mirrors = None,
     settings: Set = None,
 ) -> None:
     """The trained model as a folder: ONNX, safetensors, diffusers pipeline, model card."""
@@ -37,7 +37,7 @@ def share(
     run: RunFolder,
     out: OutFile = None,
     large: Annotated[bool, typer.Option("--large", help="a page above 40 MB too")] = False,
-    mirror: MirrorFolder = None,
+    mirror: Mirrors = None,
     settings: Set = None,
 ) -> None:
     """One HTML file that draws this model's images in any browser, without server or network."""
@@ -54,7 +54,7 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
     onnx: Onnx = True,
     diffusers: Diffusers = True,
-    mirror: MirrorFolder = None,
+    mirror: Mirrors = None,
     settings: Set = None,
 ) -> None:
     """Export the model and upload it to the Hugging Face Hub."""

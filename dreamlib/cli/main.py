@@ -107,7 +107,7 @@ def train(
     name: Annotated[str | None, typer.Option(help="make a fresh folder runs/NAME")] = None,
     data: options.Data = None,
     hours: options.Hours = None,
-    mirror: options.MirrorFolder = None,
+    mirror: options.Mirrors = None,
     take_over: options.TakeOver = False,
     init_from: options.InitFrom = None,
     devices: options.Devices = None,
@@ -173,7 +173,7 @@ def sample(
     interpolate: Annotated[bool, typer.Option(help="ten frames from seed 0 to seed 1")] = False,
     ends: Annotated[tuple[int, int], typer.Option(help="seeds to interpolate between")] = (0, 1),
     frames: Annotated[int, typer.Option(min=2, max=10**4)] = 10,
-    mirror: options.MirrorFolder = None,
+    mirror: options.Mirrors = None,
     settings: options.Set = None,
 ) -> None:
     """Generate images with the averaged weights."""

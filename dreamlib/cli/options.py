@@ -18,9 +18,13 @@ Data = Annotated[Path | None, typer.Option(help="the folder that holds the image
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="section.field=value, as often as you like")
 ]
-MirrorFolder = Annotated[
-    str | None,
-    typer.Option("--mirror", help="a folder that keeps copies, or none [else DREAMLIB_MIRROR]"),
+Mirrors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mirror",
+        help="a folder or a store's URL that keeps copies, more than once for several, or none "
+        "[else DREAMLIB_MIRROR]",
+    ),
 ]
 Hours = Annotated[
     float | None,
@@ -50,7 +54,7 @@ def overrides_of(settings: list[str] | None, data: Path | None) -> list[str]:
 
 
 def existing(
-    run: Path, mirror: str | None, settings: list[str] | None = None, images: bool = True
+    run: Path, mirror: list[str] | None, settings: list[str] | None = None, images: bool = True
 ) -> Run:
     """Open a run that is here or on the mirror, without making a folder for a misspelt name."""
     if not find_run(run, mirror):

@@ -8,13 +8,14 @@ from typing import Annotated
 
 import typer
 
-from dreamlib.cli.options import MirrorFolder, RunFolder, Set
+from dreamlib.cli.options import Mirrors, RunFolder, Set
 from dreamlib.runs.checkpoints import look
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.history import share_of, state_of, story
 from dreamlib.runs.lock import locked
-from dreamlib.runs.mirror.restore import fetch_newer
-from dreamlib.runs.open import bring_back, mirror_of, open_run
+from dreamlib.runs.mirror.restore import fetch_newest
+from dreamlib.runs.open import bring_back, mirrors_of, open_run
+from dreamlib.runs.run import NO_MIRROR
 from dreamlib.training.fork import fork_run
 from dreamlib.utils.errors import RunError
 from dreamlib.utils.progress import duration
@@ -63,23 +64,24 @@ def fork(
 
 
 @run_app.command()
-def pull(run: RunFolder, mirror: MirrorFolder = None) -> None:
+def pull(run: RunFolder, mirror: Mirrors = None) -> None:
     """Bring a run from its mirror: all of it, or what is newer there."""
     ours = RunDir(run)
-    mirror_of_run = mirror_of(ours, mirror)
-    if mirror_of_run is None:
-        raise RunError("there is no mirror: name a folder (--mirror, or DREAMLIB_MIRROR)")
+    mirrors = mirrors_of(ours, mirror)
+    if not mirrors:
+        raise RunError(NO_MIRROR)
     ours.check_writable()
     if ours.config.exists():
         with locked(ours.lock):
             newest, _ = look(ours.checkpoints)
-            fetch_newer(mirror_of_run, ours, newest.step if newest else -1)
-    elif not bring_back(ours, mirror_of_run):
-        raise RunError(f"{mirror_of_run.home} holds no run of the name {ours.name}")
+            fetch_newest(mirrors, ours, newest.step if newest else -1)
+    elif not bring_back(ours, mirrors):
+        places = " and ".join(str(place.home) for place in mirrors)
+        raise RunError(f"no run of the name {ours.name} in {places}")
 
 
 @run_app.command()
-def push(run: RunFolder, mirror: MirrorFolder = None) -> None:
+def push(run: RunFolder, mirror: Mirrors = None) -> None:
     """Copy everything worth keeping of a run to its mirror, now."""
     _existing(run)
     open_run(run, mirror=mirror).push()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dreamlib.cli.options import Data, MirrorFolder, RunFolder, Set, existing, overrides_of
+from dreamlib.cli.options import Data, Mirrors, RunFolder, Set, existing, overrides_of
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.progress import TextProgress
 from dreamlib.utils.progress import tell as say
@@ -62,7 +62,7 @@ def evaluate(
     out: Out = None,
     part: Part = None,
     weights: Weights = None,
-    mirror: MirrorFolder = None,
+    mirror: Mirrors = None,
     settings: Set = None,
 ) -> None:
     """Score a run (500 within 5000, one reference, a floor at every N), or anybody's images."""
@@ -117,7 +117,7 @@ def compare(
     run: RunFolder,
     other: Annotated[Path, typer.Argument(help="the run to compare it with")],
     n: SetSizes = None,
-    mirror: MirrorFolder = None,
+    mirror: Mirrors = None,
     settings: Set = None,
 ) -> None:
     """Two runs at the same N, against one reference, with the same seeds; with the error."""
@@ -192,7 +192,7 @@ def figures(
     with_page: Annotated[
         bool, typer.Option("--with-page", help="pack the page of `dreamlib share` as well")
     ] = False,
-    mirror: MirrorFolder = None,
+    mirror: Mirrors = None,
 ) -> None:
     """Every figure and table of a run, one page and one zip, from its files alone."""
     from dreamlib.export.page import share

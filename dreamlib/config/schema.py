@@ -139,7 +139,8 @@ class Train(Section):
     hours: Float | None = Field(default=None, gt=0, le=10**5)  # of a session; None = the platform's
     reserve_minutes: Float | None = Field(default=None, ge=0)  # of it, for sampling and scoring
     save_minutes: Float = Field(default=10.0, gt=0)
-    mirror_minutes: Float = Field(default=30.0, gt=0)  # between two copies to the mirror
+    # At most, between two copies to a mirror; None: as often as their cost allows
+    mirror_minutes: Float | None = Field(default=None, gt=0)
     log_every: Int = Field(default=50, ge=1)  # steps
     preview_every: Span = 0  # sample grids, beside those at 5, 25, 50, 75 and 100 %
     tensorboard: Bool = False

@@ -27,6 +27,7 @@ from dreamlib.utils.arguments import listed
 from dreamlib.utils.context import Say, progress, using
 from dreamlib.utils.errors import ConfigError
 from dreamlib.utils.files import write_json
+from dreamlib.utils.platform import Places
 from dreamlib.utils.progress import Progress
 
 TURN = 4.0  # seconds that a model is timed at once
@@ -63,7 +64,7 @@ def equal_time(
     seed: int = 0,
     overrides: Sequence[str] = (),
     turn: float = TURN,
-    mirror: str | Path | None = None,
+    mirror: Places = None,
     hours: float | None = None,
     progress: Progress | None = None,
     say: Say | None = None,

@@ -39,7 +39,7 @@ def checkup(home: Path | None = None) -> dict[str, str]:
     home = home or Path(data)
     memory = host.memory_bytes()
     packed = sorted(p.parent.name for p in home.glob("*/manifest.json"))
-    mirror = host.mirror_home()
+    mirror = " and ".join(map(str, host.mirror_homes()))
     hours, reserve = host.session_limits()
     missing = [what for name, what in OPTIONAL.items() if find_spec(name) is None]
     budget = f"{hours:g} h, of which {reserve:g} min for scoring" if hours else "none"
@@ -52,7 +52,7 @@ def checkup(home: Path | None = None) -> dict[str, str]:
         "memory": f"{memory / 2**30:.1f} GiB" if memory else "unknown",
         "disk": f"{host.free_disk(Path.cwd()) / 2**30:.1f} GiB free here",
         "budget": f"{budget} (--hours or HOURS changes it)",
-        "mirror": str(mirror or "none: name a folder by MIRROR, --mirror or DREAMLIB_MIRROR"),
+        "mirror": mirror or "none: name a folder or a URL by MIRROR, --mirror or DREAMLIB_MIRROR",
         "data": f"packed in {home}: {', '.join(packed) or 'nothing yet'}",
         "weights": _answer(lambda: find_weights(host.weight_folders(), INCEPTION)),
         "missing": "; ".join(missing) or "nothing",

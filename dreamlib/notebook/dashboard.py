@@ -10,7 +10,7 @@ from typing import Any
 from dreamlib.notebook.session import Panel, is_live
 from dreamlib.report.figures.palette import BLUE
 from dreamlib.report.figures.style import log_scale, new_figure, style
-from dreamlib.runs.mirror.uploader import describe
+from dreamlib.runs.mirror.facts import at_stake, lines
 from dreamlib.runs.run import Run
 from dreamlib.training.loop import Tick
 from dreamlib.utils.errors import Interrupted, OutOfTime
@@ -133,6 +133,8 @@ def safety(run: Run, status: dict[str, Any]) -> str:
             return f"safe to close only by 'Save & Run All', or with files kept: {text}"
         return f"safe to close: {text}"
     behind = status["saved_at"] - status["mirrored_at"]
-    late = behind > 120 * run.config.train.mirror_minutes or (status["mirrored"] or -1) < 0
-    safe = not (late or status["mirror_fails"] or status["upload"] == "uploading")
-    return f"{'safe' if safe else 'not yet safe'} to close: {text}, {describe(status)}"
+    often = run.config.train.mirror_minutes or run.config.train.save_minutes
+    late = behind > 120 * often or (status["mirrored"] or -1) < 0
+    safe = not (late or status["mirror_fails"] or status["upload"] in ("uploading", "refused"))
+    words = [text, *lines(status), at_stake(status)]
+    return f"{'safe' if safe else 'not yet safe'} to close: {', '.join(words)}"

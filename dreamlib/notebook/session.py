@@ -38,7 +38,7 @@ from dreamlib.utils.errors import (
     RunError,
 )
 from dreamlib.utils.images import enlarge, grid
-from dreamlib.utils.platform import mount_drive, working_folder
+from dreamlib.utils.platform import Places, mount_drive, working_folder
 from dreamlib.utils.progress import Advance, Progress, TextProgress, duration, tell
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def open_run(
     preset: str | None = None,
     *,
     overrides: Iterable[str] | str = (),
-    mirror: str | Path | None = None,
+    mirror: Places = None,
     hours: float | None = None,
 ) -> Run:
     """Open the run that a notebook works on, wherever it is: here, on Drive, attached on Kaggle.
@@ -218,7 +218,7 @@ def status(run: Run) -> Markdown:
         "step": f"{state['step']:,}{share}",
         "images": ", ".join(f"{count:,} {split}" for split, count in splits.items() if count),
         "computes on": f"{run.device}, {run.precision.name} ({run.precision.reason})",
-        "mirror": str(run.mirror.root) if run.mirror else "none",
+        "mirror": " and ".join(str(mirror.root) for mirror in run.mirrors) or "none",
     }
     return show(as_table(("", ""), facts.items()))
 

@@ -9,7 +9,7 @@ from typing import Any
 from dreamlib.runs.checkpoints import whole_checkpoints
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.lock import alive, read_owner
-from dreamlib.runs.mirror.uploader import describe
+from dreamlib.runs.mirror.facts import at_stake, lines
 from dreamlib.utils.progress import duration
 
 EVENTS = 8  # lines of what happened lately
@@ -23,8 +23,10 @@ def story(run: RunDir) -> Iterator[str]:
         age = duration(time.time() - checkpoint.manifest["time"])
         size = checkpoint.manifest["size"] / 2**20
         yield f"  checkpoint of step {checkpoint.step:,}: whole, {size:,.1f} MiB, {age} old"
-    if "mirror" in report:
-        yield f"  mirror: {describe(report)}"
+    for line in lines(report):
+        yield f"  mirror: {line}"
+    if stake := at_stake(report):
+        yield f"  {stake}"
     if report.get("error"):
         yield f"  it failed: {report['error']}"
     for event in run.read_events()[-EVENTS:]:

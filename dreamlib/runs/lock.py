@@ -7,17 +7,17 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from dreamlib.runs.mirror.filesystem import UNSUPPORTED, write_record
+from dreamlib.runs.mirror.filesystem import UNSUPPORTED, Store, dumped, write_record
 from dreamlib.runs.time_budget import process_age, process_start
 from dreamlib.utils import files
 from dreamlib.utils.context import Say, say, should_stop
 from dreamlib.utils.errors import RunError
-from dreamlib.utils.files import boot_id, check_fields, no_link, read_json, try_lock
+from dreamlib.utils.files import boot_id, check_fields, no_link, parse_json, read_json, try_lock
 
 BEAT = 60.0  # seconds between two heartbeats on a mirror
 STALE = 600.0  # an owner whose heart has stood still for so long is gone
@@ -52,11 +52,14 @@ def describe(owner: dict[str, Any]) -> str:
 def read_owner(path: Path) -> dict[str, Any]:
     """What a lock or owner file says; {} when it is absent, empty, torn or of another kind."""
     try:
-        kinds = {"pid": int, "token": str, "time": (int, float), "ousted": list}
-        owner = read_json(path)
-        return check_fields(owner, **{name: kinds[name] for name in kinds if name in owner})
+        return _checked(read_json(path))
     except (FileNotFoundError, ValueError, TypeError):
         return {}
+
+
+def _checked(owner: Any) -> dict[str, Any]:
+    kinds = {"pid": int, "token": str, "time": (int, float), "ousted": list}
+    return check_fields(owner, **{name: kinds[name] for name in kinds if name in owner})
 
 
 # ---------------------------------------------------------------------- on this host
@@ -137,21 +140,22 @@ class Owner:
         self, path: Path, *, stale: float = STALE, poll: float = 10.0, watch: float = WATCH
     ):
         self.path, self.stale, self.poll, self.watch = path, stale, poll, watch
+        self.where = str(path.parent)
         self.me, self.beats = myself(), 0
         self.ousted: list[str] = []  # tokens of the owner we took over from, and those before it
         self.watching = False  # whether another owner's heart beats
 
     def claim(self, *, take_over: bool) -> None:
         """RunError when another machine trains this run; waits while that is not clear."""
-        other = read_owner(self.path)
+        other = self._read()
         if not (take_over or other.get("token") in (None, self.me["token"]) or "released" in other):
             self._outlive(other)
-        files.sweep(self.path.parent)  # of those whose last beat failed
+        self._sweep()
         self.ousted = [*other.get("ousted", []), other.get("token", "")][-20:]
         self.beat()
 
     def _outlive(self, other: dict[str, Any]) -> None:
-        where = f"{self.path.parent} is being trained elsewhere ({describe(other)})"
+        where = f"{self.where} is being trained elsewhere ({describe(other)})"
         remedy = "stop it there, or take the run from it with --take-over"
         lives = alive(other)
         if lives and other["pid"] == self.me["pid"]:
@@ -171,7 +175,7 @@ class Owner:
             time.sleep(min(self.poll, max(0.0, until - time.monotonic())))
             if should_stop():
                 raise RunError(f"{where}, and nobody waited to see whether it lives")
-            now = read_owner(self.path)
+            now = self._read()
             if "released" in now or not now:
                 return
             if (now.get("token"), now.get("beats")) != (other["token"], other.get("beats")):
@@ -181,6 +185,13 @@ class Owner:
     def beat(self) -> None:
         self.beats += 1
         self._write(beats=self.beats, time=time.time())
+
+    def _read(self) -> dict[str, Any]:
+        return read_owner(self.path)
+
+    def _sweep(self) -> None:
+        """Remove what a beat that failed has left."""
+        files.sweep(self.path.parent)
 
     def _write(self, **facts: Any) -> None:
         record = self.me | {"ousted": self.ousted} | facts
@@ -198,7 +209,7 @@ class Owner:
         Our next beat replaces it, and that tells it.  Where two claims crossed, and neither knew of
         the other (a mirror shows late what was written), the smaller token stays.
         """
-        other = read_owner(self.path)
+        other = self._read()
         token, mine, known = other.get("token"), self.me["token"], other.get("ousted")
         if token in (None, mine, *self.ousted):
             return ""
@@ -208,3 +219,36 @@ class Owner:
     def release(self) -> None:
         if not self.lease_lost():
             self._write(released=True)
+
+
+class RemoteOwner(Owner):
+    """The same in a store on the network.  Where that holds a lease, each beat replaces only the
+    one that was read: of two machines that claim a run at once, one is refused."""
+
+    def __init__(self, store: Store, name: str, lease: Callable[[], bool], **waits: float):
+        super().__init__(Path(name), **waits)
+        self.store, self.name, self.lease, self.tag = store, name, lease, ""
+        self.where = f"{store.home}/{self.path.parent}"
+
+    def _sweep(self) -> None:
+        """What is cut short does not appear."""
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            self.tag, blocks = self.store.read(self.name)
+            return _checked(parse_json(b"".join(blocks)))
+        except FileNotFoundError:
+            self.tag = ""
+        except (ValueError, TypeError):
+            pass
+        return {}
+
+    def _write(self, **facts: Any) -> None:
+        data = dumped(self.me | {"ousted": self.ousted} | facts)
+        try:
+            self.tag = self.store.replace(self.name, data, self.tag if self.lease() else None)
+        except FileExistsError:
+            other = self._read()
+            if other.get("token") != self.me["token"]:  # not an answer of ours that got lost
+                raise RunError(f"another session took this run over ({describe(other)})") from None
+            self.tag = self.store.replace(self.name, data, self.tag)

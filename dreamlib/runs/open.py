@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dreamlib.config.factory import check, make_source
@@ -14,14 +14,16 @@ from dreamlib.data.image_folder import touched
 from dreamlib.data.prepare import bring, pack
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.lock import alive, read_owner
-from dreamlib.runs.mirror.restore import bring_output, bring_run
+from dreamlib.runs.mirror.filesystem import Store
+from dreamlib.runs.mirror.packs import bring_pack
+from dreamlib.runs.mirror.restore import bring_output, fetch_newest
 from dreamlib.runs.mirror.store import Mirror
 from dreamlib.runs.run import Run
 from dreamlib.utils.arguments import listed
 from dreamlib.utils.context import Say, current, say, using
 from dreamlib.utils.errors import DataError, RunError
 from dreamlib.utils.files import check_fields, fingerprint, plain_name, read_json, sweep, write_json
-from dreamlib.utils.platform import attached, earlier_outputs, mirror_home
+from dreamlib.utils.platform import Places, attached, earlier_outputs, mirror_homes
 from dreamlib.utils.progress import Progress
 from dreamlib.utils.weights import read_weights
 
@@ -31,7 +33,7 @@ def open_run(
     preset: str | Path | None = None,
     *,
     overrides: Iterable[str] | str = (),
-    mirror: str | Path | None = None,
+    mirror: Places = None,
     take_over: bool = False,
     hours: float | None = None,
     images: bool = True,
@@ -42,29 +44,31 @@ def open_run(
 
     Packs the images on first use.  On an existing run, overrides hold for this opening only; one
     in which nothing was saved yet takes the settings of a preset that is named again.
-    `mirror` is a folder that keeps copies ("none" for none; else DREAMLIB_MIRROR, or a mounted
-    Drive): a run that is there and not here is brought.  `take_over` takes the run from a process
-    or machine that seems to train it.  `hours` is the session's time budget, from the start
-    of this process, for training and what follows it.  Without `images` (to sample, say), those
-    that are not here are not missed where the network knows no labels.  Raises ConfigError,
-    DataError, or RunError when the folder holds a run with other settings (naming the fields).
+    `mirror` is a folder, or the URL of a store, that keeps copies, or several ("none" for none;
+    else DREAMLIB_MIRROR, or a mounted Drive): a run that is there and not here is brought.
+    `take_over` takes the run from a process or machine that seems to train it.  `hours` is the
+    session's time budget, from the start of this process, for training and what follows it.
+    Without `images` (to sample, say), those that are not here are not missed where the network
+    knows no labels.  Raises ConfigError, DataError, or RunError when the folder holds a run with
+    other settings (naming the fields).
     """
     run_dir = RunDir(folder)
     run_dir.check_writable()
     sweep(run_dir.folder)
     with using(progress=progress, say=say):
-        place = mirror_of(run_dir, mirror)
+        mirrors = mirrors_of(run_dir, mirror)
         if not run_dir.config.exists():
-            bring_back(run_dir, place)
-        config, data = _settle(run_dir, preset, listed(overrides), place, images)
-        return Run(run_dir, config, data, current().say, place, take_over, hours)
+            bring_back(run_dir, mirrors)
+        stores = [place.store for place in mirrors]
+        config, data = _settle(run_dir, preset, listed(overrides), stores, images)
+        return Run(run_dir, config, data, current().say, tuple(mirrors), take_over, hours)
 
 
 def _settle(
     run_dir: RunDir,
     preset: str | Path | None,
     overrides: list[str],
-    mirror: Mirror | None,
+    stores: Sequence[Store],
     images: bool,
 ) -> tuple[Config, Packed]:
     """The run's settings and images, recorded in its folder where they are new."""
@@ -73,7 +77,7 @@ def _settle(
     recorded = None if fresh else _recorded_data(run_dir)
     data = None if images or recorded is None else _unseen(run_dir, config, recorded)
     if data is None:
-        data = _settle_data(run_dir, config, recorded, mirror.home if mirror else None)
+        data = _settle_data(run_dir, config, recorded, stores)
         check(config, data)
     for name, need in idle(config).items() if fresh or overrides else ():
         say(f"{name} decides nothing in this run: it needs {need}")
@@ -86,34 +90,38 @@ def _settle(
     return config, data
 
 
-def find_run(folder: str | Path, mirror: str | Path | None = None) -> bool:
+def find_run(folder: str | Path, mirror: Places = None) -> bool:
     """Whether there is a run: here, or brought back now.  No folder is made for a wrong name."""
     run_dir = RunDir(folder)
-    return run_dir.config.is_file() or bring_back(run_dir, mirror_of(run_dir, mirror))
+    return run_dir.config.is_file() or bring_back(run_dir, mirrors_of(run_dir, mirror))
 
 
-def mirror_of(run_dir: RunDir, named: str | Path | None) -> Mirror | None:
-    """A run's place on its mirror, if it has one.  RunError when one of them lies in the other:
-    copies would be copied, or nothing would be.  A Drive that nobody named is then done without."""
-    name, home = run_dir.name, mirror_home(named)
-    if home is None:
-        return None
+def mirrors_of(run_dir: RunDir, named: Places) -> list[Mirror]:
+    """A run's places on its mirrors.  RunError when a run lies in its mirror, or that in it: copies
+    would be copied, or nothing would be.  A Drive that nobody named is then done without."""
+    homes = [home for home in mirror_homes(named) if _apart(run_dir, home, bool(named))]
+    return [Mirror(home, run_dir.name) for home in homes]
+
+
+def _apart(run_dir: RunDir, home: Path | str, named: bool) -> bool:
+    if isinstance(home, str):
+        return True
     run, there = run_dir.folder.resolve(), Path(os.path.abspath(home))
     there = there.parent.resolve() / there.name  # itself it may be a mount that hangs
     if not (run.is_relative_to(there) or there.is_relative_to(run)):
-        return Mirror(home, name)
+        return True
     lies = f"the run {run} and its mirror {there} lie one in the other"
     if named or os.environ.get("DREAMLIB_MIRROR"):
         raise RunError(f"{lies}: name another folder, on another disk, or none (--mirror none)")
     say(f"{lies}: no copies are made, the run is on the Drive alone")
-    return None
+    return False
 
 
-def bring_back(run_dir: RunDir, mirror: Mirror | None) -> bool:
+def bring_back(run_dir: RunDir, mirrors: Sequence[Mirror]) -> bool:
     """A run that is not here, from an attached output or its mirror -> whether there was one."""
     if bring_output(earlier_outputs(run_dir.name), run_dir):
         return True
-    return mirror is not None and bring_run(mirror, run_dir)
+    return fetch_newest(mirrors, run_dir)
 
 
 def _untried(run_dir: RunDir) -> bool:
@@ -148,39 +156,40 @@ def data_home(run_dir: RunDir) -> Path:
     return Path(os.environ.get("DREAMLIB_DATA") or run_dir.folder.parent / "data")
 
 
-def pack_data(config: Config, home: Path, mirror: Path | None = None) -> Packed:
+def pack_data(config: Config, home: Path, stores: Sequence[Store] = ()) -> Packed:
     """The config's images, packed once under a name that says which ones they are.
 
-    Looked for in `home`, in data/ of the mirror, in what is attached on Kaggle, then in the source.
+    Looked for in `home`, in data/ of the mirrors, in what is attached on Kaggle, then in the
+    source.
     """
     source = make_source(config, home / "downloads")
     name = f"{source.name}-{config.data.size}-{fingerprint(source.description)[:8]}"
-    _bring_pack(home / name, mirror)
+    _bring_pack(home / name, stores)
     return pack(source, home / name)
 
 
-def _bring_pack(folder: Path, mirror: Path | None) -> None:
-    """A pack that is not here, from the mirror or an input attached on Kaggle, if it is there."""
-    if mirror:
-        bring(mirror / "data" / folder.name, folder)
+def _bring_pack(folder: Path, stores: Sequence[Store]) -> None:
+    """A pack that is not here, from a mirror or an input attached on Kaggle, if it is there."""
+    for store in stores:
+        bring_pack(store, folder)
     if not (folder / MANIFEST).is_file():
         for place in attached(folder.name, MANIFEST):
             bring(place, folder)
 
 
 def _settle_data(
-    run_dir: RunDir, config: Config, recorded: dict[str, str] | None, mirror: Path | None
+    run_dir: RunDir, config: Config, recorded: dict[str, str] | None, stores: Sequence[Store]
 ) -> Packed:
     """The run's packed images: those it began with, else packed from their source."""
     home, folder = data_home(run_dir), None
     if recorded:
         folder = home / recorded["packed"]
-        _bring_pack(folder, mirror)
+        _bring_pack(folder, stores)
     if folder and (folder / MANIFEST).is_file():
         data = open_packed(folder)
         _check_named(config, load_config(run_dir.config).data.path, data)
     else:
-        data = pack_data(config, home, mirror)
+        data = pack_data(config, home, stores)
     if recorded and data.fingerprint != recorded["fingerprint"]:
         raise DataError(
             f"the images in {data.folder} are not those that {run_dir.folder} was begun with: "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +16,21 @@ from dreamlib.config.load import differences, identity, make_config
 from dreamlib.config.schema import Config
 from dreamlib.data.dataset import Packed
 from dreamlib.runs.folder import RunDir
-from dreamlib.runs.lock import Owner
-from dreamlib.runs.mirror.restore import fetch_newer
+from dreamlib.runs.lock import Owner, RemoteOwner
+from dreamlib.runs.mirror.filesystem import Folder
+from dreamlib.runs.mirror.fleet import LONGEST, Fleet
+from dreamlib.runs.mirror.restore import fetch_newest
 from dreamlib.runs.mirror.store import Mirror
-from dreamlib.runs.mirror.uploader import LONGEST, Uploader, carrying
+from dreamlib.runs.mirror.uploader import Uploader
 from dreamlib.runs.time_budget import MARGIN, Clock, StopFlag, spare
 from dreamlib.utils.arguments import POSITIVE, taken
 from dreamlib.utils.context import Say, current, using
-from dreamlib.utils.errors import ConfigError, Interrupted, MirrorError, OutOfTime, RunError
+from dreamlib.utils.errors import ConfigError, Interrupted, OutOfTime, RunError
 from dreamlib.utils.files import fingerprint
 from dreamlib.utils.platform import Precision, choose_device, choose_precision, session_limits
 from dreamlib.utils.weights import read_weights, write_weights
+
+NO_MIRROR = "there is no mirror: name a folder or a store's URL (--mirror, or DREAMLIB_MIRROR)"
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Run:
     config: Config
     data: Packed
     say: Say  # to whoever opened it
-    mirror: Mirror | None = None
+    mirrors: tuple[Mirror, ...] = ()
     take_over: bool = False
     hours: float | None = None  # time budget of this session; None = the config's, the platform's
 
@@ -134,15 +138,14 @@ class Run:
         may stop it).  What is called when there is a new file worth mirroring."""
         hours, stopped = self.budget(), current().should_stop
         with StopFlag().listening() as flag, ExitStack() as stack:
-            uploader: Uploader | None = None
+            fleet: Fleet | None = None
 
             def keep() -> None:
-                nonlocal uploader
-                if self.mirror and not uploader:  # the mirror is not bothered before
-                    carried = carrying(self.uploader(), wait=False, left=lambda: spare(hours))
-                    uploader = stack.enter_context(carried)
-                if uploader:
-                    uploader.request()
+                nonlocal fleet
+                if not fleet:  # the mirror is not bothered before
+                    carried = self.fleet().carrying(wait=False, left=lambda: spare(hours))
+                    fleet = stack.enter_context(carried)
+                fleet.request()
 
             def stop() -> bool:
                 return bool(flag) or spare(hours) <= MARGIN or stopped()
@@ -169,16 +172,22 @@ class Run:
     def push(self) -> None:
         """Copy everything worth keeping to the mirror now.  RunError when there is none, or it
         fails."""
-        with carrying(self.uploader()) as uploader:
-            if not uploader.flush(LONGEST):
-                raise RunError(f"mirror: {uploader.report()}")
+        if not self.mirrors:
+            raise RunError(NO_MIRROR)
+        with self.fleet().carrying() as fleet:
+            if not fleet.flush(LONGEST):
+                raise RunError(f"mirror: {fleet.report()}")
 
-    def uploader(self) -> Uploader:
-        if self.mirror is None:
-            raise RunError("there is no mirror: name a folder (--mirror, or DREAMLIB_MIRROR)")
+    def fleet(self) -> Fleet:
+        """What carries the run to its mirrors."""
+        return Fleet(self.dir, [self._uploader(mirror) for mirror in self.mirrors])
+
+    def _uploader(self, mirror: Mirror) -> Uploader:
+        name, store = f"{mirror.under}owner.json", mirror.store
+        remote = not isinstance(store, Folder)
         return Uploader(
-            self.mirror,
-            Owner(self.mirror.root / "owner.json"),
+            mirror,
+            RemoteOwner(store, name, mirror.holds_lease) if remote else Owner(mirror.at(name)),
             self.dir,
             self.data,
             minutes=self.config.train.mirror_minutes,
@@ -186,14 +195,7 @@ class Run:
             take_over=self.take_over,
         )
 
-    def fetch_newer(self, step: int, stop: Callable[[], bool]) -> None:
-        """A newer checkpoint from the mirror, if it can be had."""
-        if self.mirror is None:
-            return
-        try:
-            with using(say=self.say, should_stop=stop):
-                fetch_newer(self.mirror, self.dir, step)
-        except MirrorError as error:
-            if step < 0:
-                raise
-            self.say(f"going on from what is here: {error}")
+    def fetch_newer(self, step: int, mirrors: Sequence[Mirror], stop: Callable[[], bool]) -> None:
+        """A newer checkpoint from these mirrors, if it can be had."""
+        with using(say=self.say, should_stop=stop):
+            fetch_newest(mirrors, self.dir, step)

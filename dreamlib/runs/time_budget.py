@@ -60,7 +60,11 @@ class Clock:
         return self.left() <= 0
 
     def save_due(self) -> bool:
-        return time.monotonic() - self.saved >= 60 * self.save_minutes
+        return self.since() >= 60 * self.save_minutes
+
+    def since(self) -> float:
+        """Seconds since a save began."""
+        return time.monotonic() - self.saved
 
     def reset(self) -> None:
         """A save begins now; the next is due `save_minutes` later."""

@@ -64,8 +64,8 @@ def train_by(run: Run, devices: int, hours: float | None = None) -> Iterator[Tic
 
     A Tick whenever another step is known of.  Errors as `launch`.
     """
-    options = {"mirror": str(run.mirror.root) if run.mirror else "none", "hours": run.budget(hours)}
-    options["take_over"] = run.take_over
+    homes = [str(mirror.home) for mirror in run.mirrors] or "none"
+    options = {"mirror": homes, "hours": run.budget(hours), "take_over": run.take_over}
     command = _command(run.folder, devices, 0, options, ())
     with open(run.folder / "train.log", "a", encoding="utf-8") as log:
         run.say(f"trained by {devices} processes; what they say is in {log.name}")
@@ -95,9 +95,10 @@ def _command(
     command += [f"--nproc-per-node={devices}", f"--max-restarts={restarts}"]
     command += ["-m", "dreamlib", "train", str(folder)]
     for name, value in options.items():
-        if value is not None and value is not False:
-            word = f"--{name.replace('_', '-')}"
-            command.append(word if value is True else f"{word}={value}")
+        word = f"--{name.replace('_', '-')}"
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and one is not False:
+                command.append(word if one is True else f"{word}={one}")
     return command + [f"--set={setting}" for setting in overrides]
 
 

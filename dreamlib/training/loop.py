@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from dreamlib.runs.checkpoints import Checkpoint, look, moved, save_checkpoint
 from dreamlib.runs.folder import disk_error
 from dreamlib.runs.lock import Lock, locked
-from dreamlib.runs.mirror.uploader import carrying
+from dreamlib.runs.mirror.uploader import CLOSEST, SHARE
 from dreamlib.runs.run import Run
 from dreamlib.runs.time_budget import StopFlag
 from dreamlib.training.async_save import Saver
@@ -54,7 +54,7 @@ class TrainingLoop:
         if not trainer.sharing.sliced:
             self.where["threads"] = torch.get_num_threads()
         self.previews = trainer.preview_steps()
-        self.uploader = run.uploader() if run.mirror else None
+        self.fleet = run.fleet()
         self.intact = run.data.watch()  # DataError once the images are not what they were
         self.saver, self.stop = Saver(), StopFlag()
         self.saved: int | None = None  # step of the newest checkpoint
@@ -74,9 +74,7 @@ class TrainingLoop:
         with (
             locked(self.dir.lock, take_over=self.run.take_over, say=self.run.say) as lock,
             self.stop.listening(),
-            carrying(self.uploader, stop=lambda: bool(self.stop), left=self._left)
-            if self.uploader
-            else nullcontext(),
+            self.fleet.carrying(stop=lambda: bool(self.stop), left=self._left),
         ):
             self.lock = lock
             try:
@@ -114,7 +112,7 @@ class TrainingLoop:
         while trainer.step < trainer.total and not self.validation.over:
             if self.clock.over():
                 return "paused_deadline"
-            if self.stop or (self.uploader and self.uploader.lease_lost):
+            if self.stop or self.fleet.lease_lost:
                 return "interrupted"
             # a step, with everything random in it keyed by its number
             row = trainer.advance()
@@ -129,7 +127,7 @@ class TrainingLoop:
             self.done = trainer.step
             # saved by the clock, in a thread of its own
             self.saver.check()
-            if self.clock.save_due() and not self.saver.busy:
+            if (self.clock.save_due() or self._mirror_waits()) and not self.saver.busy:
                 self._save()
             self._beat()
             yield Tick(trainer.step, trainer.total, row)
@@ -145,8 +143,9 @@ class TrainingLoop:
         self.saved, self.saved_at = status.get("saved"), status.get("saved_at", 0.0)
         newest, broken = look(self.dir.checkpoints)
         # A mirror that fails, or hangs, is not asked for more than is here.
-        if self.uploader and (self.uploader.owner.beats or newest is None):
-            self.run.fetch_newer(newest.step if newest else -1, lambda: bool(self.stop))
+        each = [x.mirror for x in self.fleet.each if x.owner.beats or newest is None]
+        if each:
+            self.run.fetch_newer(newest.step if newest else -1, each, lambda: bool(self.stop))
             newest, broken = look(self.dir.checkpoints)
         if broken:
             raise broken
@@ -219,8 +218,12 @@ class TrainingLoop:
                 self.run.export_weights(step, averaged_of(state))
         self.saved, self.saved_at = step, time.time()
         self.dir.note("saved", step=step, sha256=saved.manifest["sha256"])
-        if self.uploader:
-            self.uploader.request()
+        self.fleet.request()
+
+    def _mirror_waits(self) -> bool:
+        """Whether a mirror could take a newer checkpoint, and saving has not cost its share yet."""
+        apart = max(CLOSEST, self.saver.longest * (1 / SHARE - 1))
+        return bool(self.fleet) and self.clock.since() >= apart and self.fleet.due()
 
     def _roll_back(self, error: NotFinite) -> None:
         """Go on from the last good checkpoint, at most twice; then the error stands."""
@@ -249,8 +252,8 @@ class TrainingLoop:
             self.dir.note("finished", step=self.trainer.step)
             return
         why = f"Asked to stop ({reason})"
-        if self.uploader and self.uploader.lease_lost:
-            why = self.uploader.lease_lost
+        if self.fleet.lease_lost:
+            why = self.fleet.lease_lost
         elif state == "paused_deadline":
             why = (
                 f"The time budget of {self.clock.hours:g} h since this process began is used up: "
@@ -298,7 +301,7 @@ class TrainingLoop:
 
     def _set_status(self, state: str, **more: Any) -> None:
         self.beaten = time.monotonic()
-        self.clock.cost = self.saver.longest + (self.uploader.cost if self.uploader else 0.0)
+        self.clock.cost = self.saver.longest + self.fleet.cost
         facts: dict[str, Any] = {
             "step": self.trainer.step,
             "total": self.trainer.total,
@@ -308,8 +311,6 @@ class TrainingLoop:
             "blocked_seconds": self.saver.blocked,
             "left_seconds": None if self.clock.hours is None else self.clock.left(),
         }
-        if self.uploader:
-            facts |= self.uploader.facts()
-        self.dir.set_status(state, **facts, **more)
-        if self.uploader and state != "running":
-            self.uploader.request()
+        self.dir.set_status(state, **facts, **self.fleet.facts(), **more)
+        if state != "running":
+            self.fleet.request()

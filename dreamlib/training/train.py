@@ -38,7 +38,7 @@ def train(
             f"FINISHED at step {status['step']:,}: nothing left to train in {run.folder}; for more "
             f"steps: dreamlib run fork {run.folder} NEW --set train.length=..."
         )
-        if run.mirror and status.get("mirrored") != status["step"]:
+        if run.mirrors and status.get("mirrored") != status["step"]:
             run.keep()  # the copy may have failed then
         return
     if devices > 1:

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,15 +46,18 @@ def working_folder() -> Path:
     return here.parent if in_clone else here
 
 
+Places = str | Path | Sequence[str | Path] | None
 DRIVE = Path("/content/drive/MyDrive")
 
 
-def mirror_home(named: str | Path | None = None) -> Path | None:
-    """The mirror: as named ('none' for none), as DREAMLIB_MIRROR says, or on a mounted Drive."""
-    chosen = str(named or os.environ.get("DREAMLIB_MIRROR", ""))
+def mirror_homes(named: Places = None) -> list[Path | str]:
+    """The mirrors, folders or URLs: as named ('none' for none), as DREAMLIB_MIRROR says (several
+    with ';' between them), or on a mounted Drive."""
+    given = named or os.environ.get("DREAMLIB_MIRROR", "").split(";")
+    chosen = [str(x) for x in ([given] if isinstance(given, (str, Path)) else given) if str(x)]
     if not chosen and platform() == "colab" and _drive_mounted():
-        chosen = str(DRIVE / "dreamlib")
-    return None if chosen in ("", "none") else Path(chosen)
+        chosen = [str(DRIVE / "dreamlib")]
+    return [x if "://" in x else Path(x) for x in dict.fromkeys(chosen) if x != "none"]
 
 
 def _drive_mounted() -> bool:

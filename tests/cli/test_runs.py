@@ -378,7 +378,7 @@ def test_a_run_on_the_drive_itself_is_done_without_copies(parent, tmp_path, monk
         run = open_run(tmp_path.parent / "dreamlib" / "ours", say=said.append)
     finally:
         (tmp_path.parent / "dreamlib").rename(tmp_path)
-    assert run.mirror is None
+    assert run.mirrors == ()
     assert said[-1].endswith(
         "lie one in the other: no copies are made, the run is on the Drive alone"
     )
@@ -421,7 +421,8 @@ def test_what_kills_left_half_written_is_swept(parent):
 @pytest.mark.parametrize("mirror", [[], ["--mirror", "none"]])
 def test_no_mirror_is_one_sentence(dreamlib, command, mirror):
     err = dreamlib.refused(command, "ours", *mirror)
-    assert err == "error: there is no mirror: name a folder (--mirror, or DREAMLIB_MIRROR)\n"
+    assert err == "error: there is no mirror: name a folder or a store's URL (--mirror, or "
+        "DREAMLIB_MIRROR)\n"
 
 
 def test_another_run_of_the_same_name_is_not_mixed_in(dreamlib, parent, tmp_path):
@@ -437,5 +438,5 @@ def test_another_run_of_the_same_name_is_not_mixed_in(dreamlib, parent, tmp_path
 def test_nothing_to_pull_is_one_sentence(dreamlib):
     Path("drive").mkdir()
     err = dreamlib.refused("pull", "nowhere", "--mirror", "drive")
-    assert "drive holds no run of the name nowhere" in err
+    assert "no run of the name nowhere in drive" in err
     assert not Path("nowhere").exists()

@@ -1,4 +1,4 @@
-"""Single files on a mount that may upload late, run full, or vanish."""
+"""A folder as a mirror: single files on a mount that may upload late, run full, or vanish."""
 
 from __future__ import annotations
 
@@ -6,73 +6,135 @@ import errno
 import hashlib
 import json
 import os
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+import re
+import shutil
+import urllib.request
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
-from dreamlib.data.dataset import MANIFEST, Packed
 from dreamlib.utils.errors import MirrorError
-from dreamlib.utils.files import check_fields, read_json, seal
+from dreamlib.utils.files import check_fields, naming, parse_json
 
-MARKER = "dreamlib-mirror.json"
 UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # what a mount answers to fsync
-Through = Callable[[Iterable[bytes]], Iterable[bytes]]
+BELIEVABLE = 2**50  # bytes: mounts without a limit make up a number beyond it
+RCLONE = "RCLONE_RC_ADDR"  # rclone's own name for where `rclone mount --rc` answers
+BLOCK = 1 << 20
 
 
-def copy_pack(data: Packed, home: Path, through: Through = iter) -> None:
-    """Copy packed images into the mirror's data/ under their own names, the manifest last, unless
-    they are there.  Every block passes `through`, on its way there and back."""
-    folder, there = data.folder, home / "data" / data.folder.name
-    if not data.manifest["files"] or (
-        size_of(there / MANIFEST) is not None
-        and (there / MANIFEST).read_bytes() == (folder / MANIFEST).read_bytes()
-    ):
-        return
-    there.mkdir(parents=True, exist_ok=True)
-    for name in (*data.manifest["files"], MANIFEST):
-        with open(folder / name, "rb") as source, open(there / name, "wb") as copy:
-            size = os.fstat(source.fileno()).st_size
-            sha256 = hash_of(_tee(through(blocks(source, size)), copy))
+class Store(Protocol):
+    """Where copies go: five calls.  Names are paths below `home`, with slashes.
+
+    Every error is an OSError whose `filename` lies below `home`; FileNotFoundError only where the
+    file is surely absent, FileExistsError where `replace` found another content than was `known`.
+    """
+
+    @property
+    def home(self) -> Path | str:
+        """A folder, or an address without its last slash."""
+        ...
+
+    @property
+    def lease(self) -> bool:
+        """Whether `replace` may be relied on to refuse; that endpoints differ, `Mirror` finds."""
+        ...
+
+    def create(self, name: str, blocks: Iterable[bytes], size: int) -> None:
+        """A file of `size` bytes, over a torn one of its name."""
+        ...
+
+    def replace(self, name: str, data: bytes, known: str | None = None) -> str:
+        """Put small `data` in the place of the content of tag `known` ('': of none; None: of any)
+        -> its tag."""
+        ...
+
+    def read(self, name: str) -> tuple[str, Iterator[bytes]]:
+        """The content's tag, and the content."""
+        ...
+
+    def list(self, under: str) -> dict[str, int]:
+        """Bytes by name of all files below a folder, as they are now."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Remove a file that may be gone already."""
+        ...
+
+
+class Folder:
+    """A folder that outlives this machine: `Store` on a file system."""
+
+    lease = False  # a mount shows late what others wrote: `runs/lock.py` waits and watches
+
+    def __init__(self, home: Path):
+        self.home = home
+
+    def create(self, name: str, blocks: Iterable[bytes], size: int) -> None:
+        path = self.home / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "wb") as copy:
+            for block in blocks:
+                copy.write(block)
             sync(copy)
-        with open(there / name, "rb") as copy:
-            back = hash_of(through(blocks(copy, size)))
-        if back != sha256:
-            raise OSError(errno.EIO, "reads back differently than written", str(there / name))
+
+    def replace(self, name: str, data: bytes, known: str | None = None) -> str:
+        """Straight to its name: a rename promises nothing on a mount that uploads later."""
+        self.create(name, [data], len(data))
+        return ""
+
+    def read(self, name: str) -> tuple[str, Iterator[bytes]]:
+        return "", whole(open(self.home / name, "rb"))
+
+    def list(self, under: str) -> dict[str, int]:
+        found = {}
+        for folder, _, names in os.walk(self.home / under, onerror=_refused):
+            for name in names:
+                path = Path(folder, name)
+                with suppress(FileNotFoundError):
+                    found[path.relative_to(self.home).as_posix()] = path.stat().st_size
+        return found
+
+    def delete(self, name: str) -> None:
+        discard(self.home / name)
+
+    # ------------------------------------------------------------------ what only a folder has
+
+    def uploaded(self, names: Iterable[str]) -> str:
+        """'uploaded', 'uploading', 'refused' or 'unknown': what its mount says of these files."""
+        ids = [drive_id(self.home / name) for name in names]
+        if any(identity is None for identity in ids):
+            return rclone_says() if filesystem_of(self.home) == "fuse.rclone" else "unknown"
+        return "uploading" if any(i.startswith(b"local") for i in ids if i) else "uploaded"
+
+    @property
+    def vouched(self) -> bool:
+        """Whether a file that reads back well is stored: not through a FUSE mount, which gives it
+        back from this machine while its server refuses it."""
+        return not filesystem_of(self.home).startswith("fuse")
+
+    def room(self) -> str:
+        """Of the disk, in words; '' where the mount makes it up."""
+        free = shutil.disk_usage(self.home).free
+        return f"; {free / 2**20:,.0f} MiB are free there" if free < BELIEVABLE else ""
 
 
-def _tee(blocks: Iterable[bytes], file: IO[bytes]) -> Iterator[bytes]:
-    for block in blocks:
-        file.write(block)
-        yield block
+def _refused(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def content(store: Store, name: str) -> Any:
+    """A small JSON file.  ValueError when it is none."""
+    return parse_json(b"".join(store.read(name)[1]))
+
+
+def dumped(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, indent=1) + "\n").encode()
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
-    """Straight to its name: a rename promises nothing on a mount that uploads later."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as file:
-        file.write((json.dumps(record, indent=1) + "\n").encode())
-        sync(file)
-
-
-def marker_id(home: Path, known: str) -> str:
-    """The id in a mirror's marker file, made where there is none yet.
-
-    Where a mount is gone, its empty mount point looks like a folder on this machine's own disk: a
-    marker tells them apart.  A torn one (its writer was killed, a cloud folder emptied it) tells as
-    much, and is written again.  OSError when the mirror is not there; `known` is its id if it was.
-    """
-    if not home.parent.is_dir():
-        raise OSError(errno.ENOTCONN, "the folder it lies in is not there", str(home))
-    try:
-        return check_fields(read_json(home / MARKER), id=str)["id"]
-    except (FileNotFoundError, ValueError) as error:
-        if isinstance(error, FileNotFoundError) and known:
-            raise OSError(errno.ENOTCONN, "it is not mounted", str(home)) from error
-    made = known or uuid.uuid4().hex
-    write_record(home / MARKER, seal({"id": made}))
-    return made
+    Folder(path.parent).replace(path.name, dumped(record))
 
 
 def sync(file: IO[bytes]) -> None:
@@ -92,25 +154,26 @@ def discard(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def size_of(path: Path) -> int | None:
+def holds(path: Path, entry: dict[str, Any]) -> bool:
+    """Whether a file here is the one that an entry of a manifest describes."""
     try:
-        return path.stat().st_size
+        if path.stat().st_size != entry["size"]:
+            return False
     except FileNotFoundError:
-        return None
-
-
-def holds(path: Path, entry: dict[str, Any], through: Through = iter) -> bool:
-    """Whether a file is the one that an entry of a manifest describes."""
-    if size_of(path) != entry["size"]:
         return False
     with open(path, "rb") as file:
-        return hash_of(through(blocks(file, entry["size"]))) == entry["sha256"]
+        return hash_of(blocks(file, entry["size"])) == entry["sha256"]
+
+
+def whole(file: IO[bytes]) -> Iterator[bytes]:
+    with file, naming(Path(file.name)):
+        yield from iter(lambda: file.read(BLOCK), b"")
 
 
 def blocks(file: IO[bytes], size: int) -> Iterator[bytes]:
     """The first `size` bytes: a log may grow while it is read."""
     file.seek(0)
-    while size > 0 and (block := file.read(min(size, 1 << 20))):
+    while size > 0 and (block := file.read(min(size, BLOCK))):
         size -= len(block)
         yield block
 
@@ -120,6 +183,12 @@ def hash_of(blocks: Iterable[bytes]) -> str:
     for block in blocks:
         digest.update(block)
     return digest.hexdigest()
+
+
+def hashing(blocks: Iterable[bytes], digest: Any) -> Iterator[bytes]:
+    for block in blocks:
+        digest.update(block)
+        yield block
 
 
 def inside(folder: Path, name: str) -> Path:
@@ -138,3 +207,31 @@ def drive_id(path: Path) -> bytes | None:
         return os.getxattr(path, "user.drive.id")
     except OSError:  # no such attribute, or no attributes at all: any other folder
         return None
+
+
+def filesystem_of(path: Path) -> str:
+    """The type of the file system that a path lies on, as Linux names it; '' elsewhere."""
+    try:
+        mounts = Path("/proc/self/mounts").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    spoken = {point: kind for _, point, kind, *_ in (line.split(" ") for line in mounts)}
+    plain = {re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), at): spoken[at] for at in spoken}
+    here = os.path.abspath(path)  # not resolved: what it leads through may hang
+    held = (at for at in plain if here == at or here.startswith(at.rstrip("/") + "/"))
+    return plain.get(max(held, key=len, default=""), "")
+
+
+def rclone_says() -> str:
+    """What `rclone mount --rc` knows of the files that wait for its server; 'unknown' when it does
+    not answer."""
+    address = os.environ.get(RCLONE, "localhost:5572").removeprefix("http://")
+    try:
+        with urllib.request.urlopen(f"http://{address}/vfs/stats", b"", timeout=2) as answer:
+            cache = check_fields(parse_json(answer.read()), diskCache=dict)["diskCache"]
+            waiting = check_fields(cache, uploadsQueued=int, uploadsInProgress=int)
+    except (OSError, ValueError):
+        return "unknown"
+    if cache.get("erroredFiles") or cache.get("outOfSpace"):
+        return "refused"
+    return "uploading" if waiting["uploadsQueued"] + waiting["uploadsInProgress"] else "uploaded"

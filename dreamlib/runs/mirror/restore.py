@@ -23,6 +23,26 @@ from dreamlib.utils.progress import duration
 NOT_HERE = -2  # below the step of every generation, one without a checkpoint (-1) included
 
 
+def fetch_newest(mirrors: Sequence[Mirror], run: RunDir, step: int = NOT_HERE) -> bool:
+    """What is newest beyond `step` on several mirrors -> whether there was any.
+
+    One that cannot be read is said; MirrorError when nothing else has the run.
+    """
+    failed, brought = None, False
+    for mirror in mirrors:
+        try:
+            if fetch_newer(mirror, run, step):
+                brought, newest = True, newest_checkpoint(run.checkpoints)
+                step = newest.step if newest else step
+        except MirrorError as error:
+            failed = error
+    if failed and step < 0 and not brought:
+        raise failed
+    if failed:
+        say(f"going on without it: {failed}")
+    return brought
+
+
 def bring_run(mirror: Mirror, run: RunDir) -> bool:
     """The newest whole generation of a run that is not here -> whether there was one.
 
@@ -39,11 +59,11 @@ def fetch_newer(mirror: Mirror, run: RunDir, step: int) -> bool:
     try:
         return _patiently(lambda: _bring(mirror, run, step), mirror.home)
     except OSError as error:
-        if not Path(error.filename or mirror.home).is_relative_to(mirror.home):
+        if not Path(error.filename or mirror.home).is_relative_to(Path(mirror.home)):
             raise  # the run's own disk
         raise MirrorError(
             f"the mirror {mirror.home} cannot be read ({error.strerror or error}), and this run "
-            "may be on it: mount it, or go on without it (--mirror none)"
+            "may be on it: mount it or connect to it, or go on without it (--mirror none)"
         ) from error
 
 
@@ -99,7 +119,7 @@ def _misfits(generation: Generation, run: RunDir) -> list[str]:
     return names
 
 
-def _patiently(work: Callable[[], bool], place: Path) -> bool:
+def _patiently(work: Callable[[], bool], place: Path | str) -> bool:
     """Read what may hang on a mount, in a thread that keeps nobody, saying so while it does."""
     done: Future[bool] = Future()
 

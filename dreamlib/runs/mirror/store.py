@@ -1,6 +1,6 @@
-"""Generations of a run's files in another folder: a mounted Drive, a network disk, a second disk.
+"""Generations of a run's files on another disk: a mounted Drive, a second disk, or a store by URL.
 
-Such a folder may upload late, lose what it has accepted, or vanish.  So nothing in it is ever
+Such a place may upload late, lose what it has accepted, or vanish.  So nothing in it is ever
 written over: a file is copied to a name that holds its hash, `ema~1a2b3c4d5e6f.safetensors`, and
 read back; then `manifest-00000007.json` lists the generation, and only that makes it count.  Old
 generations go when the new one is whole.  They share files that have not changed, but not those
@@ -14,76 +14,52 @@ import hashlib
 import os
 import re
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from dreamlib.runs.folder import ESSENTIAL, RunDir
 from dreamlib.runs.mirror import filesystem as mount
+from dreamlib.runs.mirror.filesystem import Folder, Store, content, dumped
+from dreamlib.runs.mirror.generation import FORMAT, Generation, numbers, whole_generation
+from dreamlib.runs.mirror.remote import PART
+from dreamlib.runs.mirror.stores import open_store
 from dreamlib.utils.errors import MirrorError, RunError
-from dreamlib.utils.files import (
-    check_fields,
-    naming,
-    plain_name,
-    read_json,
-    seal,
-    sealed,
-    write_atomic,
-)
+from dreamlib.utils.files import check_fields, naming, plain_name, seal, write_atomic
 
-FORMAT = 1
 KEEP = 3  # generations
 SETTLE = 1800.0  # seconds after which a mount is believed to have uploaded what it took
 AT_ONCE = 32  # files opened together
-MANIFEST = re.compile(r"^manifest-(\d{8})\.json$")
-CHECKPOINT = re.compile(r"^checkpoints/step-(\d{8})\.json$")
+SAVED = re.compile(r"/checkpoints/step-(\d{8})~[^/]*\.pt$")
 VERSIONED = re.compile(r"~[0-9a-f]{12}(\.[^.]*)?$")
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What one manifest vouches for: `files` has name, size and sha256 by path in the run."""
-
-    number: int
-    facts: dict[str, Any]
-    files: dict[str, dict[str, Any]]
-
-    @property
-    def step(self) -> int:
-        """Of the checkpoint it holds; -1 when it holds none."""
-        found = (CHECKPOINT.match(name) for name in self.files)
-        return max((int(match[1]) for match in found if match), default=-1)
-
-    @property
-    def bytes(self) -> int:
-        return sum(entry["size"] for entry in self.files.values())
-
-
-def _whole(number: int, record: Any) -> Generation:
-    """What a manifest says, if it is as `Mirror.push` writes it; else ValueError."""
-    fields = check_fields(record, facts=dict, files=dict)
-    if not sealed(record) or [record.get(x) for x in ("format", "number")] != [FORMAT, number]:
-        raise ValueError("it is cut, altered, or of another version")
-    check_fields(fields["facts"], run=str, time=(int, float))
-    for entry in fields["files"].values():
-        check_fields(entry, name=str, size=int, sha256=str)
-    return Generation(number, fields["facts"], fields["files"])
+MARKER = "dreamlib-mirror.json"
 
 
 class Mirror:
     """The place `home`/runs/`name` on a mirror.  Every method may raise OSError: the mount's."""
 
-    def __init__(self, home: Path, name: str, keep: int = KEEP, settle: float = SETTLE):
-        # Whatever is deleted lies below the root: a name that is a path would lead that elsewhere.
-        self.home, self.root = home, home / "runs" / plain_name(name)
+    def __init__(self, home: Path | str, name: str, keep: int = KEEP, settle: float = SETTLE):
+        self.store: Store = open_store(home)
+        self.home = self.store.home
+        # Whatever is deleted lies below this: a name that is a path would lead that elsewhere.
+        self.under = f"runs/{plain_name(name)}/"
         self.keep, self.settle = keep, settle
         self.id = ""
+        self.lease: bool | None = None  # whether the store holds one; None: not asked
         self.pulse: Callable[[], None] = lambda: None  # called often while copying
         # path in the run -> ((inode, size, time) of what was copied, entry)
         self.verified: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {}
         self.read: dict[int, Generation] = {}  # reading a file again can put off its upload
+
+    @property
+    def root(self) -> Any:
+        """Where this run lies, for people: a path, or a URL."""
+        return self.at(self.under.rstrip("/"))
+
+    def at(self, name: str) -> Any:
+        return self.home / name if isinstance(self.home, Path) else f"{self.home}/{name}"
 
     def distrust(self) -> None:
         """After a failure: the mount may have lost what it took, so read everything again."""
@@ -98,12 +74,44 @@ class Mirror:
         Of two machines that begin a mirror at once, one finds the other's marker in place of its
         own, and goes by that: the run still has one owner.
         """
-        here = mount.marker_id(self.home, self.id)
+        here = self._marker()
         if self.id not in ("", here):
-            if not self.root.is_dir():
+            if not self.store.list(self.under):
                 raise OSError(errno.ENODEV, "another mirror is mounted there", str(self.home))
             self.distrust()
         self.id = here
+
+    def _marker(self) -> str:
+        """The id in a mirror's marker file, made where there is none yet.
+
+        Where a mount is gone, its empty mount point looks like a folder on this machine's own disk:
+        a marker tells them apart.  A torn one (its writer was killed, a cloud folder emptied it)
+        tells as much, and is written again.  OSError when the mirror is not there.
+        """
+        if isinstance(self.home, Path) and not self.home.parent.is_dir():
+            raise OSError(errno.ENOTCONN, "the folder it lies in is not there", str(self.home))
+        try:
+            return check_fields(content(self.store, MARKER), id=str)["id"]
+        except (FileNotFoundError, ValueError) as error:
+            if isinstance(error, FileNotFoundError) and self.id:
+                raise OSError(errno.ENOTCONN, "it is not mounted", str(self.home)) from error
+        made = self.id or uuid.uuid4().hex
+        self.store.replace(MARKER, dumped(seal({"id": made})))
+        return made
+
+    def holds_lease(self) -> bool:
+        """Whether two machines cannot own a run here at once: the store must refuse to create what
+        is there, and to replace what has changed.  Asked once, with the marker's own content."""
+        if self.lease is None:
+            data = b"".join(self.store.read(MARKER)[1])
+            self.lease = self.store.lease
+            for known in ("", '"another"') if self.lease else ():
+                try:
+                    self.store.replace(MARKER, data, known)
+                    self.lease = False
+                except FileExistsError:
+                    continue
+        return self.lease
 
     def check_same(self, found: list[Generation], run: str, folder: Path) -> None:
         """MirrorError when these generations, newest first, are another run's."""
@@ -131,7 +139,8 @@ class Mirror:
 
     def _push(self, run: RunDir, identity: str) -> Generation:
         self.attach()
-        number = max(self._numbers(), default=0) + 1
+        held = self.store.list(self.under)
+        number = max(numbers(held), default=0) + 1
         with ExitStack() as stack:
             # An open file stays what it is while training replaces or drops it: the first ones
             # (checkpoint, weights and their card, log) are of one moment.
@@ -139,48 +148,56 @@ class Mirror:
                 names = run.to_mirror()
                 paths = [run.folder / name for name in names]
                 first = [stack.enter_context(open(path, "rb")) for path in paths[:AT_ONCE]]
-            files = {name: self._copy(name, file, number) for name, file in zip(names, first)}
+            files = {name: self._copy(name, file, number, held) for name, file in zip(names, first)}
         for name, path in zip(names[AT_ONCE:], paths[AT_ONCE:]):
             with open(path, "rb") as file:
-                files[name] = self._copy(name, file, number)
+                files[name] = self._copy(name, file, number, held)
         facts = {"run": identity, "time": time.time()}
         record = seal({"format": FORMAT, "number": number, "facts": facts, "files": files})
-        path = self._manifest(number)
-        mount.write_record(path, record)
+        self.store.replace(self._manifest(number), dumped(record), "")
         try:
-            back = read_json(path)
+            back = content(self.store, self._manifest(number))
         except ValueError:
             back = None
         if back != record:
-            raise OSError(errno.EIO, "reads back differently than written", str(path))
+            raise self.altered(self._manifest(number))
         new = self.read[number] = Generation(number, facts, files)
         self._prune(self.keep, new)
         return new
 
-    def _copy(self, name: str, file: IO[bytes], number: int) -> dict[str, Any]:
+    def _copy(
+        self, name: str, file: IO[bytes], number: int, held: dict[str, int]
+    ) -> dict[str, Any]:
+        """Bring a file there, unless it is; `held`: sizes of what is -> its entry."""
         stat = os.fstat(file.fileno())
         signature = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
         known, entry = self.verified.get(name, (None, {}))
         alone = f"{number:08d}~" if name in ESSENTIAL else ""  # else one lost file costs them all
-        kept = self.root / entry.get("name", "")
-        if not alone and known == signature and mount.size_of(kept) == entry["size"]:
+        kept = held.get(self.under + entry.get("name", ""))
+        if not alone and known == signature and kept == entry["size"]:
             return entry
         with naming(Path(file.name)):
             sha256 = mount.hash_of(mount.blocks(file, stat.st_size))
         here, version = PurePosixPath(name), f"{alone}{sha256[:12]}"
         versioned = str(here.with_name(f"{here.stem}~{version}{here.suffix}"))
         entry = {"name": versioned, "size": stat.st_size, "sha256": sha256}
-        there = self.root / versioned
-        if not mount.holds(there, entry, self.beating):
-            there.parent.mkdir(parents=True, exist_ok=True)
-            with open(there, "wb") as copy:
-                for block in self.beating(mount.blocks(file, stat.st_size)):
-                    copy.write(block)
-                mount.sync(copy)
-            if not mount.holds(there, entry, self.beating):
-                raise OSError(errno.EIO, "reads back differently than written", str(there))
+        there = self.under + versioned
+        if held.get(there) != entry["size"] or not self.reads(there, sha256):
+            self.store.create(there, self.beating(mount.blocks(file, stat.st_size)), stat.st_size)
+            if not self.reads(there, sha256):
+                raise self.altered(there)
         self.verified[name] = (signature, entry)
         return entry
+
+    def reads(self, name: str, sha256: str) -> bool:
+        """Whether a file there has this hash."""
+        try:
+            return mount.hash_of(self.beating(self.store.read(name)[1])) == sha256
+        except FileNotFoundError:
+            return False
+
+    def altered(self, name: str) -> OSError:
+        return OSError(errno.EIO, "reads back differently than written", str(self.at(name)))
 
     def beating(self, parts: Iterable[bytes]) -> Iterator[bytes]:
         for part in parts:
@@ -204,20 +221,23 @@ class Mirror:
             kept += [of_steps[step] for step in sorted(of_steps)[-keep:]]
             older = next((i for i, x in enumerate(found) if self._settled(x)), len(found))
             kept += [*found[older : older + 1], *found[older - 1 : older]]
-        numbers = {generation.number for generation in kept}
-        for number in self._numbers():
-            if number not in numbers:
-                mount.discard(self._manifest(number))
+        counted = {generation.number for generation in kept}
+        held = self.store.list(self.under)
+        for number in numbers(held):
+            if number not in counted:
+                self.store.delete(self._manifest(number))
         used = {entry["name"] for generation in kept for entry in generation.files.values()}
-        for path in self.root.rglob("*~*"):
-            if VERSIONED.search(path.name) and path.relative_to(self.root).as_posix() not in used:
-                mount.discard(path)
+        for name in held:
+            unused = VERSIONED.search(name) and name.removeprefix(self.under) not in used
+            if unused or name.endswith(PART):
+                self.store.delete(name)
 
     def _settled(self, generation: Generation) -> bool:
-        """Surely stored: its mount says so, or has had the time."""
-        if time.time() - generation.facts["time"] >= self.settle:
-            return True
-        return self.uploaded(generation) == "uploaded"
+        """Surely stored: its mount says so, or has had the time (through a FUSE mount that proves
+        nothing)."""
+        told = self.uploaded(generation) == "uploaded"
+        past = time.time() - generation.facts["time"] >= self.settle
+        return told or (past and (not isinstance(self.store, Folder) or self.store.vouched))
 
     def _make_room(self) -> bool:
         """Drop the oldest generation and half-copied files; False when one alone is left."""
@@ -227,26 +247,21 @@ class Mirror:
 
     def traces(self) -> bool:
         """Whether files of a run lie here, of a whole generation or not."""
-        return self.root.is_dir() and any(self.root.rglob("*~*"))
+        return any("~" in name for name in self.store.list(self.under))
 
     # ------------------------------------------------------------------ copying back
 
-    def _numbers(self) -> list[int]:
-        if not self.root.is_dir():
-            return []
-        found = (MANIFEST.match(entry) for entry in os.listdir(self.root))
-        return sorted((int(match[1]) for match in found if match), reverse=True)
-
-    def _manifest(self, number: int) -> Path:
-        return self.root / f"manifest-{number:08d}.json"
+    def _manifest(self, number: int) -> str:
+        return f"{self.under}manifest-{number:08d}.json"
 
     def generations(self) -> list[Generation]:
         """Those with a whole manifest, newest first; whether their files are there, `pull` sees."""
         found = []
-        for number in self._numbers():
+        for number in numbers(self.store.list(self.under)):
             if number not in self.read:
                 try:
-                    self.read[number] = _whole(number, read_json(self._manifest(number)))
+                    record = content(self.store, self._manifest(number))
+                    self.read[number] = whole_generation(number, record)
                 except (FileNotFoundError, ValueError):  # half uploaded, or gone since
                     continue
             found.append(self.read[number])
@@ -254,10 +269,10 @@ class Mirror:
 
     def unlisted(self, step: int) -> list[str]:
         """What is newer than `step` and every whole generation, and cannot be used."""
-        whole, names = self.generations(), self.root.glob("checkpoints/step-????????~*.pt")
+        whole, held = self.generations(), self.store.list(self.under)
         newest, furthest = (whole[0].number if whole else 0), max([step, *(x.step for x in whole)])
-        torn = [f"its manifest {n} is not whole" for n in self._numbers() if n > newest]
-        steps = sorted({int(path.name[5:13]) for path in names if path.name[5:13].isdecimal()})
+        torn = [f"its manifest {n} is not whole" for n in numbers(held) if n > newest]
+        steps = sorted({int(match[1]) for name in held if (match := SAVED.search(name))})
         return torn + [f"no whole manifest lists step {n:,}" for n in steps if n > furthest]
 
     def pull(self, generation: Generation, folder: Path, names: Iterable[str]) -> list[str]:
@@ -279,28 +294,26 @@ class Mirror:
         return missing
 
     def _bring(self, entry: dict[str, Any], target: Path) -> None:
-        there = mount.inside(self.root, entry["name"])
+        mount.inside(target, entry["name"])
+        there = self.under + entry["name"]
         digest = hashlib.sha256()
 
         def write(file: IO[bytes]) -> None:
-            with naming(there), open(there, "rb") as source:
-                for block in mount.blocks(source, entry["size"]):
-                    digest.update(block)
-                    try:
-                        file.write(block)
-                    except OSError as error:
-                        raise RunError(f"{target} cannot be written: {error.strerror}") from error
+            for block in mount.hashing(self.store.read(there)[1], digest):
+                try:
+                    file.write(block)
+                except OSError as error:
+                    raise RunError(f"{target} cannot be written: {error.strerror}") from error
             if digest.hexdigest() != entry["sha256"]:
-                raise MirrorError(f"{there} is not the file that its manifest describes")
+                raise MirrorError(f"{self.at(there)} is not the file that its manifest describes")
 
         write_atomic(target, write)
 
     # ------------------------------------------------------------------ for people
 
     def uploaded(self, generation: Generation) -> str:
-        """'uploaded', 'uploading' or 'unknown': what a mounted Drive says of this generation."""
-        copies = [self.root / entry["name"] for entry in generation.files.values()]
-        ids = [mount.drive_id(path) for path in (self._manifest(generation.number), *copies)]
-        if any(identity is None for identity in ids):
-            return "unknown"
-        return "uploading" if any(i.startswith(b"local") for i in ids if i) else "uploaded"
+        """As `Folder.uploaded`, of this generation; a store that was asked itself has it."""
+        if not isinstance(self.store, Folder):
+            return "uploaded"
+        copies = [self.under + entry["name"] for entry in generation.files.values()]
+        return self.store.uploaded([self._manifest(generation.number), *copies])

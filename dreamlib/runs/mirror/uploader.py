@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from dreamlib.data.dataset import Packed
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.lock import BEAT, Owner
-from dreamlib.runs.mirror.filesystem import copy_pack
+from dreamlib.runs.mirror.facts import UNKNOWN, Facts, describe
+from dreamlib.runs.mirror.filesystem import Folder
+from dreamlib.runs.mirror.packs import copy_pack
 from dreamlib.runs.mirror.store import Generation, Mirror
 from dreamlib.utils.context import using
 from dreamlib.utils.errors import RunError
 from dreamlib.utils.progress import duration
 
 PATIENCE = 30.0  # seconds between two lines while somebody waits for the mirror
-LEAST, LONGEST = 30.0, 600.0  # seconds that anybody waits for a mirror at the end
 ANSWER = 60.0  # seconds that the beginning of a training waits for it to answer at all
+SHARE = 0.05  # of the time may be spent on copying
+CLOSEST = 10.0  # seconds between two copies, however little they cost
 REASONS = {
     errno.ENOSPC: "it is full: free some space there, its trash included",
     errno.ENOTCONN: "it is not connected: mount it again",
@@ -32,7 +32,8 @@ REASONS = {
 
 
 class Uploader:
-    """Pushes when asked, at most every `minutes`; backs off while the mirror fails; keeps beating.
+    """Pushes when asked, as often as the last copy's cost allows (at least every `minutes`, where
+    they are given); backs off while the mirror fails; keeps beating.
 
     Nothing here can stop training, but that another machine has taken the run (`lease_lost`).
     """
@@ -44,7 +45,7 @@ class Uploader:
         run: RunDir,
         images: Packed | None = None,
         *,
-        minutes: float,
+        minutes: float | None = None,
         say: Callable[[str], None],
         take_over: bool = False,
         beat: float = BEAT,
@@ -52,7 +53,7 @@ class Uploader:
     ):
         self.mirror, self.owner, self.run, self.images, self.say = mirror, owner, run, images, say
         self.identity = run.identity()
-        self.every, self.beat, self.retry = 60 * minutes, beat, retry
+        self.minutes, self.beat, self.retry = minutes, beat, retry
         self.take_over = take_over
         self.changed = threading.Condition()
         self.asked = self.done = 0  # number of the last request, and of the last one carried out
@@ -63,7 +64,8 @@ class Uploader:
         mirror.pulse = self._pulse_on  # copying may take longer than a heartbeat
         self.without_images = ""  # why the packed images are not there
         self.last: Generation | None = None
-        self.upload = "unknown"
+        self.upload, self.unknown = "unknown", 0.0  # and since when, through a FUSE mount
+        self.warned = False
         # A mount that hangs must not keep the process from ending.
         self.thread = threading.Thread(target=self._live, name="mirror", daemon=True)
 
@@ -72,6 +74,12 @@ class Uploader:
         with self.changed:
             self.asked += 1
             self.changed.notify_all()
+
+    def due(self) -> bool:
+        """Whether a newer checkpoint could be carried at once."""
+        with self.changed:
+            idle = self.asked == self.done and not (self.failing or self.lease_lost)
+            return idle and time.monotonic() >= self.tried + self._every()
 
     def ready(self, stop: Callable[[], bool]) -> None:
         """Wait until the run is ours on the mirror too.  RunError when it is somebody else's.
@@ -123,7 +131,7 @@ class Uploader:
             self.changed.notify_all()
         self.thread.join(min(timeout, PATIENCE))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Facts:
         """What status.json says of the mirror; `describe` puts it into words."""
         return {
             "mirror": str(self.mirror.home),
@@ -131,6 +139,7 @@ class Uploader:
             "mirrored_at": self.pushed,
             "upload": self.upload,
             "mirror_fails": self.failing,
+            "copy_seconds": self.cost,
         }
 
     def report(self) -> str:
@@ -166,7 +175,12 @@ class Uploader:
             return 0.0
         first, longest = self.retry
         backoff = min(longest, first * 2 ** (self.failures - 1))
-        return self.tried + (backoff if self.failing else self.every) - time.monotonic()
+        return self.tried + (backoff if self.failing else self._every()) - time.monotonic()
+
+    def _every(self) -> float:
+        """Seconds from the end of one copy to the beginning of the next."""
+        free = max(CLOSEST, self.cost * (1 / SHARE - 1))
+        return free if self.minutes is None else min(free, 60 * self.minutes)
 
     def _pause(self) -> float:
         """Seconds until the next heartbeat, or the next push if one is waited for."""
@@ -187,7 +201,7 @@ class Uploader:
         except RunError as error:
             self.lease_lost = str(error)
         if self.last:
-            self.upload = self.mirror.uploaded(self.last)
+            self._look(self.last)
         with self.changed:
             self.changed.notify_all()
 
@@ -210,14 +224,14 @@ class Uploader:
     def _push(self) -> None:
         start, first = time.monotonic(), self.last is None
         new = self.mirror.push(self.run, self.identity)
-        self.upload = self.mirror.uploaded(new)
         self.last, self.pushed = new, time.time()
         self.cost = time.monotonic() - start
+        self._look(new)
         if first:
             self.say(self._arithmetic(new))
         try:
             if self.images:
-                copy_pack(self.images, self.mirror.home, self.mirror.beating)
+                copy_pack(self.images, self.mirror)
         except OSError as error:  # the run itself is carried
             if not self.without_images:
                 self.without_images = error.strerror or str(error)
@@ -225,15 +239,37 @@ class Uploader:
                     f"the packed images are not copied to {self.mirror.home}: {self.without_images}"
                 )
 
+    def _look(self, generation: Generation) -> None:
+        """Whether it is stored; a mount that takes everything and does not say so is named once."""
+        self.upload, store = self.mirror.uploaded(generation), self.mirror.store
+        open_question = isinstance(store, Folder) and not store.vouched
+        if not open_question or self.upload not in ("unknown", "refused"):
+            self.unknown, self.warned = 0.0, False
+            return
+        self.unknown = self.unknown or time.monotonic()
+        refused = self.upload == "refused"
+        if not self.warned and (refused or time.monotonic() - self.unknown >= UNKNOWN):
+            self.warned = True
+            what = "its server refuses some" if refused else "nothing tells whether its server has"
+            self.say(
+                f"NOT KNOWN TO BE SAFE: the mount {self.mirror.home} has taken every copy, and "
+                f"{what} (it may be full, over quota or read-only): look there from another "
+                "machine, or name a second place too (--mirror s3://..., hf://buckets/..., sftp://"
+                "...)"
+            )
+
     def _arithmetic(self, generation: Generation) -> str:
-        one, free = generation.bytes / 2**20, shutil.disk_usage(self.mirror.home).free / 2**20
-        keep = self.mirror.keep
-        ours, theirs = (os.stat(x).st_dev for x in (self.run.folder, self.mirror.home))
-        alone = "; THE SAME DISK as the run's: it is lost with it" if ours == theirs else ""
+        one, keep, home = generation.bytes / 2**20, self.mirror.keep, self.mirror.home
+        more = ""
+        if isinstance(self.mirror.store, Folder):
+            ours, theirs = (os.stat(x).st_dev for x in (self.run.folder, home))
+            alone = "; THE SAME DISK as the run's: it is lost with it" if ours == theirs else ""
+            more = f"{self.mirror.store.room()}{alone}"
+        elif not self.mirror.holds_lease():
+            more = f"; {home} cannot refuse a second owner: train this run on one machine at a time"
         return (
             f"mirror: a copy of this run is {one:,.1f} MiB; {keep} to {keep + 2} of them are "
-            f"kept, at most {(keep + 3) * one:,.0f} MiB while one is written; {free:,.0f} MiB are "
-            f"free there{alone}"
+            f"kept, at most {(keep + 3) * one:,.0f} MiB while one is written{more}"
         )
 
     def _settled(self, wanted: int) -> None:
@@ -249,7 +285,7 @@ class Uploader:
         number, reason = getattr(error, "errno", None), getattr(error, "strerror", None)
         reason = REASONS.get(number or 0) or reason or str(error)
         failed = getattr(error, "filename", None) or self.mirror.home
-        if not Path(failed).is_relative_to(self.mirror.home):  # a file of the run's own
+        if not Path(failed).is_relative_to(Path(self.mirror.home)):  # a file of the run's own
             reason = f"{failed} cannot be read: {os.strerror(number or 0)}"
         if not self.failing:
             fails = (
@@ -263,48 +299,3 @@ class Uploader:
             self.failing, self.failures, self.hurry = reason, self.failures + 1, False
             self.tried = time.monotonic()
             self.changed.notify_all()
-
-
-_active: dict[Path, Uploader] = {}
-
-
-@contextmanager
-def carrying(
-    uploader: Uploader,
-    *,
-    wait: bool = True,
-    stop: Callable[[], bool] = lambda: False,
-    left: Callable[[], float] = lambda: LONGEST,
-) -> Iterator[Uploader]:
-    """Keep a run's uploader going for a while; inside such a block the one that goes already.
-
-    With `wait` the run is ours on the mirror first: RunError when it is somebody else's.  Ends with
-    what is new carried, in the seconds `left` of a session, at least 30 and at most LONGEST.
-    """
-    folder = uploader.run.folder
-    if folder in _active:
-        yield _active[folder]
-        return
-    uploader.thread.start()
-    try:
-        if wait:
-            uploader.ready(stop)
-        _active[folder] = uploader
-        yield uploader
-    finally:
-        _active.pop(folder, None)
-        uploader.close(min(LONGEST, max(LEAST, left())))
-        with suppress(OSError, RunError):  # a report: a full disk is told by whoever needs it
-            uploader.run.update_status(**uploader.facts())
-
-
-def describe(status: dict[str, Any]) -> str:
-    """'step 12,000 copied to ... 2 min ago (uploaded)': what a person may rely on."""
-    where, step, upload = status["mirror"], status.get("mirrored"), status.get("upload")
-    if status.get("mirror_fails"):
-        return f"NOT copied to {where}: {status['mirror_fails']}"
-    if step is None or step < 0:
-        return f"no checkpoint yet copied to {where}"
-    ago = duration(time.time() - (status.get("mirrored_at") or 0.0))
-    known = upload if upload in ("uploaded", "uploading") else "upload not known"
-    return f"step {step:,} copied to {where} {ago} ago, {known}"

@@ -1,0 +1,387 @@
+"""Stores by URL: real servers on this machine, and one set of rules for all of them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dreamlib.runs.folder import RunDir
+from dreamlib.runs.lock import RemoteOwner
+from dreamlib.runs.mirror import cloud
+from dreamlib.runs.mirror.restore import bring_run
+from dreamlib.runs.mirror.store import MARKER, Mirror
+from dreamlib.runs.mirror.stores import open_store
+from dreamlib.runs.open import open_run
+from dreamlib.utils.errors import ConfigError, MirrorError, RunError
+from tests.conftest import TINY, train_for, within
+from tests.runs.test_mirror import advance, push
+from tests.runs.test_mirror import run as run
+from tests.training.test_train import assert_same_state, final_state
+
+PASSWORD = "dreamlib-test"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def wait_for(port: int, seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.05)
+    raise AssertionError(f"nothing listens on {port}")
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """Moto's S3 server -> its port."""
+    pytest.importorskip("moto")
+    pytest.importorskip("obstore")
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_for(port)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def bucket(s3, monkeypatch, request):
+    """-> the URL of an empty bucket."""
+    import boto3
+
+    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": PASSWORD}
+    more = {"AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3}"}
+    for name, value in (keys | more).items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{abs(hash(request.node.nodeid))}"
+    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=name)
+    return f"s3://{name}/some/where"
+
+
+@pytest.fixture
+def webdav(tmp_path, monkeypatch):
+    """wsgidav on a folder -> the URL of a folder in it."""
+    pytest.importorskip("webdav4")
+    wsgi = pytest.importorskip("wsgidav.wsgidav_app")
+    from cheroot.wsgi import Server
+
+    (tmp_path / "served").mkdir()
+    users = {"*": {"me": {"password": PASSWORD}}}
+    app = wsgi.WsgiDAVApp(
+        {
+            "provider_mapping": {"/": str(tmp_path / "served")},
+            "simple_dc": {"user_mapping": users},
+            "logging": {"enable": False},
+            "verbose": 0,
+        }
+    )
+    server = Server(("127.0.0.1", free_port()), app)
+    server.prepare()
+    threading.Thread(target=server.serve, daemon=True).start()
+    monkeypatch.setenv("DREAMLIB_MIRROR_PASSWORD", PASSWORD)
+    yield f"webdav+http://me@127.0.0.1:{server.bind_addr[1]}/dreamlib"
+    server.stop()
+
+
+@pytest.fixture
+def sftp(tmp_path, monkeypatch):
+    """OpenSSH's server with a key of its own -> the URL of a folder."""
+    paramiko = pytest.importorskip("paramiko")
+    if not Path("/usr/sbin/sshd").exists() or os.geteuid():
+        pytest.skip("no OpenSSH server, or not root")
+    home = tmp_path / "ssh"
+    home.mkdir(mode=0o700)
+    key = paramiko.RSAKey.generate(2048)
+    key.write_private_key_file(str(home / "host"))
+    key.write_private_key_file(str(home / "mine"))
+    public = f"{key.get_name()} {key.get_base64()}\n"
+    (home / "authorized").write_text(public)
+    port = free_port()
+    (home / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile {home}/pid\n"
+        f"AuthorizedKeysFile {home}/authorized\nStrictModes no\nUsePAM no\n"
+        "PermitRootLogin yes\nSubsystem sftp internal-sftp\n"
+    )
+    Path("/run/sshd").mkdir(exist_ok=True)
+    process = subprocess.Popen(
+        ["/usr/sbin/sshd", "-D", "-e", "-f", str(home / "config")], stderr=subprocess.DEVNULL
+    )
+    connect = paramiko.SSHClient.connect
+
+    def with_key(client, *words, **named):
+        client.get_host_keys().add(f"[127.0.0.1]:{port}", key.get_name(), key)
+        return connect(client, *words, **named, key_filename=str(home / "mine"))
+
+    monkeypatch.setattr(paramiko.SSHClient, "connect", with_key)
+    try:
+        wait_for(port)
+        yield f"sftp://root@127.0.0.1:{port}{tmp_path}/there"
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Hub:
+    """What huggingface_hub's API of buckets does, in memory; its files travel by path or bytes."""
+
+    def __init__(self):
+        self.files, self.fails = {}, None
+
+    def _check(self, name):
+        if self.fails:
+            raise self.fails
+        assert name == "me/models"
+
+    def batch_bucket_files(self, name, *, add=(), delete=()):
+        self._check(name)
+        for source, path in add:
+            self.files[path] = source if isinstance(source, bytes) else Path(source).read_bytes()
+        for path in delete:
+            self.files.pop(path, None)
+
+    def download_bucket_files(self, name, files, *, raise_on_missing_files=False):
+        self._check(name)
+        for path, target in files:
+            if path not in self.files:
+                raise EntryNotFoundError(f"404 for {path}")
+            Path(target).write_bytes(self.files[path])
+
+    def list_bucket_tree(self, name, prefix=None, *, recursive=None):
+        self._check(name)
+        under = (prefix or "") + "/"
+        folders = {path.rpartition("/")[0] for path in self.files}
+        yield from (SimpleNamespace(path=path) for path in folders if path.startswith(under))
+        for path, data in list(self.files.items()):
+            if path.startswith(under):
+                yield SimpleNamespace(path=path, size=len(data))
+
+
+class EntryNotFoundError(Exception):
+    """The Hub's, by name."""
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    made = Hub()
+    monkeypatch.setattr(cloud, "library", lambda *words: SimpleNamespace(HfApi=lambda: made))
+    return "hf://buckets/me/models/runs of mine"
+
+
+@pytest.fixture(params=["bucket", "webdav", "sftp", "hub", "folder"])
+def home(request, tmp_path):
+    """The address of an empty store, of every kind."""
+    if request.param == "folder":
+        return tmp_path / "drive" if (tmp_path / "drive").mkdir() else tmp_path / "drive/dreamlib"
+    return request.getfixturevalue(request.param)
+
+
+def test_five_calls(home):
+    store = open_store(home)
+    assert store.list("runs/x") == {}
+    with pytest.raises(FileNotFoundError):
+        store.read("runs/x/nothing")
+    big = os.urandom(6 << 20)  # more than one part
+    parts = [big[i : i + 100_000] for i in range(0, len(big), 100_000)]
+    store.create("runs/x/deep/er/big~1.bin", iter(parts), len(big))
+    store.create("runs/x/empty", iter(()), 0)
+    tag = store.replace("runs/x/a.json", b"first", "" if store.lease else None)
+    assert store.list("runs/x/") == {
+        "runs/x/deep/er/big~1.bin": len(big),
+        "runs/x/empty": 0,
+        "runs/x/a.json": 5,
+    }
+    assert b"".join(store.read("runs/x/deep/er/big~1.bin")[1]) == big
+    assert store.read("runs/x/a.json")[0] == tag
+    assert store.replace("runs/x/a.json", b"second!", tag) != tag or not store.lease
+    if store.lease:
+        for known in (tag, ""):  # neither what has changed since, nor what is there
+            with pytest.raises(FileExistsError, match="another machine wrote there"):
+                store.replace("runs/x/a.json", b"third", known)
+    assert b"".join(store.read("runs/x/a.json")[1]) == b"second!"
+    store.create("runs/x/empty", iter([b"no more"]), 7)  # over what was cut
+    assert store.list("runs/x")["runs/x/empty"] == 7
+    for name in ("runs/x/empty", "runs/x/empty", "runs/never"):
+        store.delete(name)
+    assert sorted(store.list("runs")) == ["runs/x/a.json", "runs/x/deep/er/big~1.bin"]
+
+
+def test_generations_come_back(home, run, tmp_path):
+    mirror = Mirror(home, "run")
+    for step in (2, 3, 4, 5, 6):
+        advance(run, step)
+        push(mirror, run)
+    assert mirror.generations()[0].step == 6
+    assert len(mirror.generations()) <= 6
+    back = RunDir(tmp_path / "elsewhere" / "run")
+    assert within(bring_run, Mirror(home, "run"), back, say=print)
+    names = [name for name in run.to_mirror() if name != "run.json"]
+    assert {n: (back.folder / n).read_bytes() for n in names} == {
+        n: (run.folder / n).read_bytes() for n in names
+    }
+    assert not any(name.endswith(".part") for name in mirror.store.list(""))
+
+
+def test_a_damaged_copy_is_passed_over(home, run, tmp_path):
+    mirror, said = Mirror(home, "run", settle=0.0), []
+    for step in (2, 3):
+        advance(run, step)
+        newest = push(mirror, run)
+    entry = newest.files["checkpoints/step-00000003.pt"]
+    mirror.store.create(mirror.under + entry["name"], [bytes(entry["size"])], entry["size"])
+    assert within(bring_run, Mirror(home, "run"), RunDir(tmp_path / "b" / "run"), say=said.append)
+    assert any(text.startswith("BROUGHT step 2") for text in said), said
+    push(Mirror(home, "run"), run)  # and put right by the next copy
+    assert within(bring_run, Mirror(home, "run"), RunDir(tmp_path / "c" / "run"), say=said.append)
+    assert said[-1].startswith("BROUGHT step 3")
+
+
+def test_one_owner(home, run):
+    """Of two machines that claim at once, one is refused where the store holds a lease."""
+    mirror = Mirror(home, "run")
+    if isinstance(mirror.home, Path):
+        pytest.skip("a folder has an owner of its own")
+    mirror.attach()
+    name = f"{mirror.under}owner.json"
+    a, b = (RemoteOwner(mirror.store, name, mirror.holds_lease) for _ in "ab")
+    a._read(), b._read()
+    a.beat()
+    if mirror.holds_lease():
+        with pytest.raises(RunError, match="another session took this run over"):
+            b.beat()
+        assert not a.lease_lost()
+        a.beat()
+    b.claim(take_over=True)
+    assert a.lease_lost()
+    b.release()
+    assert a._read()["released"]
+
+
+def test_a_store_that_overwrites_holds_no_lease(bucket):
+    mirror = Mirror(bucket, "run")
+    mirror.attach()
+    assert mirror.holds_lease()
+    replace = mirror.store.replace
+    mirror.lease = None
+    mirror.store.replace = lambda name, data, known=None: replace(name, data)  # heeds no condition
+    assert not mirror.holds_lease()
+    assert MARKER in mirror.store.list("")
+
+
+def test_a_run_survives_its_disk(home, tmp_path, data_home, trained, monkeypatch):
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    said: list[str] = []
+
+    def machine(name):
+        where = {"mirror": home, "say": said.append}
+        return open_run(tmp_path / name / "run", "faces16", overrides=TINY, **where)
+
+    train_for(machine("a"), 5)
+    # another machine, without the packed images
+    monkeypatch.setenv("DREAMLIB_DATA", str(tmp_path / "b" / "data"))
+    again = machine("b")
+    assert any(text.startswith("BROUGHT step 5 from generation") for text in said), said
+    assert any("brought the packed images" in text for text in said), said
+    assert train_for(again) == [6, 7, 8]
+    assert_same_state(final_state(again), final_state(trained))
+    assert again.dir.status()["mirrored"] == 8
+
+
+def test_of_two_mirrors_one_may_fail(bucket, tmp_path, data_home, trained, monkeypatch):
+    import boto3
+
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    said: list[str] = []
+    lost = boto3.resource("s3", region_name="us-east-1").create_bucket(Bucket="soon-lost")
+
+    def machine(name):
+        where = {"mirror": ["s3://soon-lost", bucket], "say": said.append}
+        return open_run(tmp_path / name / "run", "faces16", overrides=TINY, **where)
+
+    train_for(machine("a"), 5)
+    assert not any("MIRROR FAILS" in text for text in said)
+    lost.objects.all().delete()
+    lost.delete()
+    again = machine("b")
+    assert train_for(again) == [6, 7, 8]
+    assert any("BROUGHT step 5" in text and bucket in text for text in said)
+    (fails,) = [text for text in said if text.startswith("MIRROR FAILS")]
+    assert "there is no such bucket: make it, or correct the address" in fails
+    assert_same_state(final_state(again), final_state(trained))
+    status = again.dir.status()
+    assert (status["mirror"], status["mirrored"]) == (bucket, 8)
+    assert [one["mirror"] for one in status["other_mirrors"]] == ["s3://soon-lost"]
+    # where nothing else has the run, a fresh start would bury it
+    with pytest.raises(MirrorError, match=r"there is no such bucket.* may be on it"):
+        open_run(tmp_path / "c" / "run", "faces16", mirror="s3://soon-lost")
+
+
+@pytest.mark.parametrize(
+    ("home", "words"),
+    [
+        ("ftp://x/y", "no store is known by ftp://; there are s3, gs"),
+        ("sftp://me:secret@x/y", "a password in an address gets into logs"),
+        ("hf://datasets/me/x", "is no bucket: hf://buckets/OWNER/NAME"),
+    ],
+)
+def test_an_address_that_cannot_be(home, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        open_store(home)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_store_that_does_not_answer_is_no_fresh_start(monkeypatch, tmp_path):
+    pytest.importorskip("obstore")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "us-east-1")
+    with pytest.raises(MirrorError, match=r"cannot be read .it does not answer.* may be on it"):
+        bring_run(Mirror("s3://bucket/x", "run"), RunDir(tmp_path / "run"))
+
+
+ANSWERS = {
+    "Server returned non-2xx status code: 403 Forbidden: <Code>AccessDenied</Code>": "keys are ref",
+    "status code: 400 Bad Request: <Code>ExpiredToken</Code>": "its keys have expired",
+    "status code: 403 Forbidden: <Code>RequestTimeTooSkewed</Code>": "this machine's clock is",
+    "received 507 (Insufficient Storage)": "it is full",
+    "status code: 404 Not Found: <Code>NoSuchBucket</Code>": "there is no such bucket",
+    "429 Client Error: Too Many Requests for url": "it asks to wait",
+    "401 Client Error: Unauthorized for url": "keys are refused",
+}
+
+
+@pytest.mark.parametrize("words", ANSWERS)
+def test_every_refusal_is_one_sentence(hub, words, monkeypatch):
+    store = open_store(hub)
+    store.api.fails = RuntimeError(words)
+    for call in (
+        lambda: store.list("runs"),
+        lambda: store.read("a 404 Not Found"),
+        lambda: store.replace("a", b""),
+        lambda: store.delete("a"),
+        lambda: store.create("a", [b"x"], 1),
+    ):
+        with pytest.raises(OSError, match=ANSWERS[words]) as caught:
+            call()
+        assert caught.value.errno not in (errno.ENOENT, None)
+        assert str(caught.value.filename).startswith(hub)
