@@ -99,8 +99,9 @@ def find_run(folder: str | Path, mirror: Places = None) -> bool:
 def mirrors_of(run_dir: RunDir, named: Places) -> list[Mirror]:
     """A run's places on its mirrors.  RunError when a run lies in its mirror, or that in it: copies
     would be copied, or nothing would be.  A Drive that nobody named is then done without."""
+    name = run_dir.name
     homes = [home for home in mirror_homes(named) if _apart(run_dir, home, bool(named))]
-    return [Mirror(home, run_dir.name) for home in homes]
+    return [Mirror(home, name) for home in homes]
 
 
 def _apart(run_dir: RunDir, home: Path | str, named: bool) -> bool:

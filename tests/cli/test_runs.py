@@ -17,6 +17,7 @@ from dreamlib.runs.lock import myself
 from dreamlib.runs.mirror.store import Mirror
 from dreamlib.runs.mirror.uploader import PATIENCE
 from dreamlib.runs.open import open_run
+from dreamlib.runs.run import NO_MIRROR
 from dreamlib.training.fork import fork_run
 from dreamlib.training.train import train
 from dreamlib.utils.errors import CheckpointError, ConfigError, RunError
@@ -421,8 +422,7 @@ def test_what_kills_left_half_written_is_swept(parent):
 @pytest.mark.parametrize("mirror", [[], ["--mirror", "none"]])
 def test_no_mirror_is_one_sentence(dreamlib, command, mirror):
     err = dreamlib.refused(command, "ours", *mirror)
-    assert err == "error: there is no mirror: name a folder or a store's URL (--mirror, or "
-        "DREAMLIB_MIRROR)\n"
+    assert err == f"error: {NO_MIRROR}\n"
 
 
 def test_another_run_of_the_same_name_is_not_mixed_in(dreamlib, parent, tmp_path):

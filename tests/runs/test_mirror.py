@@ -11,6 +11,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -605,6 +606,75 @@ def test_an_upload_that_ends_later_is_noticed(run, mirror, monkeypatch):
         assert ours.report().endswith("uploading")
         state["now"] = "uploaded"
         wait_for(lambda: ours.report().endswith("uploaded"))
+
+
+def test_copies_are_as_close_as_their_cost_allows(run, mirror, monkeypatch):
+    """A twentieth of the time at most, and what is under way is not joined by more."""
+    monkeypatch.setattr(uploader_module, "CLOSEST", 0.05)
+    began, original = [], mirror.push
+
+    def slow(*args):
+        began.append(time.monotonic())
+        time.sleep(0.1)
+        return original(*args)
+
+    mirror.push = slow
+    with carrying(uploader(mirror, run, [], minutes=None)) as ours:
+        ours.request()
+        wait_for(lambda: ours.last is not None and ours.asked == ours.done)
+        assert not ours.due()
+        wait_for(ours.due)
+        assert time.monotonic() - began[0] >= 0.1 / uploader_module.SHARE
+        ours.request()
+        wait_for(lambda: len(began) == 2)
+        assert began[1] - began[0] >= 0.1 / uploader_module.SHARE
+        ours.upload, ours.cost = "uploading", 0.0
+        assert ours._every() == uploader_module.UNKNOWN
+        ours.minutes = 1.0
+        assert ours._every() == 60.0
+    # and a period that is asked for is kept, whatever a copy costs
+    assert uploader(mirror, run, [], minutes=0.5)._every() <= 30.0
+
+
+@pytest.mark.parametrize(
+    ("upload", "words"),
+    [
+        ("unknown", "nothing tells whether its server has"),
+        ("uploading", "still uploads"),
+        ("refused", "its server refuses some"),
+    ],
+)
+def test_a_mount_that_delivers_nothing_is_named_with_its_remedy(
+    run, mirror, monkeypatch, upload, words
+):
+    said: list[str] = []
+    monkeypatch.setattr(uploader_module, "UNKNOWN", 0.2)
+    monkeypatch.setattr(uploader_module, "GLANCE", 0.01)
+    monkeypatch.setattr(mount_module, "filesystem_of", lambda path: "fuse.drive")
+    monkeypatch.setattr(mirror, "uploaded", lambda generation: upload)
+    with carrying(uploader(mirror, run, said)) as ours:
+        assert ours.flush(20)
+        wait_for(lambda: ours.warned)
+        time.sleep(0.1)
+    (told,) = [text for text in said if text.startswith("NOT KNOWN TO BE SAFE")]
+    assert words in told
+    assert "name a second place too (--mirror s3://" in told
+    assert "uploaded" not in ours.report()
+
+
+def test_a_fuse_mount_never_settles_by_time(run, mirror, monkeypatch):
+    monkeypatch.setattr(mount_module, "filesystem_of", lambda path: "fuse.drive")
+    for step in range(2, 8):
+        advance(run, step)
+        push(mirror, run)  # which settles at once elsewhere
+    assert [g.number for g in mirror.generations()] == [6, 5, 4, 1]
+
+
+def test_a_disks_room_is_told_unless_it_is_made_up(mirror, monkeypatch):
+    mirror.attach()
+    assert "MiB are free there" in mirror.store.room()
+    monkeypatch.setattr(mount_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**50))
+    assert mirror.store.room() == ""
 
 
 def test_copies_keep_their_distance(run, mirror):

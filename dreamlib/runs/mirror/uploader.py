@@ -24,6 +24,7 @@ PATIENCE = 30.0  # seconds between two lines while somebody waits for the mirror
 ANSWER = 60.0  # seconds that the beginning of a training waits for it to answer at all
 SHARE = 0.05  # of the time may be spent on copying
 CLOSEST = 10.0  # seconds between two copies, however little they cost
+GLANCE = 2.0  # seconds between two looks at an upload that is under way
 REASONS = {
     errno.ENOSPC: "it is full: free some space there, its trash included",
     errno.ENOTCONN: "it is not connected: mount it again",
@@ -65,7 +66,7 @@ class Uploader:
         self.without_images = ""  # why the packed images are not there
         self.last: Generation | None = None
         self.upload, self.unknown = "unknown", 0.0  # and since when, through a FUSE mount
-        self.warned = False
+        self.warned, self.sent = False, 0.0  # sent: when the last copy began
         # A mount that hangs must not keep the process from ending.
         self.thread = threading.Thread(target=self._live, name="mirror", daemon=True)
 
@@ -156,6 +157,8 @@ class Uploader:
             try:
                 if push or not self.failing:
                     self._pulse()
+                    if self.last and self.upload == "uploading":
+                        self._look(self.last)
                 if push and not self.lease_lost:
                     self._push()
                     self._settled(wanted)
@@ -180,6 +183,8 @@ class Uploader:
     def _every(self) -> float:
         """Seconds from the end of one copy to the beginning of the next."""
         free = max(CLOSEST, self.cost * (1 / SHARE - 1))
+        if self.upload == "uploading":  # what is still under way is not joined by more
+            free = max(free, UNKNOWN)
         return free if self.minutes is None else min(free, 60 * self.minutes)
 
     def _pause(self) -> float:
@@ -187,6 +192,8 @@ class Uploader:
         beat_in = self.beaten + self.beat - time.monotonic()
         if self.failing or self.lease_lost:
             beat_in = self.beat
+        if self.upload == "uploading":
+            beat_in = min(beat_in, GLANCE)
         return min(self.beat, max(0.01, min(beat_in, self._push_in())))
 
     def _pulse(self) -> None:
@@ -222,10 +229,10 @@ class Uploader:
             self.owner.beat()
 
     def _push(self) -> None:
-        start, first = time.monotonic(), self.last is None
+        self.sent, first = time.monotonic(), self.last is None
         new = self.mirror.push(self.run, self.identity)
         self.last, self.pushed = new, time.time()
-        self.cost = time.monotonic() - start
+        self.cost = time.monotonic() - self.sent
         self._look(new)
         if first:
             self.say(self._arithmetic(new))
@@ -240,22 +247,25 @@ class Uploader:
                 )
 
     def _look(self, generation: Generation) -> None:
-        """Whether it is stored; a mount that takes everything and does not say so is named once."""
+        """Whether it is stored.  A mount that takes everything and delivers nothing is named once:
+        it gives back what it took, so reading proves nothing."""
+        now, former = time.monotonic(), self.upload
         self.upload, store = self.mirror.uploaded(generation), self.mirror.store
-        open_question = isinstance(store, Folder) and not store.vouched
-        if not open_question or self.upload not in ("unknown", "refused"):
+        if former == "uploading" and self.upload == "uploaded":
+            self.cost = max(self.cost, now - self.sent)  # of the link, as far as a mount tells
+        if self.upload == "uploaded" or not isinstance(store, Folder) or store.vouched:
             self.unknown, self.warned = 0.0, False
             return
-        self.unknown = self.unknown or time.monotonic()
+        self.unknown = self.unknown or now
         refused = self.upload == "refused"
-        if not self.warned and (refused or time.monotonic() - self.unknown >= UNKNOWN):
+        if not self.warned and (refused or now - self.unknown >= UNKNOWN):
             self.warned = True
-            what = "its server refuses some" if refused else "nothing tells whether its server has"
+            open_question = {"refused": "its server refuses some", "uploading": "still uploads"}
             self.say(
-                f"NOT KNOWN TO BE SAFE: the mount {self.mirror.home} has taken every copy, and "
-                f"{what} (it may be full, over quota or read-only): look there from another "
-                "machine, or name a second place too (--mirror s3://..., hf://buckets/..., sftp://"
-                "...)"
+                f"NOT KNOWN TO BE SAFE: the mount {self.mirror.home} has taken every copy, but "
+                f"{open_question.get(self.upload, 'nothing tells whether its server has')} (full, "
+                "over quota, read-only?): look there from another machine, or name a second place "
+                "too (--mirror s3://..., hf://buckets/..., sftp://...)"
             )
 
     def _arithmetic(self, generation: Generation) -> str:
