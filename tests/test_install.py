@@ -26,6 +26,7 @@ SETUP = "import importlib.util, subprocess, sys"  # in the setup cell of every n
 PROJECT = (ROOT / "pyproject.toml").read_text()
 HERE = Path(sysconfig.get_path("purelib"))
 KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Batch"}
+PUBLISHED = f"git+https://github.com/dreamlib/dreamlib@{'0123456789' * 4}"
 
 # It writes down how it was called, and "installs" what PIP_GIVES lists for what it was asked for.
 PIP = """
@@ -52,7 +53,7 @@ def setup_cell() -> str:
     return cell
 
 
-def choosing(path: Path) -> str:
+def choosing(path: Path | str) -> str:
     """The cell whose reader has named what is attached."""
     cell = setup_cell()
     return re.sub('^SOURCE = ".*?"', f'SOURCE = "{path}"', cell, count=1, flags=re.MULTILINE)
@@ -187,7 +188,7 @@ def test_what_is_merely_attached_is_never_run(environment, tmp_path):
     (home / "dreamlib/install.py").write_text("raise SystemExit('it ran')")
     (env.inputs / "a/dreamlib-9.9-py3-none-any.whl").touch()
     attach(env, "typer", "9.9.9")
-    done = env.run(setup_cell(), away(tmp_path), **KAGGLE)
+    done = env.run(choosing(PUBLISHED), away(tmp_path), **KAGGLE)
     assert done.stderr.strip().endswith("No module named 'dreamlib'")
     assert "it ran" not in done.stderr
     (env.site / "dreamlib").symlink_to(ROOT / "dreamlib")
@@ -235,23 +236,109 @@ def test_the_wheel_holds_all_that_the_library_needs(environment, tmp_path, wheel
 
 
 @pytest.mark.parametrize("stray", [False, True])
-def test_otherwise_the_tag_is_fetched_without_its_dependencies(environment, tmp_path, stray):
+def test_otherwise_the_commit_is_fetched_without_its_dependencies(environment, tmp_path, stray):
     """A folder called dreamlib that holds no package (a mirror, say) is not taken for one."""
     env, cwd = environment(), away(tmp_path)
     if stray:
         (cwd / "dreamlib/runs").mkdir(parents=True)
-    repository = re.search('^Repository = "(.+)"$', PROJECT, re.MULTILINE)[1]
-    source = f"git+{repository}@v{__version__}"
-    gives = {source: ["dreamlib", str(clone(tmp_path / "tag") / "dreamlib")]}
-    assert_ready(env.run(twice(setup_cell()), cwd, gives=gives), env.site)
+    gives = {PUBLISHED: ["dreamlib", str(clone(tmp_path / "tag") / "dreamlib")]}
+    assert_ready(env.run(twice(choosing(PUBLISHED)), cwd, gives=gives), env.site)
     (call,) = env.calls
-    assert call["args"] == ["install", "-q", "--no-deps", source]
+    assert call["args"] == ["install", "-q", "--no-deps", PUBLISHED]
+
+
+def test_a_copy_that_was_not_published_says_so_and_asks_nobody(environment, tmp_path):
+    """The name in its badges may be anybody's."""
+    env = environment()
+    done = env.run(setup_cell(), away(tmp_path))
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.endswith("not a published one: attach dreamlib, name its path as SOURCE")
+    assert env.calls == []
+
+
+@pytest.fixture
+def fork(tmp_path):
+    """-> (a commit stamped into its notebooks, the setup cell of one, variables): `make slug` in a
+    clone of this project, on a git server of this machine that answers for github.com."""
+    served, work = tmp_path / "served/me/mine", tmp_path / "work"
+    clone(work)
+    for name in ("notebooks", "tools", "docs", "CITATION.cff", "CONTRIBUTING.md"):
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, work / name, **{"dirs_exist_ok": True} if source.is_dir() else {})
+    git(work, "init", "-q", "-b", "main")
+    commit(work, "the library")
+    sha = git(work, "rev-parse", "HEAD")
+    command = [sys.executable, "-I", "-S", "tools/slug.py", "me/mine", "v1"]
+    told = subprocess.run(command, cwd=work, capture_output=True, text=True, check=True).stdout
+    assert f"the notebooks install {sha}: commit them, tag that v1, push both" in told
+    commit(work, "stamped")
+    git(work, "tag", "v1")
+    git(work, "clone", "-q", "--bare", str(work), str(served))
+    variables = {"GIT_CONFIG_COUNT": "1", "PIP_NO_BUILD_ISOLATION": "false"}
+    variables["GIT_CONFIG_KEY_0"] = f"url.file://{served.parent.parent}/.insteadOf"
+    variables["GIT_CONFIG_VALUE_0"] = "https://github.com/"
+    notebook = json.loads((work / "notebooks/00_complete.ipynb").read_text())
+    (cell,) = ("".join(c["source"]) for c in notebook["cells"] if SETUP in "".join(c["source"]))
+    return work, sha, cell, variables
+
+
+def git(folder: Path, *words: str) -> str:
+    who = ["-c", "user.name=x", "-c", "user.email=x@example.org"]
+    command = ["git", "-C", str(folder), *who, *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def commit(folder: Path, words: str) -> None:
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "-m", words)
+
+
+@pytest.mark.slow
+def test_a_fork_installs_what_was_published_whatever_its_tag_says_later(
+    environment, tmp_path, fork
+):
+    work, sha, cell, variables = fork
+    assert f'SOURCE = "git+https://github.com/me/mine@{sha}"' in cell
+    (work / "dreamlib/install.py").write_text("raise SystemExit('other code ran')")
+    commit(work, "other code, under the same tag")
+    git(work, "tag", "-f", "v1")
+    served = tmp_path / "served/me/mine"
+    git(work, "push", "-q", "--force", "--tags", str(served), "main")
+    env = environment(pip=True)
+    assert_ready(env.run(cell + WHERE, away(tmp_path), **variables), env.site)
+    # and where that commit is no more, nothing takes its place
+    shutil.rmtree(env.folder), shutil.rmtree(served)
+    git(work, "checkout", "-q", "--orphan", "fresh")
+    commit(work, "history rewritten")
+    served.mkdir()
+    git(served, "init", "-q", "--bare")
+    git(work, "push", "-q", "--force", str(served), "fresh:main")
+    env = environment(pip=True)
+    done = env.run(cell, tmp_path / "away/from/home", **variables)
+    assert done.returncode == 1
+    assert "other code ran" not in done.stdout + done.stderr
+    assert done.stderr.strip().endswith("No module named 'dreamlib'")
+
+
+def test_what_is_not_committed_is_not_stamped(tmp_path):
+    work = clone(tmp_path / "work")
+    shutil.copytree(ROOT / "tools", work / "tools")
+    git(work, "init", "-q")
+    commit(work, "the library")
+    (work / "dreamlib/new.py").write_text("")
+    command = [sys.executable, "-I", "-S", "tools/slug.py", "me/mine"]
+    done = subprocess.run(command, cwd=work, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "commit this first" in done.stderr
+    assert "dreamlib/new.py" in done.stderr
 
 
 @pytest.mark.parametrize("installer", ["pip", "none"])
 def test_without_internet_it_says_what_to_do(environment, tmp_path, installer):
     env = environment(*["pip"] * (installer == "none"), pip=True)
-    done = env.run(setup_cell(), away(tmp_path))
+    done = env.run(choosing(PUBLISHED), away(tmp_path))
     assert done.returncode == 1
     assert done.stderr.strip().endswith("No module named 'dreamlib'")
     (text,) = (c for c in cells("markdown") if c.startswith("## Set-up"))

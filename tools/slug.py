@@ -1,14 +1,18 @@
-"""Point every badge, link and setup cell at a repository and a tag: `make slug REPO=owner/name`.
+"""Point every badge and link at a repository and a tag, and every setup cell at this very commit:
+`make slug REPO=owner/name`.
 
     python3 tools/slug.py owner/name [tag]
 
 What is there now is read from [project.urls] of pyproject.toml; the tag is v and the version there,
-unless one is given.  Standard library only: it runs before anything is installed.
+unless one is given.  A name can become somebody else's, and a tag be moved: the setup cells install
+by the hash of the commit that they were stamped at, and the commit of the stamped notebooks is the
+one to tag and push.  Standard library only: it runs before anything is installed.
 """
 
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -72,21 +76,51 @@ def rewrite(text: str, old: str, slug: str, tag: str) -> tuple[str, int]:
     return text, changed
 
 
+# In a notebook's JSON; a path that somebody has put there stays.
+SOURCE = re.compile(r'(?<=SOURCE = \\")(?:git\+https://github\.com/[^"\\]+)?(?=\\")')
+
+
+def commit() -> str:
+    """The full hash of the commit that holds the library as it is here; '' where there is none."""
+    git = ["git", "-C", str(ROOT)]
+    try:
+        found = subprocess.run(
+            [*git, "rev-parse", "--verify", "HEAD"], capture_output=True, text=True
+        )
+    except FileNotFoundError:
+        return ""
+    if found.returncode or not (ROOT / ".git").exists():
+        return ""
+    state = [*git, "status", "--porcelain", "--", "dreamlib", "pyproject.toml"]
+    if changed := subprocess.run(state, capture_output=True, text=True, check=True).stdout:
+        sys.exit(f"commit this first, so that the notebooks can install it:\n{changed.rstrip()}")
+    return found.stdout.strip()
+
+
+def stamp(text: str, slug: str, sha: str) -> str:
+    """A notebook whose setup cell installs this commit; none, where there is no hash."""
+    return SOURCE.sub(f"git+https://github.com/{slug}@{sha}" if sha else "", text)
+
+
 def main(words: list[str]) -> None:
     if not 1 <= len(words) <= 2:
         sys.exit("usage: make slug REPO=owner/name [TAG=v1.2.3]")
     old, tag = current((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     slug, tag = words[0], words[1] if len(words) > 1 else tag
     check(slug, tag)
-    told = 0
+    told, sha = 0, commit()
     for path in sorted(path for pattern in FILES for path in ROOT.glob(pattern)):
         before = path.read_bytes().decode("utf-8")
         after, changes = rewrite(before, old, slug, tag)
+        if path.suffix == ".ipynb":
+            after = stamp(after, slug, sha)
         if after != before:
             path.write_bytes(after.encode("utf-8"))
             told += changes
             sys.stdout.write(f"{path.relative_to(ROOT).as_posix()}: {changes}\n")
     sys.stdout.write(f"{told} addresses changed: {slug} at {tag}\n")
+    what = f"install {sha}: commit them, tag that {tag}, push both" if sha else "are not stamped"
+    sys.stdout.write(f"the notebooks {what}\n")
 
 
 if __name__ == "__main__":
