@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
-import subprocess
-import sys
-import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,121 +20,48 @@ from dreamlib.utils.errors import ConfigError, MirrorError, RunError
 from tests.conftest import TINY, train_for, within
 from tests.runs.test_mirror import advance, push
 from tests.runs.test_mirror import run as run
+from tests.stand_ins import servers
 from tests.training.test_train import assert_same_state, final_state
-
-PASSWORD = "dreamlib-test"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def wait_for(port: int, seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.05)
-    raise AssertionError(f"nothing listens on {port}")
 
 
 @pytest.fixture(scope="module")
 def s3():
-    """Moto's S3 server -> its port."""
+    """Moto's S3 server, for all tests here."""
     pytest.importorskip("moto")
     pytest.importorskip("obstore")
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        wait_for(port)
-        yield port
-    finally:
-        process.kill()
-        process.wait()
+    with servers.s3() as reached:
+        yield reached
 
 
 @pytest.fixture
 def bucket(s3, monkeypatch, request):
-    """-> the URL of an empty bucket."""
-    import boto3
+    """-> the address of an empty place in it."""
+    set_all(monkeypatch, s3[1])
+    return f"{s3[0]}/{abs(hash(request.node.nodeid))}"
 
-    keys = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": PASSWORD}
-    more = {"AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3}"}
-    for name, value in (keys | more).items():
+
+def set_all(monkeypatch, variables):
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    name = f"bucket-{abs(hash(request.node.nodeid))}"
-    boto3.client("s3", region_name="us-east-1").create_bucket(Bucket=name)
-    return f"s3://{name}/some/where"
 
 
 @pytest.fixture
 def webdav(tmp_path, monkeypatch):
-    """wsgidav on a folder -> the URL of a folder in it."""
     pytest.importorskip("webdav4")
-    wsgi = pytest.importorskip("wsgidav.wsgidav_app")
-    from cheroot.wsgi import Server
-
-    (tmp_path / "served").mkdir()
-    users = {"*": {"me": {"password": PASSWORD}}}
-    app = wsgi.WsgiDAVApp(
-        {
-            "provider_mapping": {"/": str(tmp_path / "served")},
-            "simple_dc": {"user_mapping": users},
-            "logging": {"enable": False},
-            "verbose": 0,
-        }
-    )
-    server = Server(("127.0.0.1", free_port()), app)
-    server.prepare()
-    threading.Thread(target=server.serve, daemon=True).start()
-    monkeypatch.setenv("DREAMLIB_MIRROR_PASSWORD", PASSWORD)
-    yield f"webdav+http://me@127.0.0.1:{server.bind_addr[1]}/dreamlib"
-    server.stop()
+    pytest.importorskip("wsgidav")
+    with servers.webdav(tmp_path / "served") as (url, variables):
+        set_all(monkeypatch, variables)
+        yield url
 
 
 @pytest.fixture
 def sftp(tmp_path, monkeypatch):
-    """OpenSSH's server with a key of its own -> the URL of a folder."""
-    paramiko = pytest.importorskip("paramiko")
-    if not Path("/usr/sbin/sshd").exists() or os.geteuid():
-        pytest.skip("no OpenSSH server, or not root")
-    home = tmp_path / "ssh"
-    home.mkdir(mode=0o700)
-    key = paramiko.RSAKey.generate(2048)
-    key.write_private_key_file(str(home / "host"))
-    key.write_private_key_file(str(home / "mine"))
-    public = f"{key.get_name()} {key.get_base64()}\n"
-    (home / "authorized").write_text(public)
-    port = free_port()
-    (home / "config").write_text(
-        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {home}/host\nPidFile {home}/pid\n"
-        f"AuthorizedKeysFile {home}/authorized\nStrictModes no\nUsePAM no\n"
-        "PermitRootLogin yes\nSubsystem sftp internal-sftp\n"
-    )
-    Path("/run/sshd").mkdir(exist_ok=True)
-    process = subprocess.Popen(
-        ["/usr/sbin/sshd", "-D", "-e", "-f", str(home / "config")], stderr=subprocess.DEVNULL
-    )
-    connect = paramiko.SSHClient.connect
-
-    def with_key(client, *words, **named):
-        client.get_host_keys().add(f"[127.0.0.1]:{port}", key.get_name(), key)
-        return connect(client, *words, **named, key_filename=str(home / "mine"))
-
-    monkeypatch.setattr(paramiko.SSHClient, "connect", with_key)
-    try:
-        wait_for(port)
-        yield f"sftp://root@127.0.0.1:{port}{tmp_path}/there"
-    finally:
-        process.kill()
-        process.wait()
+    pytest.importorskip("paramiko")
+    if reason := servers.no_sshd():
+        pytest.skip(reason)
+    with servers.sftp(tmp_path / "ssh") as (url, variables):
+        set_all(monkeypatch, variables)
+        yield url
 
 
 class Hub:
@@ -352,7 +274,7 @@ def test_an_address_that_cannot_be(home, words):
 
 def test_a_store_that_does_not_answer_is_no_fresh_start(monkeypatch, tmp_path):
     pytest.importorskip("obstore")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{servers.free_port()}")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
         monkeypatch.setenv(name, "us-east-1")
     with pytest.raises(MirrorError, match=r"cannot be read .it does not answer.* may be on it"):
