@@ -6,6 +6,7 @@ import json
 import sys
 from importlib import import_module
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 from scipy import stats
@@ -289,3 +290,19 @@ def test_a_gans_step_is_timed_with_and_without_its_regularisers():
     assert rates["plain"] == (never, never)
     assert rates["r1"] == (1, never)
     assert rates["path"] == (never, 1)
+
+
+def test_before_and_now_are_the_files():
+    rows = json.loads((ROOT / "benchmarks/recipes.json").read_text())["rows"]
+    page = (ROOT / "docs/BENCHMARKS.md").read_text("utf-8")
+    means = {}
+    for build in ("before", "now"):
+        told = []
+        for name, digits in (("fd", 2), ("corrected", 2), ("kid", 4), ("coverage", 3)):
+            values = [row[name] for row in rows if row["build"] == build]
+            assert len(values) == 3
+            means[build, name] = mean(values)
+            told.append(f"{mean(values):.{digits}f} ± {stdev(values) / 3**0.5:.{digits}f}")
+        assert f"| {build} | {' | '.join(told)} |" in page
+    ratios = [f"{means['now', x] / means['before', x]:.2f}" for x in ("fd", "corrected", "kid")]
+    assert f"| now / before | {' | '.join(ratios)} | |" in page

@@ -308,7 +308,31 @@ def test_where_the_mirror_is(tmp_path, monkeypatch, kind, mounted, variable, nam
         Path("MyDrive").mkdir()
     if variable:
         monkeypatch.setenv("DREAMLIB_MIRROR", variable)
-    assert host.mirror_home(named) == (Path(home) if home else None)
+    assert host.mirror_homes(named) == ([Path(home)] if home else [])
+
+
+@pytest.mark.parametrize("named", [None, ["a", Path("b"), "s3://c/d"]])
+def test_several_mirrors_are_folders_and_addresses(monkeypatch, named):
+    monkeypatch.setenv("DREAMLIB_MIRROR", "none" if named else "a;b;s3://c/d;a")
+    assert host.mirror_homes(named) == [Path("a"), Path("b"), "s3://c/d"]
+
+
+def test_kaggles_inputs_are_walked_once_and_again_when_something_is_attached(tmp_path, monkeypatch):
+    inputs, walks, walk = tmp_path / "input", [], os.walk
+    (inputs / "a/run/checkpoints").mkdir(parents=True)
+    (inputs / "a/run/config.yaml").touch()
+    pretend(monkeypatch, "kaggle")
+    monkeypatch.setattr(host, "INPUTS", inputs)
+    monkeypatch.setattr(host.os, "walk", lambda place: (walks.append(place), walk(place))[1])
+    for _ in range(3):
+        assert host.earlier_outputs("run") == [inputs / "a/run"]
+        assert host.weight_folders()
+    assert len(walks) == 1
+    (inputs / "b").mkdir()
+    (inputs / "b/some.pth").touch()
+    os.utime(inputs, ns=(1, 1))  # as when something is attached, on clocks however coarse
+    assert inputs / "b" in host.weight_folders()
+    assert len(walks) == 2
 
 
 # Kaggle's attached outputs

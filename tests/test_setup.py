@@ -37,9 +37,11 @@ def test_environment_agrees_with_pyproject():
 
 
 def test_only_lower_bounds():
-    for part in ["dependencies", "eval", "data", "notebooks", "export", "dev"]:
+    for part in ["dependencies", "eval", "data", "notebooks", "export", "stores", "dev"]:
         for requirement in requirements(part):
-            assert re.fullmatch(r"[A-Za-z0-9_.-]+>=[0-9.]+", requirement), requirement
+            assert re.fullmatch(r"[A-Za-z0-9_.-]+(\[[a-z0-9,]+\])?>=[0-9.]+", requirement), (
+                requirement
+            )
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -46,6 +47,7 @@ def working_folder() -> Path:
     return here.parent if in_clone else here
 
 
+SOUGHT = ("config.yaml", "manifest.json")  # of runs, and of packed images
 Places = str | Path | Sequence[str | Path] | None
 DRIVE = Path("/content/drive/MyDrive")
 
@@ -76,7 +78,11 @@ def mount_drive() -> None:
 
         drive.mount(str(DRIVE.parent))
     except Exception as error:  # noqa: BLE001  refused, or not answered: Colab has kinds of its own
-        say(f"no Drive ({error}): what this session makes is lost with its machine")
+        say(
+            f"no Drive ({error}): what this session makes is lost with its machine, unless a store "
+            "is named: MIRROR = 'hf://buckets/OWNER/NAME' (s3://, webdav://, sftp://), or "
+            "DREAMLIB_MIRROR"
+        )
 
 
 def earlier_outputs(name: str) -> list[Path]:
@@ -91,7 +97,18 @@ def attached(name: str, holding: str) -> list[Path]:
     """
     if platform() != "kaggle":
         return []
-    return sorted(path.parent for path in INPUTS.glob(f"**/{glob.escape(name)}/{holding}"))
+    return [p.parent for p in _inputs() if (p.parent.name, p.name) == (name, holding)]
+
+
+def _inputs() -> list[Path]:
+    """What is looked for among Kaggle's inputs: walked once, again when something was attached."""
+    return _walked(INPUTS, INPUTS.stat().st_mtime_ns) if INPUTS.exists() else []
+
+
+@lru_cache(maxsize=1)
+def _walked(folder: Path, changed: int) -> list[Path]:
+    files = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
+    return sorted(x for x in files if x.name in SOUGHT or x.suffix == ".pth")
 
 
 def memory_in_use(device: torch.device) -> tuple[int, int | None]:
@@ -171,8 +188,9 @@ def weight_folders(named: str | None = None) -> list[Path]:
     """Where pretrained weights are looked for, in order: as named, DREAMLIB_WEIGHTS, torch's own
     folder, and what is attached on Kaggle."""
     env = os.environ.get("DREAMLIB_WEIGHTS")
-    inputs = INPUTS.glob("**/*.pth") if platform() == "kaggle" else []
-    places = [named, env, weights_cache(), *sorted({path.parent for path in inputs})]
+    inputs = _inputs() if platform() == "kaggle" else []
+    found = {path.parent for path in inputs if path.suffix == ".pth"}
+    places = [named, env, weights_cache(), *sorted(found)]
     return [Path(place).expanduser() for place in places if place]
 
 
