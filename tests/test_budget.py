@@ -317,7 +317,7 @@ def test_several_mirrors_are_folders_and_addresses(monkeypatch, named):
     assert host.mirror_homes(named) == [Path("a"), Path("b"), "s3://c/d"]
 
 
-def test_kaggles_inputs_are_walked_once_and_again_when_something_is_attached(tmp_path, monkeypatch):
+def test_kaggles_inputs_are_walked_once_until_something_is_attached(tmp_path, monkeypatch):
     inputs, walks, walk = tmp_path / "input", [], os.walk
     (inputs / "a/run/checkpoints").mkdir(parents=True)
     (inputs / "a/run/config.yaml").touch()

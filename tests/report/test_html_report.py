@@ -153,7 +153,7 @@ def test_settings_that_differ_and_all_of_them(scored):
     settings = page.decode().partition('id="settings"')[2].partition("<details>")[0]
     assert "train.batch 6 128" in " ".join(re.sub(r"<[^>]+>", " ", settings).split())
     assert "train.batch: 64 -> 6" in found.text  # from the preset
-    assert "save_minutes: 0.5" in found.text  # a default, in the whole configuration
+    assert "clip: 1.0" in found.text  # a default, in the whole configuration
 
 
 def test_the_story_counts_savings_and_provenance_names_what_there_is(scored):
