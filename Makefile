@@ -13,7 +13,7 @@ q = '$(subst ','\'',$(1))'
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 2147483647
 
-.PHONY: demo test test-slow bench lint docs playground slug clean
+.PHONY: demo test test-slow test-versions bench lint docs playground slug clean
 
 $(VENV)/.installed: pyproject.toml
 	$(HOST_PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("dreamlib needs Python 3.10 or newer, and $(HOST_PYTHON) is %d.%d: name another, as in make demo HOST_PYTHON=python3.12" % sys.version_info[:2])'
@@ -34,6 +34,11 @@ test: $(VENV)/.installed-dev
 
 test-slow: $(VENV)/.installed-dev
 	$(PYTHON) -m pytest -m slow
+
+# The same on what Colab and Kaggle have, and on the lowest versions allowed: make test-versions SETS=colab
+SETS ?=
+test-versions:
+	$(HOST_PYTHON) tools/versions.py $(SETS)
 
 # Side by side with other packages: make bench, make bench BENCH=dream_cost, make bench BENCH=--quick
 BENCH ?=
@@ -66,5 +71,5 @@ playground: $(VENV)/.installed
 
 # Removes what the other targets made, runs/ excepted: it holds trained models.
 clean:
-	rm -rf $(VENV) docs/api build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) .versions docs/api build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
