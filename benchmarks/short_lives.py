@@ -4,10 +4,11 @@
 
 A tiny run trains on a machine whose process and disk are destroyed again and again; the next one
 knows only the mirror.  A life of 40 seconds stands for one of 40 minutes, so that every period of
-dreamlib's is a sixtieth here (but not what a copy costs: that is real, and at most a twentieth).  Its last machine ends the run; its weights must be those of a run that
-nobody disturbed.  `folder` is this machine's own disk, `fuse` an `rclone mount` that writes back
-late, `s3` moto's server, `webdav` wsgidav, `sftp` OpenSSH; `30 minutes` has the period that
-dreamlib once had, every 10 minutes saved and every 30 copied, to `s3`.
+dreamlib's is a sixtieth here (but not what a copy costs: that is real, and at most a twentieth).
+Its last machine ends the run; its weights must be those of a run that nobody disturbed.  `folder`
+is this machine's own disk, `fuse` an `rclone mount` that writes back late, `s3` moto's server,
+`webdav` wsgidav, `sftp` OpenSSH; `30 minutes` has the period that dreamlib once had, every 10
+minutes saved and every 30 copied, to `s3`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`dreamlib run ...`: status, list, fork, pull, push."""
+"""`dreamlib run ...`: status, list, fork, pull, push, kaggle."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dreamlib.cli.options import Mirrors, RunFolder, Set
 from dreamlib.runs.checkpoints import look
 from dreamlib.runs.folder import RunDir
 from dreamlib.runs.history import share_of, state_of, story
+from dreamlib.runs.kaggle import publish
 from dreamlib.runs.lock import locked
 from dreamlib.runs.mirror.restore import fetch_newest
 from dreamlib.runs.open import bring_back, mirrors_of, open_run
@@ -85,6 +86,17 @@ def push(run: RunFolder, mirror: Mirrors = None) -> None:
     """Copy everything worth keeping of a run to its mirror, now."""
     _existing(run)
     open_run(run, mirror=mirror).push()
+
+
+@run_app.command()
+def kaggle(
+    run: RunFolder,
+    name: Annotated[str, typer.Argument(help="OWNER/NAME of the data set, new or yours")],
+) -> None:
+    """Publish a run as a private Kaggle data set; attached, it is found there and goes on."""
+    ours = _existing(run)
+    with locked(ours.lock):
+        say(f"{publish(ours, name)} files are in the data set {name}: attach it to go on there")
 
 
 def _existing(run: Path) -> RunDir:

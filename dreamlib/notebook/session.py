@@ -38,7 +38,7 @@ from dreamlib.utils.errors import (
     RunError,
 )
 from dreamlib.utils.images import enlarge, grid
-from dreamlib.utils.platform import Places, mount_drive, working_folder
+from dreamlib.utils.platform import Places, flush_drive, mount_drive, working_folder
 from dreamlib.utils.progress import Advance, Progress, TextProgress, duration, tell
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ def stop_cleanly() -> Iterator[None]:
         tell(f"{PAUSED}{error}")
     except Interrupted as error:
         tell(f"STOPPED: {error}")
+        flush_drive()
         raise SystemExit(0) from None  # IPython 7 fails on one that has a context
     except (NotThere, NotEnoughSamples) as error:
         if not _paused:

@@ -47,6 +47,7 @@ def working_folder() -> Path:
     return here.parent if in_clone else here
 
 
+FLUSH_MS = 600_000  # that a Drive may take to upload the last of it
 SOUGHT = ("config.yaml", "manifest.json")  # of runs, and of packed images
 Places = str | Path | Sequence[str | Path] | None
 DRIVE = Path("/content/drive/MyDrive")
@@ -83,6 +84,17 @@ def mount_drive() -> None:
             "is named: MIRROR = 'hf://buckets/OWNER/NAME' (s3://, webdav://, sftp://), or "
             "DREAMLIB_MIRROR"
         )
+
+
+def flush_drive() -> None:
+    """On Colab, wait until a mounted Drive has uploaded what it took; it is gone then."""
+    if platform() == "colab" and _drive_mounted():
+        try:
+            from google.colab import drive  # pyright: ignore  only there
+
+            drive.flush_and_unmount(timeout_ms=FLUSH_MS)
+        except Exception as error:  # noqa: BLE001  as above
+            say(f"whether the Drive has everything is not known: {error}")
 
 
 def earlier_outputs(name: str) -> list[Path]:
