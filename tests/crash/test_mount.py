@@ -18,6 +18,7 @@ from dreamlib.runs.folder import RunDir
 from dreamlib.runs.mirror.store import Generation, Mirror
 from dreamlib.utils.files import sha256_file
 from tests.conftest import TINY
+from tests.stand_ins.servers import free_port
 from tests.training.test_train import assert_same_state
 
 SETTINGS = [*TINY, "train.save_minutes=0.01", "train.mirror_minutes=0.02"]
@@ -57,10 +58,10 @@ class Fuse:
             path.mkdir()
         self.process: subprocess.Popen | None = None
 
-    def mount(self) -> None:
+    def mount(self, *more: str) -> None:
         late = ["--vfs-cache-mode", "writes", "--vfs-write-back", "5s", "--dir-cache-time", "1s"]
         self.process = subprocess.Popen(
-            ["rclone", "mount", str(self.store), str(self.point), *late],
+            ["rclone", "mount", str(self.store), str(self.point), *late, *more],
             env=os.environ | {"RCLONE_CACHE_DIR": str(self.cache), "RCLONE_CONFIG": os.devnull},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -176,6 +177,55 @@ def test_training_outlives_its_mirror_which_catches_up_and_outlives_the_machine(
     assert_same_state(ours.load(), theirs.load())
     files = [tmp_path / n / "weights/ema.safetensors" for n in ("run", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+IMPATIENT = """
+from dreamlib.runs.mirror import uploader
+uploader.UNKNOWN, uploader.GLANCE = 3.0, 0.1
+from dreamlib.cli.main import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_mount_that_takes_everything_and_delivers_nothing_is_named(
+    tmp_path, data_home, fuse, asked
+):
+    """Its server is full: through the mount all is written and reads back well, and rclone itself
+    reports no error, only a queue."""
+    need(hasattr(os, "geteuid") and os.geteuid() == 0, "only root may mount a tmpfs")
+    fuse.kill()
+    fuse.unmount()
+    full = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(fuse.store)]
+    need(subprocess.run(full, capture_output=True).returncode == 0, "no tmpfs could be mounted")
+    port = free_port()
+    try:
+        fuse.mount(*(["--rc", "--rc-no-auth", "--rc-addr", f"localhost:{port}"] if asked else []))
+        settings = [*TINY, "train.save_minutes=0.01", "train.length=100000"]
+        words = [word for setting in settings for word in ("--set", setting)]
+        command = [sys.executable, "-u", "-c", IMPATIENT, "train", str(tmp_path / "run")]
+        command += ["--preset", "faces16", "--mirror", str(fuse.point / "dreamlib"), *words]
+        env = {"DREAMLIB_DATA": str(data_home), "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command,
+            env=os.environ | env | {"RCLONE_RC_ADDR": f"localhost:{port}"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        lines = Lines(process)
+        lines.wait_for("NOT KNOWN TO BE SAFE", 120)
+        process.terminate()
+        lines.end()
+        assert ("still uploads" if asked else "nothing tells whether its server has") in lines.text
+        assert "name a second place too" in lines.text
+        assert RunDir(tmp_path / "run").status()["upload"] == ("uploading" if asked else "unknown")
+        assert "are free there" not in lines.text or "1,073,741,824" not in lines.text
+    finally:
+        fuse.kill()
+        fuse.unmount()
+        subprocess.run(["umount", "-l", str(fuse.store)], check=True)
 
 
 @pytest.fixture

@@ -281,11 +281,37 @@ def test_a_store_that_does_not_answer_is_no_fresh_start(monkeypatch, tmp_path):
         bring_run(Mirror("s3://bucket/x", "run"), RunDir(tmp_path / "run"))
 
 
+def test_a_wrong_password_is_told_and_training_goes_on(webdav, tmp_path, data_home, monkeypatch):
+    monkeypatch.setenv("DREAMLIB_DATA", str(data_home))
+    said: list[str] = []
+
+    def machine():
+        where = {"mirror": webdav, "say": said.append}
+        return open_run(tmp_path / "run", "faces16", overrides=TINY, **where)
+
+    train_for(machine(), 3)
+    monkeypatch.setenv("DREAMLIB_MIRROR_PASSWORD", "revoked in the meantime")
+    assert train_for(machine()) == [4, 5, 6, 7, 8]
+    (fails,) = [text for text in said if text.startswith("MIRROR FAILS")]
+    assert "its keys are refused, or may not do that: give others" in fails
+    assert "revoked" not in "".join(said)
+    with pytest.raises(MirrorError, match=r"its keys are refused.* may be on it"):
+        open_run(tmp_path / "b" / "run", "faces16", mirror=webdav)
+
+
+def test_an_unknown_host_is_told(sftp, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))  # whose known hosts are none
+    with pytest.raises(OSError, match="its host key is not known: connect once by `sftp`"):
+        open_store(sftp).list("")
+
+
 ANSWERS = {
     "Server returned non-2xx status code: 403 Forbidden: <Code>AccessDenied</Code>": "keys are ref",
     "status code: 400 Bad Request: <Code>ExpiredToken</Code>": "its keys have expired",
     "status code: 403 Forbidden: <Code>RequestTimeTooSkewed</Code>": "this machine's clock is",
-    "received 507 (Insufficient Storage)": "it is full",
+    "received 507 (Full)": "it is full",
+    "received 401 (Not Authorized)": "keys are refused",
+    "Client error '403 ' for url": "keys are refused",
     "status code: 404 Not Found: <Code>NoSuchBucket</Code>": "there is no such bucket",
     "429 Client Error: Too Many Requests for url": "it asks to wait",
     "401 Client Error: Unauthorized for url": "keys are refused",

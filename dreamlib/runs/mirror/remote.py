@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from http.client import responses
 from importlib import import_module
 from typing import Any
 from urllib.parse import urlsplit
@@ -37,6 +38,7 @@ MEANING = (  # words in an error: number, and what to do
     (r"[Tt]ime(d )?out|[Cc]onnect|resolve|sending request|EOFError|SSHException|closed",
      errno.ETIMEDOUT, "it does not answer: see that it runs, and that the address is right"),
 )  # fmt: skip
+STATUS = re.compile(r"(?:received |status code: |[Ee]rror '|^)(\d{3})\b")  # of HTTP
 ABSENT = ("FileNotFoundError", "NotFoundError", "ResourceNotFound", "EntryNotFoundError")
 
 
@@ -45,6 +47,8 @@ def refusal(error: Exception, home: str, name: str) -> OSError:
     kinds = [kind.__name__ for kind in type(error).__mro__]
     said = re.sub(r"https?://\S+", "", str(error).partition("Debug source")[0])
     said = said.replace(f"/{name}", "")  # names are no words
+    for code in STATUS.findall(said):  # servers word them as they like, or not at all
+        said += f" {responses.get(int(code), '')}"
     path, number = f"{home}/{name}", getattr(error, "errno", None)
     meant = [(n, why) for pattern, n, why in MEANING if re.search(pattern, f"{kinds[0]} {said}")]
     if not set(kinds).isdisjoint(ABSENT) and (errno.ENODEV, NO_BUCKET) not in meant:

@@ -293,7 +293,8 @@ class Uploader:
 
     def _failed(self, error: Exception) -> None:
         number, reason = getattr(error, "errno", None), getattr(error, "strerror", None)
-        reason = REASONS.get(number or 0) or reason or str(error)
+        mounted = isinstance(self.mirror.store, Folder)  # others say themselves what to do
+        reason = (REASONS.get(number or 0) if mounted else "") or reason or str(error)
         failed = getattr(error, "filename", None) or self.mirror.home
         if not Path(failed).is_relative_to(Path(self.mirror.home)):  # a file of the run's own
             reason = f"{failed} cannot be read: {os.strerror(number or 0)}"
