@@ -62,7 +62,8 @@ class Fleet:
                 yield Fleet(self.run, each)
         finally:
             with suppress(OSError, RunError):  # a report: a full disk is told by whoever needs it
-                self.run.update_status(**self.facts())
+                if self:
+                    self.run.update_status(**self.facts())
 
     def request(self) -> None:
         for one in self.each:
