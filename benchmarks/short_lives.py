@@ -42,6 +42,9 @@ from dreamlib.training import loop
 scale = {scale}
 loop.CLOSEST = uploader.CLOSEST = uploader.CLOSEST / scale
 uploader.GLANCE /= scale
+if {old}:
+    uploader.Uploader._every = lambda self: 1800 / scale
+    loop.TrainingLoop._mirror_waits = lambda self: False
 from dreamlib.cli.main import main
 main()
 """
@@ -81,14 +84,15 @@ STORES: dict[str, Any] = {
     "30 minutes": lambda place: servers.s3(),
 }
 LOGGED = ["train.log_every=1"]  # so that it is known how far a life came
-PERIODS = {"30 minutes": [f"train.save_minutes={10 / SCALE}", f"train.mirror_minutes={30 / SCALE}"]}
+OLD = "30 minutes"
 
 
-def begin(run: Path, steps: int, mirror: str, env: dict[str, str], more: list[str]) -> Any:
+def begin(run: Path, steps: int, mirror: str, env: dict[str, str]) -> Any:
     """A machine that trains, and when it has come to that (its banner) -> process, step."""
-    settings = [*TINY, f"train.length={steps}", "train.save_minutes=60", *more]
+    old = OLD in str(run)
+    settings = [*TINY, f"train.length={steps}", f"train.save_minutes={10 / SCALE}", *LOGGED]
     words = [word for setting in settings for word in ("--set", setting)]
-    command = [sys.executable, "-u", "-c", TRAIN.format(scale=SCALE), "train", str(run)]
+    command = [sys.executable, "-u", "-c", TRAIN.format(scale=SCALE, old=old), "train", str(run)]
     process = subprocess.Popen(
         [*command, "--preset", "faces16", "--mirror", mirror, "--take-over", *words],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | env,
@@ -119,13 +123,12 @@ def lives(name: str, out: Path, steps: int, data: Path, most: int) -> dict[str, 
     run, place = out / name / "run", out / name / "store"
     shutil.rmtree(out / name, ignore_errors=True)
     (out / name).mkdir(parents=True)
-    more, taken, twice, seen, died = PERIODS.get(name, []), 0, 0, 0, 0
-    more = [*more, *LOGGED]
+    taken, twice, seen, died = 0, 0, 0, 0
     with ExitStack() as stack:
         mirror, env = stack.enter_context(STORES[name](place))
         env = env | {"DREAMLIB_DATA": str(data)}
         while True:
-            process, step = begin(run, steps, mirror, env, more)
+            process, step = begin(run, steps, mirror, env)
             twice += seen - step
             try:
                 process.communicate(timeout=LIFE if died < most else None)
@@ -152,9 +155,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     out, data = options.out.absolute(), options.out.absolute() / "data"
     whole = out / f"whole-{options.steps}"
-    process, _ = begin(
-        whole, options.steps, "none", {"DREAMLIB_DATA": str(data)}, ["train.log_every=1"]
-    )
+    process, _ = begin(whole, options.steps, "none", {"DREAMLIB_DATA": str(data)})
     process.communicate()
     for name in options.stores:
         row = lives(name, out, options.steps, data, options.lives)
