@@ -306,3 +306,13 @@ def test_before_and_now_are_the_files():
         assert f"| {build} | {' | '.join(told)} |" in page
     ratios = [f"{means['now', x] / means['before', x]:.2f}" for x in ("fd", "corrected", "kid")]
     assert f"| now / before | {' | '.join(ratios)} | |" in page
+
+
+def test_short_lives_are_the_files():
+    rows = json.loads((ROOT / "benchmarks/short_lives.json").read_text())["rows"]
+    page = (ROOT / "docs/RECOVERY.md").read_text("utf-8")
+    assert rows
+    for row in rows:
+        assert row["equal"]
+        told = f"| {row['died']} | {row['taken']:,} | {row['twice'] / row['taken']:.1%} |"
+        assert told in page
