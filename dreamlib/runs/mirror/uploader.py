@@ -140,7 +140,6 @@ class Uploader:
             "mirrored_at": self.pushed,
             "upload": self.upload,
             "mirror_fails": self.failing,
-            "copy_seconds": self.cost,
         }
 
     def report(self) -> str:
