@@ -125,7 +125,8 @@ def test_five_calls(home):
         store.read("runs/x/nothing")
     big = os.urandom(6 << 20)  # more than one part
     parts = [big[i : i + 100_000] for i in range(0, len(big), 100_000)]
-    store.create("runs/x/deep/er/big~1.bin", iter(parts), len(big))
+    told = store.create("runs/x/deep/er/big~1.bin", iter(parts), len(big))
+    assert bool(told) == str(home).startswith("s3://")  # S3 answers with a hash
     store.create("runs/x/empty", iter(()), 0)
     tag = store.replace("runs/x/a.json", b"first", "" if store.lease else None)
     assert store.list("runs/x/") == {
@@ -162,6 +163,28 @@ def test_generations_come_back(home, run, tmp_path):
         n: (run.folder / n).read_bytes() for n in names
     }
     assert not any(name.endswith(".part") for name in mirror.store.list(""))
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, cloud.SINGLE])
+def test_s3_confirms_what_came_and_nothing_else(bucket, more):
+    store, size = open_store(bucket), cloud.SINGLE + more
+    content = os.urandom(size)
+    assert store.create("a", [content[:7], content[7:]], size)
+    tag, altered = cloud.Tag(), content[:-1] + bytes([content[-1] ^ 1])
+    assert list(tag.hashing([altered])) == [altered]
+    assert store.read("a")[0].strip('"') != tag.text(size)
+
+
+def test_what_s3_confirms_is_not_fetched_again(bucket, run, monkeypatch):
+    mirror, read = Mirror(bucket, "run"), []
+    fetch = mirror.store.read
+    monkeypatch.setattr(mirror.store, "read", lambda name: (read.append(name), fetch(name))[1])
+    push(mirror, run)
+    assert {name.rpartition("/")[2].partition("-")[0] for name in read} <= {"dreamlib", "manifest"}
+    monkeypatch.setattr(cloud.Tag, "text", lambda tag, size: "another server's way")
+    advance(run, 9)
+    push(mirror, run)
+    assert any("checkpoints/step-00000009" in name for name in read)
 
 
 def test_a_damaged_copy_is_passed_over(home, run, tmp_path):

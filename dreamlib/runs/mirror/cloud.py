@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import posixpath
 import tempfile
@@ -14,7 +15,38 @@ from dreamlib.runs.mirror.filesystem import BLOCK
 from dreamlib.runs.mirror.remote import Remote, library, rest_of
 from dreamlib.utils.errors import ConfigError
 
-SINGLE = 5 << 20  # bytes below which an object is put in one request
+SINGLE = 5 << 20  # bytes below which an object is put in one request, and of each part of a larger
+
+
+class Tag:
+    """The ETag that S3 gives to what passes here: MD5 of an object put at once, else of its parts'
+    MD5s.  Others give others (encrypted with a key of one's own; Google's, Azure's)."""
+
+    def __init__(self) -> None:
+        self.done, self.part, self.room = b"", hashlib.md5(usedforsecurity=False), SINGLE
+
+    def hashing(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        for block in blocks:
+            rest = memoryview(block)
+            while rest:
+                self.part.update(rest[: self.room])
+                taken = min(self.room, len(rest))
+                rest, self.room = rest[taken:], self.room - taken
+                if not self.room:
+                    self._next()
+            yield block
+
+    def _next(self) -> None:
+        self.done += self.part.digest()
+        self.part, self.room = hashlib.md5(usedforsecurity=False), SINGLE
+
+    def text(self, size: int) -> str:
+        if size < SINGLE:
+            return self.part.hexdigest()
+        if self.room < SINGLE:
+            self._next()
+        whole = hashlib.md5(self.done, usedforsecurity=False)
+        return f"{whole.hexdigest()}-{len(self.done) // whole.digest_size}"
 
 
 class ObjectStore(Remote):
@@ -33,10 +65,13 @@ class ObjectStore(Remote):
                 url, client_options=options, retry_config={"max_retries": 3}
             )
 
-    def create(self, name: str, blocks: Iterable[bytes], size: int) -> None:
+    def create(self, name: str, blocks: Iterable[bytes], size: int) -> bool:
+        tag = Tag()
         with self.asked(name):
-            body = b"".join(blocks) if size < SINGLE else blocks
-            self.api.put(self.store, name, body, max_concurrency=2)
+            sent = tag.hashing(blocks)
+            body = b"".join(sent) if size < SINGLE else sent
+            put = self.api.put(self.store, name, body, chunk_size=SINGLE, max_concurrency=2)
+        return (put["e_tag"] or "").strip('"') == tag.text(size)
 
     def replace(self, name: str, data: bytes, known: str | None = None) -> str:
         mode = {None: "overwrite", "": "create"}.get(known, {"e_tag": known})
@@ -53,9 +88,9 @@ class ObjectStore(Remote):
             parts = self.api.list(self.store, under.rstrip("/"))
             return {one["path"]: one["size"] for part in parts for one in part}
 
-    def delete(self, name: str) -> None:
-        with self.asked(name), suppress(FileNotFoundError):
-            self.api.delete(self.store, name)
+    def delete(self, *names: str) -> None:
+        with self.asked(), suppress(FileNotFoundError):
+            self.api.delete(self.store, list(names))
 
 
 class Bucket(Remote):
@@ -99,6 +134,6 @@ class Bucket(Remote):
             files = {one.path: one.size for one in tree if hasattr(one, "size")}
         return {posixpath.relpath(path, self.under or "."): files[path] for path in files}
 
-    def delete(self, name: str) -> None:
-        with self.asked(name), suppress(FileNotFoundError):
-            self.api.batch_bucket_files(self.id, delete=[self._path(name)])
+    def delete(self, *names: str) -> None:
+        with self.asked(), suppress(FileNotFoundError):
+            self.api.batch_bucket_files(self.id, delete=[self._path(name) for name in names])

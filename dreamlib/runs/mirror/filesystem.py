@@ -40,8 +40,9 @@ class Store(Protocol):
         """Whether `replace` may be relied on to refuse; that endpoints differ, `Mirror` finds."""
         ...
 
-    def create(self, name: str, blocks: Iterable[bytes], size: int) -> None:
-        """A file of `size` bytes, over a torn one of its name."""
+    def create(self, name: str, blocks: Iterable[bytes], size: int) -> bool | None:
+        """A file of `size` bytes, over a torn one of its name -> whether the store has answered
+        with these bytes' hash; else they are to be read back."""
         ...
 
     def replace(self, name: str, data: bytes, known: str | None = None) -> str:
@@ -57,8 +58,8 @@ class Store(Protocol):
         """Bytes by name of all files below a folder, as they are now."""
         ...
 
-    def delete(self, name: str) -> None:
-        """Remove a file that may be gone already."""
+    def delete(self, *names: str) -> None:
+        """Remove files that may be gone already."""
         ...
 
 
@@ -95,8 +96,9 @@ class Folder:
                     found[path.relative_to(self.home).as_posix()] = path.stat().st_size
         return found
 
-    def delete(self, name: str) -> None:
-        discard(self.home / name)
+    def delete(self, *names: str) -> None:
+        for name in names:
+            discard(self.home / name)
 
     # ------------------------------------------------------------------ what only a folder has
 

@@ -92,9 +92,10 @@ class WebDav(Remote):
                     found[name] = entry["content_length"]
         return found
 
-    def delete(self, name: str) -> None:
-        with suppress(FileNotFoundError), self.asked(name):
-            self.client.remove(self._path(name))
+    def delete(self, *names: str) -> None:
+        for name in names:
+            with suppress(FileNotFoundError), self.asked(name):
+                self.client.remove(self._path(name))
 
 
 class Sftp(Remote):
@@ -198,6 +199,7 @@ class Sftp(Remote):
                     found[name] = entry.st_size
         return found
 
-    def delete(self, name: str) -> None:
-        with suppress(FileNotFoundError), self.asked(name):
-            self.files.remove(self._path(name))
+    def delete(self, *names: str) -> None:
+        for name in names:
+            with suppress(FileNotFoundError), self.asked(name):
+                self.files.remove(self._path(name))

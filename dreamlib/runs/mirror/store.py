@@ -183,8 +183,9 @@ class Mirror:
         entry = {"name": versioned, "size": stat.st_size, "sha256": sha256}
         there = self.under + versioned
         if held.get(there) != entry["size"] or not self.reads(there, sha256):
-            self.store.create(there, self.beating(mount.blocks(file, stat.st_size)), stat.st_size)
-            if not self.reads(there, sha256):
+            sent, digest = self.beating(mount.blocks(file, stat.st_size)), hashlib.sha256()
+            told = self.store.create(there, mount.hashing(sent, digest), stat.st_size)
+            if digest.hexdigest() != sha256 or not (told or self.reads(there, sha256)):
                 raise self.altered(there)
         self.verified[name] = (signature, entry)
         return entry
@@ -213,7 +214,8 @@ class Mirror:
         because a mount may still be uploading them all, the newest that has settled and the one
         that will settle next.  `new` is kept even if the mount's listing does not show it yet.
         """
-        listed = [x for x in self.generations() if new is None or x.number != new.number]
+        held = self.store.list(self.under)
+        listed = [x for x in self.generations(held) if new is None or x.number != new.number]
         found = [*([new] if new else []), *listed]
         of_steps = {generation.step: generation for generation in reversed(found)}
         kept = found[:keep]
@@ -222,15 +224,13 @@ class Mirror:
             older = next((i for i, x in enumerate(found) if self._settled(x)), len(found))
             kept += [*found[older : older + 1], *found[older - 1 : older]]
         counted = {generation.number for generation in kept}
-        held = self.store.list(self.under)
-        for number in numbers(held):
-            if number not in counted:
-                self.store.delete(self._manifest(number))
+        if gone := [self._manifest(n) for n in numbers(held) if n not in counted]:
+            self.store.delete(*gone)
         used = {entry["name"] for generation in kept for entry in generation.files.values()}
-        for name in held:
-            unused = VERSIONED.search(name) and name.removeprefix(self.under) not in used
-            if unused or name.endswith(PART):
-                self.store.delete(name)
+        copies = {name for name in held if VERSIONED.search(name)}
+        unused = {name for name in copies if name.removeprefix(self.under) not in used}
+        if unused := sorted(unused | {name for name in held if name.endswith(PART)}):
+            self.store.delete(*unused)
 
     def _settled(self, generation: Generation) -> bool:
         """Surely stored: its mount says so, or has had the time (through a FUSE mount that proves
@@ -254,10 +254,11 @@ class Mirror:
     def _manifest(self, number: int) -> str:
         return f"{self.under}manifest-{number:08d}.json"
 
-    def generations(self) -> list[Generation]:
-        """Those with a whole manifest, newest first; whether their files are there, `pull` sees."""
+    def generations(self, held: dict[str, int] | None = None) -> list[Generation]:
+        """Those with a whole manifest (of the files `held`, if listed already), newest first;
+        whether their files are there, `pull` sees."""
         found = []
-        for number in numbers(self.store.list(self.under)):
+        for number in numbers(self.store.list(self.under) if held is None else held):
             if number not in self.read:
                 try:
                     record = content(self.store, self._manifest(number))
