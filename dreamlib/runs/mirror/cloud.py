@@ -52,7 +52,7 @@ class Tag:
 class ObjectStore(Remote):
     """S3 and what speaks like it, Google's and Azure's: keys and endpoint from the environment."""
 
-    lease = True
+    at_once, lease = 4, True  # most of a small file's time is waiting for the answer
 
     def __init__(self, url: str):
         super().__init__(url)

@@ -36,6 +36,11 @@ class Store(Protocol):
         ...
 
     @property
+    def at_once(self) -> int:
+        """How many files may be on their way together."""
+        ...
+
+    @property
     def lease(self) -> bool:
         """Whether `replace` may be relied on to refuse; that endpoints differ, `Mirror` finds."""
         ...
@@ -66,6 +71,7 @@ class Store(Protocol):
 class Folder:
     """A folder that outlives this machine: `Store` on a file system."""
 
+    at_once = 1
     lease = False  # a mount shows late what others wrote: `runs/lock.py` waits and watches
 
     def __init__(self, home: Path):

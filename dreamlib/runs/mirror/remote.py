@@ -61,7 +61,7 @@ def refusal(error: Exception, home: str, name: str) -> OSError:
 class Remote:
     """What all of them share: an address, and errors in one language."""
 
-    lease = False
+    at_once, lease = 1, False
 
     def __init__(self, url: str):
         self.home, self.url = url.rstrip("/"), urlsplit(url.rstrip("/"))

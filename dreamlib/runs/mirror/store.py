@@ -13,9 +13,11 @@ import errno
 import hashlib
 import os
 import re
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -49,6 +51,7 @@ class Mirror:
         self.id = ""
         self.lease: bool | None = None  # whether the store holds one; None: not asked
         self.pulse: Callable[[], None] = lambda: None  # called often while copying
+        self.beats = threading.Lock()
         # path in the run -> ((inode, size, time) of what was copied, entry)
         self.verified: dict[str, tuple[tuple[int, int, int], dict[str, Any]]] = {}
         self.read: dict[int, Generation] = {}  # reading a file again can put off its upload
@@ -148,7 +151,9 @@ class Mirror:
                 names = run.to_mirror()
                 paths = [run.folder / name for name in names]
                 first = [stack.enter_context(open(path, "rb")) for path in paths[:AT_ONCE]]
-            files = {name: self._copy(name, file, number, held) for name, file in zip(names, first)}
+            with ThreadPoolExecutor(self.store.at_once) as pool:
+                copied = pool.map(lambda pair: self._copy(*pair, number, held), zip(names, first))
+                files = dict(zip(names, copied))
         for name, path in zip(names[AT_ONCE:], paths[AT_ONCE:]):
             with open(path, "rb") as file:
                 files[name] = self._copy(name, file, number, held)
@@ -202,7 +207,8 @@ class Mirror:
 
     def beating(self, parts: Iterable[bytes]) -> Iterator[bytes]:
         for part in parts:
-            self.pulse()
+            with self.beats:  # several files may be on their way
+                self.pulse()
             yield part
 
     # ------------------------------------------------------------------ dropping
