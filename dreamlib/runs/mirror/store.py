@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -72,11 +73,8 @@ class Mirror:
     # ------------------------------------------------------------------ the mount
 
     def attach(self) -> None:
-        """Make sure that this is the mirror, and the one it was.
-
-        Of two machines that begin a mirror at once, one finds the other's marker in place of its
-        own, and goes by that: the run still has one owner.
-        """
+        """Make sure that this is the mirror, and the one it was.  Of two machines that begin one at
+        once, one finds the other's marker, and goes by that: the run still has one owner."""
         here = self._marker()
         if self.id not in ("", here):
             if not self.store.list(self.under):
@@ -127,11 +125,8 @@ class Mirror:
     # ------------------------------------------------------------------ copying out
 
     def push(self, run: RunDir, identity: str) -> Generation:
-        """Copy a run's files, read them back, then write the manifest; drop old generations.
-
-        `identity` is the run's own.  A full mirror loses older generations, down to one, before
-        this gives up.
-        """
+        """Copy a run's files, verify them, then write the manifest; drop old generations.
+        `identity` is the run's own.  A full mirror loses older generations, down to one, first."""
         while True:
             try:
                 return self._push(run, identity)
@@ -152,8 +147,8 @@ class Mirror:
                 paths = [run.folder / name for name in names]
                 first = [stack.enter_context(open(path, "rb")) for path in paths[:AT_ONCE]]
             with ThreadPoolExecutor(self.store.at_once) as pool:
-                copied = pool.map(lambda pair: self._copy(*pair, number, held), zip(names, first))
-                files = dict(zip(names, copied))
+                copy = partial(self._copy, number=number, held=held)
+                files = dict(zip(names, pool.map(copy, names, first)))
         for name, path in zip(names[AT_ONCE:], paths[AT_ONCE:]):
             with open(path, "rb") as file:
                 files[name] = self._copy(name, file, number, held)
@@ -283,11 +278,8 @@ class Mirror:
         return torn + [f"no whole manifest lists step {n:,}" for n in steps if n > furthest]
 
     def pull(self, generation: Generation, folder: Path, names: Iterable[str]) -> list[str]:
-        """Bring files of a generation into a run folder, each whole or not at all.
-
-        -> the names that could not be had: absent, cut or altered on the mirror.  Files that are
-        here already with the right content stay.
-        """
+        """Bring files of a generation into a run folder, each whole or not at all; those that are
+        here stay -> the names that could not be had: absent, cut or altered on the mirror."""
         missing = []
         for name in names:
             target = mount.inside(folder, name)
