@@ -6,6 +6,7 @@ whenever training went back; Weights & Biases is sent what it has not been sent 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
@@ -97,14 +98,24 @@ class TensorBoard:
         if anew:
             if self.writer:
                 self.writer.close()
-            for old in self.folder.glob("events.out.tfevents.*"):
-                old.unlink()
-            self.writer, self.shown = self.make(str(self.folder)), -1
+            self._clear()
+            # An open page drops what it has shown from this step on: above 0, or some readers don't
+            first = max(1, rows[0]["step"])
+            self.writer, self.shown = self.make(str(self.folder), purge_step=first), -1
         for self.row in rows:
             for name, value in scalars(self.row).items():
                 self.writer.add_scalar(name, value, self.row["step"], walltime=self.row["time"])
             self._previews()
         self.writer.flush()
+
+    def _clear(self) -> None:
+        """Take old events away.  The last file stays, empty: a page that reads it would look for
+        its name for ever, and show nothing more."""
+        *before, last = [None, *sorted(self.folder.glob("events.out.tfevents.*"))]
+        for old in filter(None, before):
+            old.unlink()
+        if last:
+            os.truncate(last, 0)
 
     def close(self) -> None:
         """The preview at the end is drawn after the last row."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 import time
@@ -9,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dreamlib.config.load import identity, load_config
 from dreamlib.runs.checkpoints import whole_checkpoints
@@ -114,6 +116,41 @@ def test_a_roll_back_takes_rows_back(tiny):
     write(loggers, 3, 5)
     loggers.close()
     assert list(shown(run)["loss"]) == [2, 3, 5]
+
+
+def test_an_open_page_follows_a_session_that_writes_its_events_anew(tiny):
+    """TensorBoard's Python reader asks for a deleted file for ever, and heeds no purge of step 0."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tiny()
+    run.dir.create()
+    loggers = Loggers(run.dir, [TensorBoard(run.dir)])
+    write(loggers, 2, 4, 6)
+    page = EventAccumulator(str(run.folder / "tensorboard"))
+    for kept, more in ((2, (3, 5)), (3, (4,))):
+        page.Reload()
+        run.dir.cut_log(kept)
+        time.sleep(1)  # their names begin with seconds, and are read in order
+        write(loggers, *more)
+    page.Reload()
+    assert [point.step for point in page.Scalars("loss")] == [2, 3, 4]
+    loggers.close()
+
+
+def test_a_preview_is_the_picture_value_by_value(tiny):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = tiny()
+    levels = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=-1)
+    save_png(levels, run.dir.samples / "step-00000002.png")
+    loggers = Loggers(run.dir, [TensorBoard(run.dir)])
+    loggers.write(row(2))
+    loggers.close()
+    events = EventAccumulator(str(run.folder / "tensorboard"))
+    events.Reload()
+    (image,) = events.Images("preview")
+    found = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)).convert("RGB"))
+    assert np.array_equal(found, levels)
 
 
 def test_previews_later_than_the_last_row_are_not_shown(tiny):
