@@ -87,6 +87,9 @@ def test_grey_images_become_colour_and_back(tmp_path):
     assert colour.shape == (5, 12, 12, 3)
     grey = read_images(folder, channels=1)
     assert as_set(grey) == as_set(images)
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)  # none is off by a rounding
+    stored = save(levels.repeat(3, axis=-1), tmp_path / "grey as colour")
+    assert np.array_equal(read_images(stored, channels=1), levels)
     with pytest.raises(DataError, match="holds colour images"):
         read_images(save(pictures(3), tmp_path / "colour"), channels=1)
 

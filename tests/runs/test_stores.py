@@ -6,6 +6,7 @@ import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -147,6 +148,15 @@ def test_five_calls(home):
     for name in ("runs/x/empty", "runs/x/empty", "runs/never"):
         store.delete(name)
     assert sorted(store.list("runs")) == ["runs/x/a.json", "runs/x/deep/er/big~1.bin"]
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_not_mixed(bucket):
+    store, size = open_store(bucket), 12 << 20
+    store.replace("runs/x/a.bin", b"a" * size)
+    blocks = store.read("runs/x/a.bin")[1]
+    first = next(blocks)
+    store.replace("runs/x/a.bin", b"b" * size)
+    assert first + b"".join(blocks) == b"a" * size
 
 
 def test_generations_come_back(home, run, tmp_path):
@@ -333,12 +343,22 @@ ANSWERS = {
     "status code: 400 Bad Request: <Code>ExpiredToken</Code>": "its keys have expired",
     "status code: 403 Forbidden: <Code>RequestTimeTooSkewed</Code>": "this machine's clock is",
     "received 507 (Full)": "it is full",
+    "size mismatch in put!  100000 != 300000": "it may be full, or beyond a quota",
     "received 401 (Not Authorized)": "keys are refused",
     "Client error '403 ' for url": "keys are refused",
     "status code: 404 Not Found: <Code>NoSuchBucket</Code>": "there is no such bucket",
     "429 Client Error: Too Many Requests for url": "it asks to wait",
     "401 Client Error: Unauthorized for url": "keys are refused",
 }
+
+
+def test_a_full_sftp_server_may_be_full(sftp, tmp_path, monkeypatch):
+    """Its only word is "Failure", without a number."""
+    store = open_store(sftp)
+    held = store.files
+    monkeypatch.setattr(held, "posix_rename", Mock(side_effect=OSError("Failure")))
+    with pytest.raises(OSError, match="it may be full, or beyond a quota"):
+        store.create("a.pt", [b"x"], 1)
 
 
 @pytest.mark.parametrize("words", ANSWERS)

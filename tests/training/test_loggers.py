@@ -119,7 +119,7 @@ def test_a_roll_back_takes_rows_back(tiny):
 
 
 def test_an_open_page_follows_a_session_that_writes_its_events_anew(tiny):
-    """TensorBoard's Python reader asks for a deleted file for ever, and heeds no purge of step 0."""
+    """TensorBoard's Python reader looks for a deleted file for ever, and purges nothing from 0."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = tiny()

@@ -30,6 +30,8 @@ MEANING = (  # words in an error: number, and what to do
     (r"Precondition|AlreadyExists", errno.EEXIST, "another machine wrote there meanwhile"),
     (r"[Qq]uota|[Ss]torage limit|Insufficient|No space|Too Large", errno.ENOSPC,
      "it is full: free some space there, or take another place"),
+    (r"size mismatch in put|OSError Failure$", errno.EIO,
+     "an sftp server does not say why: it may be full, or beyond a quota"),
     (r"Denied|denied|Forbidden|Unauth|Authentic|InvalidAccessKey|SignatureDoes|40[13] Client",
      errno.EACCES, "its keys are refused, or may not do that: give others"),
     (r"BadHostKey|not found in known_hosts", errno.EACCES,
