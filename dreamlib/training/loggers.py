@@ -99,9 +99,8 @@ class TensorBoard:
             if self.writer:
                 self.writer.close()
             self._clear()
-            # An open page drops what it has shown from this step on: above 0, or some readers don't
-            first = max(1, rows[0]["step"])
-            self.writer, self.shown = self.make(str(self.folder), purge_step=first), -1
+            # Of the first session too: TensorBoard's Python server ignores the first purge it meets
+            self.writer, self.shown = self.make(str(self.folder), purge_step=rows[0]["step"]), -1
         for self.row in rows:
             for name, value in scalars(self.row).items():
                 self.writer.add_scalar(name, value, self.row["step"], walltime=self.row["time"])

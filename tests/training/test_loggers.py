@@ -119,7 +119,7 @@ def test_a_roll_back_takes_rows_back(tiny):
 
 
 def test_an_open_page_follows_a_session_that_writes_its_events_anew(tiny):
-    """TensorBoard's Python reader looks for a deleted file for ever, and purges nothing from 0."""
+    """TensorBoard's Python reader looks for a deleted file for ever."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     run = tiny()
@@ -134,6 +134,24 @@ def test_an_open_page_follows_a_session_that_writes_its_events_anew(tiny):
         write(loggers, *more)
     page.Reload()
     assert [point.step for point in page.Scalars("loss")] == [2, 3, 4]
+    loggers.close()
+
+
+def test_every_session_says_from_which_step_it_counts(tiny):
+    """TensorBoard's Python server ignores the first START that it meets, and heeds the next."""
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    run = tiny()
+    run.dir.create()
+    loggers, starts = Loggers(run.dir, [TensorBoard(run.dir)]), []
+    for steps in ((2, 4), (3,)):
+        write(loggers, *steps)
+        (path,) = (p for p in (run.folder / "tensorboard").iterdir() if p.stat().st_size)
+        events = map(Event.FromString, RawEventFileLoader(str(path)).Load())
+        starts.append([e.step for e in events if e.session_log.status == SessionLog.START])
+        run.dir.cut_log(2)
+    assert starts == [[2], [2]]
     loggers.close()
 
 
