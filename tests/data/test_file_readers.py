@@ -152,6 +152,23 @@ def test_parquet_is_read_from_many_threads(tmp_path):
     assert read == [image["bytes"] for image in images]
 
 
+def test_parquet_images_are_read_in_batches_however_large_their_column_is(tmp_path, monkeypatch):
+    """pyarrow's read() refuses a column of more than 2 GiB of images that pyarrow has written."""
+    from pyarrow import ArrowNotImplementedError, parquet
+
+    read = parquet.ParquetFile.read
+
+    def too_large(file, columns=None, **options):
+        if columns is None or any(name.startswith("image") for name in columns):
+            raise ArrowNotImplementedError("Nested data conversions not implemented")
+        return read(file, columns=columns, **options)
+
+    monkeypatch.setattr(parquet.ParquetFile, "read", too_large)
+    rows = [{"bytes": b"%d" % k, "path": f"{k}.png"} for k in range(9)]
+    files = tables(tmp_path, {"image": rows, "label": list(range(9))})
+    assert [files.read(name) for name in files.names] == [b"%d" % k for k in range(9)]
+
+
 def test_parquet_rows_of_equal_path_are_images_of_their_own(tmp_path):
     rows = [
         {"bytes": b"%d" % k, "path": path} for k, path in enumerate(["a/x.png"] * 3 + ["", "y"])
