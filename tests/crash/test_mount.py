@@ -181,7 +181,7 @@ def test_training_outlives_its_mirror_which_catches_up_and_outlives_the_machine(
 
 IMPATIENT = """
 from dreamlib.runs.mirror import uploader
-uploader.UNKNOWN, uploader.GLANCE = 3.0, 0.1
+uploader.UNKNOWN, uploader.GLANCE = 15.0, 0.1  # longer than the mount delays its uploads
 from dreamlib.cli.main import main
 main()
 """
@@ -219,6 +219,7 @@ def test_a_mount_that_takes_everything_and_delivers_nothing_is_named(
         process.terminate()
         lines.end()
         assert ("still uploads" if asked else "nothing tells whether its server has") in lines.text
+        assert ("too big for remaining disk space" if asked else "read-only?") in lines.text
         assert "name a second place too" in lines.text
         assert RunDir(tmp_path / "run").status()["upload"] == ("uploading" if asked else "unknown")
         assert "are free there" not in lines.text or "1,073,741,824" not in lines.text

@@ -459,6 +459,20 @@ def test_what_a_drive_says_of_uploads(run, mirror, monkeypatch):
     assert mirror.uploaded(generation) == "uploading"
 
 
+def test_rclones_last_error_is_told_in_its_servers_words(monkeypatch):
+    """vfs/stats counts no refused upload as errored: only core/stats has why."""
+    page = "<html>\n<h1>500</h1> File\x1b[31m too large</html>"
+    answers = {
+        "vfs/stats": {"diskCache": {"erroredFiles": 0, "uploadsInProgress": 1, "uploadsQueued": 0}},
+        "core/stats": {"errors": 1, "lastError": page},
+    }
+    monkeypatch.setattr(mount_module, "_rclone", answers.get)
+    assert mount_module.rclone_says() == "uploading"
+    assert mount_module.rclone_error() == "500 File [31m too large"
+    answers["core/stats"] = {"errors": 0}
+    assert mount_module.rclone_error() == ""
+
+
 # ---------------------------------------------------------------------- the uploader
 
 

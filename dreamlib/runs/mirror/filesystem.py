@@ -21,6 +21,7 @@ UNSUPPORTED = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)  # what a mount answer
 BELIEVABLE = 2**50  # bytes: mounts without a limit make up a number beyond it
 RCLONE = "RCLONE_RC_ADDR"  # rclone's own name for where `rclone mount --rc` answers
 BLOCK = 1 << 20
+SAID = 200  # characters of a server's words that are passed on
 
 
 class Store(Protocol):
@@ -114,6 +115,10 @@ class Folder:
         if any(identity is None for identity in ids):
             return rclone_says() if filesystem_of(self.home) == "fuse.rclone" else "unknown"
         return "uploading" if any(i.startswith(b"local") for i in ids if i) else "uploaded"
+
+    def complaint(self) -> str:
+        """What its mount last met, in words; '' where nothing is known."""
+        return rclone_error() if filesystem_of(self.home) == "fuse.rclone" else ""
 
     @property
     def vouched(self) -> bool:
@@ -233,13 +238,28 @@ def filesystem_of(path: Path) -> str:
 def rclone_says() -> str:
     """What `rclone mount --rc` knows of the files that wait for its server; 'unknown' when it does
     not answer."""
-    address = os.environ.get(RCLONE, "localhost:5572").removeprefix("http://")
     try:
-        with urllib.request.urlopen(f"http://{address}/vfs/stats", b"", timeout=2) as answer:
-            cache = check_fields(parse_json(answer.read()), diskCache=dict)["diskCache"]
-            waiting = check_fields(cache, uploadsQueued=int, uploadsInProgress=int)
+        cache = check_fields(_rclone("vfs/stats"), diskCache=dict)["diskCache"]
+        waiting = check_fields(cache, uploadsQueued=int, uploadsInProgress=int)
     except (OSError, ValueError):
         return "unknown"
     if cache.get("erroredFiles") or cache.get("outOfSpace"):
         return "refused"
     return "uploading" if waiting["uploadsQueued"] + waiting["uploadsInProgress"] else "uploaded"
+
+
+def rclone_error() -> str:
+    """The last error that `rclone mount --rc` has met, in its server's words; '' for none.  A file
+    that is refused stays in the queue, and vfs/stats does not count it as errored."""
+    try:
+        said = check_fields(_rclone("core/stats"), lastError=str)["lastError"]
+    except (OSError, ValueError):
+        return ""
+    words = re.sub(r"<[^>]*>", " ", said)  # some servers answer with a page
+    return " ".join("".join(c if c.isprintable() else " " for c in words).split())[-SAID:]
+
+
+def _rclone(question: str) -> Any:
+    address = os.environ.get(RCLONE, "localhost:5572").removeprefix("http://")
+    with urllib.request.urlopen(f"http://{address}/{question}", b"", timeout=2) as answer:
+        return parse_json(answer.read())

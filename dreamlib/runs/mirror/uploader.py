@@ -259,12 +259,13 @@ class Uploader:
         refused = self.upload == "refused"
         if not self.warned and (refused or now - self.unknown >= UNKNOWN):
             self.warned = True
+            why = store.complaint() or "full, over quota, read-only?"
             open_question = {"refused": "its server refuses some", "uploading": "still uploads"}
             self.say(
                 f"NOT KNOWN TO BE SAFE: the mount {self.mirror.home} has taken every copy, but "
-                f"{open_question.get(self.upload, 'nothing tells whether its server has')} (full, "
-                "over quota, read-only?): look there from another machine, or name a second place "
-                "too (--mirror s3://..., hf://buckets/..., sftp://...)"
+                f"{open_question.get(self.upload, 'nothing tells whether its server has')} "
+                f"({why}): look there from another machine, or name a second place too (--mirror "
+                "s3://..., hf://buckets/..., sftp://...)"
             )
 
     def _arithmetic(self, generation: Generation) -> str:
