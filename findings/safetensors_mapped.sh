@@ -3,8 +3,8 @@
 #
 # Guess: once load_file has returned, the tensors are this process's own, as after torch.load: what
 # happens to the file later does not matter.
-# Seen: they are the file, mapped.  Another program that writes over the same file in place (as cp,
-# rsync --inplace and some mounts do) changes the weights of the network that was loaded before, with
+# Seen: they are the file, mapped.  Another program that writes over the same file in place (as
+# rsync --inplace does) changes the weights of the network that was loaded before, with
 # no error; load_state_dict(assign=True) keeps it so.  save_file itself is harmless: it puts a new
 # file in the place of the old one.  torch.load without mmap, and safetensors.torch.load(bytes), keep
 # what was read.
