@@ -13,7 +13,7 @@ q = '$(subst ','\'',$(1))'
 export MALLOC_MMAP_MAX_ = 0
 export MALLOC_TRIM_THRESHOLD_ = 2147483647
 
-.PHONY: demo test test-slow test-versions bench lint docs playground slug clean
+.PHONY: demo test test-slow test-versions findings bench lint docs playground slug clean
 
 $(VENV)/.installed: pyproject.toml
 	$(HOST_PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("dreamlib needs Python 3.10 or newer, and $(HOST_PYTHON) is %d.%d: name another, as in make demo HOST_PYTHON=python3.12" % sys.version_info[:2])'
@@ -39,6 +39,12 @@ test-slow: $(VENV)/.installed-dev
 SETS ?=
 test-versions:
 	$(HOST_PYTHON) tools/versions.py $(SETS)
+
+# What others' software does that nobody would guess: make findings, or FINDINGS="one another"
+FINDINGS ?= $(patsubst findings/%.sh,%,$(wildcard findings/*.sh))
+findings:
+	failed=; for name in $(FINDINGS); do echo "== $$name"; sh findings/$$name.sh || failed="$$failed $$name"; done; \
+	[ -z "$$failed" ] || { echo "CHANGED:$$failed"; exit 1; }
 
 # Side by side with other packages: make bench, make bench BENCH=dream_cost, make bench BENCH=--quick
 BENCH ?=
