@@ -13,7 +13,14 @@ from statistics import mean, stdev
 import pytest
 import torch
 
-from benchmarks import coverage, frechet_speed, gaussian_truth, known_generators, study_cost
+from benchmarks import (
+    coverage,
+    frechet_speed,
+    gaussian_truth,
+    known_generators,
+    ranking,
+    study_cost,
+)
 from benchmarks.sampler_table import key, table
 from dreamlib.config.load import load_config
 from dreamlib.diffusion.unet import UNet
@@ -97,6 +104,18 @@ def test_the_tables_of_evaluation_are_the_measured_ones():
     assert study_cost.table(measured(benchmarks + "study_cost.json")) in EVALUATION
     known = measured("figures/known_generators.json")["perfect"]
     assert known_generators.perfect_table(known) in EVALUATION
+
+
+def test_the_ranking_table_is_the_measured_one_and_so_is_memorisation():
+    assert ranking.table(measured("benchmarks/ranking.json")["found"]) in EVALUATION
+    found = measured("benchmarks/memorised.json")["found"]
+    (learnt,) = found["50 images"].values()
+    honest = [each["p"] > 0.05 for each in found["20,000 images"].values()]
+    assert learnt["p"] < 0.001
+    assert f"p = {learnt['p']:.0e} for the first" in EVALUATION
+    assert f"down to {min(learnt['ratios']):.2f} of those" in EVALUATION
+    assert f"{sum(honest)} of {len(honest)} honest ones" in EVALUATION
+    assert sum(honest) >= 0.9 * len(honest)
 
 
 COVERAGE = measured("benchmarks/coverage.json")

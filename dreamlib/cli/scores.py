@@ -120,11 +120,21 @@ def compare(
     mirror: Mirrors = None,
     settings: Set = None,
 ) -> None:
-    """Two runs at the same N, against one reference, with the same seeds; with the error."""
+    """Two runs at the same N, against one reference, with the same seeds; with the error.
+
+    Two folders that hold several runs each, one for every training seed, are compared as recipes.
+    """
     from dreamlib.evaluation.compare import compare as difference
     from dreamlib.evaluation.compare import comparison_path
+    from dreamlib.evaluation.recipes import compare_recipes, recipes_path
     from dreamlib.report.tables import comparison_markdown
 
+    seeds = [[path.parent for path in sorted(x.glob("*/config.yaml"))] for x in (run, other)]
+    if all(seeds):
+        a, b = ([existing(path, mirror, settings) for path in paths] for paths in seeds)
+        found = compare_recipes(a, b, max(n) if n else None, names=(run.name, other.name))
+        say(f"{found.sentence()}\n\nin {recipes_path(seeds[0][0], found)}")
+        return
     a, b = (existing(folder, mirror, settings) for folder in (run, other))
     comparison = difference(a, b, n)
     say(comparison_markdown(comparison))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,10 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x_t float [B,C,H,W], t [B], labels y [B,A] or None -> eps_hat, like x_t."""
-        with torch.autocast(x_t.device.type, self.dtype) if self.dtype else nullcontext():
+        # Each weight is used once, and up to PyTorch 2.10 threads share what the cache holds: the
+        # slices of a batch then get other gradients each time.
+        autocast = partial(torch.autocast, x_t.device.type, cache_enabled=False)
+        with autocast(self.dtype) if self.dtype else nullcontext():
             output = self.net(x_t, t) if y is None else self.net(x_t, t, y)
         return eps_from_output(self.prediction, self.sched, x_t, t, output.to(x_t.dtype))
 

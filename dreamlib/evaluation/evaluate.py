@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from dreamlib.config.factory import make_distance
+from dreamlib.evaluation.denoising import memorised_by_noise
 from dreamlib.evaluation.feature_scores import Measured, measure, replay_rows
 from dreamlib.evaluation.inputs import StudyInputs, check_apart, sizes_of
 from dreamlib.evaluation.results import (
@@ -47,6 +48,7 @@ from dreamlib.utils.progress import Progress
 
 SHARED = 0.01  # of the held-out images may be training images: real sets hold some twice
 QUERIES = 1000  # images whose nearest training image is looked for
+DENOISED = 500  # training images, and held-out ones, that are denoised at every noise level
 WORST, STRIP = 5, 10  # modes, and images of a mode, that are kept for figures
 
 Scores = tuple[list[Score], dict[str, str]]  # and metric -> why it was not computed
@@ -86,6 +88,9 @@ def _study(inputs: StudyInputs, intact: Callable[..., None]) -> Study:
         scores, absent = scores + more, absent | missing
     replay = replay_rows(inputs.plan, sets[GENERATED], reference, train)
     memorised = _save_pictures(inputs, measured)
+    if run.config.model != "gan":
+        held_out = inputs.images[REAL][:DENOISED]
+        memorised["by_noise"] = memorised_by_noise(run, inputs.some_train[:DENOISED], held_out)
     if run.weights()[1] != card:
         raise RunError(f"{run.folder} was trained further while it was scored: score it again")
     intact(wait=True)

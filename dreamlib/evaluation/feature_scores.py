@@ -39,6 +39,8 @@ from dreamlib.metrics.frechet_stats import (
 )
 from dreamlib.metrics.kid import kernel_reference, kid_and_pulls
 from dreamlib.metrics.kmeans import assign, kmeans
+from dreamlib.metrics.mind import METHOD as MIND_METHOD
+from dreamlib.metrics.mind import mind_null, minds
 from dreamlib.metrics.modes import ModeStudy, study_of_cells
 from dreamlib.metrics.prdc import DENSITY_NULL, Manifold, coverage_null, prdc
 from dreamlib.utils.errors import NotEnoughSamples
@@ -157,6 +159,26 @@ def kernel_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score
     return scores
 
 
+def mind_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score]:
+    """MIND at every N, and without its bias, which takes no least number of images: of all the
+    scores here the one that tells most at a small N."""
+    places = list(cuts(plan, sets))
+    found, scores = iter(minds([x for *_, parts in places for x in parts], reference)), []
+    for size, images, parts in places:
+        results = [next(found) for _ in parts]
+        gen = np.concatenate([each.gen for each in results])
+        se = error_of_means(gen, np.mean([each.real for each in results], axis=0))
+        nulls = mind_null(reference, size), 0.0
+        for corrected, null in enumerate(nulls):
+            values = [(each.value, each.corrected)[corrected] for each in results]
+            name = plan.named("MIND") + " corrected" * corrected
+            mean = Estimate(float(np.mean(values)), se, MIND_METHOD)
+            how = "parts of the reference" if null else ""
+            more = {"null": null, "null_method": how}
+            scores.append(score_of(name, images, mean, size, len(reference), values, **more))
+    return scores
+
+
 def manifold_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score]:
     """Precision, recall, density, coverage: N generated against as many real images, part by
     part.  Their nulls hold at equal sizes; a fixed real set would read .38 for a perfect model."""
@@ -165,12 +187,13 @@ def manifold_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Sco
         if size <= NEIGHBOURS or len(reference) < size:
             continue
         nulls = {"density": DENSITY_NULL, "coverage": coverage_null(size, size, NEIGHBOURS)}
+        nulls |= {"clipped_density": 1.0, "clipped_coverage": 1.0}
         pairs = zip(parts, parts_of(reference, size))
         results = [prdc(gen, real, k=NEIGHBOURS) for gen, real in pairs]
         for metric, estimates in zip(Manifold._fields, zip(*results)):
             values = [each.value for each in estimates]
             mean, null = of_parts(values, estimates[0].method, PAIRS), nulls.get(metric)
-            name = plan.named(metric)
+            name = plan.named(metric.replace("_", " "))
             scores.append(score_of(name, images, mean, size, size, values, null=null))
     return scores
 
@@ -258,6 +281,7 @@ def measure(
         largest = replace(plan, sizes=(plan.largest,))
         result.rows.extend(distance_rows(largest, whole, train, real="train"))
     result.rows.extend(kernel_rows(plan, sets, reference))
+    result.rows.extend(mind_rows(plan, sets, reference))
     result.rows.extend(manifold_rows(plan, sets, reference))
     for size in plan.sizes:
         if size > len(reference):

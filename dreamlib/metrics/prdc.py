@@ -2,7 +2,8 @@
 
 Each set stands for the union of balls around its points, that of x reaching to the k-th nearest
 other point of its set.  Precision and recall: Kynkaanniemi et al. 2019, Eqs. 1 and 2.  Density and
-coverage: Naeem et al. 2020.
+coverage: Naeem et al. 2020.  Clipped density and coverage: Salvy et al. 2025, arXiv 2507.01761:
+shares of good images, which fall in a straight line as bad ones are mixed in.
 
 All of them but density depend on both sizes and on k even for a perfect generator: with k = 5
 coverage is .97 for 500 against 500 and .38 for 500 against 5,000.  So sizes are equal, values are
@@ -11,6 +12,7 @@ compared at equal n and k, and read beside DENSITY_NULL and `coverage_null`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -39,6 +41,9 @@ class Manifold(NamedTuple):
     recall: Estimate  # share of real images inside any generated ball
     density: Estimate  # mean number of real balls around a generated image, over k
     coverage: Estimate  # share of real balls that hold any generated image
+    # How many good generated images would do as well, as a share; about 1 for a perfect generator
+    clipped_density: Estimate
+    clipped_coverage: Estimate
 
 
 def prdc(
@@ -49,7 +54,11 @@ def prdc(
     closed: bool = False,
     allow_unequal: bool = False,
 ) -> Manifold:
-    """Precision, recall, density and coverage of gen [n,d] against real [m,d].
+    """Precision, recall, density and coverage of gen [n,d] against real [m,d], and the clipped two.
+
+    Clipped density: balls no wider than the median one, no image counting for more than k of them,
+    over what real images score among themselves.  Clipped coverage: k images fill a ball, and
+    `covered_share` reads how full they are.  Neither is cut at 1.
 
     A ball is open (distance < radius) but always holds its centre, so that a copy counts as near
     its original even where radii are 0; distances equal up to rounding count as equal.  With
@@ -58,18 +67,31 @@ def prdc(
     n != m unless `allow_unequal`; NotEnoughSamples where a set has no k-th neighbour.
     """
     gen, real = _comparable(gen, real, k, allow_unequal)
-    reach_gen, reach_real = _reach(gen, k, closed), _reach(real, k, closed)
-    holders = np.empty(len(gen), np.int64)  # how many real balls hold each generated image
-    # Whether any generated ball holds the real image, and its ball any generated image
-    recalled, covered = np.zeros((2, len(real)), bool)
+    reaches = _reach(gen, k), _reach(real, k)
+    reach_gen, reach_real = (reach[int(closed)] for reach in reaches)
+    clipped, edge = (np.minimum(reach, np.median(reach)) for reach in (reach_real, reaches[1][1]))
+    holders, near_it = np.empty((2, len(gen)), np.int64)  # real balls around it; clipped ones
+    held = np.zeros(len(real), np.int64)  # generated images in each real ball
+    recalled = np.zeros(len(real), bool)  # whether any generated ball holds the real image
     for part, near in _near_blocks(gen, real):
         inside = near.within(reach_real)
         holders[part] = np.count_nonzero(inside, axis=1)
-        covered |= inside.any(axis=0)
+        held += np.count_nonzero(inside, axis=0)
+        near_it[part] = np.count_nonzero(near.within(clipped), axis=1)
         recalled |= near.within(reach_gen[part, None]).any(axis=0)
-    density = np.mean(holders) / k
-    values = np.mean(holders > 0), np.mean(recalled), density, np.mean(covered)
+    dense = np.minimum(near_it / k, 1).mean() / _own_density(real, edge, k)
+    share = covered_share(float(np.minimum(held / k, 1).mean()), len(gen), len(real), k)
+    values = np.mean(holders > 0), np.mean(recalled), np.mean(holders) / k, np.mean(held > 0)
+    values = (*values, dense, share)
     return Manifold(*(Estimate(float(value), None, NO_ERROR) for value in values))
+
+
+def _own_density(real: np.ndarray, reach: np.ndarray, k: int) -> float:
+    """What real images score among themselves, whose closed balls hold k of them."""
+    others = np.empty(len(real), np.int64)  # balls of others around each
+    for part, near in _near_blocks(real, real):
+        others[part] = np.count_nonzero(near.within(reach), axis=1) - 1
+    return float(np.minimum(others / k, 1).mean())
 
 
 def coverage_null(n: int, m: int, k: int = 5) -> float:
@@ -82,6 +104,36 @@ def coverage_null(n: int, m: int, k: int = 5) -> float:
         raise ValueError(f"coverage needs n >= 1 and 1 <= k < m, got n={n}, m={m}, k={k}")
     i = np.arange(k)
     return float(1 - np.prod((m - 1 - i) / (n + m - 1 - i)))
+
+
+def covered_share(value: float, n: int, m: int, k: int = 5) -> float:
+    """The share of n images that, being good, would fill real balls as far as `value` says: the
+    mean of min(images inside / k, 1) over the balls of m real ones.
+
+    Of r good images c lie in a ball with the chance of a beta-binomial (r; k, m - k): the k-th
+    nearest of a real image holds a Beta(k, m - k) part of the law.  That is inverted, and goes on
+    straight above what n good images are expected to fill.
+    """
+    steps = np.linspace(0, n, 65).round().astype(int)
+    expected = np.array([_filled(int(r), m, k) for r in steps])
+    if value <= expected[-1]:
+        return float(np.interp(value, expected, steps / n))
+    return float(value / expected[-1])
+
+
+def _filled(r: int, m: int, k: int = 5) -> float:
+    """Expected min(c / k, 1) of a real ball, c of r good images in it."""
+
+    def log_beta(a: float, b: float) -> float:
+        return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+    missing, ways = 0.0, 0.0  # log of r over c
+    for c in range(min(k, r + 1)):
+        missing += (1 - c / k) * math.exp(
+            ways + log_beta(c + k, r - c + m - k) - log_beta(k, m - k)
+        )
+        ways += math.log((r - c) / (c + 1)) if r > c else 0.0
+    return 1 - missing
 
 
 def _comparable(
@@ -173,8 +225,9 @@ def _near_blocks(x: np.ndarray, y: np.ndarray) -> Iterator[tuple[slice, Near]]:
         yield part, Near(x[part], y, left[part] @ right.T, x_norm[part, None], y_norm)
 
 
-def _reach(points: np.ndarray, k: int, closed: bool) -> np.ndarray:
-    """Largest squared distance [n] that counts as inside the ball of each of points [n,d].
+def _reach(points: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Largest squared distance [n] that counts as inside the open, and inside the closed ball of
+    each of points [n,d].
 
     An open ball ends a tie's width before its radius, a closed one as much behind it; neither is
     smaller than the distance that rounding puts between a point and its copy.
@@ -192,4 +245,4 @@ def _reach(points: np.ndarray, k: int, closed: bool) -> np.ndarray:
         radius[part] = squared[order][np.searchsorted(row, rows) + k - 1 - nearer]
     # Who is at the ball's edge has a norm of at most norm + radius.
     tie = 2 * TIE * np.square(_norms(points) + np.sqrt(radius))
-    return np.maximum(radius + (tie if closed else -tie), tie)
+    return np.maximum(radius - tie, tie), np.maximum(radius + tie, tie)

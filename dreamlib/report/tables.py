@@ -12,7 +12,7 @@ from dreamlib.evaluation.ablation_results import BUDGETS, RESOLVED, Ablation, cr
 from dreamlib.evaluation.compare import Comparison
 from dreamlib.evaluation.results import GENERATED, REAL, Score, Study, read_scores
 from dreamlib.report.sources import way_of
-from dreamlib.report.texts import NONE, as_latex, as_table, csv_text, no_formula, plain
+from dreamlib.report.texts import NONE, as_latex, as_table, csv_text, denoised, no_formula, plain
 from dreamlib.runs.run import Run
 from dreamlib.utils.errors import NotEnoughSamples
 from dreamlib.utils.files import write_text
@@ -92,9 +92,10 @@ def rows_markdown(rows: Iterable[Score]) -> str:
 
 def headline(study: Study) -> tuple[list[str], list[list[str]]]:
     """Head and cells of the table that opens a report: the distance at every N, the same
-    corrected, and KID at every N; generated images beside the floor."""
+    corrected, corrected MIND and KID at every N; generated images beside the floor."""
     metric = study.facts["metric"]
-    names = (metric, f"{metric} corrected", named(study, "KID"))
+    names = (metric, f"{metric} corrected", f"{named(study, 'MIND')} corrected")
+    names = (*names, named(study, "KID"))
     rows = [row for name in names for kind in (GENERATED, REAL) for row in study.of(kind, name)]
     head, cells = rows_table(sorted(rows, key=lambda row: (names.index(row.metric), row.n)))
     keep = [i for i, name in enumerate(head) if name not in ("real", *MADE)]
@@ -125,7 +126,7 @@ ERRORS = "±: standard error over fresh images and a fresh reference; not bias, 
 HOW_TO_READ = (
     f"{REAL}: the floor, other held-out images in the same place. Null: what a perfect generator "
     f"is expected to score, where a formula says. {ERRORS} Lines of different N are not compared "
-    "with each other, KID's excepted, which has no bias."
+    "with each other, those of KID and of corrected MIND excepted, which have no bias."
 )
 FIXED = "± of several sets leaves the reference out, and is too small, where se_method says so."
 
@@ -160,7 +161,7 @@ def memorisation_sentence(study: Study) -> str:
         f"Nearest training image, in pixels: median distance {memory['generated']:.1f} for "
         f"{memory['n']:,} generated images, {memory['held_out']:.1f} for held-out ones; "
         f"{100 * memory['share']:.1f} % are nearer than the nearest hundredth of the held-out ones "
-        f"({100 * memory['null']:.1f} % by chance)."
+        f"({100 * memory['null']:.1f} % by chance).{denoised(memory.get('by_noise'))}"
     )
 
 

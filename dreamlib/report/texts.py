@@ -10,6 +10,7 @@ from typing import Any
 from dreamlib.utils.files import readable
 
 NONE = "–"
+RARE = 0.01  # a p that is worth a loud word
 
 
 # What Markdown, a page's HTML or a notebook's mathematics would read in a name.
@@ -58,3 +59,19 @@ def csv_text(head: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
 def no_formula(text: str) -> str:
     """For CSV: a spreadsheet computes a text that begins like a formula."""
     return readable(f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text)
+
+
+def denoised(by_noise: dict[str, Any] | None) -> str:
+    """What denoising says of memorisation; nothing for a GAN, and in older files."""
+    if by_noise is None:
+        return ""
+    ratios = ", ".join(f"{ratio:.2f}" for ratio in by_noise["ratios"])
+    found = "no difference that chance would not make"
+    if by_noise["p"] < RARE:
+        found = "MEMORISED in part, as training images are known better than others of their kind"
+        if min(by_noise["ratios"]) > 1 / max(by_noise["ratios"]):
+            found = "held-out images are the easier ones, so the two sets differ in kind"
+    return (
+        f" Error in denoising {by_noise['n']:,} training images over that of held-out ones, from "
+        f"little noise to much: {ratios} (p = {by_noise['p']:.2g}): {found}."
+    )

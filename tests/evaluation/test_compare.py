@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from dreamlib.evaluation.compare import (
+    LEVEL,
     Comparison,
     Difference,
+    _needed,
     compare,
     comparison_path,
     differences_of,
 )
 from dreamlib.evaluation.inputs import StudyInputs
+from dreamlib.metrics import mind
+from dreamlib.metrics.estimate import Estimate
 from dreamlib.metrics.features import extract
 from dreamlib.metrics.frechet import frechet
+from dreamlib.metrics.mind import Told
 from dreamlib.report.tables import comparison_markdown
 from dreamlib.runs.open import open_run
 from dreamlib.sampling.generate import generate
@@ -79,37 +86,43 @@ def test_a_run_does_not_differ_from_itself(pair):
     assert "They cannot be told apart" in found.sentence()
 
 
-def test_few_images_are_judged_by_kid_alone(pair):
+def test_few_images_are_judged_by_mind_and_kid(pair):
     """No error of the raw distance and no corrected one: neither is needed."""
     a, b = pair
     found = compare(a, b, n=(30,))
     assert found.rows[0].se is None
     assert "30, one reference, the same seeds: KID[classifier]" in found.sentence()
-    assert "FD[classifier]" not in found.sentence()
+    assert "MIND[classifier] corrected" in found.sentence()
+    assert " FD[classifier]" not in found.sentence()
 
 
-def verdict(*rows):
+def verdict(*rows, p=0.001, needed=900):
     """A comparison of these (metric, value, se): below 0 narrow has the lower value."""
     found = [Difference(metric, value, se, "", 500, 5000) for metric, value, se in rows]
+    found[-1] = replace(found[-1], p=p, needed=needed)
     return Comparison({"a": "narrow", "b": "wide", "paired": True}, found, {})
 
 
 @pytest.mark.parametrize(
-    ("corrected", "kid", "nearer", "said"),
+    ("corrected", "kid", "mind", "p", "nearer", "said"),
     [
-        (-0.5, -0.5, "narrow", "narrow is nearer to the real images"),
-        (0.5, 0.5, "wide", "Raw, FD is lower for narrow"),  # the raw one says otherwise
-        (0.5, 0.1, "wide", "KID differs by 0.1 ± 0.1, which is within two standard errors"),
-        (-0.5, 0.5, None, "The measures disagree, so neither is called nearer"),
-        (0.1, -0.5, None, "The measures disagree, so neither is called nearer"),
-        (0.1, 0.1, None, "They cannot be told apart"),
-        (None, -0.5, "narrow", "narrow is nearer"),
-        (None, 0.1, None, "Raw, FD is lower for narrow"),
+        (-0.5, -0.5, -0.5, 0.01, "narrow", "narrow is nearer to the real images"),
+        (0.5, 0.5, 0.5, 0.01, "wide", "Raw, FD is lower for narrow"),  # the raw one says otherwise
+        (0.5, 0.1, 0.5, 0.01, "wide", "KID differs by 0.1 ± 0.1, which is within two standard"),
+        (-0.5, 0.5, -0.5, 0.01, None, "The measures disagree, so neither is called nearer"),
+        (-0.5, 0.1, 0.5, 0.01, None, "The measures disagree, so neither is called nearer"),
+        (0.1, 0.1, 0.1, 0.01, None, "They differ, and which lies nearer cannot be told"),
+        (0.1, 0.1, 0.1, 0.2, None, "is what it looks like, about 900 images of each would)"),
+        (0.1, 0.1, 0.5, 0.06, None, "They cannot be told apart"),
+        (None, -0.5, -0.5, 0.01, "narrow", "narrow is nearer"),
+        (None, 0.1, 0.1, 0.2, None, "Raw, FD is lower for narrow"),
+        (None, -0.5, 0.1, 0.01, None, "They differ, and which lies nearer cannot be told"),
     ],
 )
-def test_the_raw_distance_decides_nothing(corrected, kid, nearer, said):
+def test_the_raw_distance_decides_nothing(corrected, kid, mind, p, nearer, said):
     rows = [("FD", -0.6, 0.1), ("FD corrected", corrected, 0.1), ("KID", kid, 0.1)]
-    found = verdict(*(row for row in rows if row[1] is not None))
+    rows += [("MIND corrected", mind, 0.1)]
+    found = verdict(*(row for row in rows if row[1] is not None), p=p)
     assert found.nearer == nearer
     assert said in found.sentence()
     named = f"{nearer} is nearer" if nearer else " is nearer"
@@ -132,6 +145,42 @@ def test_of_two_generators_that_are_equally_far_the_narrow_one_is_not_preferred(
         raw += rows[0].value < 0
     assert narrow <= 1
     assert raw >= 10
+
+
+def test_how_many_images_would_tell():
+    """What they look like is halfway to clear: four times as many images, while the reference's own
+    noise, which more of them leave as it is, is small; and never where it is large."""
+    minus = Estimate(1.0, 1.0, "")
+    assert _needed(Told(minus, 0.3, 1.0, ()), 500) == 2000
+    assert _needed(Told(minus, 0.3, 0.9, ()), 500) == math.ceil(500 * 0.9 / 0.15)
+    assert _needed(Told(minus, 0.3, 0.7, ()), 500) is None
+    assert (
+        "no number of images would against 5,000 real ones"
+        in verdict(
+            ("FD", 0.1, 1.0), ("KID", 0.1, 1.0), ("MIND corrected", 0.1, 1.0), p=0.9, needed=None
+        ).sentence()
+    )
+
+
+@pytest.mark.parametrize("law", ["normal", "t5", "mixture"])
+def test_images_of_one_law_are_called_different_one_time_in_twenty(law, monkeypatch):
+    """400 repetitions, 12 features, off the real law; the paired ones share half of their noise."""
+    monkeypatch.setattr(mind, "DIRECTIONS", 40)
+    rng = np.random.default_rng(0)
+
+    def drawn(n):
+        noise = rng.standard_t(5, (n, 12)) if law == "t5" else rng.standard_normal((n, 12))
+        return noise + (3 * rng.integers(0, 2, (n, 1)) if law == "mixture" else 0)
+
+    found = {True: 0, False: 0}
+    for _ in range(400):
+        real, shared = drawn(300), drawn(100)
+        pair = [shared + drawn(100) for _ in range(2)]
+        found[True] += mind.mind_difference(*pair, real, True).p < LEVEL
+        pair = [1.2 * drawn(100) + 0.2 for _ in range(2)]
+        found[False] += mind.mind_difference(*pair, real, False).p < LEVEL
+    for count in found.values():  # 20 expected: the bounds are three standard errors off
+        assert 7 <= count <= 33
 
 
 def test_other_seeds_are_not_called_the_same_and_equal_names_are_told_apart(pair, tmp_path):

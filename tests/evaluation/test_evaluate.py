@@ -15,6 +15,7 @@ import pytest
 
 mpl.use("Agg")
 
+from dreamlib.evaluation.denoising import RANGES
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.evaluation.feature_scores import (
     GAUSSIAN,
@@ -252,16 +253,20 @@ def test_guidance_doubles_the_evaluations(tiny):
 def test_all_kinds_of_measures_are_there(study):
     names = {row.metric.partition("[")[0] for row in study.rows}
     assert names >= {
-        *("FD", "KID", "precision", "recall", "density", "coverage"),
+        *("FD", "KID", "MIND", "precision", "recall", "density", "coverage"),
+        *("clipped density", "clipped coverage"),
         *("NDB/K", "JS above null", "modes / real modes", "pixels: log_spectrum"),
     }
-    assert not any(row.metric.endswith("corrected") for row in study.rows)  # too few images
+    corrected = {row.metric for row in study.rows if row.metric.endswith("corrected")}
+    assert corrected == {"MIND[classifier] corrected"}  # too few images for the distance
     assert "FD[classifier] corrected" in study.absent
     assert {row.real for row in study.rows} == {"reference", "train"}
     assert set(study.shares) >= {"skin", "glasses"}
     assert study.modes["generated"]["n"] == 60
     assert study.memorisation["n_train"] == 120
     assert study.memorisation["n"] == 60
+    assert len(study.memorisation["by_noise"]["ratios"]) == RANGES
+    assert study.memorisation["by_noise"]["n"] == 60
 
 
 def test_the_replay_only_changes_the_counts(study):

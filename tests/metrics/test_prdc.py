@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dreamlib.metrics import prdc as manifold
-from dreamlib.metrics.prdc import DENSITY_NULL, coverage_null, prdc
+from dreamlib.metrics.prdc import DENSITY_NULL, _filled, coverage_null, covered_share, prdc
 from dreamlib.utils.errors import NotEnoughSamples
 
 
@@ -14,7 +14,8 @@ def drawn(n, key, d=8, scale=1.0, shift=0.0):
 
 
 def values(found):
-    return [estimate.value for estimate in found]
+    """Precision, recall, density and coverage."""
+    return [estimate.value for estimate in found[:4]]
 
 
 def precision_recall(gen, real, k=3, **more):
@@ -157,6 +158,45 @@ def test_null_values(n, m):
     _, _, density, coverage = np.mean(found, axis=0)
     assert density == pytest.approx(DENSITY_NULL, abs=0.06)  # five standard errors of the mean
     assert coverage == pytest.approx(coverage_null(n, m, 5), abs=0.02)  # six of them
+
+
+@pytest.mark.parametrize(("n", "m"), [(400, 400), (300, 1500)])
+@pytest.mark.parametrize("bad", [0.0, 0.25, 0.5, 1.0])
+def test_clipped_shares_are_those_of_good_images(n, m, bad):
+    """Mean of 12 repetitions: a straight line from 1 to 0, at any sizes."""
+    found = []
+    for i in range(12):
+        gen = drawn(n, (i, 2))
+        gen[: int(bad * n)] += 30
+        each = prdc(gen, drawn(m, (i, 3)), allow_unequal=True)
+        found.append((each.clipped_density.value, each.clipped_coverage.value))
+    dense, covered = np.mean(found, axis=0)
+    assert dense == pytest.approx(1 - bad, abs=0.06)
+    assert covered == pytest.approx(1 - bad, abs=0.05)
+
+
+def test_an_outlier_among_the_real_images_counts_for_nothing():
+    """Its ball holds everything: precision and density are fooled by it, the clipped one is not."""
+    real, far = drawn(300, 0), drawn(300, 1) + 6
+    real[:6] *= 40
+    found = prdc(far, real)
+    assert found.precision.value == 1
+    assert found.density.value > 0.5
+    assert found.clipped_density.value == 0
+
+
+def test_the_filled_share_is_the_expectation():
+    """Against draws: balls of the fifth nearest of 30 real images, 12 good images."""
+    rng, filled = np.random.default_rng(0), []
+    for _ in range(4000):
+        at = rng.random(41)  # distances from one image: 29 real ones, 12 generated
+        radius = np.sort(at[:29])[4]
+        filled.append(min((at[29:] < radius).sum() / 5, 1))
+    assert _filled(12, 30, 5) == pytest.approx(np.mean(filled), abs=0.012)
+    for share in (0.0, 0.3, 1.0):
+        assert covered_share(_filled(round(64 * share), 90), 64, 90) == pytest.approx(
+            share, abs=0.01
+        )
 
 
 def test_coverage_formula():

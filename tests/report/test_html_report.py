@@ -132,7 +132,9 @@ def test_headline_numbers_are_those_of_the_scores(scored):
     line = next(cell for cell in cells if cell[0] == metric and cell[1].startswith("20"))
     row, floor = study.find(GENERATED, 20), study.find(REAL, 20)
     assert line[2:] == [_with_error(row), _with_error(floor), _number(row.null)]
-    assert list(dict.fromkeys(cell[0] for cell in cells)) == [metric, "KID[classifier]"]
+    assert list(dict.fromkeys(cell[0] for cell in cells)) == [
+        *(metric, "MIND[classifier] corrected", "KID[classifier]")
+    ]
     _, found = page_of(scored)
     assert _with_error(row) in found.text
     assert _with_error(floor) in found.text
