@@ -5,8 +5,8 @@
 # so a training that is stopped and resumed from exact state goes on as if nothing had happened.
 # Seen: with two processes yes.  With three or four, the first step of a process differs from all later
 # ones in some 2 to 4 % of the gradients: after it DDP sorts its buckets anew, the position in a bucket
-# decides in which order gloo adds, and (a + b) + c is not a + (b + c).  Every resume has a first
-# step, so three processes that resume never end with the bits of those that were not stopped.
+# decides in which order gloo adds, and (a + b) + c is not a + (b + c).  Every resume has such a first
+# step, so exact state is not enough for exact bits.
 set -eu
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT

@@ -1,8 +1,8 @@
 #!/bin/sh
 # diffusers 0.42.1 with torch 2.13.0, seen on 2026-12-01, Linux, Python 3.11.
 #
-# Guess: Heun's method, of second order, is closer to the data than Euler's at as many steps, also on a
-# cosine schedule.
+# Guess: with an exact denoiser 20 steps of any scheduler keep the data's spread to 5 %, those of second
+# order, as Heun's, closer than Euler's.
 # Seen: with an EXACT denoiser of N(0, 0.5^2) and the defaults, on a cosine schedule 10 steps of Heun
 # leave a spread 15 times too wide, 20 steps 2.4 times; Euler's are 15 % and 7 % too narrow and DPM-Solver++'s
 # 5 % and 0 %.  The schedule begins at sigma = 20,000 and the second timestep is at about 6: the first
