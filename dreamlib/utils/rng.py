@@ -74,7 +74,11 @@ def seeded(purpose: str, *key: int) -> Iterator[None]:
 def image_noise(
     seed: int, slots: Sequence[int | None], shape: Sequence[int], t: int, device: torch.device
 ) -> Tensor:
-    """Standard normal [B,*shape]; row r is keyed by (seed, slots[r], t), empty slots are zero."""
+    """Standard normal [B,*shape]; row r is keyed by (seed, slots[r], t), empty slots are zero.
+
+    A CPU generator of torch takes the low 32 bits of a seed: of n images, n^2 / 2^33 pairs share
+    their noise at a given t, 0.3 of 50,000 and 5 of 200,000.
+    """
     noise, rng = torch.zeros(len(slots), *shape), torch.Generator()
     filled = {row: image for row, image in enumerate(slots) if image is not None}
     for row, key in zip(filled, mix_each("image", seed, list(filled.values()), t)):

@@ -74,6 +74,17 @@ def test_x0_and_eps_invert_each_other(sched):
     assert_close(eps_from_output("x0", sched, x_t, t, x0), eps, rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_timestep_has_its_noise_in_half_precision(sched, dtype):
+    """1 - alpha_bar of a rounded alpha_bar would be 0 at the 21 lowest of 1000 timesteps."""
+    t = torch.arange(len(sched))
+    one, none = torch.ones(len(sched), 1, 1, 1, dtype=dtype), torch.zeros(1, dtype=dtype)
+    x_t = q_sample(sched, one, t, none), q_sample(sched, none, t, one)
+    exact = sched.alpha_bar.sqrt(), (1 - sched.alpha_bar).sqrt()
+    for got, wanted in zip(x_t, exact):
+        assert float((got.flatten().double() / wanted - 1).abs().max()) < 2**-8
+
+
 def test_posterior_is_bayes_rule(sched):
     """q(x_s | x_t, x0) from the product of two Gaussians, for neighbours and for leaps."""
     x0, x_t = draw()

@@ -121,6 +121,22 @@ def test_ema_warms_up_and_follows_its_formula():
         assert_close(ema.module.weight, expected)
 
 
+@pytest.mark.parametrize("decay", [0.99, 0.999])
+def test_averages_stop_as_short_of_still_weights_as_float32_makes_them(decay):
+    """Half a last digit over (1 - decay), as docs/TRAINING.md says; no further, and never away."""
+    model = torch.nn.Linear(100, 1, bias=False)
+    target = torch.linspace(1, 1.99, 100)[None]
+    ema = Averaged(model, lambda step: decay)
+    model.weight.data.copy_(0.99 * target)
+    ema.update_parameters(model)
+    model.weight.data.copy_(target)
+    for _ in range(round(12 / (1 - decay))):
+        ema.update_parameters(model)
+    off = float((ema.module.weight.detach() / target - 1).abs().max())
+    unit = 2**-24 / (1 - decay)
+    assert 0.5 * unit < off < 1.1 * unit
+
+
 def test_averages_go_on_where_they_were_saved():
     torch.manual_seed(0)
     model, again = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)

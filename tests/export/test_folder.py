@@ -15,6 +15,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from dreamlib.config.factory import make_schedule
+from dreamlib.diffusion.forward_process import q_sample
 from dreamlib.evaluation.evaluate import evaluate
 from dreamlib.export import onnx as onnx_module
 from dreamlib.export.facts import Facts
@@ -91,6 +93,20 @@ def test_diffusers_draws_the_same_images(alive, tiny, tmp_path):
     for name, run, theirs in zip(runs, runs.values(), images):
         assert apart(theirs, generate(run, range(6))) <= 1, name
     assert "deprecated" not in said
+
+
+def test_training_on_noises_by_ddpm_of_the_exported_schedule(trained, tmp_path):
+    """The folder's own scheduler, just loaded, has its noise levels the wrong way round."""
+    diffusers = pytest.importorskip("diffusers")
+    folder = export(trained, tmp_path / "model", onnx=False) / "scheduler"
+    sched = make_schedule(trained.config)
+    t = torch.arange(len(sched))
+    x0, eps = torch.randn(2, len(sched), 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    ours = q_sample(sched, x0, t, eps)
+    theirs = diffusers.DDPMScheduler.from_pretrained(folder).add_noise(x0, eps, t)
+    torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
+    solver = diffusers.DPMSolverMultistepScheduler.from_pretrained(folder)
+    assert float((solver.add_noise(x0, eps, t) - ours).abs().max()) > 0.5  # else SHARING.md is old
 
 
 @pytest.mark.parametrize("wrong", [{"thresholding": False}, {"solver_order": 1}])
