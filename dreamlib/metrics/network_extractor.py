@@ -231,7 +231,13 @@ def _card(place: Path, path: Path, digest: str) -> Card:
 
 
 def _torchscript(data: bytes, device: torch.device) -> Network:
-    return torch.jit.load(io.BytesIO(data), map_location=device).eval()
+    net = torch.jit.load(io.BytesIO(data), map_location=device).eval()
+
+    def run(pixels: Tensor) -> Any:
+        with torch.jit.optimized_execution(False):  # later runs would be compiled: other bits
+            return net(pixels)
+
+    return run
 
 
 def _exported(data: bytes, device: torch.device) -> Network:
