@@ -188,6 +188,7 @@ def score_external(
         raise NotEnoughSamples(f"{name} has {len(images):,} images, fewer than N = {min(n):,}")
     which = f"{len(images):,} images {sha256_array(images)[:12]}"
     _check_name(evaluator.saved(), name, which)
+    _check_extractor(evaluator)
     warnings = evaluator.warnings(images, reference.known)
     if warnings:
         say(f"WARNING: of {which} of {name}, {', '.join(warnings)}: scores look too good")
@@ -217,6 +218,17 @@ def _check_name(study: Study, name: str, which: str) -> None:
     saved = {each.origin.seeds.partition(";")[0] for each in study.guests if each.images == name}
     if saved - {which}:
         raise ConfigError(f"{name} is the name of other images in these scores: give --name")
+
+
+def _check_extractor(evaluator: ExternalEvaluator) -> None:
+    """ConfigError where rows of the same name are by another network or another way of resizing."""
+    ours, metric = evaluator.extractor.identity, metric_name(evaluator.extractor)
+    for each in evaluator.saved().guests:
+        if each.metric == metric and each.origin.extractor not in (ours, ""):
+            raise ConfigError(
+                f"{metric} here is by {each.origin.extractor}, and now by {ours}: another --out, "
+                "or another name in the extractor's card"
+            )
 
 
 def score_pipeline(

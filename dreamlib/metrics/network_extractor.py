@@ -234,7 +234,8 @@ def _torchscript(data: bytes, device: torch.device) -> Network:
     net = torch.jit.load(io.BytesIO(data), map_location=device).eval()
 
     def run(pixels: Tensor) -> Any:
-        with torch.jit.optimized_execution(False):  # later runs would be compiled: other bits
+        # Later runs would be compiled, and may give other bits
+        with torch.jit.optimized_execution(False):  # pyright: ignore
             return net(pixels)
 
     return run

@@ -40,6 +40,11 @@ def ready_extractor(
     TorchScript, must have the known one), else found or downloaded as `obtain` does.  ConfigError
     for unknown names, WeightsUnavailable without weights or torch-fidelity.
     """
+    if not name.startswith(("dinov2-", "clip-", TORCHVISION)):
+        raise ConfigError(
+            f"there is no extractor {name}: name inception, dinov2-vit-b-14, clip-vit-b-32, "
+            "torchvision:resnet50 or their like, or a file: .pt, .ts, .pt2, .onnx"
+        )
     make = _torchvision if name.startswith(TORCHVISION) else _torch_fidelity
     return make(name, search, download_to, device)
 

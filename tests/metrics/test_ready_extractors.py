@@ -187,6 +187,7 @@ def test_a_file_in_the_slot_is_torch_fidelitys_too(hub, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "word"),
     [
+        ("resnet50", "there is no extractor resnet50: name .*torchvision:resnet50"),
         ("dinov2-vit-x-14", "is unknown: dinov2-vit-s-14, .*clip-vit-b-32.* are ready"),
         ("torchvision:resnet51", "has no network resnet51, but .*resnet50"),
         ("torchvision:squeezenet1_0", "ends in no linear layer: export its features"),
