@@ -103,7 +103,8 @@ def stats(
     images, _ = packed.take(split, n or len(packed.indices(split)))
     extractor = make_extractor(config, packed, choose_device(config.train.device))
     moments = Moments.of(extract(images, extractor))
-    write_statistics(out, moments, {"extractor": extractor.name, "data": packed.fingerprint})
+    facts = {"extractor": extractor.name, "identity": extractor.identity}
+    write_statistics(out, moments, {**facts, "data": packed.fingerprint})
     say(f"{out}: mu and sigma of {len(images):,} images by {extractor.name}")
 
 

@@ -42,11 +42,15 @@ Slurm = Annotated[
     str | None,
     typer.Option(help="parts as jobs of a cluster: partition=gpu,time=120 (minutes),jobs=8, ..."),
 ]
-Weights = Annotated[str | None, typer.Option(help="the Inception file")]
+Weights = Annotated[str | None, typer.Option(help="the extractor's weights: a file or folder")]
+Looks = Annotated[
+    str | None, typer.Option(help="clip-vit-b-32, torchvision:resnet50, NET.onnx; else Inception")
+]
 PART_DONE = "part {} is ready: run the other parts, then the command without --part"
 NO_IMAGES = (
     "name a run folder alone, or images: --images FOLDER or --diffusers FOLDER (--reference, "
-    "--size, --steps, --name, --out and --weights are for those; a run has its settings: --set)"
+    "--size, --steps, --name, --out, --weights and --extractor are for those; a run has its "
+    "settings: --set)"
 )
 
 
@@ -62,6 +66,7 @@ def evaluate(
     out: Out = None,
     part: Part = None,
     weights: Weights = None,
+    extractor: Looks = None,
     mirror: Mirrors = None,
     settings: Set = None,
 ) -> None:
@@ -73,14 +78,14 @@ def evaluate(
     if part is not None:
         return _prepare(opened, part, n)
     if place is None:
-        if opened is None or any((reference, size, steps, name, out, weights)):
+        if opened is None or any((reference, size, steps, name, out, weights, extractor)):
             raise ConfigError(NO_IMAGES)
         return _say_scores(score(opened, n), opened.folder)
     if images and diffusers:
         raise ConfigError("--images or --diffusers, not both")
     name = name or external.name_of(place)
     with opened.session() if opened else nullcontext(lambda: None) as keep:
-        by = external.evaluator(opened, out, weights)
+        by = external.evaluator(opened, out, weights, extractor)
         real = by.reference(reference, size)
         if images:
             study = external.score_external(by, name, by.read(images, size), real, n)

@@ -33,7 +33,9 @@ from dreamlib.metrics.classifier import Classifier, load_or_train_classifier
 from dreamlib.metrics.features import ClassifierExtractor, Extractor
 from dreamlib.metrics.inception import InceptionExtractor
 from dreamlib.metrics.lpips import Lpips
+from dreamlib.metrics.network_extractor import FORMATS, file_extractor
 from dreamlib.metrics.pretrained_weights import ALEXNET, INCEPTION, obtain
+from dreamlib.metrics.ready_extractors import ready_extractor
 from dreamlib.utils.errors import ConfigError, DataError
 from dreamlib.utils.platform import Precision, weight_folders, weights_cache
 from dreamlib.utils.rng import numpy_rng, seeded
@@ -277,7 +279,16 @@ def make_classifier(data: Packed, seed: int) -> Classifier:
 def make_extractor(config: Config, data: Packed, device: torch.device) -> Extractor:
     if config.evaluate.extractor == "classifier":
         return ClassifierExtractor(make_classifier(data, 0))
-    return make_inception(config.evaluate.weights, device)
+    return make_frozen(config.evaluate.extractor, config.evaluate.weights, device)
+
+
+def make_frozen(extractor: str, weights: str | None, device: torch.device) -> Extractor:
+    """An extractor that needs no images: inception, one that is known by name, or a file."""
+    if extractor == "inception":
+        return make_inception(weights, device)
+    if Path(extractor).suffix in FORMATS:
+        return file_extractor(Path(extractor).expanduser(), device)
+    return ready_extractor(extractor, weight_folders(weights), weights_cache(), device)
 
 
 def make_inception(weights: str | None, device: torch.device) -> InceptionExtractor:

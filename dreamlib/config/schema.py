@@ -6,6 +6,7 @@ import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -47,6 +48,16 @@ Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
 Float = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Bool = Annotated[bool, Field(strict=True), BeforeValidator(_bool)]  # pydantic 2.7: in this order
 Name = Annotated[str, BeforeValidator(_name)]
+READY = re.compile(r"(classifier|inception|(dinov2|clip|torchvision:).+|.+\.(pt|ts|pt2|onnx))$")
+
+
+def _extractor(value: str) -> str:
+    if READY.match(value):
+        return value
+    raise ValueError(
+        "classifier, inception, dinov2-vit-b-14, clip-vit-b-32 and their like, "
+        "torchvision:resnet50 and its like, or a file: .pt, .ts, .pt2, .onnx"
+    )
 
 
 def span_steps(span: Span, *, epoch: float, total: int | None = None) -> int:
@@ -202,10 +213,10 @@ class Sample(Section):
 
 
 class Evaluate(Section):
-    extractor: Literal["classifier", "inception"] = "inception"
+    extractor: Annotated[Name, AfterValidator(_extractor)] = "inception"  # or a network's file
     n: tuple[Annotated[Int, Field(ge=2)], ...] = (500, 5000)
     reference: Int = Field(default=5000, ge=2)  # held-out real images, the same for every column
-    weights: Name | None = None  # the Inception file, or a folder that holds it
+    weights: Name | None = None  # the extractor's file, or a folder that holds it
     anchors: Bool = False  # score the untrained network and Gaussian images as well
     cells: Int = Field(default=100, ge=2)  # of the mode study, at most; fewer for few images
     jackknife: Bool = True  # a second standard error of the corrected distance: 20 more of it

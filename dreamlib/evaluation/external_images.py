@@ -177,20 +177,25 @@ def is_statistics(path: Path) -> bool:
         return bool(STATISTICS & set(arrays)) and "arr_0" not in arrays
 
 
-def read_statistics(path: Path, extractor: str, width: int) -> Moments | np.ndarray:
+def read_statistics(
+    path: Path, extractor: str, width: int, identity: str = ""
+) -> Moments | np.ndarray:
     """Moments (mu, sigma) as pytorch-fid and clean-fid write them, lucidrains' (m2, s2), or
     features: clean-fid's (feats), or a .pt file of torch-fidelity's cache.
 
-    `extractor` is the name that the file must agree with if it has one; theirs do not.  DataError
-    for a file that holds something else, or features of another width.
+    `extractor` and `identity` are what the file must agree with if it has them; theirs have not.
+    DataError for a file that holds something else, or features of another width.
     """
     if path.suffix == ".pt":
         return _features(path, "its tensor", _tensor(path), width)
     with arrays_of(path, "statistics") as arrays:
         made_by = str(arrays["extractor"]) if "extractor" in arrays else extractor
+        if made_by == extractor and identity and "identity" in arrays:
+            made_by, extractor = str(arrays["identity"]), identity
         if made_by != extractor:
             raise DataError(
-                f"{path} was made by {made_by}, and these images are seen by {extractor}"
+                f"{path} was made by {made_by}, and these images are seen by {extractor}: make it "
+                "again with that (`dreamlib data stats`), or set evaluate.extractor to the other"
             )
         if "feats" in arrays:
             return _features(path, "feats", arrays["feats"], width)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dreamlib.config.factory import make_inception
+from dreamlib.config.factory import make_frozen
 from dreamlib.data.pipelines import pipeline_images
 from dreamlib.evaluation.external_images import (
     as_channels,
@@ -93,7 +93,9 @@ class ExternalEvaluator:
             images = StudyInputs(self.run, sizes_of(self.run, None)).reference
             return Real(REFERENCE, self.features(images), frozenset(row_hashes(images)))
         if is_statistics(place):
-            statistics = read_statistics(place, self.extractor.name, self.extractor.dim)
+            statistics = read_statistics(
+                place, self.extractor.name, self.extractor.dim, self.extractor.identity
+            )
             return Real(f"{name_of(place)} {sha256_file(place)[:8]}", statistics)
         images = self.read(place, size)
         if self.run is not None:
@@ -145,13 +147,24 @@ def name_of(place: Path) -> str:
     return readable(place.name if place.is_dir() else place.stem)
 
 
-def evaluator(run: Run | None, out: Path | None, weights: str | None = None) -> ExternalEvaluator:
-    """With a run, its extractor and folder; else Inception, and the folder `out`."""
+def evaluator(
+    run: Run | None, out: Path | None, weights: str | None = None, extractor: str | None = None
+) -> ExternalEvaluator:
+    """With a run, its extractor and folder; else `extractor` or Inception, and the folder `out`.
+
+    ConfigError without a folder, for a classifier, and for `extractor` beside a run.
+    """
+    if run is not None and extractor:
+        raise ConfigError("a run has an extractor: --set evaluate.extractor=... in its place")
     if run is not None:
         return ExternalEvaluator(StudyInputs(run, sizes_of(run, None)).extractor, run.folder, run)
     if out is None:
         raise ConfigError("name a run folder, or a folder for the scores: --out runs/guests")
-    return ExternalEvaluator(make_inception(weights, choose_device()), out, None)
+    if extractor == "classifier":
+        raise ConfigError("a classifier is trained on a run's images: name the run folder")
+    return ExternalEvaluator(
+        make_frozen(extractor or "inception", weights, choose_device()), out, None
+    )
 
 
 def score_external(
@@ -175,6 +188,7 @@ def score_external(
         raise NotEnoughSamples(f"{name} has {len(images):,} images, fewer than N = {min(n):,}")
     which = f"{len(images):,} images {sha256_array(images)[:12]}"
     _check_name(evaluator.saved(), name, which)
+    _check_extractor(evaluator)
     warnings = evaluator.warnings(images, reference.known)
     if warnings:
         say(f"WARNING: of {which} of {name}, {', '.join(warnings)}: scores look too good")
@@ -204,6 +218,17 @@ def _check_name(study: Study, name: str, which: str) -> None:
     saved = {each.origin.seeds.partition(";")[0] for each in study.guests if each.images == name}
     if saved - {which}:
         raise ConfigError(f"{name} is the name of other images in these scores: give --name")
+
+
+def _check_extractor(evaluator: ExternalEvaluator) -> None:
+    """ConfigError where rows of the same name are by another network or another way of resizing."""
+    ours, metric = evaluator.extractor.identity, metric_name(evaluator.extractor)
+    for each in evaluator.saved().guests:
+        if each.metric == metric and each.origin.extractor not in (ours, ""):
+            raise ConfigError(
+                f"{metric} here is by {each.origin.extractor}, and now by {ours}: another --out, "
+                "or another name in the extractor's card"
+            )
 
 
 def score_pipeline(

@@ -23,19 +23,19 @@ RESIZE = "clean"
 SIZE = 299
 
 
-def resize_clean(images: np.ndarray) -> np.ndarray:
-    """uint8 [B,H,W,1 or 3] -> float32 [B,299,299,3] in [0, 255].  Parmar et al. 2022.
+def resize_clean(images: np.ndarray, size: int = SIZE) -> np.ndarray:
+    """uint8 [B,H,W,1 or 3] -> float32 [B,size,size,3] in [0, 255].  Parmar et al. 2022.
 
     Bicubic with antialiasing on float channels, never rounded back to integers; an overshoot is
     cut off.  Grey images become three equal channels.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise TypeError(f"images are uint8 [B,H,W,1 or 3], got {images.dtype} {images.shape}")
-    resized = np.empty((len(images), SIZE, SIZE, images.shape[-1]), np.float32)
+    resized = np.empty((len(images), size, size, images.shape[-1]), np.float32)
     for image, out in zip(images, resized):
         for channel in range(images.shape[-1]):
             plane = Image.fromarray(image[..., channel].astype(np.float32))
-            out[..., channel] = np.asarray(plane.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
+            out[..., channel] = np.asarray(plane.resize((size, size), Image.Resampling.BICUBIC))
     return to_rgb(resized.clip(0, 255))
 
 

@@ -31,7 +31,7 @@ class Pretrained:
     """A file of weights: its name, where it can be had, what it is, what to do without it."""
 
     filename: str
-    sha256: str
+    sha256: str  # all of it, or as many first digits as are known
     urls: tuple[str, ...]  # tried in turn; each must give the very same file
     what: str
     without: str
@@ -99,9 +99,9 @@ def _locate(search: Sequence[Path], file: Pretrained) -> Path | None:
     for place in map(Path, search):
         path = place / file.filename if place.is_dir() else place
         digits = re.search(r"-([0-9a-f]{8})\.\w+$", path.name)
-        if not path.is_file() or (digits and digits[1] != file.sha256[:8]):
+        if not path.is_file() or (digits and file.sha256[:8] not in (digits[1], "")):
             continue
-        if (digest := sha256_file(path)) != file.sha256:
+        if not (digest := sha256_file(path)).startswith(file.sha256):
             raise WeightsUnavailable(
                 f"{path} is damaged or another file, with SHA-256 {digest}, not {file.sha256}: "
                 f"name another place, or put {file.filename} there"
@@ -113,10 +113,10 @@ def _locate(search: Sequence[Path], file: Pretrained) -> Path | None:
 def _unavailable(search: Sequence[Path], file: Pretrained, tried: str = "") -> WeightsUnavailable:
     places = ", ".join(dict.fromkeys(map(str, search))) or "no folder at all"
     return WeightsUnavailable(
-        f"{file.filename} ({file.what}; SHA-256 {file.sha256}) was not found; searched: {places}. "
-        f"{tried}Download it elsewhere, from {' or '.join(file.urls)}, and put it under the name "
-        f"{file.filename} into one of these folders, or name its folder by DREAMLIB_WEIGHTS or "
-        f"--set evaluate.weights=FOLDER. {file.without}"
+        f"{file.filename} ({file.what}; SHA-256 {file.sha256 or 'unknown'}) was not found; "
+        f"searched: {places}. {tried}Download it elsewhere, from {' or '.join(file.urls)}, and put "
+        f"it under the name {file.filename} into one of these folders, or name its folder by "
+        f"DREAMLIB_WEIGHTS or --set evaluate.weights=FOLDER. {file.without}"
     )
 
 
@@ -134,7 +134,7 @@ def _download(url: str, target: Path, file: Pretrained) -> None:
                 out.write(block)
                 digest.update(block)
                 advance(1)
-        if digest.hexdigest() != file.sha256:
+        if not digest.hexdigest().startswith(file.sha256):
             size = f"{out.tell():,}" + (f" of {total:,}" if total else "")
             raise ValueError(f"{size} bytes came, whose SHA-256 is {digest.hexdigest()}")
 
