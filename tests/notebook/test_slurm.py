@@ -57,6 +57,7 @@ class Executor:
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
     """(a cluster of one work, its executor, the queues that it will find, what was said)."""
+    pytest.importorskip("submitit")
     said, executor, queues = [], Executor(), []
     work = Work("a", ("true",), tmp_path / "a" / "job.json")
     work.record.parent.mkdir()
