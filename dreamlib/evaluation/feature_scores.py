@@ -160,8 +160,7 @@ def kernel_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score
 
 
 def mind_rows(plan: Plan, sets: Features, reference: np.ndarray) -> list[Score]:
-    """MIND at every N, and without its bias, which takes no least number of images: of all the
-    scores here the one that tells most at a small N."""
+    """MIND at every N, and without its bias, which takes no least number of images."""
     places = list(cuts(plan, sets))
     found, scores = iter(minds([x for *_, parts in places for x in parts], reference)), []
     for size, images, parts in places:

@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as transforms
 
 from dreamlib.metrics.features import full_precision
 from dreamlib.metrics.inception import resize_clean
@@ -59,7 +57,7 @@ class Entry(BaseModel):
         """uint8 [B,H,W,1 or 3] -> float32 [B,1 or 3,size,size]; DataError for what does not fit."""
         low, high = self.range
         pixels = self._resized(self._channels(images)) / (255 / (high - low)) + low
-        return transforms.normalize(pixels, self.mean, self.std)
+        return _transforms().normalize(pixels, self.mean, self.std)
 
     def _channels(self, images: np.ndarray) -> np.ndarray:
         if len(self.mean) == 3:
@@ -77,8 +75,8 @@ class Entry(BaseModel):
         if self.resize == "tensorflow":
             return _tensorflow()(pixels, size=tuple(side), align_corners=False)
         if self.resize != "native":
-            mode = InterpolationMode(self.resize)
-            return transforms.resize(pixels, side, mode, antialias=True).clamp(0, 255)
+            mode = _transforms().InterpolationMode(self.resize)
+            return _transforms().resize(pixels, side, mode, antialias=True).clamp(0, 255)
         if list(pixels.shape[2:]) != side:
             raise DataError(
                 f"the extractor takes images of {self.size} pixels, and these have "
@@ -271,6 +269,12 @@ def _onnx(data: bytes, device: torch.device) -> Network:
 
 
 LOADERS = {"TorchScript": _torchscript, "torch.export": _exported, "ONNX": _onnx}
+
+
+def _transforms() -> Any:
+    from torchvision.transforms import functional  # brings scipy, where that is
+
+    return functional
 
 
 def _tensorflow() -> Callable[..., Tensor]:
