@@ -44,6 +44,7 @@ from dreamlib.metrics.frechet import frechet
 from dreamlib.metrics.frechet_stats import frechet_corrected, frechet_floor, frechet_se
 from dreamlib.metrics.inception_score import inception_score
 from dreamlib.metrics.kid import kernel_reference, kid, kid_difference
+from dreamlib.metrics.mind import mind
 from dreamlib.metrics.prdc import coverage_null, prdc
 rng = np.random.default_rng(0)
 gen, real = 1.2 * rng.standard_normal((60, 6)), rng.standard_normal((60, 6))
@@ -59,8 +60,9 @@ found = [
     *inception_score(gen)[:2],
     *(estimate.value for estimate in prdc(gen, real)),
     coverage_null(60, 60),
+    *mind(gen, real)[:2],
 ]
-assert len(found) == 18 and np.isfinite(found).all(), found
+assert len(found) == 22 and np.isfinite(found).all(), found
 """
 
 
